@@ -1,0 +1,1 @@
+"""The contract between the engine and plugins; imports nothing else of ringfence."""

@@ -1,0 +1,163 @@
+"""Every error of ringfence.
+
+* RingfenceError               base of all; ``exit_status`` is what the command line returns
+  - JobError                   the job file or a flag is wrong; nothing was started (2)
+  - DataError                  data could not be read, or does not fit the model (2)
+  - CheckpointError            a checkpoint is missing, damaged or from another job (2)
+  - IncompatiblePluginError    the plugin does not fit the core's series; nothing of it ran (2)
+  - SandboxUnavailableError    a required layer cannot be had on this machine (2)
+  - RunAbortedError            a plugin's fault ended the run; a checkpoint was written (3)
+  - PluginError                a plugin failed; carries ``plugin``, ``hook`` and ``step``
+    + PluginLoadError          could not be found, imported, checked or constructed
+    + PluginRaisedError        its code raised; the remote traceback is attached
+    + PluginMemoryError        it went past its budget; ``used_bytes`` and ``limit_bytes`` attached
+    + PluginTimeoutError       no reply in time; its worker was killed
+    + PluginCrashedError       its worker died; exit code or signal attached
+    + PluginProtocolError      its reply is malformed, or has a wrong shape, dtype or a NaN
+
+All are built in the host. Nothing that a plugin sends is ever unpickled.
+"""
+
+from __future__ import annotations
+
+
+class RingfenceError(Exception):
+    """Base of every error that ringfence raises on purpose."""
+
+    exit_status = 2
+
+
+class JobError(RingfenceError):
+    """The job file, a flag or an option is wrong; nothing was started."""
+
+
+class DataError(RingfenceError):
+    """Data could not be read, or does not fit the model or the loss."""
+
+
+class CheckpointError(RingfenceError):
+    """A checkpoint is missing, damaged, or belongs to another job."""
+
+
+class IncompatiblePluginError(RingfenceError):
+    """A plugin does not fit the series of the core that it must work with."""
+
+
+class SandboxUnavailableError(RingfenceError):
+    """A layer that untrusted plugins require cannot be had on this machine."""
+
+
+class RunAbortedError(RingfenceError):
+    """A plugin's fault ended the run after its state was written to a checkpoint."""
+
+    exit_status = 3
+
+
+class PluginError(RingfenceError):
+    """A plugin failed.
+
+    Attributes:
+        plugin: Name of the plugin as the job spells it.
+        hook: ``"<role>.<method>"``, or None outside a hook (import, state).
+        step: Global step of the call, or None outside a step.
+        cause: What happened, without the names above.
+    """
+
+    exit_status = 3
+
+    def __init__(self, cause: str, *, plugin: str, hook: str | None = None, step: int | None = None) -> None:
+        self.plugin = plugin
+        self.hook = hook
+        self.step = step
+        self.cause = cause
+        super().__init__(cause)
+
+    def __str__(self) -> str:
+        where = f"plugin '{self.plugin}'"
+        if self.hook is not None:
+            where += f" in '{self.hook}'"
+        if self.step is not None:
+            where += f" at step {self.step}"
+        return f"{where}: {self.cause}"
+
+
+class PluginLoadError(PluginError):
+    """A plugin could not be found, imported, checked or constructed; the run did not start with it."""
+
+    exit_status = 2
+
+
+class PluginRaisedError(PluginError):
+    """A plugin's code raised; ``remote_traceback`` is its traceback as text, cut to a bounded length."""
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        plugin: str,
+        hook: str | None = None,
+        step: int | None = None,
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        self.remote_traceback = remote_traceback
+
+
+class PluginMemoryError(PluginError):
+    """A plugin went past its memory budget.
+
+    Attributes:
+        used_bytes: Memory of its own when it was stopped, as far as the host could read it.
+        limit_bytes: The budget of one of its workers.
+        enforced_by: ``"RLIMIT_DATA"``, ``"cgroup"`` or ``"watchdog"``.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        plugin: str,
+        hook: str | None = None,
+        step: int | None = None,
+        used_bytes: int = 0,
+        limit_bytes: int = 0,
+        enforced_by: str = "",
+    ) -> None:
+        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+        self.enforced_by = enforced_by
+
+
+class PluginTimeoutError(PluginError):
+    """A plugin did not reply within its deadline; its worker was killed."""
+
+
+class PluginCrashedError(PluginError):
+    """A plugin's worker died.
+
+    Attributes:
+        exit_code: Exit status, or None when a signal ended it.
+        signal_name: For example ``"SIGSEGV"``, or None when it exited.
+        stderr_tail: The last lines it wrote to standard error.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        plugin: str,
+        hook: str | None = None,
+        step: int | None = None,
+        exit_code: int | None = None,
+        signal_name: str | None = None,
+        stderr_tail: str = "",
+    ) -> None:
+        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        self.exit_code = exit_code
+        self.signal_name = signal_name
+        self.stderr_tail = stderr_tail
+
+
+class PluginProtocolError(PluginError):
+    """A plugin's reply is malformed, or its result has a wrong shape, dtype or a value that is not finite."""

@@ -1,0 +1,273 @@
+"""What hooks receive and return.
+
+Tensors that a hook receives are read-only. A plugin returns new values, or
+``None`` to leave things as they are; an edit in place is refused by the kernel
+in the sandbox, and lost outside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+#: Makes an uninitialised tensor: ``allocate(shape, dtype)``. The engine takes one so
+#: that what plugins read can lie in shared memory without the engine knowing.
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+ALIGNMENT_BYTES = 64
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hash ``parts`` to a seed of 63 bits, the same on every machine and Python."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """Where in the run a hook is called; counters, and the randomness that belongs there.
+
+    Attributes:
+        global_step: Optimizer steps finished before this one, from 0.
+        epoch: Passes over the training data finished before this one, from 0.
+        micro_batch: Index of the batch within the step, from 0; > 0 only with gradient accumulation.
+        steps_total: Optimizer steps that the job asks for.
+        lr_factor: What the schedule multiplies the optimizer's own learning rate by, >= 0.
+        pass_index: 0, then 1, 2 … for the further passes that an optimizer asked for.
+        seed: Derived from the job's seed and the plugin's name.
+        scalars: What ``log`` has collected in this call.
+    """
+
+    global_step: int
+    epoch: int = 0
+    micro_batch: int = 0
+    steps_total: int = 0
+    lr_factor: float = 1.0
+    pass_index: int = 0
+    seed: int = 0
+    scalars: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+
+    def for_plugin(self, job_seed: int, plugin: str) -> StepInfo:
+        """Return this step as one plugin sees it: its own seed, nothing logged."""
+        return replace(self, seed=derive_seed(job_seed, plugin), scalars={})
+
+    @property
+    def call_seed(self) -> int:
+        """Seed of this call: (job seed, plugin, step, batch), never the worker."""
+        return derive_seed(self.seed, self.global_step, self.micro_batch, self.pass_index)
+
+    def generator(self) -> torch.Generator:
+        """Return a CPU generator that gives the same numbers in any worker, isolated or not."""
+        return torch.Generator().manual_seed(self.call_seed)
+
+    def sample_seeds(self, indices: Tensor) -> list[int]:
+        """Return one seed for each sample; ``indices`` are ``Batch.indices``, shape (B,)."""
+        call_seed = self.call_seed
+        return [derive_seed(call_seed, index) for index in indices.tolist()]
+
+    def log(self, name: str, value: float) -> None:
+        """Record the scalar ``value``; it reaches ``metrics.jsonl`` as ``<plugin>/<name>``."""
+        self.scalars[name] = float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one forward pass.
+
+    Attributes:
+        inputs: Floating point; images are (B, C, H, W) with values in [0, 1], before normalisation.
+        targets: (B,) int64 class numbers, or (B, K) float32 class probabilities when
+            a plugin mixed labels, or float32 values of any shape (B, …) for regression.
+        indices: (B,) int64, position of each sample in the training data.
+        num_classes: K, or None for regression.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    indices: Tensor
+    num_classes: int | None = None
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+    def with_(self, *, inputs: Tensor | None = None, targets: Tensor | None = None) -> Batch:
+        """Return this batch with other inputs, targets or both."""
+        return replace(
+            self,
+            inputs=self.inputs if inputs is None else inputs,
+            targets=self.targets if targets is None else targets,
+        )
+
+    def soft_targets(self) -> Tensor:
+        """Return class probabilities, (B, K) float32.
+
+        Raises:
+            ValueError: The job is a regression; there are no classes to mix.
+        """
+        if self.num_classes is None:
+            raise ValueError("a regression has no class probabilities; use an augmentation that keeps targets")
+        if self.targets.is_floating_point():
+            return self.targets
+        return torch.nn.functional.one_hot(self.targets, self.num_classes).to(torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype, shape and place of one tensor inside the buffer of a ``TensorMap``."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset_bytes: int
+    nbytes: int
+
+
+class TensorMap(Mapping[str, Tensor]):
+    """Named tensors that lie side by side in one byte buffer.
+
+    One buffer makes a copy, a norm or a check one pass over memory, and lets a
+    process map all parameters at once. Gaps left by alignment are zero.
+
+    Args:
+        specs: What lies where; offsets are multiples of 64 bytes.
+        buffer: (N,) uint8, at least as long as the last tensor's end.
+    """
+
+    __slots__ = ("_tensors", "buffer", "specs")
+
+    def __init__(self, specs: Sequence[TensorSpec], buffer: Tensor) -> None:
+        self.specs = tuple(specs)
+        self.buffer = buffer
+        self._tensors = {
+            spec.name: buffer[spec.offset_bytes : spec.offset_bytes + spec.nbytes]
+            .view(spec.dtype)
+            .view(spec.shape)
+            for spec in self.specs
+        }
+
+    @classmethod
+    def like(cls, tensors: Mapping[str, Tensor], allocate: Allocate | None = None) -> TensorMap:
+        """Lay out tensors of the names, dtypes and shapes of ``tensors``, all zero.
+
+        Args:
+            tensors: Examples; their values are not copied.
+            allocate: Where the buffer comes from; ordinary memory by default.
+        """
+        specs, offset = [], 0
+        for name, tensor in tensors.items():
+            nbytes = tensor.numel() * tensor.element_size()
+            specs.append(TensorSpec(name, tensor.dtype, tuple(tensor.shape), offset, nbytes))
+            offset += -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        shape = (max(offset, ALIGNMENT_BYTES),)
+        buffer = torch.empty(shape, dtype=torch.uint8) if allocate is None else allocate(shape, torch.uint8)
+        return cls(specs, buffer.zero_())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"TensorMap({len(self)} tensors, {self.buffer.numel()} bytes)"
+
+    def select(self, names: Sequence[str]) -> TensorMap:
+        """Return a view of some of the tensors, over the same buffer."""
+        wanted = set(names)
+        return TensorMap([spec for spec in self.specs if spec.name in wanted], self.buffer)
+
+    def clone(self) -> TensorMap:
+        """Return a writable copy.
+
+        Inside a sandbox the first copy of what a plugin may change is made where
+        the host will read the result, so that returning it costs no second copy.
+        """
+        return TensorMap(self.specs, self.buffer.clone())
+
+    def flat(self) -> Tensor | None:
+        """Return all tensors as one 1-D tensor, gaps of zeros included; None if dtypes differ."""
+        dtypes = {spec.dtype for spec in self.specs}
+        if len(dtypes) != 1:
+            return None
+        (dtype,) = dtypes
+        end = max(spec.offset_bytes + spec.nbytes for spec in self.specs)
+        return self.buffer[:end].view(dtype)
+
+
+#: Parameter name to value. A plugin returns any mapping of the same names, shapes and dtypes.
+Parameters = TensorMap
+#: Parameter name to gradient; parameters that got no gradient in this step are absent.
+Gradients = TensorMap
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A term to add to the loss.
+
+    No graph crosses a process: the term is its value, and its gradient with
+    respect to the outputs; the engine joins both to the graph.
+
+    Attributes:
+        value: The term, in units of the loss.
+        gradient: d value / d outputs; shape and dtype of the outputs.
+    """
+
+    value: float
+    gradient: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossScale:
+    """Multiply the loss so far by ``factor``, finite."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnotherPass:
+    """Set ``parameters``, run forward and backward on the same batch, and call ``backward`` again.
+
+    Optimizers such as SAM and L-BFGS need the gradient at a second point. The
+    next call's ``StepInfo.pass_index`` is one higher.
+    """
+
+    parameters: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of values between edges.
+
+    Attributes:
+        counts: N numbers, >= 0.
+        edges: N + 1 finite numbers, increasing.
+    """
+
+    counts: Sequence[float]
+    edges: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a monitor found; names may hold letters, digits and ``._-/``.
+
+    Attributes:
+        scalars: Name to number; numbers that are not finite are kept as such.
+        histograms: Name to histogram, at most 512 bins.
+        images: Name to picture, uint8 (H, W) or (H, W, 3), at most 1024 pixels a side.
+    """
+
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def passthrough(self: object, *args: object, **kwargs: object) -> None:  # noqa: ARG001 - it takes what any hook passes
+    """Stand for a method that has nothing to do: ``backward = passthrough``. It is never called."""
