@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from . import specs
 from .errors import PluginError, PluginLoadError
 from .plugin import Plugin
-from .specs import METHODS, PROJECT
+from .specs import PROJECT
 from .types import AnotherPass, Batch, Gradients, LossScale, LossTerm, Parameters, Report, StepInfo
 
 MAX_RESTARTS_IN_A_ROW = 3
@@ -21,7 +21,9 @@ MAX_RESTARTS_IN_A_ROW = 3
 class Listener(Protocol):
     """Where the manager tells what plugins report and what became of them."""
 
-    def reported(self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None) -> None:
+    def reported(
+        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
+    ) -> None:
         """Take what ``plugin`` logged or returned at ``step``."""
 
     def event(self, message: str) -> None:
@@ -31,7 +33,9 @@ class Listener(Protocol):
 class Silent:
     """A listener that drops everything."""
 
-    def reported(self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None) -> None:
+    def reported(
+        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
+    ) -> None:
         """Drop it."""
 
     def event(self, message: str) -> None:
@@ -84,14 +88,16 @@ class Hooks:
         """Tell whether a running plugin implements ``hook`` (and takes ``argument``)."""
         method = hook.__name__.rpartition("_")[2]
         return any(
-            argument is None or argument in plugin.accepts[method] for plugin in self._implementers(hook.__name__)
+            argument is None or argument in plugin.accepts[method]
+            for plugin in self._implementers(hook.__name__)
         )
 
     def observes(self, hook: Callable[..., Any], step: StepInfo, argument: str | None = None) -> bool:
         """Tell whether a monitor is due for ``hook`` at ``step`` (and takes ``argument``)."""
         method = hook.__name__.rpartition("_")[2]
         return any(
-            step.global_step % plugin.spec.every == 0 and (argument is None or argument in plugin.accepts[method])
+            step.global_step % plugin.spec.every == 0
+            and (argument is None or argument in plugin.accepts[method])
             for plugin in self._implementers(hook.__name__)
         )
 
@@ -297,19 +303,23 @@ class _Registered:
 
 def _implementations(plugin: Plugin) -> _Registered:
     registered = _Registered(plugin)
-    for method in METHODS:
-        if method not in plugin.accepts:
-            continue
-
-        def implementation(**arguments: Any) -> Any:
-            raise NotImplementedError(arguments)  # the folds call the plugin; pluggy only validates and orders
-
-        implementation.__name__ = f"{plugin.spec.role}_{method}"
-        implementation.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-                for name in plugin.accepts[method]
-            ]
-        )
-        setattr(registered, implementation.__name__, specs.hookimpl(implementation))
+    for method, arguments in plugin.accepts.items():
+        hook = f"{plugin.spec.role}_{method}"
+        setattr(registered, hook, specs.hookimpl(declaration(hook, arguments)))
     return registered
+
+
+def declaration(hook: str, arguments: tuple[str, ...]) -> Callable[..., None]:
+    """Return an empty function that takes ``arguments``; pluggy validates it, the folds call the plugin itself.
+
+    pluggy reads a function's code object, not its signature, so the names are put there.
+    """
+
+    def empty() -> None:
+        return None
+
+    count = len(arguments)
+    code = empty.__code__.replace(
+        co_argcount=count, co_nlocals=count, co_varnames=arguments, co_name=hook, co_qualname=hook
+    )
+    return types.FunctionType(code, {}, hook)

@@ -109,7 +109,9 @@ class Batch:
             ValueError: The job is a regression; there are no classes to mix.
         """
         if self.num_classes is None:
-            raise ValueError("a regression has no class probabilities; use an augmentation that keeps targets")
+            raise ValueError(
+                "a regression has no class probabilities; use an augmentation that keeps targets"
+            )
         if self.targets.is_floating_point():
             return self.targets
         return torch.nn.functional.one_hot(self.targets, self.num_classes).to(torch.float32)

@@ -1,0 +1,186 @@
+"""Is what a plugin returned what its hook asks for? One answer for isolated and trusted plugins."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report
+
+MAX_SCALARS = 4096
+MAX_HISTOGRAMS = 1024
+MAX_BINS = 512
+MAX_IMAGES = 64
+MAX_IMAGE_SIDE = 1024
+_NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
+_IMAGE_DIMS = (2, 3)
+
+
+class ResultError(ValueError):
+    """A result does not fit its hook; the message says what was expected."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether every number of ``tensor`` is finite; integers always are."""
+    if not tensor.is_floating_point():
+        return True
+    # A sum is finite only if every term is; it can overflow without, so a second look decides.
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
+
+
+def check_result(changes: str | None, result: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return ``result`` if it may replace the argument ``changes``.
+
+    Args:
+        changes: Name of the argument that the hook changes; None for a hook that only reports.
+        result: What the plugin returned.
+        arguments: What the hook was called with.
+
+    Raises:
+        ResultError: It does not fit.
+    """
+    if result is None:
+        return None
+    match changes:
+        case "batch":
+            return check_batch(result, arguments["batch"])
+        case "gradients":
+            return check_tensors("gradient", result, arguments["gradients"])
+        case "parameters":
+            if isinstance(result, AnotherPass):
+                return AnotherPass(check_tensors("parameter", result.parameters, arguments["parameters"]))
+            return check_tensors("parameter", result, arguments["parameters"])
+        case "loss":
+            return check_loss(result, arguments["outputs"])
+    return check_report(result)
+
+
+def check_batch(result: Any, batch: Batch) -> Batch:
+    """Check an augmented batch against the one that went in."""
+    if not isinstance(result, Batch):
+        raise ResultError(f"returned {type(result).__name__}; expected a Batch or None")
+    check_tensor("inputs", result.inputs, batch.inputs)
+    targets, expected = result.targets, batch.targets
+    if targets.shape == expected.shape and targets.dtype == expected.dtype:
+        check_tensor("targets", targets, expected)
+    elif batch.num_classes is None:
+        check_tensor("targets", targets, expected)
+    elif targets.shape != (len(batch), batch.num_classes) or targets.dtype != torch.float32:
+        raise ResultError(
+            f"returned targets of shape {tuple(targets.shape)} and dtype {targets.dtype}; expected "
+            f"{tuple(expected.shape)} {expected.dtype}, or ({len(batch)}, {batch.num_classes}) torch.float32"
+        )
+    elif not is_finite(targets):
+        raise ResultError("returned targets with a value that is not finite")
+    if batch.num_classes is not None and not targets.is_floating_point():
+        low, high = targets.aminmax()
+        if low < 0 or high >= batch.num_classes:
+            raise ResultError(f"returned a class outside 0 … {batch.num_classes - 1}")
+    # Which samples these are is the engine's knowledge, not the plugin's.
+    return batch.with_(inputs=result.inputs, targets=targets)
+
+
+def check_tensor(what: str, result: Any, expected: Tensor) -> None:
+    """Check shape, dtype and finiteness of one tensor."""
+    if not isinstance(result, Tensor):
+        raise ResultError(f"returned {what} of type {type(result).__name__}; expected a tensor")
+    if result.shape != expected.shape:
+        raise ResultError(f"returned {what} of shape {tuple(result.shape)}; expected {tuple(expected.shape)}")
+    if result.dtype != expected.dtype:
+        raise ResultError(f"returned {what} of dtype {result.dtype}; expected {expected.dtype}")
+    if not is_finite(result):
+        raise ResultError(f"returned {what} with a value that is not finite")
+
+
+def check_tensors(what: str, result: Any, expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Check that ``result`` has the names, shapes and dtypes of ``expected`` and is finite."""
+    if not isinstance(result, Mapping):
+        raise ResultError(f"returned {type(result).__name__}; expected a mapping of name to {what}, or None")
+    if result.keys() != expected.keys():
+        missing = sorted(expected.keys() - result.keys())
+        extra = sorted(str(name) for name in result.keys() - expected.keys())
+        raise ResultError(f"returned other names than it was given: missing {missing[:3]}, extra {extra[:3]}")
+    for name, tensor in expected.items():
+        check_tensor(f"{what} '{name}'", result[name], tensor)
+    return result
+
+
+def check_loss(result: Any, outputs: Tensor) -> LossTerm | LossScale:
+    """Check a loss term against the outputs that it is a function of."""
+    if isinstance(result, LossScale):
+        if not math.isfinite(result.factor):
+            raise ResultError("returned a LossScale that is not finite")
+        return LossScale(float(result.factor))
+    if not isinstance(result, LossTerm):
+        raise ResultError(f"returned {type(result).__name__}; expected LossTerm, LossScale or None")
+    value = float(result.value)
+    if not math.isfinite(value):
+        raise ResultError("returned a LossTerm whose value is not finite")
+    check_tensor("a loss term's gradient", result.gradient, outputs)
+    return LossTerm(value, result.gradient)
+
+
+def check_report(result: Any) -> Report:
+    """Check names, counts and sizes of what a monitor reports."""
+    if not isinstance(result, Report):
+        raise ResultError(f"returned {type(result).__name__}; expected a Report or None")
+    check_scalars(result.scalars)
+    if len(result.histograms) > MAX_HISTOGRAMS or len(result.images) > MAX_IMAGES:
+        raise ResultError(f"reported over {MAX_HISTOGRAMS} histograms or {MAX_IMAGES} images")
+    for name, histogram in result.histograms.items():
+        _check_name(name)
+        _check_histogram(name, histogram)
+    for name, image in result.images.items():
+        _check_name(name)
+        _check_image(name, image)
+    return result
+
+
+def check_scalars(scalars: Mapping[str, Any]) -> None:
+    """Check names and count of logged numbers."""
+    if len(scalars) > MAX_SCALARS:
+        raise ResultError(f"logged {len(scalars)} numbers in one call; at most {MAX_SCALARS}")
+    for name, value in scalars.items():
+        _check_name(name)
+        if not isinstance(value, (int, float)):
+            raise ResultError(f"logged '{name}' of type {type(value).__name__}; expected a number")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ResultError(f"used the name {name!r:.80}; names are 1 to 200 letters, digits and ._-/")
+
+
+def _check_histogram(name: str, histogram: Any) -> None:
+    if not isinstance(histogram, Histogram):
+        raise ResultError(f"histogram '{name}' is a {type(histogram).__name__}; expected a Histogram")
+    counts, edges = list(histogram.counts), list(histogram.edges)
+    if not 1 <= len(counts) <= MAX_BINS or len(edges) != len(counts) + 1:
+        raise ResultError(
+            f"histogram '{name}' has {len(counts)} counts and {len(edges)} edges; "
+            f"expected N and N + 1, N at most {MAX_BINS}"
+        )
+    if not all(math.isfinite(x) and x >= 0 for x in counts):
+        raise ResultError(f"histogram '{name}' has a count that is negative or not finite")
+    increasing = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    if not (increasing and all(math.isfinite(x) for x in edges)):
+        raise ResultError(f"histogram '{name}' has edges that are not finite and increasing")
+
+
+def _check_image(name: str, image: Any) -> None:
+    fits = (
+        isinstance(image, Tensor)
+        and image.dtype == torch.uint8
+        and image.dim() in _IMAGE_DIMS
+        and max(image.shape[:2]) <= MAX_IMAGE_SIDE
+        and (image.dim() == _IMAGE_DIMS[0] or image.shape[2] == 3)  # noqa: PLR2004 - RGB
+    )
+    if not fits:
+        raise ResultError(
+            f"image '{name}' is not uint8 (H, W) or (H, W, 3) of at most {MAX_IMAGE_SIDE} a side"
+        )
