@@ -136,10 +136,11 @@ class Hooks:
         """Hand a copy to the monitors that are due and idle."""
         self._post("forward", {"batch": batch, "outputs": outputs, "loss": loss}, step)
 
-    def gradient_backward(self, gradients: Gradients, step: StepInfo) -> Gradients:
+    def gradient_backward(self, gradients: Gradients, parameters: Parameters, step: StepInfo) -> Gradients:
         """Return the gradients after all plugins."""
         for plugin in self._implementers("gradient_backward"):
-            changed = self._call(plugin, "backward", {"gradients": gradients}, step)
+            arguments = {"gradients": gradients, "parameters": parameters}
+            changed = self._call(plugin, "backward", arguments, step)
             if changed is not None:
                 gradients = changed
         return gradients

@@ -6,7 +6,7 @@
     gradient.forward(batch, outputs, loss, step)
     monitor.forward(batch, outputs, loss, step)
     # loss.backward()
-    gradient.backward(gradients, step)
+    gradient.backward(gradients, parameters, step)
     optimizer.backward(parameters, gradients, loss, step)
     monitor.backward(parameters, updates, gradients, step)
     augment.backward(losses, step)
@@ -156,7 +156,9 @@ def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) 
 
 
 @hookspec
-def gradient_backward(gradients: Gradients, step: StepInfo) -> Gradients | None:  # type: ignore[empty-body]
+def gradient_backward(  # type: ignore[empty-body]
+    gradients: Gradients, parameters: Parameters, step: StepInfo
+) -> Gradients | None:
     """Change the gradients after ``loss.backward()``, before the optimizer.
 
     Called once per optimizer step, after gradient accumulation, and again for
@@ -165,6 +167,7 @@ def gradient_backward(gradients: Gradients, step: StepInfo) -> Gradients | None:
 
     Args:
         gradients: Parameter name to gradient; shape and dtype of its parameter.
+        parameters: Parameter name to value, at the point where the gradients were taken.
         step: Counters.
 
     Returns:
