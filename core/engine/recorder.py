@@ -1,0 +1,144 @@
+"""How the engine tells what happened: one protocol, in the order in which its methods are called.
+
+    started(info)
+    for each step:
+        sampled(batch, step)                  # first step of the run only
+        wants_loss(step) -> bool
+        step(step, loss, samples)
+        evaluated(step, epoch, metrics, best) # when one is due
+        position() -> plain data              # for each snapshot
+        checkpointed(step, path)              # when one is due
+    rolled_back(to_step, position)            # after a plugin's fault, and when a run is resumed
+
+The engine never reads a clock for the recorder: rates, bars and times are the recorder's own.
+What plugins log and what monitors report goes to ``hooks.manager.Listener``, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..hooks.types import Batch, StepInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known before the first step.
+
+    Attributes:
+        first_step: Steps that a resumed run has done already; 0 for a new one.
+        steps_total: Optimizer steps that the job asks for.
+        steps_per_epoch: Optimizer steps in one pass over the training data.
+        train_samples: Samples in the training data.
+        test_samples: Samples in the test data.
+        parameters: Numbers in the model's parameters, tied ones once.
+        device: ``"cpu"``, ``"cuda:0"``, ….
+        metric: Name of the job's metric, a key of what ``evaluated`` gets.
+        higher_is_better: Direction of the metric.
+    """
+
+    first_step: int
+    steps_total: int
+    steps_per_epoch: int
+    train_samples: int
+    test_samples: int
+    parameters: int
+    device: str
+    metric: str
+    higher_is_better: bool
+
+
+class Recorder(Protocol):
+    """Takes what the engine tells; must neither raise nor change what it is given.
+
+    Every call is made by the thread that trains, between steps.
+    """
+
+    def started(self, info: RunInfo) -> None:
+        """Take what is known before the first step; after ``rolled_back`` when the run is resumed."""
+
+    def sampled(self, batch: Batch, step: StepInfo) -> None:
+        """Take the first batch of the run as the model saw it: augmented, not yet normalised.
+
+        Called again if the run rolls back to its start; ``batch`` is valid during the call only.
+        """
+
+    def wants_loss(self, step: StepInfo) -> bool:
+        """Tell whether ``step`` should be given the loss: reading it makes the host wait for a GPU."""
+
+    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:
+        """Take the end of one optimizer step.
+
+        Args:
+            step: Its counters; ``step.global_step`` steps were finished before it.
+            loss: Mean over the step's samples, with the terms that plugins added;
+                None unless ``wants_loss`` asked for it.
+            samples: Training samples in the step.
+        """
+
+    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
+        """Take an evaluation on the test data.
+
+        Args:
+            step: Steps finished.
+            epoch: Passes over the training data finished, rounded down.
+            metrics: ``loss`` and the job's metric, by name.
+            best: Whether the metric is the best so far.
+        """
+
+    def checkpointed(self, step: int, path: Path) -> None:
+        """Note that the state after ``step`` steps was written to the folder ``path``."""
+
+    def position(self) -> Any:
+        """Return where the record ends now: plain data, for example the length of a file in bytes.
+
+        Monitors have been drained before, so that all reports of earlier steps are in.
+        """
+
+    def rolled_back(self, to_step: int, position: Any) -> None:
+        """Drop what was recorded after ``position``: steps from ``to_step`` on will come again.
+
+        Args:
+            to_step: Steps finished at the snapshot or checkpoint that was restored.
+            position: What ``position`` returned there. A resumed run gets the one from its
+                checkpoint, so it must make sense to a new process that opens the same files.
+        """
+
+    def event(self, message: str) -> None:
+        """Take something that the user should know, as a sentence."""
+
+
+class NullRecorder:
+    """A recorder that drops everything."""
+
+    def started(self, info: RunInfo) -> None:
+        """Drop it."""
+
+    def sampled(self, batch: Batch, step: StepInfo) -> None:
+        """Drop it."""
+
+    def wants_loss(self, step: StepInfo) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Ask for no loss, so that the host never waits."""
+        return False
+
+    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:
+        """Drop it."""
+
+    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
+        """Drop it."""
+
+    def checkpointed(self, step: int, path: Path) -> None:
+        """Drop it."""
+
+    def position(self) -> Any:
+        """Return None: there is no record."""
+        return None
+
+    def rolled_back(self, to_step: int, position: Any) -> None:
+        """Drop it."""
+
+    def event(self, message: str) -> None:
+        """Drop it."""
