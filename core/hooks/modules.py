@@ -1,0 +1,212 @@
+"""Find a plugin's modules as files and follow names through them, without importing anything."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_SOURCE_BYTES = 2_000_000
+MAX_HOPS = 20  # a name re-exported more often than this is a circle
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file, parsed.
+
+    Attributes:
+        name: Dotted name it would be imported under.
+        path: The file.
+        tree: Its syntax tree.
+        bindings: Top-level name to the statement that binds it last.
+    """
+
+    name: str
+    path: Path
+    tree: ast.Module
+    bindings: Mapping[str, ast.stmt]
+
+    @property
+    def package(self) -> str:
+        """The package that relative imports start from."""
+        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Defined:
+    """Where following a name ended: a definition in one of the plugin's own files."""
+
+    module: Module
+    node: Definition
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Where following a name ended: in code that is not the plugin's own."""
+
+    dotted: str
+
+
+Resolved = Defined | Foreign | Module | None
+
+
+class Modules:
+    """The plugin's own source files, read when asked for.
+
+    Args:
+        own: Dotted prefix of the modules that belong to the plugin; names beyond it are foreign.
+        folders: Folders as on ``sys.path``, in order.
+        roots: Dotted package to its folder, for installs that map one to another.
+    """
+
+    def __init__(self, own: str, folders: Sequence[str], roots: Mapping[str, str] | None = None) -> None:
+        self._own = own
+        self._folders = [Path(folder) for folder in folders]
+        self._roots = sorted((roots or {}).items(), key=lambda item: -len(item[0]))
+        self._read: dict[str, Module | None] = {}
+        self.broken: dict[str, str] = {}
+
+    def find(self, name: str) -> Module | None:
+        """Return the module ``name`` if it is the plugin's own and can be read as Python source.
+
+        What could not be read is noted in ``broken`` with the reason.
+        """
+        if not self.owns(name):
+            return None
+        if name not in self._read:
+            path = self._locate(name)
+            self._read[name] = None if path is None else self._parse(name, path)
+        return self._read[name]
+
+    def owns(self, name: str) -> bool:
+        """Tell whether the module ``name`` belongs to the plugin."""
+        return name == self._own or name.startswith(f"{self._own}.")
+
+    def resolve(self, module: Module, expression: ast.expr, hops: int = 0) -> Resolved:
+        """Follow ``expression``, a name or dotted name, to what it stands for; None if it cannot be told."""
+        if hops > MAX_HOPS:
+            return None
+        match expression:
+            case ast.Name(id=name):
+                return self.lookup(module, name, hops + 1)
+            case ast.Attribute(value=value, attr=attribute):
+                match self.resolve(module, value, hops + 1):
+                    case Foreign(dotted):
+                        return Foreign(f"{dotted}.{attribute}")
+                    case Module() as inner:
+                        return self.lookup(inner, attribute, hops + 1)
+        return None
+
+    def lookup(self, module: Module, name: str, hops: int = 0) -> Resolved:
+        """Follow the top-level ``name`` of ``module``; None if nothing in it binds that name."""
+        bound = module.bindings.get(name)
+        if bound is None:
+            return self.find(f"{module.name}.{name}") if module.path.name == "__init__.py" else None
+        return None if hops > MAX_HOPS else self._follow(module, name, bound, hops)
+
+    def _follow(self, module: Module, name: str, bound: ast.stmt, hops: int) -> Resolved:
+        match bound:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() as node:
+                return Defined(module, node)
+            case ast.Import(names=names):
+                return self._imported(names, name)
+            case ast.ImportFrom(names=names) as node:
+                original = next((a.name for a in names if (a.asname or a.name) == name), name)
+                return self._member(imported_from(module, node), original, hops)
+            case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
+                if isinstance(value, ast.Name | ast.Attribute):
+                    return self.resolve(module, value, hops + 1)
+                return Defined(module, value)
+        return None
+
+    def _imported(self, names: Sequence[ast.alias], name: str) -> Resolved:
+        for alias in names:
+            bound = alias.asname or alias.name.partition(".")[0]
+            if bound == name:
+                dotted = alias.name if alias.asname else bound
+                return self.find(dotted) or Foreign(dotted)
+        return None
+
+    def _member(self, package: str, name: str, hops: int) -> Resolved:
+        if not self.owns(package):
+            return Foreign(f"{package}.{name}")
+        found = self.find(package)
+        if found is None:
+            return None
+        return self.lookup(found, name, hops + 1) or self.find(f"{package}.{name}")
+
+    def _locate(self, name: str) -> Path | None:
+        for package, folder in self._roots:
+            if name == package or name.startswith(f"{package}."):
+                path = _in_folder(Path(folder), name[len(package) + 1 :])
+                if path is not None:
+                    return path
+        for base in self._folders:
+            path = _in_folder(base, name)
+            if path is not None:
+                return path
+        return None
+
+    def _parse(self, name: str, path: Path) -> Module | None:
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_SOURCE_BYTES + 1)
+            tree = ast.parse(text[:MAX_SOURCE_BYTES], filename=str(path))
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            self.broken[name] = f"{path} cannot be read as Python source: {error}"
+            return None
+        if len(text) > MAX_SOURCE_BYTES:
+            self.broken[name] = f"{path} is longer than {MAX_SOURCE_BYTES} bytes"
+            return None
+        return Module(name, path, tree, dict(_bindings(tree.body)))
+
+
+def imported_from(module: Module, node: ast.ImportFrom) -> str:
+    """Return the absolute name of the module that ``node`` imports from."""
+    if not node.level:
+        return node.module or ""
+    parts = module.package.split(".")
+    base = parts[: len(parts) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a body, those inside ``if``, ``try`` and ``with`` included."""
+    for statement in body:
+        yield statement
+        for part in ("body", "orelse", "finalbody"):
+            if isinstance(statement, ast.If | ast.Try | ast.With):
+                yield from statements(getattr(statement, part, []))
+        if isinstance(statement, ast.Try):
+            for handler in statement.handlers:
+                yield from statements(handler.body)
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    base = folder.joinpath(*name.split(".")) if name else folder
+    candidates = [base / "__init__.py", *([base.with_name(f"{base.name}.py")] if name else [])]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    for statement in statements(body):
+        for name in _bound_names(statement):
+            yield name, statement
+
+
+def _bound_names(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return [name]
+        case ast.Import(names=names):
+            return [alias.asname or alias.name.partition(".")[0] for alias in names]
+        case ast.ImportFrom(names=names):
+            return [alias.asname or alias.name for alias in names]
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+    return []

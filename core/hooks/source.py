@@ -1,0 +1,526 @@
+"""Read what a plugin is from its source text; nothing of it is imported or run.
+
+What is read: the class behind an entry point, its bases in the plugin's own
+files, its two methods, the options that its constructor takes, and what it uses
+of ringfence (``uses.py``). What the text does not settle is listed in
+``PluginSource.unresolved``, never guessed. Not seen at all: what code outside
+the plugin's own files does with a batch or step that it is given.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .modules import Defined, Foreign, Module, Modules, statements
+from .uses import Import, Use, imports_of, own_modules, uses_of
+
+METHODS = ("forward", "backward")
+BUILTIN = "ringfence.builtin"
+
+#: Bases that bring neither hooks, nor a role, nor options.
+_EMPTY_BASES = {"object", "abc.ABC", "typing.Generic", "typing.Protocol", "typing_extensions.Protocol"}
+#: Decorators after which a method still takes the arguments that are written.
+_HARMLESS = {
+    "abc.abstractmethod",
+    "torch.inference_mode",
+    "torch.no_grad",
+    "typing.final",
+    "typing.override",
+    "typing_extensions.override",
+}
+#: Decorators that make a method something that cannot be a hook.
+_UNBOUND = {"staticmethod", "classmethod", "property"}
+_DATACLASS = "dataclasses.dataclass"
+_PASSTHROUGH = {"ringfence.passthrough", "ringfence.hooks.types.passthrough"}
+MAX_BASES = 20
+MAX_ALIASES = 10
+
+About = Literal["class", "arguments", "options", "role", "names", "attributes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One of the plugin's two methods, as written.
+
+    Attributes:
+        name: ``"forward"`` or ``"backward"``.
+        path: File it is written in.
+        line: Line of its ``def``.
+        arguments: Names after ``self``, in order; those with a default included.
+        defaults: Those of ``arguments`` that have a default.
+        passthrough: True for ``forward = passthrough``.
+        plain: False for a static, class or async method, which cannot be a hook.
+    """
+
+    name: str
+    path: Path
+    line: int
+    arguments: tuple[str, ...] = ()
+    defaults: frozenset[str] = frozenset()
+    passthrough: bool = False
+    plain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One option: a parameter of the constructor.
+
+    Attributes:
+        name: As the job spells it.
+        annotation: Its type as a syntax tree, with the plugin's own aliases put in; None if there is none.
+        annotation_text: The type as written, ``""`` if there is none.
+        default_text: The default as written, or None.
+        required: True if there is no default.
+        line: Where it is written.
+    """
+
+    name: str
+    annotation: ast.expr | None
+    annotation_text: str
+    default_text: str | None
+    required: bool
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """Something the text does not settle.
+
+    Attributes:
+        about: What it concerns. Loading settles ``class``, ``arguments`` and ``options``;
+            nothing but the author settles ``role``, ``names`` and ``attributes``.
+        reason: Why it could not be told, as a clause.
+        path: File, or None if there is none to read.
+        line: Line, 0 if unknown.
+    """
+
+    about: About
+    reason: str
+    path: Path | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSource:
+    """A plugin as its source text tells it.
+
+    Attributes:
+        path: File with the class, or None if it was not found.
+        line: Line of the class.
+        role: The value of its attribute ``role``, or None if missing or not a string written out.
+        methods: Method name to method; one that is not written is absent.
+        parameters: Options of the constructor, in order.
+        takes_any_option: True if the constructor takes ``**kwargs``, or could not be read.
+        docstring: Of the class, ``""`` if it has none.
+        imports: Names of ringfence that its files use.
+        uses: Attributes of ringfence's types that its files read.
+        unresolved: What the text does not settle.
+        files: The plugin's own files that were read.
+    """
+
+    path: Path | None
+    line: int = 0
+    role: str | None = None
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    parameters: tuple[Parameter, ...] = ()
+    takes_any_option: bool = False
+    docstring: str = ""
+    imports: tuple[Import, ...] = ()
+    uses: tuple[Use, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def read_plugin(
+    module: str, qualname: str, folders: Sequence[str], roots: Mapping[str, str] | None = None
+) -> PluginSource:
+    """Read the class ``qualname`` of ``module`` from its source text.
+
+    Args:
+        module: Module of the entry point.
+        qualname: Class within it, for example ``"Clip"``.
+        folders: Where to look, as on ``sys.path``.
+        roots: Dotted package to folder, for installs that map one to another.
+    """
+    own = BUILTIN if module.startswith(f"{BUILTIN}.") else module.partition(".")[0]
+    modules = Modules(own, folders, roots)
+    try:
+        return _read(modules, module, qualname)
+    except RecursionError:
+        return _not_found(f"{module} is nested too deeply to be read")
+
+
+def _read(modules: Modules, name: str, qualname: str) -> PluginSource:
+    entry = modules.find(name)
+    if entry is None:
+        reason = modules.broken.get(name, f"no source file of module {name} was found")
+        return _not_found(reason)
+    found = _find_class(modules, entry, qualname)
+    if found is None:
+        return _not_found(f"'{qualname}' is no class written out in {entry.path}", entry.path)
+    return _Reader(modules, entry, found).source()
+
+
+def _not_found(reason: str, path: Path | None = None) -> PluginSource:
+    return PluginSource(path=None, takes_any_option=True, unresolved=(Unresolved("class", reason, path),))
+
+
+def _find_class(modules: Modules, entry: Module, qualname: str) -> Defined | None:
+    first, *rest = qualname.split(".")
+    found = modules.lookup(entry, first)
+    for part in rest:
+        if not (isinstance(found, Defined) and isinstance(found.node, ast.ClassDef)):
+            return None
+        inner = [n for n in statements(found.node.body) if isinstance(n, ast.ClassDef) and n.name == part]
+        found = Defined(found.module, inner[-1]) if inner else None
+    is_class = isinstance(found, Defined) and isinstance(found.node, ast.ClassDef)
+    return found if is_class and isinstance(found, Defined) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """One class of the plugin's line of bases; ``node`` is None for one that is not its own."""
+
+    module: Module
+    node: ast.ClassDef | None
+    dotted: str
+    line: int
+
+
+class _Reader:
+    """Reads one class; every member is looked up along the bases, as Python would."""
+
+    def __init__(self, modules: Modules, entry: Module, found: Defined) -> None:
+        self._modules = modules
+        self._entry = entry
+        self._module = found.module
+        assert isinstance(found.node, ast.ClassDef)  # noqa: S101 - _find_class returned it
+        self._node = found.node
+        self._unresolved: list[Unresolved] = []
+        self._functions: dict[str, Defined] = {}
+        self._line = list(_dedupe(self._bases(found.module, found.node, 0)))
+
+    def source(self) -> PluginSource:
+        """Read everything."""
+        self._check_decorators()
+        methods = {name: method for name in METHODS if (method := self._method(name)) is not None}
+        role = self._role()
+        parameters, takes_any = self._options()
+        files, imports, uses = self._surroundings(methods)
+        return PluginSource(
+            path=self._module.path,
+            line=self._node.lineno,
+            role=role,
+            methods=methods,
+            parameters=parameters,
+            takes_any_option=takes_any,
+            docstring=ast.get_docstring(self._node) or "",
+            imports=imports,
+            uses=uses,
+            unresolved=tuple(self._unresolved),
+            files=files,
+        )
+
+    def member(self, name: str) -> Defined | None:
+        """Return the function that ``self.<name>`` stands for, if the plugin's own files define it."""
+        match self._find(name):
+            case (cls, ast.FunctionDef() | ast.AsyncFunctionDef() as node):
+                return Defined(cls.module, node)
+        return None
+
+    # the class and its bases
+
+    def _bases(self, module: Module, node: ast.ClassDef, depth: int) -> Iterator[_Class]:
+        yield _Class(module, node, f"{module.name}.{node.name}", node.lineno)
+        if depth > MAX_BASES:
+            self._note("class", f"has more than {MAX_BASES} levels of bases", module.path, node.lineno)
+            return
+        for base in node.bases:
+            # what stands in brackets brings no members
+            expression = base.value if isinstance(base, ast.Subscript) else base
+            match self._modules.resolve(module, expression):
+                case Defined(inner, ast.ClassDef() as written):
+                    yield from self._bases(inner, written, depth + 1)
+                case Foreign(dotted):
+                    yield _Class(module, None, dotted, base.lineno)
+                case _:
+                    yield _Class(module, None, ast.unparse(base), base.lineno)
+
+    def _find(self, name: str) -> tuple[_Class, ast.AST | None] | None:
+        """Return class and node that bind ``name``; node is None if a base that is not ours may bind it."""
+        for cls in self._line:
+            if cls.node is not None:
+                found = _class_bindings(cls.node).get(name)
+                if found is not None:
+                    return cls, found
+            elif cls.dotted not in _EMPTY_BASES:
+                return cls, None
+        return None
+
+    def _check_decorators(self) -> None:
+        for decorator in self._node.decorator_list:
+            if self._name_of(self._module, decorator) != _DATACLASS:
+                text = ast.unparse(decorator)
+                self._note("class", f"decorator @{text} may replace the class", line=decorator.lineno)
+        for keyword in self._node.keywords:
+            if keyword.arg == "metaclass" and self._name_of(self._module, keyword.value) != "abc.ABCMeta":
+                text = ast.unparse(keyword.value)
+                self._note("class", f"metaclass {text} may change the class", line=self._node.lineno)
+
+    def _name_of(self, module: Module, expression: ast.expr) -> str:
+        """Return the dotted name of a decorator or the like, without its call; ``""`` if unknown."""
+        if isinstance(expression, ast.Call):
+            expression = expression.func
+        if isinstance(expression, ast.Name) and expression.id not in module.bindings:
+            return expression.id  # a builtin: staticmethod, classmethod
+        match self._modules.resolve(module, expression):
+            case Foreign(dotted):
+                return dotted
+        return ""
+
+    def _note(self, about: About, reason: str, path: Path | None = None, line: int = 0) -> None:
+        self._unresolved.append(Unresolved(about, reason, path or self._module.path, line))
+
+    # role
+
+    def _role(self) -> str | None:
+        match self._find("role"):
+            case None:
+                return None
+            case (cls, None):
+                self._note("role", f"the role may come from base {cls.dotted}", cls.module.path, cls.line)
+            case (_, ast.Assign() | ast.AnnAssign() as statement):
+                if isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str):
+                    return statement.value.value
+                self._note("role", "the role is not a string written out", line=statement.lineno)
+            case (_, node):
+                self._note("role", "the role is not a string written out", line=getattr(node, "lineno", 0))
+        return None
+
+    # methods
+
+    def _method(self, name: str) -> Method | None:
+        match self._find(name):
+            case None:
+                return None
+            case (cls, None):
+                reason = f"{name}() may come from base {cls.dotted}"
+                self._note("arguments", reason, cls.module.path, cls.line)
+            case (cls, ast.FunctionDef() | ast.AsyncFunctionDef() as node):
+                return self._written_method(name, cls.module, node)
+            case (cls, ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value)):
+                return self._assigned_method(name, cls, value)
+            case (cls, node):
+                line = getattr(node, "lineno", 0)
+                self._note("arguments", f"{name} is not a method written out", cls.module.path, line)
+        return None
+
+    def _assigned_method(self, name: str, cls: _Class, value: ast.expr) -> Method | None:
+        if isinstance(value, ast.Lambda):
+            return self._remember(name, cls.module, value, plain=True)
+        if isinstance(value, ast.Name) and cls.node is not None and value.id != name:
+            sibling = _class_bindings(cls.node).get(value.id)
+            if isinstance(sibling, ast.FunctionDef | ast.AsyncFunctionDef):
+                return self._written_method(name, cls.module, sibling)
+        match self._modules.resolve(cls.module, value):
+            case Foreign(dotted) if dotted in _PASSTHROUGH:
+                return Method(name, cls.module.path, value.lineno, passthrough=True)
+            case Defined(inner, ast.FunctionDef() | ast.AsyncFunctionDef() as node):
+                return self._written_method(name, inner, node)
+        text = ast.unparse(value)
+        self._note(
+            "arguments", f"{name} = {text:.80} is no method written out", cls.module.path, value.lineno
+        )
+        return None
+
+    def _written_method(
+        self, name: str, module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef
+    ) -> Method:
+        decorators = {self._name_of(module, decorator): decorator for decorator in node.decorator_list}
+        for dotted, decorator in decorators.items():
+            if dotted not in _HARMLESS and dotted not in _UNBOUND:
+                reason = f"decorator @{ast.unparse(decorator)} may change what {name}() takes"
+                self._note("arguments", reason, module.path, decorator.lineno)
+        if node.args.vararg is not None or node.args.kwarg is not None:
+            reason = f"{name}() takes *args or **kwargs; name the arguments"
+            self._note("arguments", reason, module.path, node.lineno)
+        plain = isinstance(node, ast.FunctionDef) and not _UNBOUND & decorators.keys()
+        return self._remember(name, module, node, plain=plain)
+
+    def _remember(
+        self,
+        name: str,
+        module: Module,
+        node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda,
+        *,
+        plain: bool,
+    ) -> Method:
+        self._functions[name] = Defined(module, node)
+        written = list(_parameters(node.args))
+        return Method(
+            name=name,
+            path=module.path,
+            line=node.lineno,
+            arguments=tuple(item[0] for item in written),
+            defaults=frozenset(item[0] for item in written if item[2] is not None),
+            plain=plain,
+        )
+
+    # options
+
+    def _options(self) -> tuple[tuple[Parameter, ...], bool]:
+        fields = self._dataclass_fields()
+        if fields is not None:
+            return fields, False
+        match self._find("__init__"):
+            case None:
+                return (), False
+            case (cls, ast.FunctionDef() as node):
+                written = [(cls.module, *item) for item in _parameters(node.args)]
+                options = tuple(self._parameter(*item) for item in written)
+                return options, node.args.kwarg is not None
+            case (cls, node):
+                line = cls.line if node is None else getattr(node, "lineno", 0)
+                reason = f"the constructor may come from base {cls.dotted}"
+                self._note("options", reason, cls.module.path, line)
+        return (), True
+
+    def _dataclass_fields(self) -> tuple[Parameter, ...] | None:
+        """Return the options of a dataclass without a constructor of its own, or None."""
+        is_dataclass = any(self._name_of(self._module, d) == _DATACLASS for d in self._node.decorator_list)
+        if not is_dataclass or "__init__" in _class_bindings(self._node):
+            return None
+        fields: dict[str, Parameter] = {}
+        for cls in reversed(self._line):
+            for statement in () if cls.node is None else statements(cls.node.body):
+                if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                    parameter = self._field(cls.module, statement, statement.target.id)
+                    if parameter is not None:
+                        fields[parameter.name] = parameter
+        return tuple(fields.values())
+
+    def _field(self, module: Module, statement: ast.AnnAssign, name: str) -> Parameter | None:
+        if "ClassVar" in ast.unparse(statement.annotation):
+            return None
+        default = statement.value
+        if isinstance(default, ast.Call) and self._name_of(module, default) == "dataclasses.field":
+            keywords = {keyword.arg: keyword.value for keyword in default.keywords}
+            if isinstance(init := keywords.get("init"), ast.Constant) and init.value is False:
+                return None
+            default = keywords.get("default") or keywords.get("default_factory")
+        return self._parameter(module, name, statement.annotation, default, statement.lineno)
+
+    def _parameter(
+        self, module: Module, name: str, annotation: ast.expr | None, default: ast.expr | None, line: int
+    ) -> Parameter:
+        return Parameter(
+            name=name,
+            annotation=None if annotation is None else _Aliases(self._modules, module).visit(annotation),
+            annotation_text="" if annotation is None else ast.unparse(annotation),
+            default_text=None if default is None else ast.unparse(default),
+            required=default is None,
+            line=line,
+        )
+
+    # what it uses
+
+    def _surroundings(
+        self, methods: Mapping[str, Method]
+    ) -> tuple[tuple[Path, ...], tuple[Import, ...], tuple[Use, ...]]:
+        roots = {self._entry.name: self._entry}
+        roots |= {cls.module.name: cls.module for cls in self._line if cls.node is not None}
+        own = own_modules(self._modules, list(roots.values()))
+        for reason in self._modules.broken.values():
+            self._note("names", reason)
+        imports = [found for module in own for found in imports_of(module)]
+        for found in imports:
+            if found.name == "*":
+                reason = f"from {found.module} import * hides which names are used; name them"
+                self._note("names", reason, found.path, found.line)
+        hooks = [(function, name, methods[name].arguments) for name, function in self._functions.items()]
+        uses = uses_of(self._modules, own, hooks, self.member)
+        for use in uses:
+            if use.attribute is None:
+                reason = f"{use.subject} is read by a computed name; write the attribute out"
+                self._note("attributes", reason, use.path, use.line)
+        files = tuple(module.path for module in own)
+        return files, tuple(imports), tuple(use for use in uses if use.attribute is not None)
+
+
+class _Aliases(ast.NodeTransformer):
+    """Puts the plugin's own type aliases, and types written as strings, into an annotation."""
+
+    def __init__(self, modules: Modules, module: Module, depth: int = 0) -> None:
+        self._modules = modules
+        self._module = module
+        self._depth = depth
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """Leave the strings of ``Literal["a"]`` as they are."""
+        if ast.unparse(node.value).endswith("Literal"):
+            return node
+        visited = self.generic_visit(node)
+        assert isinstance(visited, ast.expr)  # noqa: S101 - generic_visit returns its node
+        return visited
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        """Read a type that is written as a string."""
+        if not isinstance(node.value, str):
+            return node
+        try:
+            written = ast.parse(node.value, mode="eval").body
+        except SyntaxError:
+            return node
+        return self._deeper(self._module, written) or node
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Replace an alias by what it stands for."""
+        match self._modules.resolve(self._module, node):
+            case Defined(module, ast.Subscript() | ast.BinOp() as written):
+                return self._deeper(module, written) or node
+        return node
+
+    def _deeper(self, module: Module, written: ast.expr) -> ast.expr | None:
+        if self._depth > MAX_ALIASES:
+            return None
+        # a copy, since one alias may be used by several options
+        copy = ast.parse(ast.unparse(written), mode="eval").body
+        result: ast.expr = _Aliases(self._modules, module, self._depth + 1).visit(copy)
+        return result
+
+
+def _dedupe(line: Iterator[_Class]) -> Iterator[_Class]:
+    """Keep the last of equal bases, as Python's order does for the shapes that plugins have."""
+    listed = list(line)
+    last = {cls.dotted: position for position, cls in enumerate(listed)}
+    return (cls for position, cls in enumerate(listed) if last[cls.dotted] == position)
+
+
+def _class_bindings(node: ast.ClassDef) -> dict[str, ast.AST]:
+    found: dict[str, ast.AST] = {}
+    for statement in statements(node.body):
+        match statement:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found[name] = statement
+            case ast.Assign(targets=targets):
+                found |= {target.id: statement for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
+                found[name] = statement
+    return found
+
+
+def _parameters(
+    arguments: ast.arguments,
+) -> Iterator[tuple[str, ast.expr | None, ast.expr | None, int]]:
+    """Yield name, annotation, default and line of each parameter after ``self``."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    missing = len(positional) - len(arguments.defaults)
+    defaults = [*[None] * missing, *arguments.defaults]
+    pairs = [*zip(positional, defaults, strict=True)][1:]
+    pairs += [*zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    for argument, default in pairs:
+        yield argument.arg, argument.annotation, default, argument.lineno
