@@ -1,1 +1,5 @@
-"""TODO."""
+"""Read the data of a job: the set that ships with ringfence, files, or a function of the user's."""
+
+from .registry import DATASETS, check_data, load_data
+
+__all__ = ["DATASETS", "check_data", "load_data"]

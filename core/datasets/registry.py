@@ -1,0 +1,64 @@
+"""The names of readers, and how a job's options reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..engine.data import Data
+from ..hooks.errors import DataError
+from ..options import OptionError, check_options
+from ..problems import suggest
+from ..user_code import is_import_path
+from .arrays import arrays
+from .folder import folder
+from .idx import idx, mnist10k
+from .user import user_data
+
+#: Name in the job to reader; its keyword parameters are the options.
+DATASETS: dict[str, Callable[..., Data]] = {
+    "arrays": arrays,
+    "folder": folder,
+    "idx": idx,
+    "mnist10k": mnist10k,
+}
+
+
+def check_data(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` with the reader's types; nothing is read.
+
+    Options of a ``module:function`` are returned as they are: it is not imported yet.
+
+    Raises:
+        DataError: There is no such reader.
+        OptionError: An option does not fit; it lists the problems with their paths.
+    """
+    if is_import_path(name):
+        return dict(options)
+    if name not in DATASETS:
+        raise DataError(f"data '{name}' is unknown; {suggest(name, DATASETS)}; or give module:function")
+    return check_options(DATASETS[name], options)
+
+
+def load_data(name: str, options: Mapping[str, Any], *, base: Path) -> Data:
+    """Read the data of a job.
+
+    Args:
+        name: Key of ``DATASETS``, or ``module:function``.
+        options: Keyword arguments of the reader.
+        base: Folder that relative paths start from, and where modules are looked for too.
+
+    Raises:
+        DataError: Anything about name, options or files.
+    """
+    if is_import_path(name):
+        return user_data(name, options, base)
+    try:
+        checked = check_data(name, options)
+    except OptionError as error:
+        raise DataError(f"data '{name}': {error}") from error
+    located = {
+        key: base / value.expanduser() if isinstance(value, Path) else value for key, value in checked.items()
+    }
+    return DATASETS[name](**located)

@@ -1,0 +1,102 @@
+"""Check options of a job against the typed keyword parameters of the function that takes them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import pydantic
+
+from .problems import Problem, dotted, explain, suggest
+
+
+class OptionError(ValueError):
+    """Options do not fit.
+
+    Attributes:
+        problems: Each with its path inside the options.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(f"option '{dotted(p.path)}' {p.message}" for p in self.problems))
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` with the types that the keyword-only parameters of ``function`` ask for.
+
+    Types are checked as written in a job: a number in quotes is no number, and
+    true is no integer; a string is a path, and a list a tuple, where one is wanted.
+
+    Args:
+        function: Its annotations may carry ranges, as in ``Annotated[int, Field(ge=1)]``.
+        options: Plain data from the job.
+
+    Raises:
+        OptionError: A name is unknown, a value does not fit, or one without a default is missing.
+    """
+    parameters = inspect.signature(function).parameters
+    taken = {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    problems = _unknown(options, taken)
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in taken.items()
+    }
+    known = {name: value for name, value in options.items() if name in taken}
+    try:
+        # JSON in strict mode is just what a job can say.
+        checked = pydantic.create_model("Options", **fields).model_validate_json(
+            json.dumps(known, default=str), strict=True
+        )
+    except pydantic.ValidationError as error:
+        raise OptionError(problems + _explain(error)) from None
+    if problems:
+        raise OptionError(problems)
+    return {name: getattr(checked, name) for name in known}
+
+
+def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: Collection[str] = ()) -> None:
+    """Check the names of ``options`` against a function of the user's, whose types are its own matter.
+
+    Args:
+        function: Any callable.
+        options: Keyword arguments from the job.
+        given: Names that the caller passes when the function takes them.
+
+    Raises:
+        OptionError: A name is unknown, or one without a default is missing.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    problems = [] if open_ended else _unknown(options, keyword)
+    problems += [
+        Problem((name,), "is missing; it has no default")
+        for name, parameter in keyword.items()
+        if parameter.default is parameter.empty and name not in options and name not in given
+    ]
+    if problems:
+        raise OptionError(problems)
+
+
+def _unknown(options: Mapping[str, Any], known: Collection[str]) -> list[Problem]:
+    return [
+        Problem((name,), f"is unknown; {suggest(name, known)}", at_key=True)
+        for name in options
+        if name not in known
+    ]
+
+
+def _explain(error: pydantic.ValidationError) -> list[Problem]:
+    """Say what is wrong with each option; a union reports one fault for every type that it tried."""
+    messages: dict[str, list[str]] = {}
+    for fault in error.errors(include_url=False):
+        said = messages.setdefault(str(fault["loc"][0]), [])
+        text = explain(fault)
+        if text not in said:
+            said.append(text)
+    return [Problem((option,), ", or ".join(said)) for option, said in messages.items()]
