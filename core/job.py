@@ -1,0 +1,324 @@
+"""The job file, typed: what to train, on what, with which plugins.
+
+``read_job`` reads a file, lays flags over it and checks everything that can be
+told without looking at plugins, models or data. Every fault is shown at once,
+each with file, line, column and key (or the flag it came from) and what would
+be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .flags import apply_flags
+from .problems import Path, Problem, explain, suggest
+from .yaml_file import Document, dump_yaml, read_yaml
+
+MAX_MEMORY_FRACTION = 0.15
+
+
+def _named(value: object) -> object:
+    """Let a bare name stand for ``{name: it}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Choice(_Strict):
+    """Something chosen by name, with its own options beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything beside the name."""
+        return dict(self.model_extra or {})
+
+
+Named = Annotated[Choice, BeforeValidator(_named)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=MAX_MEMORY_FRACTION)]
+
+
+class EarlyStopping(_Strict):
+    """When to stop before the end, judged by the job's metric at each evaluation."""
+
+    patience: Count = Field(description="Evaluations without a better metric after which training stops")
+    min_delta: float = Field(0.0, ge=0, description="Gain that counts as better")
+
+
+class PluginJob(_Strict):
+    """One plugin of a job: its name, its options, and how it is to be run."""
+
+    name: str = Field(description="Entry-point name of the plugin")
+    options: dict[str, Any] = Field(default_factory=dict, description="Arguments of its constructor")
+    workers: Count = Field(
+        1, description="Processes that share its budget; more than 1 only for augment plugins"
+    )
+    every: Count = Field(1, description="Steps between calls of a monitor")
+    deadline_s: Seconds = Field(30.0, description="Longest that one call may take")
+    start_deadline_s: Seconds = Field(60.0, description="Longest that importing and constructing it may take")
+    on_failure: Literal["restart", "disable", "abort"] | None = Field(
+        None, description="What a fault does; by default `disable` for monitors, `restart` for others"
+    )
+    isolation: Literal["sandbox", "trusted"] = Field(
+        "sandbox", description="`trusted` runs it in the trainer's own process, without any protection"
+    )
+    memory_fraction: Fraction | None = Field(
+        None, description="Share of the machine's memory; by default the job's, which it may not exceed"
+    )
+    threads: Count = Field(1, description="Threads that torch may use inside one call")
+
+
+#: Keys that may stand beside a plugin's name.
+SETTINGS = tuple(name for name in PluginJob.model_fields if name not in {"name", "options"})
+
+
+class Job(_Strict):
+    """A job, resolved: every key has its value."""
+
+    model: Named = Field(description="`mlp`, `cnn`, `resnet18`, `vit`, or your own `module:function`")
+    data: Named = Field(description="`mnist10k`, `idx`, `folder`, `arrays`, or your own `module:function`")
+    epochs: Count | None = Field(None, description="Passes over the training data; either this or `steps`")
+    steps: Count | None = Field(None, description="Optimizer steps; either this or `epochs`")
+    batch_size: Count = Field(64, description="Samples of one forward pass")
+    grad_accum_steps: Count = Field(1, description="Batches whose gradients make one optimizer step")
+    eval_batch_size: Count = Field(512, description="Samples of one forward pass in evaluation")
+    loss: Named = Field(Choice(name="cross_entropy"), description="Loss to minimise", validate_default=False)
+    metric: str = Field("accuracy", description="What evaluation and early stopping judge by")
+    schedule: Named = Field(Choice(name="constant"), description="How the learning rate changes over the run")
+    early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
+    eval_every: Count | None = Field(None, description="Steps between evaluations; by default each epoch")
+    checkpoint_every: Count | None = Field(
+        None, description="Steps between checkpoints; by default each epoch"
+    )
+    snapshot_every: Count = Field(
+        100, description="Steps between the snapshots in memory that a plugin's restart goes back to"
+    )
+    keep_checkpoints: Count = Field(3, description="How many of the latest checkpoints stay on disk")
+    seed: int = Field(0, ge=0, lt=2**63, description="Decides every random number of the run")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
+    )
+    threads: Count | None = Field(None, description="Threads of the trainer; by default one a core")
+    memory_fraction: Fraction = Field(
+        MAX_MEMORY_FRACTION,
+        description="Share of the machine's memory for each plugin; may be lowered, never raised",
+    )
+    plugins: list[PluginJob] = Field(
+        default_factory=list, description="Plugins, in the order in which they run"
+    )
+
+    def to_yaml(self) -> str:
+        """Return the job as a file that reads back to an equal job."""
+        return dump_yaml(_file_form(self))
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A job and the file it was read from, for messages about what only later steps can tell.
+
+    Attributes:
+        job: The resolved job.
+        document: Where each of its values was written.
+    """
+
+    job: Job
+    document: Document
+
+    def option_path(self, plugin: int, *rest: str | int) -> Path:
+        """Return the path of the options of the plugin at index ``plugin``, or of a part of them."""
+        return ("plugins", plugin, self.job.plugins[plugin].name, *rest)
+
+    def error(self, problems: list[Problem]) -> Exception:
+        """Return the problems as one error that names file, line and key."""
+        return self.document.error(problems)
+
+
+def read_job(path: FilePath | str, sets: Sequence[str] = (), plugins: Sequence[str] = ()) -> JobFile:
+    """Read a job file and lay flags over it.
+
+    Args:
+        path: The YAML file.
+        sets: Values of ``--set``: ``key=value``.
+        plugins: Values of ``--plugin``: ``NAME[:key=value,…]``.
+
+    Raises:
+        JobError: The file or a flag is wrong; the message lists all faults.
+    """
+    document = read_yaml(path)
+    return check_job(document, apply_flags(document, sets, plugins, SETTINGS))
+
+
+def check_job(document: Document, problems: Sequence[Problem] = ()) -> JobFile:
+    """Return the job that ``document`` holds.
+
+    Args:
+        document: What was read.
+        problems: Faults found so far, shown with those found here.
+
+    Raises:
+        JobError: There is at least one fault.
+    """
+    found = list(problems)
+    if not isinstance(document.value, dict):
+        found.append(Problem((), "a job is a mapping; it starts like 'model: cnn' on a line of its own"))
+        raise document.error(found)
+    data, names = _normalise(document.value, found)
+    job: Job | None = None
+    try:
+        job = Job.model_validate(data)
+    except ValidationError as error:
+        found += [_problem(record, names) for record in error.errors(include_url=False)]
+    found += _across_keys(data)
+    if found or job is None:
+        raise document.error(found)
+    return JobFile(job, document)
+
+
+def _normalise(value: Mapping[Any, Any], problems: list[Problem]) -> tuple[dict[str, Any], dict[int, str]]:
+    """Bring plugin entries to the form of ``PluginJob``.
+
+    Returns:
+        The job's data; and index of a plugin to its name, to find its options in the file.
+    """
+    data = {str(key): item for key, item in value.items()}
+    names: dict[int, str] = {}
+    if isinstance(data.get("plugins"), list):
+        entries = [_entry(item, ("plugins", i), problems) for i, item in enumerate(data["plugins"])]
+        data["plugins"] = entries
+        names = {i: entry["name"] for i, entry in enumerate(entries)}
+        problems += _repeated(names)
+    return data, names
+
+
+def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
+    """Split one entry of ``plugins`` into name, options and settings."""
+    if isinstance(item, str) and item:
+        return {"name": item}
+    if not isinstance(item, Mapping) or not item:
+        problems.append(Problem(path, "expected a plugin: its name, or 'NAME: {option: value}'"))
+        return {"name": ""}
+    keys = [str(key) for key in item]
+    settings = {str(key): value for key, value in item.items() if str(key) in SETTINGS}
+    others = [key for key in keys if key not in SETTINGS]
+    if not others:
+        problems.append(
+            Problem(path, f"names no plugin, only settings ({', '.join(keys)}); add 'NAME: {{…}}'")
+        )
+        return {"name": "", **settings}
+    # The name is the key whose value looks like options; a second such key is a misspelt setting.
+    name = next((key for key in others if item[key] is None or isinstance(item[key], Mapping)), others[0])
+    problems += [_no_setting(key, name, path) for key in others if key != name]
+    options = item[name]
+    if options is not None and not isinstance(options, Mapping):
+        message = "expected the plugin's options as a mapping, like '{lr: 0.01}'"
+        problems.append(Problem((*path, name), message))
+        options = None
+    bad = [key for key in options or {} if not isinstance(key, str)]
+    problems += [Problem((*path, name), f"has an option named {key!r}; names are text") for key in bad]
+    return {"name": name, "options": dict(options or {}), **settings}
+
+
+def _no_setting(key: str, name: str, path: Path) -> Problem:
+    message = (
+        f"is no setting of a plugin; {suggest(key, SETTINGS)} Options of '{name}' go inside its braces; "
+    )
+    return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
+
+
+def _repeated(names: Mapping[int, str]) -> list[Problem]:
+    first: dict[str, int] = {}
+    problems = []
+    for i, name in names.items():
+        if name and first.setdefault(name, i) != i:
+            message = f"'{name}' is listed twice (first as plugins[{first[name]}]); a job uses a plugin once"
+            problems.append(Problem(("plugins", i), message))
+    return problems
+
+
+def _problem(record: Mapping[str, Any], names: Mapping[int, str]) -> Problem:
+    """Turn one of pydantic's records into a problem at its place in the file."""
+    path: Path = record["loc"]
+    match path:
+        case ("plugins", int(i), "options", *rest):
+            path = ("plugins", i, names[i], *rest)
+    match record["type"], path:
+        case "extra_forbidden", _:
+            known = _known_keys(path)
+            return Problem(path, f"unknown key; {suggest(str(path[-1]), known)}", at_key=True)
+        case "missing", _:
+            return Problem(path, f"is missing; {_what(path)}")
+        case "model_type" | "dict_type" | "model_attributes_type", ("model" | "data" | "loss" | "schedule",):
+            return Problem(path, f"{explain(record)}; write a name, or {{name: …, option: …}}")
+        case "less_than_equal", (*_, "memory_fraction"):
+            message = (
+                f"{record['input']} is more than {MAX_MEMORY_FRACTION}, the most that a plugin may have "
+            )
+            return Problem(path, message + "of the machine's memory; it may be lowered, never raised")
+        case "string_pattern_mismatch", ("device",):
+            return Problem(path, f"expected auto, cpu, cuda or cuda:N, got '{record['input']}'")
+    return Problem(path, explain(record))
+
+
+def _known_keys(path: Path) -> list[str]:
+    match path:
+        case ("early_stopping", _):
+            return list(EarlyStopping.model_fields)
+        case _:
+            return list(Job.model_fields)
+
+
+def _what(path: Path) -> str:
+    match path:
+        case (str(key),):
+            return f"add '{key}: …' ({Job.model_fields[key].description})"
+        case ("early_stopping", str(key)):
+            return f"add '{key}: …' ({EarlyStopping.model_fields[key].description})"
+        case (*_, key):
+            return f"add '{key}: …'"
+    return "add it"
+
+
+def _across_keys(data: Mapping[str, Any]) -> list[Problem]:
+    """Check what no key alone can tell."""
+    problems = []
+    given = [key for key in ("epochs", "steps") if data.get(key) is not None]
+    if not given:
+        problems.append(Problem((), "says neither epochs nor steps; add 'epochs: 10' or 'steps: 1000'"))
+    elif len(given) > 1:
+        problems.append(Problem(("steps",), "epochs and steps are both given; keep one", at_key=True))
+    fraction = data.get("memory_fraction", MAX_MEMORY_FRACTION)
+    plugins = data.get("plugins")
+    for i, plugin in enumerate(plugins if isinstance(plugins, list) else []):
+        own = plugin.get("memory_fraction")
+        if isinstance(own, float) and isinstance(fraction, float) and fraction < own <= MAX_MEMORY_FRACTION:
+            message = (
+                f"{own} is more than the job's memory_fraction, {fraction}; a plugin may take less, not more"
+            )
+            problems.append(Problem(("plugins", i, "memory_fraction"), message))
+    return problems
+
+
+def _file_form(job: Job) -> dict[str, Any]:
+    """Return the job as it would be written in a file."""
+    data = {key: value for key, value in job.model_dump().items() if key != "plugins"}
+    # A key without a value means its default, and both epochs and steps would be refused.
+    written = {key: value for key, value in data.items() if value is not None}
+    return written | {"plugins": [_plugin_form(plugin) for plugin in job.plugins]}
+
+
+def _plugin_form(plugin: PluginJob) -> dict[str, Any]:
+    fields = plugin.model_dump()
+    settings = {key: fields[key] for key in SETTINGS if fields[key] is not None}
+    return {plugin.name: plugin.options, **settings}

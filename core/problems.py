@@ -1,0 +1,138 @@
+"""What is wrong with a job, said so that its author can mend it.
+
+A ``Problem`` names a place in the job and the fault. All problems of a job are
+collected and shown together, each with file, line, column and key, or with the
+flag that it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Keys and indices that lead from the top of a document to a value.
+Path = tuple[str | int, ...]
+
+_SHOWN_CHARACTERS = 60
+_LISTED_NAMES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a job.
+
+    Attributes:
+        path: Where it is.
+        message: What is wrong; what would be right.
+        at_key: True if the key itself is at fault (unknown, repeated), not its value.
+        origin: Where it was written, if the document cannot tell; a flag, for example.
+    """
+
+    path: Path
+    message: str
+    at_key: bool = False
+    origin: str | None = None
+
+
+def dotted(path: Path) -> str:
+    """Return ``path`` as users write it: ``plugins[0].optim.lr``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like ``name``, or None if none is like it."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown ``name``: what was meant, or what there is."""
+    names = sorted(known)
+    close = nearest(name, names)
+    if close is not None:
+        return f"did you mean '{close}'?"
+    if not names:
+        return "there are none"
+    shown = ", ".join(names[:_LISTED_NAMES])
+    return f"known: {shown}{', …' if len(names) > _LISTED_NAMES else ''}"
+
+
+def describe(value: object) -> str:
+    """Return a value of a job as users see it, with its kind where that is the question."""
+    if isinstance(value, str):
+        return f"the text '{_cut(value)}'"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, Sequence):
+        shown = repr(value)
+        return f"the list {shown}" if len(shown) <= _SHOWN_CHARACTERS else f"a list of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing (null)", True: "true", False: "false"}[value]
+    return _cut(repr(value)) if isinstance(value, int | float) else type(value).__name__
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+_WANTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping (key: value)",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "mapping_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "none_required": "nothing (null)",
+    "sequence_type": "a list",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+#: Faults whose message by pydantic says all there is to say.
+_COMPLETE = {"missing", "too_long", "too_short"}
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def explain(error: Mapping[str, Any]) -> str:
+    """Say in our words what one of pydantic's error records means.
+
+    Args:
+        error: An item of ``ValidationError.errors()``.
+    """
+    kind, value = error["type"], error.get("input")
+    if kind in _WANTED:
+        return f"expected {_WANTED[kind]}, got {describe(value)}"
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{describe(value)} is out of range; it must be {words} {_bound(error['ctx'][name])}"
+    if kind == "literal_error":
+        return _no_choice(value, error["ctx"]["expected"])
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    said = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    return said if kind in _COMPLETE else f"{said}, got {describe(value)}"
+
+
+def _bound(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _no_choice(value: object, expected: str) -> str:
+    """Say which words there are, and which of them was probably meant."""
+    message = f"expected {expected}, got {describe(value)}"
+    words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
+    close = nearest(value, words) if isinstance(value, str) else None
+    return message if close is None else f"{message}; did you mean '{close}'?"
