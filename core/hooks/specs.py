@@ -243,3 +243,7 @@ HOOKS = (
     monitor_backward,
     augment_backward,
 )
+
+#: What will go, spelt ``hook``, ``hook.argument``, ``Name`` or ``Type.attribute``, to the series
+#: that drops it. It must stand here for two series before.
+DEPRECATED: dict[str, str] = {}
