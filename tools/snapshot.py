@@ -16,8 +16,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import ringfence
 from packaging.version import Version
+
+import ringfence
 from ringfence.hooks import specs
 from ringfence.hooks.snapshot import FOLDER, series_of
 
@@ -47,7 +48,9 @@ def path() -> Path:
 
 def _arguments(hook: Any) -> list[str]:
     """Return ``name: type`` for each argument, in order."""
-    return [f"{name}: {parameter.annotation}" for name, parameter in inspect.signature(hook).parameters.items()]
+    return [
+        f"{name}: {parameter.annotation}" for name, parameter in inspect.signature(hook).parameters.items()
+    ]
 
 
 def _attributes(cls: type) -> list[str]:

@@ -18,8 +18,11 @@ import torch
 from .check import ResultError, check_result, check_scalars
 from .errors import PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
 from .plugin import PluginSpec, PluginUsage
-from .specs import METHODS
+from .specs import HOOKS, METHODS
 from .types import Batch, StepInfo, passthrough
+
+#: Hook to the names of its arguments.
+_ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
 
 
 def load_class(module: str, qualname: str) -> type:
@@ -39,6 +42,9 @@ def load_class(module: str, qualname: str) -> type:
 def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
     """Return method to argument names of a plugin class; a pass-through is absent.
 
+    An argument that has a default and that this core's hook lacks is left out: so a
+    plugin can use an argument of a later series and still work with this one.
+
     Raises:
         TypeError: ``forward`` or ``backward`` is missing.
     """
@@ -49,8 +55,9 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
             raise TypeError(f"{cls.__name__} has no {method}(); a plugin that has nothing to do there says so "
                             f"with '{method} = passthrough'")  # fmt: skip
         if function is not passthrough:
-            parameters = list(inspect.signature(getattr(cls, method)).parameters)
-            accepts[method] = tuple(parameters[1:])
+            parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
+            known = _ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
+            accepts[method] = tuple(p.name for p in parameters if p.default is p.empty or p.name in known)
     return accepts
 
 
