@@ -1,0 +1,371 @@
+"""Messages between host, zygote and workers, and their limits.
+
+Each message is one datagram of a ``SOCK_SEQPACKET`` pair, so it arrives whole or
+not at all. It is msgpack of a fixed schema; nothing is ever unpickled. Tensors
+do not travel: a message names a region of shared memory, which the host owns.
+What a worker sends is untrusted; the host believes of it no more than is
+checked against what it asked for.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from .layers import Confinement, LayerStatus
+from .probes import ProbeContext
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_TEXT = 8 * 1024
+_FD_BYTES = array.array("i").itemsize
+
+#: Tensor in shared memory: (region, offset in bytes, dtype without "torch.", shape).
+TensorRef = tuple[int, int, str, tuple[int, ...]]
+
+
+class MessageError(ValueError):
+    """Bytes are no message of the expected kind, or too many."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all messages: a msgpack array led by the class's name."""
+
+
+# host → worker
+
+
+class Open(_Message, frozen=True):
+    """Lock yourself up; the reply is ``Locked``."""
+
+    confinement: Confinement
+    probes: ProbeContext
+
+
+class Start(_Message, frozen=True):
+    """Import and construct the plugin; the reply is ``Ready``."""
+
+    module: str
+    qualname: str
+    role: str
+    options: dict[str, Any]
+    search_path: tuple[str, ...]
+    threads: int
+    seed: int
+
+
+class Attach(_Message, frozen=True):
+    """Map a region; its file descriptor comes with the message. No reply."""
+
+    region: int
+    nbytes: int
+    writable: bool
+
+
+class Detach(_Message, frozen=True):
+    """Forget a region. No reply."""
+
+    region: int
+
+
+class Layout(_Message, frozen=True):
+    """Remember how the tensors of a map lie; the specs are ``nbytes`` of msgpack in a region. No reply."""
+
+    layout: int
+    region: int
+    nbytes: int
+
+
+class Number(_Message, frozen=True):
+    """A float argument."""
+
+    value: float
+
+
+class TensorAt(_Message, frozen=True):
+    """A tensor argument."""
+
+    ref: TensorRef
+
+
+class BatchAt(_Message, frozen=True):
+    """A ``Batch`` argument."""
+
+    inputs: TensorRef
+    targets: TensorRef
+    indices: TensorRef
+    num_classes: int | None
+
+
+class MapAt(_Message, frozen=True):
+    """A ``TensorMap`` argument: its layout, and where its buffer starts."""
+
+    layout: int
+    region: int
+    offset: int
+    nbytes: int
+
+
+Argument = Number | TensorAt | BatchAt | MapAt
+
+
+class Step(_Message, frozen=True):
+    """The counters of ``StepInfo``."""
+
+    global_step: int
+    epoch: int
+    micro_batch: int
+    steps_total: int
+    lr_factor: float
+    pass_index: int
+    seed: int
+
+
+class Call(_Message, frozen=True):
+    """Run a method; the reply is ``Done``, ``Large`` or ``Fault``.
+
+    Attributes:
+        result: Region where the changed argument goes, or 0. A map is written in
+            the layout of the argument, a batch as inputs then targets at
+            ``result_offset``, a loss term as its gradient.
+        outbox: Region for a reply that is too large for a message.
+    """
+
+    seq: int
+    method: Literal["forward", "backward"]
+    step: Step
+    arguments: dict[str, Argument]
+    result: int
+    result_offset: int
+    outbox: int
+
+
+class Save(_Message, frozen=True):
+    """Encode your state; the reply is ``Size``."""
+
+    seq: int
+
+
+class Fetch(_Message, frozen=True):
+    """Write the encoded state to a region; the reply is ``Done``."""
+
+    seq: int
+    region: int
+
+
+class Load(_Message, frozen=True):
+    """Take ``nbytes`` of encoded state from a region; the reply is ``Done``."""
+
+    seq: int
+    region: int
+    nbytes: int
+
+
+ToWorker = Open | Start | Attach | Detach | Layout | Call | Save | Fetch | Load
+
+
+# worker → host
+
+
+class Locked(_Message, frozen=True):
+    """What each layer says of itself, and what was tried against it."""
+
+    layers: list[LayerStatus]
+    probes: dict[str, bool]
+
+
+class Ready(_Message, frozen=True):
+    """The plugin is constructed; method to the arguments that it takes."""
+
+    accepts: dict[str, tuple[str, ...]]
+    keeps_state: bool
+
+
+class WireHistogram(_Message, frozen=True):
+    """A ``Histogram``."""
+
+    counts: list[float]
+    edges: list[float]
+
+
+class WireImage(_Message, frozen=True):
+    """A picture: uint8, row by row; ``channels`` is 0 for (H, W)."""
+
+    height: int
+    width: int
+    channels: int
+    data: bytes
+
+
+class WireReport(_Message, frozen=True):
+    """A ``Report``."""
+
+    scalars: dict[str, float]
+    histograms: dict[str, WireHistogram]
+    images: dict[str, WireImage]
+
+
+class Done(_Message, frozen=True):
+    """A call has finished.
+
+    Attributes:
+        result: What was written to the result region, or that nothing was.
+        value: A loss term's value or a scale's factor.
+        seconds: Time spent in the plugin's code.
+        scalars: What it logged.
+    """
+
+    seq: int
+    result: Literal["none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report"]
+    value: float
+    seconds: float
+    scalars: dict[str, float]
+    report: WireReport | None
+
+
+class Large(_Message, frozen=True):
+    """A ``Done`` of ``nbytes`` lies in the outbox."""
+
+    seq: int
+    nbytes: int
+
+
+class Size(_Message, frozen=True):
+    """The encoded state has ``nbytes``; 0 if the plugin keeps none."""
+
+    seq: int
+    nbytes: int
+
+
+class Fault(_Message, frozen=True):
+    """A request failed.
+
+    Attributes:
+        kind: ``"raised"`` by the plugin, ``"memory"`` when a limit refused an allocation,
+            ``"result"`` when what it returned does not fit, ``"load"`` when it could not be constructed.
+        used_bytes: Memory of its own when ``kind`` is ``"memory"``.
+    """
+
+    seq: int
+    kind: Literal["raised", "memory", "result", "load"]
+    cause: str
+    traceback: str
+    used_bytes: int
+
+
+FromWorker = Locked | Ready | Done | Large | Size | Fault
+
+
+# host ↔ zygote
+
+
+class Fork(_Message, frozen=True):
+    """Fork a worker; its socket and its log pipe come with the message. The reply is ``Forked``."""
+
+
+class Forked(_Message, frozen=True):
+    """The worker's process id; a pidfd comes with the message."""
+
+    pid: int
+
+
+class Reap(_Message, frozen=True):
+    """Collect a worker that has ended or was just killed; the reply is ``Reaped``."""
+
+    pid: int
+
+
+class Reaped(_Message, frozen=True):
+    """How a worker ended: exit code, or minus the number of the signal."""
+
+    pid: int
+    status: int
+
+
+ToZygote = Fork | Reap
+FromZygote = Forked | Reaped
+
+#: How tensors lie in a map: (name, dtype, shape, offset, nbytes).
+LayoutSpecs = list[tuple[str, str, tuple[int, ...], int, int]]
+
+encoder = msgspec.msgpack.Encoder()
+to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+to_zygote: msgspec.msgpack.Decoder[ToZygote] = msgspec.msgpack.Decoder(ToZygote)
+from_zygote: msgspec.msgpack.Decoder[FromZygote] = msgspec.msgpack.Decoder(FromZygote)
+layout_specs: msgspec.msgpack.Decoder[LayoutSpecs] = msgspec.msgpack.Decoder(LayoutSpecs)
+
+_T = TypeVar("_T")
+
+
+def send(sock: socket.socket, message: _Message, fds: tuple[int, ...] = ()) -> None:
+    """Send one message, with file descriptors if any.
+
+    Raises:
+        MessageError: It is larger than ``MAX_MESSAGE_BYTES``.
+        OSError: The other side is gone, or (``TimeoutError``) does not read.
+    """
+    data = encoder.encode(message)
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"a {type(message).__name__} of {len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
+    if fds:
+        socket.send_fds(sock, [data], list(fds))
+    else:
+        sock.send(data)
+
+
+def receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], buffer: bytearray) -> _T:
+    """Receive one message without file descriptors; the kernel drops any that come along.
+
+    Args:
+        buffer: ``MAX_MESSAGE_BYTES`` long; reused so that a reply costs no allocation.
+
+    Raises:
+        EOFError: The other side has closed.
+        MessageError: The bytes are too many or no such message.
+        OSError: (``TimeoutError``) Nothing came in time.
+    """
+    size = sock.recv_into(buffer, 0, socket.MSG_TRUNC)
+    if size == 0:
+        raise EOFError
+    if size > len(buffer):
+        raise MessageError(f"a message of {size} bytes; at most {len(buffer)}")
+    return decode(decoder, memoryview(buffer)[:size])
+
+
+def receive_with_fds(
+    sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], max_fds: int
+) -> tuple[_T, list[int]]:
+    """Receive one message and its file descriptors from a side that is trusted."""
+    data, ancillary, flags, _ = sock.recvmsg(
+        MAX_MESSAGE_BYTES, socket.CMSG_SPACE(max_fds * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % _FD_BYTES])
+    if not data:
+        raise EOFError
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise MessageError("a message was cut off")
+        return decode(decoder, data), list(fds)
+    except MessageError:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes | memoryview) -> _T:
+    """Decode one message.
+
+    Raises:
+        MessageError: It does not fit the schema.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MessageError(f"not a message of this protocol: {error}") from error

@@ -1,0 +1,368 @@
+"""The inside of a sandbox: lock up, load one plugin, answer calls.
+
+Everything here runs in the plugin's own process. Once plugin code is loaded,
+nothing that this module says is trusted by the host any more.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ..hooks import plain
+from ..hooks.check import ResultError, check_result, check_scalars
+from ..hooks.local import accepted_arguments, load_class, seed_everything
+from ..hooks.specs import ROLES, Role
+from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo, TensorMap, TensorSpec
+from .budget import used_bytes
+from .layers import confine
+from .memory import map_region
+from .probes import run_probes
+from .protocol import (
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT,
+    Argument,
+    Attach,
+    BatchAt,
+    Call,
+    Detach,
+    Done,
+    Fault,
+    Fetch,
+    Large,
+    Layout,
+    Load,
+    Locked,
+    MapAt,
+    Number,
+    Open,
+    Ready,
+    Save,
+    Size,
+    Start,
+    TensorAt,
+    TensorRef,
+    WireHistogram,
+    WireImage,
+    WireReport,
+    encoder,
+    layout_specs,
+    receive_with_fds,
+    send,
+    to_worker,
+)
+
+#: Left free in a message for its frame when deciding whether a reply needs the outbox.
+_MARGIN_BYTES = 1024
+
+
+def main(sock: socket.socket, log: int) -> NoReturn:
+    """Serve one host until it closes; never returns into the zygote's code."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
+        Worker(sock).serve()
+        status = 0
+    except EOFError:
+        status = 0
+    except BaseException:  # noqa: BLE001 - the last frame of the process: say why, then end it
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class _ResultMap(TensorMap):
+    """A map of read-only tensors whose copy is made where the host reads the result."""
+
+    __slots__ = ("_result",)
+
+    def __init__(self, specs: tuple[TensorSpec, ...], buffer: Tensor) -> None:
+        super().__init__(specs, buffer)
+        self._result: TensorMap | None = None
+
+    def clone(self) -> TensorMap:
+        if self._result is None:
+            return super().clone()
+        self._result.buffer.copy_(self.buffer)
+        return self._result
+
+
+class Worker:
+    """One plugin and what it has been given."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._plugin: Any = None
+        self._role: Role
+        self._accepts: dict[str, tuple[str, ...]] = {}
+        self._regions: dict[int, Tensor] = {}
+        self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
+        self._maps: dict[tuple[int, int, int], TensorMap] = {}
+        self._state = b""
+
+    def serve(self) -> None:
+        """Answer messages in the order in which they come."""
+        torch.set_grad_enabled(False)
+        while True:
+            message, fds = receive_with_fds(self._sock, to_worker, 1)
+            match message:
+                case Open():
+                    here = msgspec.structs.replace(
+                        message.confinement, parent_pid=os.getppid(), keep_fds=(self._sock.fileno(),)
+                    )
+                    layers = confine(here)
+                    send(self._sock, Locked(layers, run_probes(message.probes)))
+                case Attach(region, nbytes, writable):
+                    self._regions[region] = map_region(fds[0], nbytes, writable=writable)
+                case Detach(region):
+                    self._detach(region)
+                case Layout(layout, region, nbytes):
+                    self._layouts[layout] = self._read_layout(region, nbytes)
+                case Start():
+                    self._answer(0, "load", lambda start=message: self._start(start))
+                case Call():
+                    self._call(message)
+                case Save(seq):
+                    self._answer(seq, "raised", lambda seq=seq: self._save(seq))
+                case Fetch(seq, region):
+                    self._regions[region][: len(self._state)] = torch.frombuffer(
+                        bytearray(self._state), dtype=torch.uint8
+                    )
+                    self._state = b""
+                    send(self._sock, _done(seq))
+                case Load():
+                    self._answer(message.seq, "raised", lambda load=message: self._load(load))
+
+    # what the plugin has been given
+
+    def _detach(self, region: int) -> None:
+        del self._regions[region]
+        self._maps = {key: tensors for key, tensors in self._maps.items() if key[1] != region}
+
+    def _read_layout(self, region: int, nbytes: int) -> tuple[TensorSpec, ...]:
+        data = self._regions[region][:nbytes].numpy().tobytes()
+        return tuple(
+            TensorSpec(name, getattr(torch, dtype), tuple(shape), offset, size)
+            for name, dtype, shape, offset, size in layout_specs.decode(data)
+        )
+
+    def _tensor(self, ref: TensorRef) -> Tensor:
+        region, offset, dtype_name, shape = ref
+        dtype: torch.dtype = getattr(torch, dtype_name)
+        nbytes = math.prod(shape) * dtype.itemsize
+        return self._regions[region][offset : offset + nbytes].view(dtype).view(shape)
+
+    def _map(self, layout: int, region: int, offset: int, nbytes: int) -> TensorMap:
+        key = (layout, region, offset)
+        if key not in self._maps:
+            buffer = self._regions[region][offset : offset + nbytes]
+            self._maps[key] = _ResultMap(self._layouts[layout], buffer)
+        return self._maps[key]
+
+    def _argument(self, argument: Argument, *, result: int) -> Any:
+        match argument:
+            case Number(value):
+                return value
+            case TensorAt(ref):
+                return self._tensor(ref)
+            case BatchAt(inputs, targets, indices, num_classes):
+                return Batch(
+                    self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes
+                )
+            case MapAt(layout, region, offset, nbytes):
+                tensors = self._map(layout, region, offset, nbytes)
+                if result and isinstance(tensors, _ResultMap):
+                    tensors._result = self._map(layout, result, 0, nbytes)  # noqa: SLF001 - same module
+                return tensors
+
+    # requests
+
+    def _start(self, start: Start) -> None:
+        # A plugin that uses a global generator before its first call is repeatable too.
+        seed_everything(start.seed)
+        torch.set_num_threads(start.threads)
+        sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
+        cls = load_class(start.module, start.qualname)
+        self._role = ROLES[start.role]
+        if getattr(cls, "role", None) != start.role:
+            raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
+        self._accepts = accepted_arguments(cls)
+        self._plugin = cls(**start.options)
+        keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
+        send(self._sock, Ready(self._accepts, keeps_state))
+
+    def _call(self, call: Call) -> None:
+        def run() -> None:
+            changes = self._role.changes.get(call.method)
+            arguments = {
+                name: self._argument(argument, result=call.result if name == changes else 0)
+                for name, argument in call.arguments.items()
+            }
+            counters = call.step
+            step = StepInfo(
+                counters.global_step,
+                counters.epoch,
+                counters.micro_batch,
+                counters.steps_total,
+                counters.lr_factor,
+                counters.pass_index,
+                counters.seed,
+            )
+            given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
+            seed_everything(step.call_seed)
+            started = time.perf_counter()
+            result = getattr(self._plugin, call.method)(**given)
+            seconds = time.perf_counter() - started
+            checked = check_result(changes, result, arguments, finite=False)
+            check_scalars(step.scalars)
+            self._reply(call, self._write(call, changes, checked, arguments, seconds, step.scalars))
+
+        self._answer(call.seq, "raised", run)
+
+    def _write(
+        self,
+        call: Call,
+        changes: str | None,
+        result: Any,
+        arguments: Mapping[str, Any],
+        seconds: float,
+        scalars: dict[str, float],
+    ) -> Done:
+        """Put ``result`` into the result region and describe it."""
+        done = _done(call.seq, seconds=seconds, scalars={name: float(value) for name, value in scalars.items()})
+        match result:
+            case None:
+                return done
+            case Batch():
+                soft = result.targets.dtype != arguments["batch"].targets.dtype or (
+                    result.targets.shape != arguments["batch"].targets.shape
+                )
+                end = self._put(call, call.result_offset, result.inputs)
+                self._put(call, end, result.targets)
+                return msgspec.structs.replace(done, result="soft_batch" if soft else "batch")
+            case LossScale(factor):
+                return msgspec.structs.replace(done, result="loss_scale", value=factor)
+            case LossTerm(value, gradient):
+                self._put(call, call.result_offset, gradient)
+                return msgspec.structs.replace(done, result="loss_term", value=value)
+            case Report():
+                return msgspec.structs.replace(done, result="report", report=_wire_report(result))
+            case AnotherPass(parameters):
+                self._put_map(call, str(changes), parameters)
+                return msgspec.structs.replace(done, result="another_pass")
+        self._put_map(call, str(changes), result)
+        return msgspec.structs.replace(done, result="map")
+
+    def _put(self, call: Call, offset: int, tensor: Tensor) -> int:
+        """Copy ``tensor`` to ``offset``; returns the next offset that is a multiple of 64 bytes."""
+        nbytes = tensor.numel() * tensor.element_size()
+        place = self._regions[call.result][offset : offset + nbytes].view(tensor.dtype).view(tensor.shape)
+        place.copy_(tensor)
+        return offset + -(-nbytes // 64) * 64
+
+    def _put_map(self, call: Call, changes: str, tensors: Mapping[str, Tensor]) -> None:
+        argument = call.arguments[changes]
+        assert isinstance(argument, MapAt)  # noqa: S101 - the host says so
+        place = self._map(argument.layout, call.result, 0, argument.nbytes)
+        if tensors is not place:
+            for name, tensor in tensors.items():
+                if place[name].data_ptr() != tensor.data_ptr():
+                    place[name].copy_(tensor)
+
+    def _reply(self, call: Call, done: Done) -> None:
+        data = encoder.encode(done)
+        if len(data) <= MAX_MESSAGE_BYTES - _MARGIN_BYTES:
+            self._sock.send(data)
+            return
+        outbox = self._regions[call.outbox]
+        if len(data) > outbox.numel():
+            raise ResultError(f"reported {len(data)} bytes in one call; at most {outbox.numel()}")
+        outbox[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        send(self._sock, Large(call.seq, len(data)))
+
+    def _save(self, seq: int) -> None:
+        state = self._plugin.state_dict() if hasattr(self._plugin, "state_dict") else None
+        self._state = b"" if state is None else plain.dumps(state)
+        send(self._sock, Size(seq, len(self._state)))
+
+    def _load(self, load: Load) -> None:
+        state = plain.loads(self._regions[load.region][: load.nbytes].numpy().tobytes())
+        self._plugin.load_state_dict(state)
+        send(self._sock, _done(load.seq))
+
+    def _answer(self, seq: int, kind: Any, run: Any) -> None:
+        """Run a request; whatever the plugin raises becomes a ``Fault``."""
+        try:
+            run()
+        except (BrokenPipeError, EOFError):
+            raise
+        except ResultError as error:
+            send(self._sock, Fault(seq, "result", _clip(str(error)), "", 0))
+        except plain.PlainDataError as error:
+            send(self._sock, Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
+            out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+            used = used_bytes(os.getpid()) or 0
+            fault = Fault(
+                seq,
+                "memory" if out_of_memory else kind,
+                _clip(f"{type(error).__name__}: {error}"),
+                _clip(_traceback(error)),
+                used,
+            )
+            # What the frames of the error hold may be all the memory there is.
+            error.__traceback__ = None
+            del error
+            send(self._sock, fault)
+
+
+def _done(seq: int, *, seconds: float = 0.0, scalars: dict[str, float] | None = None) -> Done:
+    return Done(seq, "none", 0.0, seconds, scalars or {}, None)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]}\n…\n{text[-MAX_TEXT // 2 :]}"
+
+
+def _traceback(error: BaseException) -> str:
+    """Format the plugin's own frames; the first ones are this module's."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except MemoryError:
+        return ""
+
+
+def _wire_report(report: Report) -> WireReport:
+    return WireReport(
+        {name: float(value) for name, value in report.scalars.items()},
+        {
+            name: WireHistogram([float(x) for x in histogram.counts], [float(x) for x in histogram.edges])
+            for name, histogram in report.histograms.items()
+        },
+        {name: _wire_image(image) for name, image in report.images.items()},
+    )
+
+
+def _wire_image(image: Tensor) -> WireImage:
+    channels = image.shape[2] if image.dim() == 3 else 0  # noqa: PLR2004 - (H, W, C)
+    return WireImage(image.shape[0], image.shape[1], channels, image.contiguous().numpy().tobytes())
+
+
+
+
