@@ -1,0 +1,141 @@
+"""An optimizer over the parameters of one model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ringfence import Gradients, Parameters, TensorMap
+
+from .algorithms import HINTS, Algorithm
+from .groups import Grouping
+from .state import copied, restore
+from .wrappers import needs_closure
+
+
+class Bound:
+    """Build an optimizer over ``point``, and feed it parameters and gradients from outside.
+
+    Args:
+        algorithm: What to build.
+        grouping: Which parameters get which settings.
+        point: The parameters, writable; steps are made in place.
+
+    Raises:
+        ValueError: The algorithm does not take such parameters, or a pattern matches none.
+    """
+
+    def __init__(self, algorithm: Algorithm, grouping: Grouping, point: Parameters) -> None:
+        for name, tensor in point.items():
+            if not tensor.is_floating_point():
+                raise ValueError(
+                    f"parameter '{name}' is {tensor.dtype}; optimizers here take real numbers only"
+                )
+        self._algorithm = algorithm
+        self._parameters = {name: nn.Parameter(tensor) for name, tensor in point.items()}
+        groups = grouping.apply(self._parameters)
+        self._names = [names for names, _ in groups]
+        self.optimizer = algorithm.build(
+            [{"params": [self._parameters[name] for name in names], **settings} for names, settings in groups]
+        )
+        self.needs_closure = needs_closure(self.optimizer)
+        self._gradients: TensorMap | None = None
+
+    def move_to(self, point: Parameters) -> None:
+        """Go on at ``point``, writable; the values there are the run's, not this optimizer's."""
+        for name, parameter in self._parameters.items():
+            parameter.data = point[name]
+
+    def set_gradients(self, gradients: Gradients, *, copy: bool) -> None:
+        """Set each parameter's gradient; one that is absent has none.
+
+        Args:
+            gradients: Read-only, and valid during this call only.
+            copy: Whether the optimizer writes into them, or needs them for longer.
+        """
+        if copy or self.needs_closure:
+            gradients = self._copy(gradients)
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients.get(name)
+
+    def drop_gradients(self) -> None:
+        """Let go of memory that is not this process's."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    @contextmanager
+    def scaled_lr(self, factor: float) -> Iterator[float | None]:
+        """Multiply each group's learning rate by ``factor`` for a while.
+
+        Yields:
+            The first group's learning rate, scaled; None if the algorithm has none.
+        """
+        groups = self.optimizer.param_groups
+        base = [group.get("lr") for group in groups]
+        scaled = [None if lr is None else lr * factor for lr in base]
+        _set_lr(groups, scaled)
+        try:
+            yield scaled[0]
+        finally:
+            # An algorithm may find a rate of its own on the way, as SWATS does; the schedule goes on from it.
+            found = [group.get("lr") for group in groups]
+            kept = zip(base, scaled, found, strict=True)
+            _set_lr(groups, [b if f == s else f / (factor or 1.0) for b, s, f in kept])
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """Make one step in place.
+
+        Raises:
+            RuntimeError: The class raised; the message says what to do where that is known.
+        """
+        with warnings.catch_warnings():
+            # Old overloads that some of torch_optimizer still call; users can do nothing about them.
+            warnings.filterwarnings("ignore", message="This overload of", category=UserWarning)
+            try:
+                self.optimizer.step(closure)
+            except RuntimeError as error:
+                if self._algorithm.path not in HINTS:
+                    raise
+                raise RuntimeError(self._algorithm.explain(error)) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data, in copies that later steps do not change."""
+        return {
+            "algorithm": self._algorithm.path,
+            "names": copied(self._names),
+            "optimizer": copied(self.optimizer.state_dict()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned; its tensors become the optimizer's.
+
+        Raises:
+            ValueError: The state belongs to other parameters.
+        """
+        if state["names"] != self._names:
+            raise ValueError("the saved state belongs to other parameters, or to other groups of them")
+        restore(self.optimizer, state["optimizer"])
+
+    def _copy(self, gradients: Gradients) -> TensorMap:
+        """Copy in one pass over memory, into the same memory as last time where that fits."""
+        known = self._gradients
+        fits = (
+            known is not None
+            and known.specs == gradients.specs
+            and known.buffer.numel() == gradients.buffer.numel()
+        )
+        if known is None or not fits:
+            known = self._gradients = gradients.clone()
+        else:
+            known.buffer.copy_(gradients.buffer)
+        return known
+
+
+def _set_lr(groups: list[dict[str, Any]], rates: list[float | None]) -> None:
+    for group, lr in zip(groups, rates, strict=True):
+        if lr is not None:
+            group["lr"] = lr

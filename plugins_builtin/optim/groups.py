@@ -1,0 +1,105 @@
+"""Which parameters get which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from .algorithms import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Rules that sort parameters into groups; made from the job, applied to any model.
+
+    Attributes:
+        overrides: Pattern of names and the settings of the parameters that match; the first match holds.
+        no_decay: Patterns of names without weight decay, or ``"auto"`` for vectors and scalars.
+        weight_decay: Of the parameters for which nothing else is said.
+    """
+
+    overrides: tuple[tuple[str, Mapping[str, Any]], ...]
+    no_decay: tuple[str, ...] | str
+    weight_decay: float
+
+    def apply(self, parameters: Mapping[str, nn.Parameter]) -> list[tuple[list[str], dict[str, Any]]]:
+        """Sort ``parameters`` into groups.
+
+        Returns:
+            For each group that has parameters, their names and their settings; in the
+            order in which the model has them.
+
+        Raises:
+            ValueError: A pattern matches no parameter.
+        """
+        self._check_patterns(parameters)
+        groups: list[tuple[list[str], dict[str, Any]]] = []
+        for name, parameter in parameters.items():
+            settings = self._settings(name, parameter)
+            members = next((members for members, known in groups if known == settings), None)
+            if members is None:
+                groups.append(([name], settings))
+            else:
+                members.append(name)
+        return groups
+
+    def _settings(self, name: str, parameter: nn.Parameter) -> dict[str, Any]:
+        settings = next((dict(s) for pattern, s in self.overrides if fnmatchcase(name, pattern)), {})
+        # Where nothing decays, a group of its own would change nothing.
+        decays = settings.get("weight_decay", self.weight_decay) != 0.0
+        if decays and "weight_decay" not in settings and self._spared(name, parameter):
+            settings["weight_decay"] = 0.0
+        return settings
+
+    def _spared(self, name: str, parameter: nn.Parameter) -> bool:
+        if isinstance(self.no_decay, str):
+            return parameter.dim() <= 1
+        return any(fnmatchcase(name, pattern) for pattern in self.no_decay)
+
+    def _check_patterns(self, names: Iterable[str]) -> None:
+        names = list(names)
+        spared = () if isinstance(self.no_decay, str) else self.no_decay
+        for pattern in (*(pattern for pattern, _ in self.overrides), *spared):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f"'{pattern}' matches no parameter{nearest(pattern, names)}; the model has "
+                    f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"  # noqa: PLR2004 - enough to see the style
+                )
+
+
+def parse_overrides(
+    groups: Iterable[Any], defaults: Mapping[str, Any]
+) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Read the ``groups`` option: entries of one pattern and its settings.
+
+    Args:
+        groups: Such as ``{"head.*": {"lr": 0.1}}``.
+        defaults: Settings that the algorithm has by group.
+
+    Raises:
+        ValueError: An entry has another form, or the algorithm has no such setting.
+    """
+    overrides = []
+    for entry in groups:
+        match entry:
+            case {**items} if len(items) == 1:
+                ((pattern, settings),) = items.items()
+            case _:
+                pattern, settings = None, None
+        match pattern, settings:
+            case str(), dict():
+                pass
+            case _:
+                raise ValueError(f"groups has the entry {entry!r}; write '- <pattern>: {{lr: 0.1}}'")
+        for key in settings:
+            if key not in defaults:
+                raise ValueError(
+                    f"group '{pattern}' sets '{key}', which the algorithm does not have by group"
+                    f"{nearest(str(key), defaults)}; it has: {', '.join(sorted(defaults))}"
+                )
+        overrides.append((pattern, settings))
+    return tuple(overrides)

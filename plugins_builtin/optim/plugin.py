@@ -1,0 +1,129 @@
+"""The optimizer plugin: any ``torch.optim``-style class over the run's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from ringfence import AnotherPass, Gradients, Parameters, StepInfo, passthrough
+
+from .algorithms import resolve
+from .bound import Bound
+from .closure import ClosureStep
+from .groups import Grouping, parse_overrides
+from .reads import only_reads_gradients
+from .state import copied
+
+
+class Optim:
+    """Update the parameters with any optimizer of ``torch.optim`` style.
+
+    Args:
+        algorithm: Short name (``lamb``) or import path (``torch_optimizer.Lamb``, ``package.module:Class``).
+        lr: Learning rate, multiplied by the schedule's factor each step; the class's own default if left out.
+        weight_decay: The class's own default if left out.
+        no_decay: Patterns of parameter names that do not decay; ``auto`` spares
+            parameters of at most one dimension: biases, and the weights of norm layers.
+        groups: Entries of one name pattern and the settings of the parameters that match it.
+        options: Other arguments of the class.
+
+    Raises:
+        ValueError: Something does not fit; the message says what would.
+    """
+
+    role = "optimizer"
+    forward = passthrough
+
+    def __init__(
+        self,
+        *,
+        algorithm: str,
+        lr: Annotated[float, Gt(0)] | None = None,
+        weight_decay: Annotated[float, Ge(0)] | None = None,
+        no_decay: list[str] | Literal["auto"] = "auto",
+        groups: list[dict[str, Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self._algorithm = resolve(algorithm, lr, weight_decay, options or {})
+        defaults = self._algorithm.defaults
+        self._grouping = Grouping(
+            overrides=parse_overrides(groups or [], defaults),
+            no_decay=no_decay if isinstance(no_decay, str) else tuple(no_decay),
+            weight_decay=float(defaults.get("weight_decay") or 0.0),
+        )
+        self._copy_gradients = not only_reads_gradients(self._algorithm.path, options or {})
+        self._bound: Bound | None = None
+        self._loaded: Mapping[str, Any] | None = None
+        self._closure_step: ClosureStep | None = None
+
+    def backward(
+        self, parameters: Parameters, gradients: Gradients, loss: float, step: StepInfo
+    ) -> Parameters | AnotherPass:
+        """Make one step, or ask for the gradients at another point."""
+        if step.pass_index == 0:
+            self._give_up_step()
+        # A new copy each call: what the host was given last time is never written again.
+        point = parameters.clone()
+        bound = self._bind(point)
+        bound.set_gradients(gradients, copy=self._copy_gradients)
+        with bound.scaled_lr(step.lr_factor) as lr:
+            finished = self._advance(bound, loss)
+        if not finished:
+            return AnotherPass(point)
+        bound.drop_gradients()
+        if lr is not None:
+            step.log("lr", lr)
+        return point
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state; before the first step, what was loaded.
+
+        Raises:
+            RuntimeError: A step is under way; there is a state only between steps.
+        """
+        if self._closure_step is not None:
+            raise RuntimeError("a step is under way; there is a state only between steps")
+        if self._bound is not None:
+            return self._bound.state_dict()
+        return {} if self._loaded is None else copied(self._loaded)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` at the next step; an empty one starts afresh.
+
+        Raises:
+            ValueError: It was saved by another algorithm.
+        """
+        if state and state["algorithm"] != self._algorithm.path:
+            raise ValueError(f"the state was saved by {state['algorithm']}; this is {self._algorithm.path}")
+        self._give_up_step()
+        self._bound = None
+        self._loaded = copied(state) if state else None
+
+    def _bind(self, point: Parameters) -> Bound:
+        if self._bound is None:
+            self._bound = Bound(self._algorithm, self._grouping, point)
+            if self._loaded is not None:
+                self._bound.load_state_dict(self._loaded)
+                self._loaded = None
+        else:
+            self._bound.move_to(point)
+        return self._bound
+
+    def _advance(self, bound: Bound, loss: float) -> bool:
+        if not bound.needs_closure:
+            bound.step()
+            return True
+        if self._closure_step is None:
+            self._closure_step = ClosureStep(bound.step)
+        finished = self._closure_step.advance(loss)
+        if finished:
+            self._closure_step = None
+        return finished
+
+    def _give_up_step(self) -> None:
+        """End a step whose further pass never came, because the run was rolled back meanwhile."""
+        if self._closure_step is not None:
+            self._closure_step.cancel()
+            self._closure_step = None
