@@ -122,7 +122,7 @@ def test_fault_names_line_column_key_and_what_is_right(write, text, expected):
         ),
         (
             "- optim:\n  on_failure: restrt",
-            "6:15: plugins[0].on_failure: expected 'restart', 'disable' or 'abort', got the text 'restrt'; did",
+            "6:15: plugins[0].on_failure: expected 'restart', 'disable' or 'abort', got the text 'restrt'",
         ),
         ("- optim:\n  memory_fraction: 0.2", "6:20: plugins[0].memory_fraction: 0.2 is more than 0.15"),
     ],
