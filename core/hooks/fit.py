@@ -139,7 +139,7 @@ def _names(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
         if found.guarded or found.name == "*" or (found.name.startswith("__") and found.module == PUBLIC):
             continue
         if found.module != PUBLIC:
-            text = f"{found.module} is not public"
+            text = f"{found.module}.{found.name} is not public"
             advice = f"import {found.name} from {PUBLIC} if it is public there"
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
         elif found.name not in snapshot.names:

@@ -436,7 +436,7 @@ class _Reader:
         own = own_modules(self._modules, list(roots.values()))
         for reason in self._modules.broken.values():
             self._note("names", reason)
-        imports = [found for module in own for found in imports_of(module)]
+        imports = [found for module in own for found in imports_of(self._modules, module)]
         for found in imports:
             if found.name == "*":
                 reason = f"from {found.module} import * hides which names are used; name them"

@@ -84,18 +84,22 @@ def own_modules(modules: Modules, start: Sequence[Module]) -> list[Module]:
     return list(found.values())
 
 
-def imports_of(module: Module) -> Iterator[Import]:
+def imports_of(modules: Modules, module: Module) -> Iterator[Import]:
     """Yield the names of ringfence that ``module`` imports, or reads from ``import ringfence``."""
+
+    def is_public(name: str) -> bool:
+        return (name == PUBLIC or name.startswith(f"{PUBLIC}.")) and not modules.owns(name)
+
     guarded = _guarded_lines(module.tree)
     aliases: dict[str, str] = {}
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.ImportFrom) and _is_public(imported_from(module, node)):
+        if isinstance(node, ast.ImportFrom) and is_public(imported_from(module, node)):
             for alias in node.names:
                 source = imported_from(module, node)
                 yield Import(source, alias.name, module.path, node.lineno, node.lineno in guarded)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if _is_public(alias.name):
+                if is_public(alias.name):
                     aliases[alias.asname or PUBLIC] = alias.name if alias.asname else PUBLIC
     for node in ast.walk(module.tree):
         match node:
@@ -301,10 +305,6 @@ def _hasattr(function: ast.AST) -> frozenset[tuple[str, str]]:
             ):
                 found.add((name, value))
     return frozenset(found)
-
-
-def _is_public(name: str) -> bool:
-    return name == PUBLIC or name.startswith(f"{PUBLIC}.")
 
 
 def _imported_names(module: Module) -> Iterator[str]:

@@ -1,0 +1,50 @@
+# make run    train the main job and say where its report is
+# make test   formatting, lint, types and tests
+# make soak   the long runs that `make test` leaves out
+# make lint   formatting, lint and types only
+# make clean  remove what these made
+#
+# A fresh machine needs only Python >= 3.11: make run PYTHON=/path/to/python3
+
+# The first of these that is at least 3.11.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+  if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= runs/mnist10k
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+DECLARED := pyproject.toml constraints.txt core/version.py
+
+.PHONY: run test soak lint clean
+.DELETE_ON_ERROR:
+
+run: $(STAMP)
+	$(BIN)/ringfence train examples/mnist10k.yaml --out $(OUT)
+	@echo "report: $(abspath $(OUT))/report.html"
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tools/link_types.py
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .types .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf $(VENV)
+
+$(STAMP): $(DECLARED)
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make run PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
