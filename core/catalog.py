@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import importlib_metadata
+from importlib_metadata import Distribution
 from packaging.utils import canonicalize_name
 
 from .hooks.compat import CORE, Candidate, check
@@ -101,12 +102,7 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
     found: dict[str, list[Found]] = {}
     damaged: list[str] = []
     seen: set[str] = set()
-    distributions = (
-        importlib_metadata.distributions()
-        if path is None
-        else importlib_metadata.distributions(path=list(path))
-    )
-    for distribution in distributions:
+    for distribution in Distribution.discover(path=list(sys.path if path is None else path)):
         try:
             text = distribution.read_text("entry_points.txt")
             if text is None or GROUP not in text:
@@ -153,7 +149,7 @@ def candidate_of(found: Found) -> Candidate:
     return Candidate(found.name, found.distribution, found.version, found.requires)
 
 
-def _plugins(distribution: importlib_metadata.Distribution, name: str, damaged: list[str]) -> Iterator[Found]:
+def _plugins(distribution: Distribution, name: str, damaged: list[str]) -> Iterator[Found]:
     search_path, roots = _places(distribution, name)
     metadata = distribution.metadata
     for point in distribution.entry_points.select(group=GROUP):
@@ -175,14 +171,13 @@ def _plugins(distribution: importlib_metadata.Distribution, name: str, damaged: 
         )
 
 
-def _places(
-    distribution: importlib_metadata.Distribution, name: str
-) -> tuple[tuple[str, ...], dict[str, str]]:
+def _places(distribution: Distribution, name: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the folders that hold a distribution's code, and its mapped packages."""
     base = Path(str(distribution.locate_file(""))).resolve()
     if canonicalize_name(name) == CORE:
         return (str(base),), _own_packages()
-    folders, roots = [str(base)], {}
+    folders = [str(base)]
+    roots: dict[str, str] = {}
     if _is_editable(distribution):
         for file in distribution.files or ():
             path = Path(str(distribution.locate_file(file)))
@@ -201,7 +196,7 @@ def _own_packages() -> dict[str, str]:
     return {CORE: str(Path(__file__).parent)} | ({f"{CORE}.builtin": folders[0]} if folders else {})
 
 
-def _is_editable(distribution: importlib_metadata.Distribution) -> bool:
+def _is_editable(distribution: Distribution) -> bool:
     text = distribution.read_text("direct_url.json")
     return text is not None and bool(json.loads(text).get("dir_info", {}).get("editable"))
 

@@ -1,0 +1,208 @@
+"""Find the job's plugins, check them, start them in their sandboxes, register them.
+
+Nothing is started until every plugin of the job has been found and checked. The
+host imports no plugin: it reads metadata and source text, and takes from the
+sandbox only the names of the arguments that the loaded class takes. A plugin that
+the job calls ``trusted`` is the exception; it is imported here, and that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from .catalog import Catalog, Found, candidate_of, catalog, source_of
+from .hooks.compat import Declaration, admitted, check, claimed_snapshots
+from .hooks.errors import IncompatiblePluginError, JobError, RingfenceError
+from .hooks.loaded import fits_series
+from .hooks.local import LocalPlugin
+from .hooks.manager import Hooks
+from .hooks.plugin import Plugin, PluginSpec
+from .hooks.snapshot import Index, Snapshot, series_of
+from .hooks.source import PluginSource
+from .hooks.specs import ROLES, Role
+from .hooks.verdict import Verdict
+from .job import Job, JobFile, PluginJob
+from .plugin_options import check_plugin_options
+from .problems import Problem
+from .version import __version__
+
+Start = Callable[[PluginSpec], Plugin]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plugin that was found and checked, and may be started.
+
+    Attributes:
+        spec: What to start.
+        source: What its source text says.
+        verdict: What the check found; ``"could not tell"`` until it is loaded, in the worst case.
+        claimed: Snapshots of the series that its range admits.
+    """
+
+    spec: PluginSpec
+    source: PluginSource
+    verdict: Verdict
+    claimed: tuple[Snapshot, ...]
+
+
+def plan(file: JobFile, installed: Catalog | None = None, index: Index | None = None) -> list[Planned]:
+    """Find and check every plugin of a job; no process is started.
+
+    Args:
+        file: The job.
+        installed: Where to look; what is installed by default.
+        index: The series that the core knows; those that it ships by default.
+
+    Raises:
+        JobError: A plugin is unknown, an option is wrong, or there is not exactly one optimizer.
+        IncompatiblePluginError: A plugin does not fit the series that it must work with.
+    """
+    installed = catalog() if installed is None else installed
+    index = Index.read() if index is None else index
+    problems: list[Problem] = []
+    planned = []
+    for position, entry in enumerate(file.job.plugins):
+        try:
+            found = installed.find(entry.name)
+        except JobError as error:
+            problems.append(Problem(("plugins", position, entry.name), str(error), at_key=True))
+            continue
+        source = source_of(found)
+        verdict = check(candidate_of(found), source, index, __version__)
+        item = _planned(file.job, entry, found, source, verdict, index)
+        problems += _problems(file, position, item)
+        planned.append(item)
+    refused = [item.verdict.message() for item in planned if item.verdict.decision == "refused"]
+    if refused:
+        raise IncompatiblePluginError("\n".join(refused))
+    problems += [] if problems else _missing_roles(planned)
+    if problems:
+        raise file.error(problems)
+    return planned
+
+
+def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable[[str], None]) -> None:
+    """Start the plugins, check the loaded classes, and register them in the job's order.
+
+    Args:
+        planned: What ``plan`` returned.
+        hooks: Where they are registered; on an error the caller closes it, and so those started before.
+        start: Starts a plugin in a sandbox.
+        event: Told what the user must know, as sentences.
+
+    Raises:
+        PluginError: A plugin could not be started.
+        IncompatiblePluginError: A loaded class does not fit a series that it claims.
+    """
+    for item in planned:
+        plugin = _start(item.spec, start, event)
+        try:
+            confirm(item, plugin.accepts)
+            hooks.register(plugin)
+        except RingfenceError:
+            plugin.close()
+            raise
+
+
+def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
+    """Judge a loaded class against every series that its plugin claims.
+
+    Args:
+        item: The plugin.
+        accepts: Method to the arguments that the class takes, as its sandbox reports.
+
+    Raises:
+        IncompatiblePluginError: It does not fit one of them.
+    """
+    optional = {name for method in item.source.methods.values() for name in method.defaults}
+    findings = [
+        finding
+        for snapshot in item.claimed
+        for finding in fits_series(accepts, item.spec.role, snapshot, optional)
+    ]
+    verdict = item.verdict.with_findings(findings)
+    if verdict.decision != "accepted" or not item.claimed:
+        raise IncompatiblePluginError(verdict.message())
+    return verdict
+
+
+def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plugin:
+    if spec.isolation == "sandbox":
+        return start(spec)
+    event(
+        f"plugin '{spec.name}' ({spec.distribution} {spec.version}) is trusted: "
+        "it runs in the trainer's process, with all that the trainer may do and without a memory budget"
+    )
+    return LocalPlugin(spec)
+
+
+def _planned(
+    job: Job, entry: PluginJob, found: Found, source: PluginSource, verdict: Verdict, index: Index
+) -> Planned:
+    running = Version(__version__)
+    if found.is_builtin:
+        claimed = [series for series in index.up_to(running) if series.name == series_of(running)]
+    else:
+        claimed = admitted(Declaration.of(found.requires), index, running)
+    role = ROLES.get(source.role or "", Role(source.role or ""))
+    spec = PluginSpec(
+        name=entry.name,
+        distribution=found.distribution,
+        version=found.version,
+        module=found.module,
+        qualname=found.qualname,
+        role=role.name,
+        options=entry.options,
+        isolation=entry.isolation,
+        workers=entry.workers,
+        threads=entry.threads,
+        every=entry.every,
+        deadline_s=entry.deadline_s,
+        start_deadline_s=entry.start_deadline_s,
+        on_failure=entry.on_failure or role.on_failure,
+        memory_fraction=entry.memory_fraction or job.memory_fraction,
+        search_path=found.search_path,
+        job_seed=job.seed,
+    )
+    return Planned(spec, source, verdict, tuple(claimed_snapshots(claimed, index)))
+
+
+def _problems(file: JobFile, position: int, item: Planned) -> Iterator[Problem]:
+    """Yield what is wrong with a plugin's options and settings; nothing if its role is not known."""
+    if item.spec.role not in ROLES:
+        return
+    spec, role = item.spec, item.spec.role_info
+    source = item.source
+    checked = check_plugin_options(spec.options, source.parameters, takes_any=source.takes_any_option)
+    for problem in checked.problems:
+        path = file.option_path(position, *problem.path)
+        yield Problem(path, problem.message, at_key=problem.at_key, origin=problem.origin)
+    place = ("plugins", position)
+    if spec.workers > 1 and not role.runs_ahead:
+        message = (
+            f"'{spec.name}' is of role {role.name}, which runs in one process; only augment plugins share"
+        )
+        yield Problem((*place, "workers"), message)
+    if spec.every > 1 and not role.observes:
+        message = f"'{spec.name}' is of role {role.name}, which is called each step; only monitors skip steps"
+        yield Problem((*place, "every"), message)
+    if spec.on_failure == "disable" and not role.may_disable:
+        message = f"a run makes no sense without its {role.name}; use restart or abort"
+        yield Problem((*place, "on_failure"), message)
+
+
+def _missing_roles(planned: Sequence[Planned]) -> Iterator[Problem]:
+    for role in ROLES.values():
+        names = [item.spec.name for item in planned if item.spec.role == role.name]
+        if role.exactly_one and len(names) > 1:
+            listed = ", ".join(names)
+            yield Problem(
+                ("plugins",), f"a job needs exactly one {role.name}, this one has {listed}; keep one"
+            )
+        elif role.exactly_one and not names:
+            message = f"a job needs exactly one {role.name}; add '- optim: {{algorithm: adamw, lr: 0.001}}'"
+            yield Problem(("plugins",), message)
