@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -73,9 +74,7 @@ def check_batch(result: Any, batch: Batch, *, finite: bool = True) -> Batch:
         raise ResultError(f"returned {type(result).__name__}; expected a Batch or None")
     check_tensor("inputs", result.inputs, batch.inputs, finite=finite)
     targets, expected = result.targets, batch.targets
-    if targets.shape == expected.shape and targets.dtype == expected.dtype:
-        check_tensor("targets", targets, expected, finite=finite)
-    elif batch.num_classes is None:
+    if (targets.shape == expected.shape and targets.dtype == expected.dtype) or batch.num_classes is None:
         check_tensor("targets", targets, expected, finite=finite)
     elif targets.shape != (len(batch), batch.num_classes) or targets.dtype != torch.float32:
         raise ResultError(
@@ -123,7 +122,9 @@ def check_tensors(
 
 def _same_layout(result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     """Tell whether names, shapes and dtypes agree because both were laid out by the same specs."""
-    return isinstance(result, TensorMap) and isinstance(expected, TensorMap) and result.specs is expected.specs
+    if not (isinstance(result, TensorMap) and isinstance(expected, TensorMap)):
+        return False
+    return result.specs is expected.specs
 
 
 def _all_finite(result: Mapping[str, Tensor]) -> bool:
@@ -189,7 +190,7 @@ def _check_histogram(name: str, histogram: Any) -> None:
         )
     if not all(math.isfinite(x) and x >= 0 for x in counts):
         raise ResultError(f"histogram '{name}' has a count that is negative or not finite")
-    increasing = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    increasing = all(a < b for a, b in itertools.pairwise(edges))
     if not (increasing and all(math.isfinite(x) for x in edges)):
         raise ResultError(f"histogram '{name}' has edges that are not finite and increasing")
 

@@ -52,8 +52,10 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
     for method in METHODS:
         function = inspect.getattr_static(cls, method, None)
         if function is None:
-            raise TypeError(f"{cls.__name__} has no {method}(); a plugin that has nothing to do there says so "
-                            f"with '{method} = passthrough'")  # fmt: skip
+            raise TypeError(
+                f"{cls.__name__} has no {method}(); a plugin that has nothing to do there "
+                f"says so with '{method} = passthrough'"
+            )
         if function is not passthrough:
             parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
             known = _ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
@@ -70,7 +72,7 @@ def seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def as_in_sandbox(seed: int, threads: int) -> Iterator[None]:
-    """Give a call the random state and thread count that it would have in a sandbox, then restore the host's."""
+    """Give a call the random state and threads of a sandbox, then restore the host's."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     host_threads = torch.get_num_threads()
     seed_everything(seed)

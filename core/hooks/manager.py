@@ -183,9 +183,9 @@ class Hooks:
     # state and faults
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plugin name to state, for the plugins that are running."""
+        """Return plugin name to state, for the running plugins whose state is that of this step."""
         self.drain()
-        return {plugin.spec.name: plugin.state_dict() for plugin in self._running()}
+        return {plugin.spec.name: plugin.state_dict() for plugin in self._running() if _keeps_step(plugin)}
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Give each running plugin its state back; one without an entry keeps what it has."""
@@ -295,6 +295,14 @@ class Hooks:
         self._listener.event(f"{error}; disabled, the run goes on without it")
 
 
+def _keeps_step(plugin: Plugin) -> bool:
+    """Tell whether a plugin's state belongs to the loop's step; one that runs ahead has seen the future.
+
+    Such a plugin is a function of its batch and step, so it needs no state to go on.
+    """
+    return not plugin.spec.role_info.runs_ahead or "backward" in plugin.accepts
+
+
 class _Registered:
     """What pluggy holds for one plugin: an attribute for each hook that it implements."""
 
@@ -311,7 +319,7 @@ def _implementations(plugin: Plugin) -> _Registered:
 
 
 def declaration(hook: str, arguments: tuple[str, ...]) -> Callable[..., None]:
-    """Return an empty function that takes ``arguments``; pluggy validates it, the folds call the plugin itself.
+    """Return an empty function that takes ``arguments``; pluggy only validates it.
 
     pluggy reads a function's code object, not its signature, so the names are put there.
     """

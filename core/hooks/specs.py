@@ -83,7 +83,7 @@ ROLES: dict[str, Role] = {role.name: role for role in (AUGMENT, GRADIENT, OPTIMI
 
 
 @hookspec
-def augment_forward(batch: Batch, step: StepInfo) -> Batch | None:  # type: ignore[empty-body]
+def augment_forward(batch: Batch, step: StepInfo) -> Batch | None:
     """Change a batch before the model sees it.
 
     Called once for every micro-batch, ahead of the loop. Plugins run in the
@@ -102,7 +102,7 @@ def augment_forward(batch: Batch, step: StepInfo) -> Batch | None:  # type: igno
 
 
 @hookspec
-def optimizer_forward(parameters: Parameters, step: StepInfo) -> Parameters | None:  # type: ignore[empty-body]
+def optimizer_forward(parameters: Parameters, step: StepInfo) -> Parameters | None:
     """Change the parameters before the forward pass (look-ahead).
 
     Called once a step, before its first micro-batch.
@@ -119,7 +119,7 @@ def optimizer_forward(parameters: Parameters, step: StepInfo) -> Parameters | No
 
 
 @hookspec
-def gradient_forward(  # type: ignore[empty-body]
+def gradient_forward(
     batch: Batch, outputs: Tensor, loss: float, step: StepInfo
 ) -> LossTerm | LossScale | None:
     """Add a term to the loss, or scale it.
@@ -138,7 +138,7 @@ def gradient_forward(  # type: ignore[empty-body]
 
 
 @hookspec
-def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) -> Report | None:  # type: ignore[empty-body]
+def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) -> Report | None:
     """Watch a forward pass.
 
     Called every ``every`` steps, for the step's first micro-batch, on a copy.
@@ -156,7 +156,7 @@ def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) 
 
 
 @hookspec
-def gradient_backward(  # type: ignore[empty-body]
+def gradient_backward(
     gradients: Gradients, parameters: Parameters, step: StepInfo
 ) -> Gradients | None:
     """Change the gradients after ``loss.backward()``, before the optimizer.
@@ -178,7 +178,7 @@ def gradient_backward(  # type: ignore[empty-body]
 
 
 @hookspec
-def optimizer_backward(  # type: ignore[empty-body]
+def optimizer_backward(
     parameters: Parameters, gradients: Gradients, loss: float, step: StepInfo
 ) -> Parameters | AnotherPass | None:
     """Update the parameters from the gradients.
@@ -201,7 +201,7 @@ def optimizer_backward(  # type: ignore[empty-body]
 
 
 @hookspec
-def monitor_backward(  # type: ignore[empty-body]
+def monitor_backward(
     parameters: Parameters, updates: Parameters, gradients: Gradients, step: StepInfo
 ) -> Report | None:
     """Watch the end of a step.

@@ -271,5 +271,5 @@ class Report:
     images: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def passthrough(self: object, *args: object, **kwargs: object) -> None:  # noqa: ARG001 - it takes what any hook passes
+def passthrough(self: object, *args: object, **kwargs: object) -> None:
     """Stand for a method that has nothing to do: ``backward = passthrough``. It is never called."""

@@ -114,7 +114,13 @@ class Exchange:
             number = self._layouts[specs] = len(self._layouts) + 1
             data = encoder.encode(
                 [
-                    (spec.name, str(spec.dtype).removeprefix("torch."), spec.shape, spec.offset_bytes, spec.nbytes)
+                    (
+                        spec.name,
+                        str(spec.dtype).removeprefix("torch."),
+                        spec.shape,
+                        spec.offset_bytes,
+                        spec.nbytes,
+                    )
                     for spec in specs
                 ]
             )
@@ -168,7 +174,9 @@ class Slot:
             snapshot: Copy even what lies in shared memory, because it changes before the worker reads it.
         """
         wanted = {name: arguments[name] for name in names if name != "step"}
-        wanted = {name: _as_map(value) if isinstance(value, Mapping) else value for name, value in wanted.items()}
+        wanted = {
+            name: _as_map(value) if isinstance(value, Mapping) else value for name, value in wanted.items()
+        }
         needed = sum(self._staging_bytes(value, snapshot=snapshot) for value in wanted.values())
         self._staging = self._ensure(self._staging, needed, writable=False)
         self._staged = 0
@@ -241,7 +249,9 @@ class Slot:
             case _:
                 return 0
         return sum(
-            _aligned(_nbytes(tensor)) for tensor in tensors if snapshot or self._exchange.locate(tensor) is None
+            _aligned(_nbytes(tensor))
+            for tensor in tensors
+            if snapshot or self._exchange.locate(tensor) is None
         )
 
     def _pack(self, value: Any, *, snapshot: bool) -> Argument:
@@ -306,7 +316,7 @@ class Slot:
                 copy,
             )
         written, copy = pair
-        torch._foreach_copy_(list(copy.values()), list(written.values()))  # noqa: SLF001 - one call for all
+        torch._foreach_copy_(list(copy.values()), list(written.values()))
         return copy
 
 

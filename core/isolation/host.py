@@ -256,7 +256,7 @@ class IsolatedPlugin:
         """End all processes."""
         self._end()
 
-    # inside: calls
+    # inside, calls
 
     def _submit(
         self,
@@ -326,7 +326,7 @@ class IsolatedPlugin:
         return step, self._finish(self._workers[0], pending, slot, method, arguments, step)
 
     def _forget(self, flying: list[tuple[_Worker, Pending]]) -> None:
-        """Wait for calls whose results nobody wants any more, so that later replies are not taken for theirs."""
+        """Wait for calls whose results nobody wants any more."""
         for worker, pending in flying:
             try:
                 worker.channel.wait(pending, self.spec.deadline_s)
@@ -337,7 +337,7 @@ class IsolatedPlugin:
     def _count_results(self) -> None:
         self._account.result_bytes = sum(worker.exchange.result_bytes for worker in self._workers)
 
-    # inside: life
+    # inside, life
 
     def _start(self) -> None:
         spec = self.spec

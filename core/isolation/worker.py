@@ -25,7 +25,7 @@ from ..hooks.local import accepted_arguments, load_class, seed_everything
 from ..hooks.specs import ROLES, Role
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo, TensorMap, TensorSpec
 from .budget import used_bytes
-from .layers import confine
+from .layers import LayerError, confine
 from .memory import map_region
 from .probes import run_probes
 from .protocol import (
@@ -61,6 +61,7 @@ from .protocol import (
     send,
     to_worker,
 )
+from .status import lacking
 
 #: Left free in a message for its frame when deciding whether a reply needs the outbox.
 _MARGIN_BYTES = 1024
@@ -75,8 +76,8 @@ def main(sock: socket.socket, log: int) -> NoReturn:
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
+        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         Worker(sock).serve()
         status = 0
     except EOFError:
@@ -123,11 +124,7 @@ class Worker:
             message, fds = receive_with_fds(self._sock, to_worker, 1)
             match message:
                 case Open():
-                    here = msgspec.structs.replace(
-                        message.confinement, parent_pid=os.getppid(), keep_fds=(self._sock.fileno(),)
-                    )
-                    layers = confine(here)
-                    send(self._sock, Locked(layers, run_probes(message.probes)))
+                    send(self._sock, self._lock(message))
                 case Attach(region, nbytes, writable):
                     self._regions[region] = map_region(fds[0], nbytes, writable=writable)
                 case Detach(region):
@@ -148,6 +145,17 @@ class Worker:
                     send(self._sock, _done(seq))
                 case Load():
                     self._answer(message.seq, "raised", lambda load=message: self._load(load))
+
+    def _lock(self, message: Open) -> Locked:
+        here = msgspec.structs.replace(
+            message.confinement, parent_pid=os.getppid(), keep_fds=(self._sock.fileno(),)
+        )
+        try:
+            layers = confine(here)
+        except LayerError as error:
+            # Half confined: the host is told which layer, and ends this process.
+            return Locked([lacking(error.layer, "failed", error.reason)], {})
+        return Locked(layers, run_probes(message.probes))
 
     # what the plugin has been given
 
@@ -182,9 +190,7 @@ class Worker:
             case TensorAt(ref):
                 return self._tensor(ref)
             case BatchAt(inputs, targets, indices, num_classes):
-                return Batch(
-                    self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes
-                )
+                return Batch(self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes)
             case MapAt(layout, region, offset, nbytes):
                 tensors = self._map(layout, region, offset, nbytes)
                 if result and isinstance(tensors, _ResultMap):
@@ -245,7 +251,9 @@ class Worker:
         scalars: dict[str, float],
     ) -> Done:
         """Put ``result`` into the result region and describe it."""
-        done = _done(call.seq, seconds=seconds, scalars={name: float(value) for name, value in scalars.items()})
+        done = _done(
+            call.seq, seconds=seconds, scalars={name: float(value) for name, value in scalars.items()}
+        )
         match result:
             case None:
                 return done
@@ -362,7 +370,3 @@ def _wire_report(report: Report) -> WireReport:
 def _wire_image(image: Tensor) -> WireImage:
     channels = image.shape[2] if image.dim() == 3 else 0  # noqa: PLR2004 - (H, W, C)
     return WireImage(image.shape[0], image.shape[1], channels, image.contiguous().numpy().tobytes())
-
-
-
-

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 
-from . import worker
+from . import layers, worker
 from .protocol import Fork, Forked, Reap, Reaped, receive_with_fds, send, to_zygote
 
 _PR_SET_PDEATHSIG = 1
@@ -36,6 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in PRELOAD:
         importlib.import_module(module)
+    layers.prepare()
     gc.collect()
     # Objects that the collector never visits again stay shared with every worker.
     gc.freeze()

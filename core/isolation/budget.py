@@ -1,0 +1,89 @@
+"""How much memory a plugin may use, and how much it does use.
+
+Total is what this process could ever get: physical memory, or the least limit of
+a control group above it. A budget is a share of that, never more than 15 %.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from . import cgroup
+
+#: Most of the machine's memory that one plugin may have, all its workers together.
+MAX_FRACTION = 0.15
+
+#: Kernels write "no limit" as the largest multiple of a page; nothing real comes near 2**60 bytes.
+NO_LIMIT_BYTES = 1 << 60
+
+_OWN = ("RssAnon:", "VmSwap:", "VmPTE:")
+_PROC = Path("/proc")
+
+
+def total_bytes(proc: Path = _PROC) -> int:
+    """Return the memory that is ours to share out, in bytes.
+
+    The least of physical memory and of every limit, of cgroup v1 or v2, set on our
+    control group or one above it. Read anew on each call: limits change at run time.
+
+    Args:
+        proc: Where the proc file system is.
+
+    Raises:
+        OSError: ``/proc/meminfo`` cannot be read.
+        ValueError: It does not tell physical memory.
+    """
+    limits = [limit for group in cgroup.memory_groups(proc) for limit in _limits(group)]
+    return min([_physical_bytes(proc), *limits])
+
+
+def budget_bytes(fraction: float) -> int:
+    """Return the budget of one plugin, in bytes: the floor of ``fraction`` of the total.
+
+    Args:
+        fraction: Share of ``total_bytes()``, above 0 and at most ``MAX_FRACTION``.
+
+    Raises:
+        ValueError: ``fraction`` is out of range.
+    """
+    if not 0 < fraction <= MAX_FRACTION:
+        raise ValueError(f"memory_fraction is {fraction}; it must be above 0 and at most {MAX_FRACTION}")
+    return math.floor(fraction * total_bytes())
+
+
+def used_bytes(pid: int) -> int | None:
+    """Return the memory that process ``pid`` has to itself, in bytes; None when it is gone.
+
+    Private anonymous pages, in memory or swapped out, and the page tables that map
+    them (a process can grow those without owning a page). Pages inherited over fork
+    count while they are mapped, written to or not: the host knows what the zygote
+    started them with. Shared memory (RssShmem) does not count: the sandbox lets a plugin make
+    none, so what it maps is the host's, who keeps the books on that.
+    """
+    try:
+        status = (_PROC / str(pid) / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = kilobyte_fields(status)
+    if "RssAnon:" not in fields:  # a zombie: it has no memory left
+        return None
+    return sum(fields.get(name, 0) for name in _OWN)
+
+
+def kilobyte_fields(text: str) -> dict[str, int]:
+    """Return the fields given in kB of a ``/proc`` file such as status or meminfo, in bytes."""
+    rows = (line.split() for line in text.splitlines())
+    return {row[0]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}  # noqa: PLR2004 - name, number, unit
+
+
+def _physical_bytes(proc: Path) -> int:
+    fields = kilobyte_fields((proc / "meminfo").read_text())
+    if "MemTotal:" not in fields:
+        raise ValueError(f"{proc}/meminfo tells no MemTotal; cannot work out a memory budget")
+    return fields["MemTotal:"]
+
+
+def _limits(group: Path) -> list[int]:
+    values = (cgroup.read_limit(group / name) for name in ("memory.max", "memory.limit_in_bytes"))
+    return [value for value in values if value is not None and value < NO_LIMIT_BYTES]

@@ -1,0 +1,91 @@
+"""Files, TCP, signals and abstract sockets, by Landlock.
+
+What Landlock cannot guard at any version (who may read a file, UDP, sockets with
+a path), seccomp does. It cannot hide that a file exists: a plugin may still ask
+for the size and times of a path that it knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import landlockpy
+from landlockpy import AccessFS, Ruleset, Scope
+
+from .status import LayerError, LayerStatus, active
+
+_READ = AccessFS.READ_FILE | AccessFS.READ_DIR
+# No links, sockets or devices: what a plugin leaves behind must be safe to list and remove.
+_SCRATCH = (
+    _READ
+    | AccessFS.WRITE_FILE
+    | AccessFS.TRUNCATE
+    | AccessFS.MAKE_REG
+    | AccessFS.MAKE_DIR
+    | AccessFS.REMOVE_FILE
+    | AccessFS.REMOVE_DIR
+)
+_OF_A_FILE = AccessFS.READ_FILE | AccessFS.WRITE_FILE | AccessFS.TRUNCATE
+
+#: What libraries read of the system. Of ``/proc`` only these: the rest tells about other
+#: processes and the network. Not ``/dev/zero``: mapping it makes shared memory that no limit counts.
+SYSTEM = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"),
+    *("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/devices/system/node"),
+    *(f"/proc/self/{name}" for name in ("maps", "stat", "statm", "status")),
+)
+
+#: (first ABI that has it, what it holds, what takes its place before)
+_ABILITIES = (
+    (1, "files", ""),
+    (3, "truncation", "seccomp"),
+    (4, "TCP", "seccomp"),
+    (6, "signals and abstract sockets", "seccomp"),
+)
+
+
+def apply(readable: Iterable[str], scratch: str) -> LayerStatus:
+    """Confine this thread, and all that it starts, to reading ``readable`` and writing ``scratch``.
+
+    Args:
+        readable: Files and folders; what does not exist, or could not be reached anyway, is skipped.
+        scratch: The only folder where files may be made.
+
+    Raises:
+        LayerError: The kernel has no Landlock, or it is not switched on.
+        OSError: The kernel refused a rule, or there is no ``scratch``.
+    """
+    abi = landlockpy.abi_version()
+    if abi == 0:
+        raise LayerError(
+            "landlock",
+            "this kernel has no Landlock (Linux 5.13 or newer, with 'landlock' in the boot option lsm=)",
+        )
+    with Ruleset(scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET) as rules:
+        rules.allow_path(scratch, _SCRATCH)
+        _allow(rules, "/dev/null", _OF_A_FILE)
+        for path in (*SYSTEM, *readable):
+            _allow(rules, path, _READ)
+        rules.restrict()
+    return _describe(abi)
+
+
+def _allow(rules: Ruleset, path: str, access: AccessFS) -> None:
+    # The kernel refuses a folder's right on a file, and with it the whole ruleset.
+    wanted = access if os.path.isdir(path) else access & _OF_A_FILE  # noqa: PTH112 - a Path adds nothing here
+    try:
+        rules.allow_path(path, wanted)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+
+
+def _describe(abi: int) -> LayerStatus:
+    held = ", ".join(what for first, what, _ in _ABILITIES if abi >= first)
+    missing = [f"{what} by {instead} alone" for first, what, instead in _ABILITIES if abi < first]
+    if not missing:
+        return active("landlock", f"ABI {abi}: {held}")
+    return LayerStatus(
+        "landlock", "degraded", f"ABI {abi}: {held}", consequence=f"guarded {'; '.join(missing)} on this kernel"
+    )

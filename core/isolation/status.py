@@ -1,0 +1,89 @@
+"""What is known of one layer of the sandbox, and what it means when a layer is missing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Status = Literal["active", "degraded", "unavailable", "failed", "disabled"]
+
+#: Order of application. ``cgroup``, ``watchdog`` and ``messages`` are the host's.
+LAYERS = (
+    "process",
+    "fds",
+    "environment",
+    "rlimits",
+    "cgroup",
+    "namespaces",
+    "privileges",
+    "landlock",
+    "seccomp",
+    "watchdog",
+    "messages",
+)
+
+#: Layers without which a plugin is not run untrusted.
+REQUIRED = ("fds", "environment", "rlimits", "privileges", "landlock", "seccomp")
+
+#: What a plugin could do if this layer alone were missing, in plain words.
+CONSEQUENCES: dict[str, str] = {
+    "process": "a plugin may outlive a trainer that was killed, and share its terminal",
+    "fds": "a plugin may use files and connections that the trainer has open",
+    "environment": "a plugin may read tokens and passwords from environment variables",
+    "rlimits": "a plugin that leaks is stopped only after it has taken the memory, not before",
+    "cgroup": "memory is held by RLIMIT_DATA and the watchdog alone; kernel memory that a plugin causes is not counted",
+    "namespaces": "network and System V objects are guarded by seccomp and Landlock alone",
+    "privileges": "a plugin keeps the rights of the user, root's included, and may gain more",
+    "landlock": "a plugin may read and change every file of the user",
+    "seccomp": "a plugin may start programs, open connections, signal other processes and take memory uncounted",
+    "watchdog": "a plugin that hangs or goes past its budget is not stopped from outside",
+    "messages": "what a plugin sends is not checked before use",
+}
+
+
+class LayerStatus(msgspec.Struct, frozen=True):
+    """State of one layer.
+
+    Attributes:
+        name: One of ``LAYERS``.
+        status: ``"active"``; ``"degraded"``: works, with less than this version asks
+            for; ``"unavailable"``: this machine does not have it; ``"failed"``: it
+            was tried or probed, and does not hold; ``"disabled"``: switched off.
+        detail: What exactly is on, or why it is not.
+        verified_by: Probes that tried to get past it and were refused.
+        consequence: What its absence means; empty when active.
+    """
+
+    name: str
+    status: Status
+    detail: str = ""
+    verified_by: tuple[str, ...] = ()
+    consequence: str = ""
+
+
+class LayerError(Exception):
+    """A required layer could not be applied, or the process is in no state to be confined.
+
+    Attributes:
+        layer: Name of the layer.
+        reason: Why, without the name.
+    """
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(layer, reason)
+        self.layer = layer
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"sandbox layer '{self.layer}' could not be applied: {self.reason}"
+
+
+def active(name: str, detail: str) -> LayerStatus:
+    """Return the status of a layer that was applied in full."""
+    return LayerStatus(name, "active", detail)
+
+
+def lacking(name: str, status: Status, detail: str) -> LayerStatus:
+    """Return the status of a layer that was not, with what that means."""
+    return LayerStatus(name, status, detail, consequence=CONSEQUENCES[name])

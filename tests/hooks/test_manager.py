@@ -1,0 +1,206 @@
+"""Plugins are validated, kept in the job's order and folded; a fault does what the job says."""
+
+import pytest
+import torch
+
+from ringfence import LossScale, LossTerm, PluginLoadError, PluginRaisedError, Report, StepInfo, TensorMap, passthrough
+from ringfence.hooks import specs
+from ringfence.hooks.local import LocalPlugin
+from ringfence.hooks.manager import Hooks
+from ringfence.hooks.plugin import PluginSpec
+from ringfence.hooks.types import Batch
+
+
+class Notes:
+    """A listener that remembers."""
+
+    def __init__(self):
+        self.reports = []
+        self.events = []
+
+    def reported(self, plugin, step, scalars, report):
+        self.reports.append((plugin, step.global_step, dict(scalars), report))
+
+    def event(self, message):
+        self.events.append(message)
+
+
+def plugin(instance, name=None, **settings):
+    name = name or type(instance).__name__.lower()
+    return LocalPlugin(PluginSpec(name, "tests", "1", "tests", "X", instance.role, **settings), instance)
+
+
+class Scale:
+    role = "gradient"
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def forward(self, loss, step):
+        step.log("seen", loss)
+        return LossScale(self.factor)
+
+    def backward(self, gradients):
+        return {name: gradient * self.factor for name, gradient in gradients.items()}
+
+
+class AddOne(Scale):
+    def __init__(self):
+        super().__init__(1.0)
+
+    def forward(self, loss, outputs):
+        return LossTerm(1.0, torch.zeros_like(outputs))
+
+    def backward(self, gradients):
+        return {name: gradient + 1 for name, gradient in gradients.items()}
+
+
+class Failing:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients):
+        raise RuntimeError("broken")
+
+
+GRADIENTS = TensorMap.like({"w": torch.zeros(2)})
+OUTPUTS = torch.zeros(1, 2)
+BATCH = Batch(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0]), 2)
+
+
+@pytest.mark.parametrize("order", [("scale", "addone"), ("addone", "scale")])
+def test_plugins_run_in_the_jobs_order_each_on_the_result_before(order):
+    notes = Notes()
+    hooks = Hooks(listener=notes)
+    made = {"scale": Scale(3.0), "addone": AddOne()}
+    for name in order:
+        hooks.register(plugin(made[name], name))
+    result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(0))
+    assert result["w"].tolist() == ([1, 1] if order[0] == "scale" else [3, 3])
+    changes = hooks.gradient_forward(BATCH, OUTPUTS, 2.0, StepInfo(0))
+    assert [type(change).__name__ for change in changes] == [
+        {"scale": "LossScale", "addone": "LossTerm"}[name] for name in order
+    ]
+    assert notes.reports[0][2]["seen"] == (2.0 if order[0] == "scale" else 3.0)
+    assert hooks.order()["gradient_backward"] == list(order)
+
+
+class Misspelt:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, grads):
+        pass
+
+
+def test_an_argument_that_the_hook_does_not_have_is_refused_by_name():
+    hooks = Hooks()
+    with pytest.raises(PluginLoadError, match="'grads'"):
+        hooks.register(plugin(Misspelt()))
+    assert hooks.plugins == []
+
+
+def test_two_plugins_of_one_name_are_refused():
+    hooks = Hooks()
+    hooks.register(plugin(Scale(1.0), "same"))
+    with pytest.raises(ValueError, match="same"):
+        hooks.register(plugin(Scale(2.0), "same"))
+
+
+def test_disable_goes_on_without_the_plugin_and_says_so():
+    notes = Notes()
+    hooks = Hooks(listener=notes)
+    hooks.register(plugin(Failing(), on_failure="disable"))
+    hooks.register(plugin(AddOne()))
+    result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
+    assert result["w"].tolist() == [1, 1]
+    assert notes.events == [
+        "plugin 'failing' in 'gradient.backward' at step 5: raised RuntimeError: broken; "
+        "disabled, the run goes on without it"
+    ]
+    assert "failing" not in hooks.order().get("gradient_backward", [])
+
+
+def test_restart_is_given_up_after_three_in_a_row():
+    hooks = Hooks()
+    failing = LocalPlugin(
+        PluginSpec("failing", "tests", "1", __name__, "Failing", "gradient"), Failing()
+    )
+    failing.restart = lambda: None
+    hooks.register(failing)
+    for _ in range(3):
+        with pytest.raises(PluginRaisedError) as caught:
+            hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
+        hooks.recover(caught.value)
+    with pytest.raises(PluginRaisedError):
+        hooks.recover(caught.value)
+    assert failing.usage.restarts == 3
+    assert failing.usage.state == "failed"
+
+
+def test_progress_starts_the_count_of_restarts_anew():
+    hooks = Hooks()
+    failing = plugin(Failing())
+    failing.restart = lambda: None
+    hooks.register(failing)
+    error = PluginRaisedError("x", plugin="failing")
+    for _ in range(10):
+        hooks.recover(error)
+        hooks.progressed()
+    assert failing.usage.restarts == 10
+
+
+class Watch:
+    role = "monitor"
+    forward = passthrough
+
+    def backward(self, parameters, step):
+        return Report({"norm": float(parameters["w"].norm())})
+
+
+def test_monitors_are_called_every_so_many_steps_and_reported():
+    notes = Notes()
+    hooks = Hooks(listener=notes)
+    hooks.register(plugin(Watch(), every=3))
+    due = [step for step in range(7) if hooks.observes(specs.monitor_backward, StepInfo(step))]
+    for step in range(7):
+        hooks.monitor_backward(GRADIENTS, None, GRADIENTS, StepInfo(step))
+        hooks.poll()
+    assert due == [0, 3, 6]
+    assert [step for _, step, _, _ in notes.reports] == due
+    assert not hooks.observes(specs.monitor_backward, StepInfo(0), "updates")
+
+
+class Learner:
+    role = "augment"
+
+    def __init__(self):
+        self.seen = 0.0
+
+    def forward(self, batch):
+        return batch.with_(inputs=batch.inputs + self.seen)
+
+    def backward(self, losses):
+        self.seen += float(losses.sum())
+
+
+def test_an_augment_plugin_that_learns_runs_in_step():
+    hooks = Hooks()
+    hooks.register(plugin(Learner()))
+    pulled = []
+
+    def source():
+        for number in range(3):
+            pulled.append(number)
+            yield BATCH, StepInfo(number)
+
+    for (batch, step), expected in zip(hooks.augment(source()), (0.0, 1.0, 2.0), strict=True):
+        assert batch.inputs[0, 0] == expected
+        assert len(pulled) == step.global_step + 1
+        hooks.augment_backward(torch.tensor([1.0]), step)
+
+
+def test_a_hook_without_plugins_wants_nothing():
+    hooks = Hooks()
+    assert not any(hooks.wants(hook) for hook in specs.HOOKS)
+    assert hooks.order() == {}

@@ -1,0 +1,137 @@
+"""Plugins that do what their hooks ask, to show what crosses the boundary."""
+
+import os
+import random
+import sys
+import threading
+
+import numpy as np
+import torch
+
+from ringfence import AnotherPass, Histogram, LossScale, LossTerm, Report, passthrough
+
+
+class Brighten:
+    role = "augment"
+    backward = passthrough
+
+    def __init__(self, by: float = 0.5):
+        self.by = by
+
+    def forward(self, batch, step):
+        noise = torch.rand(batch.inputs.shape, generator=step.generator())
+        step.log("mean", float(noise.mean()))
+        return batch.with_(inputs=batch.inputs + self.by * noise, targets=batch.soft_targets())
+
+
+class GlobalRandom:
+    """Uses every global generator there is; repeatable all the same."""
+
+    role = "augment"
+    backward = passthrough
+
+    def forward(self, batch, step):
+        amount = torch.rand(()) + float(np.random.rand()) + random.random()  # noqa: NPY002, S311
+        return batch.with_(inputs=batch.inputs + amount)
+
+
+class Halve:
+    role = "gradient"
+
+    def forward(self, batch, outputs, loss, step):
+        return LossTerm(0.5 * float((outputs**2).mean()), outputs / outputs.numel())
+
+    def backward(self, gradients, step):
+        halved = gradients.clone()
+        for gradient in halved.values():
+            gradient.mul_(0.5)
+        return halved
+
+
+class Doubled:
+    role = "gradient"
+    backward = passthrough
+
+    def forward(self, loss):
+        return LossScale(2.0)
+
+
+class HalveIntoNew:
+    """Returns tensors of its own instead of the copy that lies where the host reads."""
+
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients, step):
+        return {name: gradient * 0.5 for name, gradient in gradients.items()}
+
+
+class Momentum:
+    role = "optimizer"
+    forward = passthrough
+
+    def __init__(self, lr: float = 0.1):
+        self.lr = lr
+        self.velocity = {}
+
+    def backward(self, parameters, gradients, step):
+        new = parameters.clone()
+        for name, gradient in gradients.items():
+            velocity = self.velocity.get(name, torch.zeros_like(gradient)) * 0.9 + gradient
+            self.velocity[name] = velocity
+            new[name].sub_(velocity, alpha=self.lr * step.lr_factor)
+        return new
+
+    def state_dict(self):
+        return {"velocity": self.velocity}
+
+    def load_state_dict(self, state):
+        self.velocity = state["velocity"]
+
+
+class TwoPasses(Momentum):
+    def backward(self, parameters, gradients, step):
+        if step.pass_index == 0:
+            return AnotherPass({name: tensor + 1 for name, tensor in parameters.items()})
+        return super().backward(parameters, gradients, step)
+
+
+class Watcher:
+    role = "monitor"
+
+    def forward(self, batch, outputs, loss, step):
+        return Report({"loss": loss, "rows": float(len(batch))})
+
+    def backward(self, parameters, updates, gradients, step):
+        histogram = Histogram([1.0] * 8, list(range(9)))
+        image = torch.full((32, 32, 3), 7, dtype=torch.uint8)
+        norm = float(sum(update.norm() for update in updates.values()))
+        return Report({"updates": norm}, {"weights": histogram}, {"picture": image})
+
+
+class Verbose:
+    """Reports more than fits into a message."""
+
+    role = "monitor"
+    forward = passthrough
+
+    def backward(self, step):
+        names = [f"layer{number:03d}" for number in range(300)]
+        histograms = {name: Histogram([0.5] * 200, [float(x) for x in range(201)]) for name in names}
+        return Report({name: 1.0 for name in names}, histograms)
+
+
+class Inspect:
+    """Tells what it sees of the machine, through the numbers that it may log."""
+
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients, step):
+        step.log("environment", len(os.environ))
+        step.log("pid", os.getpid())
+        step.log("threads", torch.get_num_threads())
+        step.log("canary", float("RINGFENCE_ENV_CANARY" in os.environ))
+        step.log("live_threads", threading.active_count())
+        step.log("open_fds", len(os.listdir("/proc/self/fd")))
+        step.log("shared", float("ringfence.isolation.host" in sys.modules))

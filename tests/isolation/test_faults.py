@@ -1,0 +1,121 @@
+"""Every way to fail is named with plugin, hook, step and cause; the next plugin is not disturbed."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ringfence import (
+    PluginCrashedError,
+    PluginLoadError,
+    PluginMemoryError,
+    PluginProtocolError,
+    PluginRaisedError,
+    PluginTimeoutError,
+    StepInfo,
+)
+
+FAULTS = [
+    ("raise", PluginRaisedError, "raised RuntimeError: the plugin's own fault"),
+    ("exit", PluginRaisedError, "raised SystemExit: 3"),
+    ("os_exit", PluginCrashedError, "exited with status 7; it last printed:\nabout to leave"),
+    ("abort", PluginCrashedError, "ended by SIGABRT"),
+    ("segfault", PluginCrashedError, "ended by SIGSEGV"),
+    ("write_input", PluginCrashedError, "ended by SIGSEGV"),
+    ("hang", PluginTimeoutError, "no reply within 1 s"),
+    ("ignore_signals", PluginTimeoutError, "no reply within 1 s"),
+    ("wrong_shape", PluginProtocolError, "of shape (3,); expected (5, 3)"),
+    ("wrong_dtype", PluginProtocolError, "of dtype torch.float64; expected torch.float32"),
+    ("nan", PluginProtocolError, "gradient 'weight' with a value that is not finite"),
+    ("missing_name", PluginProtocolError, "missing ['weight']"),
+    ("wrong_type", PluginProtocolError, "returned int; expected a mapping"),
+    ("bad_bytes", PluginProtocolError, "not a message of this protocol"),
+    ("huge_message", PluginProtocolError, "a message of 100000 bytes; at most 65536"),
+    ("other_reply", PluginProtocolError, "answered request 999"),
+    ("lying_outbox", PluginProtocolError, "a reply of 4611686018427387904 bytes"),
+]
+
+
+@pytest.mark.parametrize(("fault", "error", "says"), FAULTS, ids=[fault for fault, *_ in FAULTS])
+def test_a_fault_is_named_and_contained(start, gradients, fault, error, says):
+    neighbour = start("obedient:Halve")
+    plugin = start("faulty:Faulty", options={"fault": fault, "at": 7}, deadline_s=1.0)
+    assert plugin.call("backward", {"gradients": gradients}, StepInfo(6)) is None
+    started = time.monotonic()
+    with pytest.raises(error) as caught:
+        plugin.call("backward", {"gradients": gradients}, StepInfo(7))
+    assert time.monotonic() - started < 3
+    assert (caught.value.plugin, caught.value.hook, caught.value.step) == ("faulty", "gradient.backward", 7)
+    assert says in str(caught.value)
+    assert neighbour.call("backward", {"gradients": gradients}, StepInfo(7)) is not None
+    plugin.restart()
+    assert plugin.call("backward", {"gradients": gradients}, StepInfo(8)) is None
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "python"])
+def test_a_leak_stops_at_the_budget(start, gradients, kind):
+    fraction = 0.02
+    plugin = start("faulty:Faulty", options={"fault": f"leak_{kind}"}, memory_fraction=fraction)
+    budget = plugin.usage.budget_bytes
+    with pytest.raises(PluginMemoryError) as caught:
+        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+    error = caught.value
+    assert error.hook == "gradient.backward"
+    assert 0.9 * budget <= error.used_bytes <= 1.02 * budget
+    assert error.limit_bytes == budget
+    assert error.enforced_by == "RLIMIT_DATA"
+    assert "MiB of its" in str(error)
+    assert plugin.usage.peak_bytes <= 1.02 * budget
+    print(kind, str(error))
+
+
+def test_a_flood_of_output_neither_blocks_nor_grows_the_host(start, gradients):
+    plugin = start("faulty:Faulty", options={"fault": "flood"}, deadline_s=20.0)
+    before = resident_bytes()
+    plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+    assert resident_bytes() - before < 4 * 1024 * 1024
+    assert len(plugin._workers[0].channel.process.log_tail()) < 30_000
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_constructor_that_raises_is_told_with_its_traceback(start):
+    with pytest.raises(PluginLoadError, match=r"(?s)ValueError: lr must be positive.*faulty\.py"):
+        start("faulty:ImportFault")
+
+
+def test_a_plugin_that_does_not_start_in_time_is_killed(start):
+    with pytest.raises(PluginTimeoutError, match="no reply within 1 s"):
+        start("faulty:SlowStart", start_deadline_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("faulty:Nobody", "has no attribute 'Nobody'"),
+        ("nowhere:Faulty", "No module named 'nowhere'"),
+        ("faulty:WrongRole", "role is 'monitor', not 'gradient'"),
+        ("faulty:NoBackward", "has no backward"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(start, where, says):
+    with pytest.raises(PluginLoadError, match=says):
+        start(where)
+
+
+def test_a_budget_too_small_to_start_in_is_refused(start):
+    with pytest.raises(PluginLoadError, match="use fewer workers or a larger memory_fraction"):
+        start("obedient:Brighten", role="augment", memory_fraction=0.005, workers=4)
+
+
+def test_the_zygote_is_replaced_when_it_was_killed(sandbox, start, gradients):
+    plugin = start("obedient:Halve")
+    sandbox._zygote.kill()
+    sandbox._zygote.wait()
+    with pytest.raises(PluginCrashedError, match="the process that forked it too"):
+        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+    plugin.restart()
+    assert plugin.call("backward", {"gradients": gradients}, StepInfo(0)) is not None

@@ -1,0 +1,233 @@
+"""A plugin in a sandbox does what the same plugin does in this process, bit for bit."""
+
+import math
+import os
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from ringfence import AnotherPass, LossScale, Report, StepInfo, TensorMap
+from ringfence.hooks.local import LocalPlugin
+from ringfence.hooks.manager import Hooks
+
+ALL_LAYERS = {"fds", "environment", "rlimits", "privileges", "landlock", "seccomp", "watchdog", "messages"}
+
+
+@pytest.fixture
+def both(start, spec):
+    """Start a plugin twice: isolated, and in this process."""
+
+    def both(where, role="gradient", **settings):
+        isolated = start(where, role, **settings)
+        local = LocalPlugin(spec(where, role, **settings))
+        sys.modules.pop("obedient", None)
+        return isolated, local
+
+    return both
+
+
+def fresh(step):
+    return StepInfo(step.global_step, step.epoch, steps_total=step.steps_total, seed=step.seed)
+
+
+def test_every_required_layer_is_verified_before_plugin_code_runs(start):
+    plugin = start("obedient:Inspect")
+    assert set(plugin.usage.layers) >= ALL_LAYERS
+    unverified = [layer.name for layer in plugin.layers if layer.status == "active" and not layer.verified_by]
+    assert not unverified
+
+
+def test_changed_gradients_are_equal_isolated_and_trusted(both, gradients, step):
+    for where in ("obedient:Halve", "obedient:HalveIntoNew"):
+        isolated, local = both(where)
+        results = [plugin.call("backward", {"gradients": gradients}, fresh(step)) for plugin in (isolated, local)]
+        for name, gradient in gradients.items():
+            assert torch.equal(results[0][name], gradient * 0.5)
+            assert torch.equal(results[0][name], results[1][name])
+
+
+def test_gaps_between_tensors_stay_zero(start, gradients, step):
+    result = start("obedient:Halve").call("backward", {"gradients": gradients}, step)
+    used = sum(gradient.abs().sum() for gradient in result.values())
+    assert torch.isclose(result.flat().abs().sum(), used)
+
+
+def test_memory_from_the_sandbox_is_read_without_a_copy(sandbox, start, gradients, step):
+    shared = TensorMap(gradients.specs, sandbox.allocate(tuple(gradients.buffer.shape), torch.uint8))
+    shared.buffer.copy_(gradients.buffer)
+    plugin = start("obedient:Halve")
+    result = plugin.call("backward", {"gradients": shared}, step)
+    assert torch.equal(result["bias"], gradients["bias"] * 0.5)
+    assert plugin._workers[0].slots[0]._staging is None
+
+
+def test_loss_terms_and_scales_cross(both, batch, step):
+    outputs = torch.randn(6, 3)
+    arguments = {"batch": batch, "outputs": outputs, "loss": 1.25}
+    isolated, local = both("obedient:Halve")
+    terms = [plugin.call("forward", arguments, fresh(step)) for plugin in (isolated, local)]
+    assert terms[0].value == terms[1].value
+    assert torch.equal(terms[0].gradient, terms[1].gradient)
+    assert start_and_call(isolated, both, arguments, step) == LossScale(2.0)
+
+
+def start_and_call(_, both, arguments, step):
+    return both("obedient:Doubled")[0].call("forward", arguments, fresh(step))
+
+
+def test_an_augmented_batch_is_equal_with_any_number_of_workers(both, batch):
+    batches = [(batch.with_(inputs=batch.inputs + k), StepInfo(k)) for k in range(9)]
+    logged = []
+
+    def run(plugin):
+        steps = []
+        stream = plugin.stream(iter(batches), done=steps.append, failed=pytest.fail)
+        results = [(changed.inputs, changed.targets, step.global_step) for changed, step in stream]
+        logged.append([step.scalars for step in steps])
+        return results
+
+    for where in ("obedient:Brighten", "obedient:GlobalRandom"):
+        reference = None
+        for workers in (1, 3):
+            isolated, local = both(where, "augment", workers=workers)
+            reference = reference or run(local)
+            results = run(isolated)
+            assert [number for *_, number in results] == list(range(9))
+            for (inputs, targets, _), (expected, expected_targets, _) in zip(results, reference, strict=True):
+                assert torch.equal(inputs, expected)
+                assert torch.equal(targets, expected_targets)
+    assert logged[0] == logged[1] == logged[2]
+    assert len(logged[0]) == 9
+
+
+def test_a_stream_runs_ahead_and_can_be_abandoned(start, batch):
+    plugin = start("obedient:Brighten", "augment", workers=2)
+    pulled = []
+
+    def source():
+        for k in range(100):
+            pulled.append(k)
+            yield batch, StepInfo(k)
+
+    stream = plugin.stream(source(), done=lambda step: None, failed=pytest.fail)
+    next(stream)
+    assert len(pulled) == 4
+    stream.close()
+    again = plugin.stream(iter([(batch, StepInfo(50))]), done=lambda step: None, failed=pytest.fail)
+    assert [step.global_step for _, step in again] == [50]
+
+
+def test_optimizer_state_crosses_and_survives_a_restart(both, gradients, step):
+    parameters = TensorMap.like(gradients)
+    isolated, local = both("obedient:Momentum", "optimizer")
+    for plugin in (isolated, local):
+        for _ in range(3):
+            plugin.call("backward", {"parameters": parameters, "gradients": gradients}, fresh(step))
+    state = isolated.state_dict()
+    assert torch.equal(state["velocity"]["bias"], local.state_dict()["velocity"]["bias"])
+    isolated.restart()
+    assert isolated.state_dict()["velocity"] == {}
+    isolated.load_state_dict(state)
+    results = [
+        plugin.call("backward", {"parameters": parameters, "gradients": gradients}, fresh(step))
+        for plugin in (isolated, local)
+    ]
+    assert torch.equal(results[0]["weight"], results[1]["weight"])
+
+
+def test_an_optimizer_may_ask_for_another_pass(start, gradients, step):
+    plugin = start("obedient:TwoPasses", "optimizer")
+    parameters = TensorMap.like(gradients)
+    arguments = {"parameters": parameters, "gradients": gradients, "loss": 0.5}
+    first = plugin.call("backward", arguments, step)
+    assert isinstance(first, AnotherPass)
+    assert torch.equal(first.parameters["bias"], torch.ones(3))
+    second = plugin.call("backward", arguments, StepInfo(4, pass_index=1, seed=99))
+    assert torch.allclose(second["bias"], gradients["bias"] * -0.1)
+
+
+def test_a_monitor_is_handed_a_copy_and_reports_later(start, batch, gradients, step):
+    plugin = start("obedient:Watcher", "monitor")
+    updates = gradients.clone()
+    norm = float(sum(update.norm() for update in updates.values()))
+    assert plugin.post("forward", {"batch": batch, "outputs": batch.inputs, "loss": 2.5}, step)
+    assert plugin.post("backward", {"parameters": updates, "updates": updates, "gradients": updates}, step)
+    updates.buffer.zero_()
+    reports = [report for _, report in plugin.drain()]
+    assert reports[0] == Report({"loss": 2.5, "rows": 6.0})
+    assert reports[1].scalars["updates"] == pytest.approx(norm)
+    assert list(reports[1].histograms["weights"].edges) == list(range(9))
+    assert reports[1].images["picture"].shape == (32, 32, 3)
+
+
+def test_a_report_larger_than_a_message_arrives_whole(start, step):
+    plugin = start("obedient:Verbose", "monitor")
+    plugin.post("backward", {}, step)
+    [(_, report)] = plugin.drain()
+    assert len(report.scalars) == len(report.histograms) == 300
+
+
+def test_a_busy_monitor_is_skipped(start, step):
+    plugin = start("obedient:Verbose", "monitor")
+    assert plugin.post("backward", {}, StepInfo(1))
+    refused = not plugin.post("backward", {}, StepInfo(2))
+    assert len(plugin.drain()) == 2 - refused
+
+
+def test_the_sandbox_sees_no_secret_and_the_asked_threads(start, gradients, step, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    start("obedient:Inspect", threads=2).call("backward", {"gradients": gradients}, step)
+    seen = step.scalars
+    assert seen["canary"] == 0
+    assert seen["threads"] == 2
+    assert seen["pid"] != os.getpid()
+    assert seen["shared"] == 0
+    assert seen["open_fds"] <= 6
+    assert seen["environment"] < 20
+
+
+def test_the_host_never_imports_the_plugin(start, gradients, step):
+    sys.modules.pop("obedient", None)
+    start("obedient:Halve").call("backward", {"gradients": gradients}, step)
+    assert "obedient" not in sys.modules
+
+
+def test_usage_is_counted(start, gradients, step):
+    plugin = start("obedient:Halve")
+    for _ in range(3):
+        plugin.call("backward", {"gradients": gradients}, fresh(step))
+    time.sleep(0.2)
+    assert plugin.usage.calls == 3
+    assert 0 < plugin.usage.seconds < 1
+    assert 0 < plugin.usage.peak_bytes < plugin.usage.budget_bytes
+    assert math.isclose(plugin.usage.budget_bytes, 0.15 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel_tol=0.01)
+
+
+def test_nothing_is_left_when_a_sandbox_closes(spec, gradients, step):
+    from ringfence.isolation.pool import Sandbox
+
+    def descriptors():
+        return sorted(os.listdir("/proc/self/fd"))
+
+    before = descriptors(), threading.active_count()
+    with Sandbox() as sandbox:
+        folder = sandbox.folder
+        plugin = sandbox.start(spec("obedient:Brighten", "augment", workers=2))
+        pids = [worker.channel.process.pid for worker in plugin._workers]
+        zygote = sandbox._zygote.pid
+        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in [*pids, zygote])
+    assert not folder.exists()
+    del plugin
+    assert (descriptors(), threading.active_count()) == before
+
+
+def test_hooks_fold_isolated_plugins_in_the_jobs_order(start, gradients):
+    hooks = Hooks(seed=3)
+    hooks.register(start("obedient:Halve"))
+    hooks.register(start("obedient:HalveIntoNew"))
+    result = hooks.gradient_backward(gradients, gradients, StepInfo(0))
+    assert torch.equal(result["bias"], gradients["bias"] * 0.25)
