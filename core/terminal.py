@@ -1,0 +1,105 @@
+"""The live view of a run on a terminal: a bar, the numbers, and a row for each plugin."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .hooks.plugin import Plugin
+from .progress import Status, call_ms, duration, memory_words, step_ms
+
+_STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}
+_BAR_WIDTH = 30
+
+
+class TerminalView:
+    """Draws a run in place; messages scroll above it.
+
+    Args:
+        console: The terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        # Redrawn by the training loop itself: no thread of ours runs beside it.
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+        self._started = False
+
+    def line(self, text: str) -> None:
+        """Print it above the live part."""
+        style = "bold red" if "TRUSTED:" in text else None
+        self._console.print(Text(text, style=style or ""))
+
+    def refresh(self, status: Status, *, evaluated: bool) -> None:
+        """Draw."""
+        del evaluated
+        if not self._started:
+            self._live.start()
+            self._started = True
+        self._live.update(render(status), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last picture standing."""
+        if self._started:
+            self._live.stop()
+            self._started = False
+
+
+def render(status: Status) -> RenderableType:
+    """Return the picture of one moment."""
+    return Group(_headline(status), _plugin_table(status)) if status.plugins else _headline(status)
+
+
+def _headline(status: Status) -> RenderableType:
+    total = status.info.steps_total if status.info else 0
+    grid = Table.grid(padding=(0, 2))
+    numbers = [f"step {status.step}/{total}", f"epoch {status.epoch:.2f}"]
+    numbers.append("loss —" if math.isnan(status.loss) else f"loss {status.loss:.4f}")
+    if status.info is not None and status.info.metric in status.metrics:
+        best = "" if status.best is None else f" (best {status.best:.4f})"
+        numbers.append(f"{status.info.metric} {status.metrics[status.info.metric]:.4f}{best}")
+    numbers.append(f"{status.steps_per_s:.1f} steps/s")
+    numbers.append("" if status.eta_s is None else f"{duration(status.eta_s)} left")
+    bar = ProgressBar(total=max(total, 1), completed=status.step, width=_BAR_WIDTH)
+    grid.add_row(bar, *numbers)
+    return grid
+
+
+def _plugin_table(status: Status) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for title in (
+        "plugin",
+        "role",
+        "state",
+        "memory / budget",
+        "ms a call",
+        "ms a step",
+        "calls",
+        "restarts",
+    ):
+        table.add_column(title, justify="left" if title in {"plugin", "role", "state"} else "right")
+    for plugin in status.plugins:
+        table.add_row(*_row(plugin, status))
+    return table
+
+
+def _row(plugin: Plugin, status: Status) -> list[RenderableType]:
+    usage, spec = plugin.usage, plugin.spec
+    name = Text(spec.name)
+    if spec.isolation == "trusted":
+        name.append(" TRUSTED", "bold red")
+    return [
+        name,
+        spec.role,
+        Text(usage.state, _STATE_STYLE[usage.state]),
+        memory_words(plugin),
+        f"{call_ms(plugin):.1f}",
+        f"{step_ms(plugin, status):.1f}",
+        str(usage.calls) + (f" (+{usage.skipped} skipped)" if usage.skipped else ""),
+        str(usage.restarts),
+    ]
