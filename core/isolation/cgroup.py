@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 _PROC = Path("/proc")
 _PREFIX = "ringfence"
@@ -254,7 +253,9 @@ def _started(pid: int) -> int:
         stat = (_PROC / str(pid) / "stat").read_text()
     except OSError:
         return -1
-    return int(stat.rpartition(")")[2].split()[19])  # field 22, counted after the name: the name may hold spaces
+    return int(
+        stat.rpartition(")")[2].split()[19]
+    )  # field 22, counted after the name: the name may hold spaces
 
 
 def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:

@@ -87,5 +87,8 @@ def _describe(abi: int) -> LayerStatus:
     if not missing:
         return active("landlock", f"ABI {abi}: {held}")
     return LayerStatus(
-        "landlock", "degraded", f"ABI {abi}: {held}", consequence=f"guarded {'; '.join(missing)} on this kernel"
+        "landlock",
+        "degraded",
+        f"ABI {abi}: {held}",
+        consequence=f"guarded {'; '.join(missing)} on this kernel",
     )

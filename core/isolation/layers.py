@@ -179,7 +179,7 @@ def _data_limit(limit_bytes: int) -> int:
     mapped, used = fields["VmData:"], fields["RssAnon:"]
     if used >= limit_bytes:
         raise ValueError(
-            f"a budget of {limit_bytes >> 20} MiB is less than the {used >> 20} MiB that torch and Python need"
+            f"a budget of {limit_bytes >> 20} MiB is less than the {used >> 20} MiB that torch needs"
         )
     return mapped + limit_bytes - used
 

@@ -197,7 +197,10 @@ def _message_queue(_: ProbeContext) -> bool:
 
 def _mount(context: ProbeContext) -> bool:
     # A file system that does not exist: past the check this gives ENODEV.
-    kind, where = ctypes.create_string_buffer(b"ringfence"), ctypes.create_string_buffer(context.scratch.encode())
+    kind, where = (
+        ctypes.create_string_buffer(b"ringfence"),
+        ctypes.create_string_buffer(context.scratch.encode()),
+    )
     return refused(lambda: kernel.syscall("mount", kind, where, kind, 0, 0))
 
 
@@ -262,9 +265,7 @@ PROBES: dict[str, Probe] = {
     "outlive_parent": _outlive_parent,
     "parent_death": _parent_death,
     "session": lambda _: os.getsid(0) == os.getpid(),
-    "real_time": lambda _: refused(
-        lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    ),
+    "real_time": lambda _: refused(lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))),
     "io_uring": lambda _: call_refused("io_uring_setup", 1, 0),
     "userfaultfd": lambda _: opens(lambda: kernel.syscall("userfaultfd", 0)),
     "bpf": lambda _: call_refused("bpf", 0, 0, 0),

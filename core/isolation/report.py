@@ -47,7 +47,9 @@ def _judge(status: LayerStatus, probes: Mapping[str, bool]) -> LayerStatus:
     names = LAYER_PROBES[status.name]
     passed = [name for name in names if not probes.get(name, False)]
     if passed:
-        return lacking(status.name, "failed", f"{status.detail}; but this was not refused: {', '.join(passed)}")
+        return lacking(
+            status.name, "failed", f"{status.detail}; but this was not refused: {', '.join(passed)}"
+        )
     return msgspec.structs.replace(status, verified_by=names)
 
 
