@@ -1,1 +1,66 @@
-"""TODO."""
+"""The training loop and what it is made of; imports the hooks and nothing else of ringfence."""
+
+from .checkpoint import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
+from .config import EarlyStopping, TrainConfig, resolve_device
+from .data import Data, Dataset, Normalise, Plan, batches, epoch_order
+from .evaluate import evaluate
+from .losses import L1, LOSSES, MSE, CrossEntropy, Huber, Loss, SmoothL1, apply_changes
+from .metrics import METRICS, Metric
+from .objective import Objective, check_fit
+from .recorder import NullRecorder, Recorder, RunInfo
+from .rng import TorchRng, seed_run
+from .schedule import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Schedule, Step
+from .state import Progress, Snapshot, TrainState
+from .train import Result, Status, train
+from .weights import Weights, weights_sha256
+
+__all__ = [
+    "L1",
+    "LOSSES",
+    "METRICS",
+    "MSE",
+    "SCHEDULES",
+    "Constant",
+    "Contents",
+    "Cosine",
+    "CrossEntropy",
+    "Data",
+    "Dataset",
+    "EarlyStopping",
+    "Exponential",
+    "Huber",
+    "Linear",
+    "Loss",
+    "Metric",
+    "Normalise",
+    "NullRecorder",
+    "Objective",
+    "OneCycle",
+    "Plan",
+    "Progress",
+    "Recorder",
+    "Result",
+    "RunInfo",
+    "Schedule",
+    "SmoothL1",
+    "Snapshot",
+    "Status",
+    "Step",
+    "TorchRng",
+    "TrainConfig",
+    "TrainState",
+    "Weights",
+    "apply_changes",
+    "batches",
+    "check_fit",
+    "epoch_order",
+    "evaluate",
+    "list_checkpoints",
+    "read_latest",
+    "read_manifest",
+    "resolve_device",
+    "seed_run",
+    "train",
+    "weights_sha256",
+    "write_checkpoint",
+]

@@ -1,10 +1,15 @@
-"""The data of a run: what is trained on, what is tested on, and how inputs are scaled."""
+"""The data of a run: what is trained on, what is tested on, and which samples make which step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from ..hooks.errors import DataError
+from ..hooks.types import Batch, StepInfo, derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +18,13 @@ class Dataset:
 
     Attributes:
         inputs: (N, …) uint8 or float32; images are (N, C, H, W). uint8 becomes float32 / 255 batch by batch.
-        targets: (N,) int64 class numbers, or float32 (N, …) for regression.
-        num_classes: Number of classes, or None for regression.
+        targets: (N,) int64 class numbers, or (N, K) float32 class probabilities; for regression
+            float32 (N, …).
+        num_classes: Number of classes K, or None for regression.
         class_names: One name a class, or empty.
+
+    Raises:
+        DataError: The tensors do not fit this description.
     """
 
     inputs: Tensor
@@ -23,24 +32,201 @@ class Dataset:
     num_classes: int | None
     class_names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_inputs(self.inputs)
+        _check_targets(self.targets, self.num_classes)
+        if len(self.inputs) != len(self.targets):
+            raise DataError(f"there are {len(self.inputs)} inputs, but {len(self.targets)} targets")
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise DataError(f"there are {len(self.class_names)} class names, but {self.num_classes} classes")
+
     def __len__(self) -> int:
         return self.inputs.shape[0]
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs."""
+        inputs = self.inputs.index_select(0, indices)
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.to(torch.float32).div_(255)
+        return Batch(inputs, self.targets.index_select(0, indices), indices, self.num_classes)
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """Training and test samples.
 
+    Normalisation is applied to batches after augmentation, on the model's device.
+
     Attributes:
         train: Trained on.
         test: Never trained on.
-        mean: Per channel, in units of the batch's inputs ([0, 1] for uint8 images); None for no normalisation.
+        mean: Per channel, in units of a batch's inputs ([0, 1] for uint8 images); None: no normalisation.
         std: Per channel, > 0; None exactly when ``mean`` is.
 
-    Normalisation is applied to batches after augmentation, on the model's device.
+    Raises:
+        DataError: Training and test data are not of one kind, or the normalisation does not fit them.
     """
 
     train: Dataset
     test: Dataset
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        train, test = self.train, self.test
+        for what, a, b in (
+            ("inputs of shape", tuple(train.inputs.shape[1:]), tuple(test.inputs.shape[1:])),
+            ("targets of shape", tuple(train.targets.shape[1:]), tuple(test.targets.shape[1:])),
+            ("a number of classes of", train.num_classes, test.num_classes),
+        ):
+            if a != b:
+                raise DataError(f"the training data have {what} {a}, the test data {b}; they must agree")
+        _check_normalisation(self.mean, self.std, tuple(train.inputs.shape))
+
+
+class Normalise:
+    """Scale inputs by the data's mean and standard deviation; does nothing if there are none.
+
+    Args:
+        data: Whose ``mean`` and ``std`` to use.
+        device: Where the inputs will be.
+    """
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self._mean: Tensor | None = None
+        if data.mean is not None and data.std is not None:
+            per_channel = (1, -1) + (1,) * (data.train.inputs.dim() - 2)
+            self._mean = torch.tensor(data.mean, device=device).view(per_channel)
+            self._std = torch.tensor(data.std, device=device).view(per_channel)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return ``(inputs - mean) / std`` for (B, C, …), in the inputs' dtype."""
+        if self._mean is None:
+            return inputs
+        return (inputs - self._mean) / self._std
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which batches belong to which step.
+
+    An epoch has ceil(N / batch_size) batches and ceil(batches / grad_accum_steps)
+    steps: the last batch of an epoch may be smaller, and its last step may have
+    fewer batches.
+
+    Attributes:
+        samples: N, size of the training data.
+        batch_size: Samples of a batch.
+        grad_accum_steps: Batches of a step.
+    """
+
+    samples: int
+    batch_size: int
+    grad_accum_steps: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass over the training data."""
+        return -(-self.samples // (self.batch_size * self.grad_accum_steps))
+
+    def epoch(self, step: int) -> int:
+        """Return the passes that are finished after ``step`` steps."""
+        return step // self.steps_per_epoch
+
+    def bounds(self, step: int) -> list[tuple[int, int]]:
+        """Return where each batch of ``step`` begins and ends in its epoch's order."""
+        per_step = self.batch_size * self.grad_accum_steps
+        begin = step % self.steps_per_epoch * per_step
+        end = min(begin + per_step, self.samples)
+        return [(i, min(i + self.batch_size, end)) for i in range(begin, end, self.batch_size)]
+
+    def sizes(self, step: int) -> list[int]:
+        """Return the number of samples in each batch of ``step``."""
+        return [end - begin for begin, end in self.bounds(step)]
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of the samples in one epoch, (N,) int64; it depends on nothing but the arguments."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(samples, generator=generator)
+
+
+def batches(
+    dataset: Dataset,
+    plan: Plan,
+    seed: int,
+    *,
+    first_step: int,
+    steps_total: int,
+    lr_factor: Callable[[int], float],
+) -> Iterator[tuple[Batch, StepInfo]]:
+    """Yield the batches of the steps from ``first_step`` on, each with its counters.
+
+    A run that is resumed in the middle of an epoch gets the rest of the same order.
+
+    Args:
+        dataset: What to draw from.
+        plan: Which samples make which step.
+        seed: The job's.
+        first_step: Steps done already.
+        steps_total: Steps of the whole run.
+        lr_factor: Step to the schedule's factor.
+    """
+    order, order_epoch = torch.empty(0), -1
+    for step in range(first_step, steps_total):
+        epoch = plan.epoch(step)
+        if epoch != order_epoch:
+            order, order_epoch = epoch_order(plan.samples, seed, epoch), epoch
+        factor = lr_factor(step)
+        for micro_batch, (begin, end) in enumerate(plan.bounds(step)):
+            info = StepInfo(
+                global_step=step,
+                epoch=epoch,
+                micro_batch=micro_batch,
+                steps_total=steps_total,
+                lr_factor=factor,
+            )
+            yield dataset.batch(order[begin:end]), info
+
+
+def _check_inputs(inputs: Tensor) -> None:
+    if inputs.dim() == 0 or len(inputs) == 0:
+        raise DataError("the data are empty; at least one sample is needed")
+    if inputs.dtype not in (torch.uint8, torch.float32):
+        raise DataError(f"inputs are of dtype {inputs.dtype}; expected torch.uint8 or torch.float32")
+
+
+def _check_targets(targets: Tensor, num_classes: int | None) -> None:
+    if targets.dim() == 0:
+        raise DataError("targets are a single number; expected one for each sample")
+    if num_classes is None:
+        if targets.dtype != torch.float32:
+            raise DataError(f"targets of a regression are of dtype {targets.dtype}; expected torch.float32")
+    elif targets.dtype == torch.int64 and targets.dim() == 1:
+        low, high = (int(bound) for bound in targets.aminmax()) if len(targets) else (0, 0)
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"targets reach from {low} to {high}; with {num_classes} classes they lie in "
+                f"0 … {num_classes - 1}"
+            )
+    elif targets.dtype != torch.float32 or tuple(targets.shape[1:]) != (num_classes,):
+        raise DataError(
+            f"targets are {targets.dtype} of shape {tuple(targets.shape)}; expected (N,) torch.int64 class "
+            f"numbers, or (N, {num_classes}) torch.float32 class probabilities"
+        )
+
+
+def _check_normalisation(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, shape: tuple[int, ...]
+) -> None:
+    if (mean is None) != (std is None):
+        raise DataError("give both mean and std, or neither")
+    if mean is None or std is None:
+        return
+    if len(shape) < 2 or not len(mean) == len(std) == shape[1]:  # noqa: PLR2004 - (N, C, …)
+        raise DataError(
+            f"mean and std have {len(mean)} and {len(std)} numbers; inputs of shape {shape} "
+            f"need {shape[1] if len(shape) > 1 else 'no'} of each"
+        )
+    if not all(value > 0 for value in std):
+        raise DataError(f"std is {std}; every number must be above 0")

@@ -1,0 +1,64 @@
+"""Measure a model on test data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from .data import Dataset, Normalise
+from .objective import Objective
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    objective: Objective,
+    normalise: Normalise,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Return the mean loss and the metric over ``dataset``.
+
+    The model is in evaluation mode during the call, its modules' modes are put
+    back after it; nothing is drawn from a random generator.
+
+    Args:
+        model: On ``device``.
+        dataset: What to measure on.
+        objective: Loss and metric.
+        normalise: As in training.
+        batch_size: Samples of one forward pass.
+        device: Where the model is.
+
+    Returns:
+        ``"loss"`` and the metric's name, each with its value.
+    """
+    measured = objective.metric.build(dataset.num_classes).to(device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    with _evaluating(model), torch.no_grad():
+        for begin in range(0, len(dataset), batch_size):
+            batch = dataset.batch(torch.arange(begin, min(begin + batch_size, len(dataset))))
+            targets = batch.targets.to(device)
+            outputs = model(normalise(batch.inputs.to(device)))
+            loss_sum += objective.loss(outputs, targets) * len(batch)
+            objective.metric.update(measured, outputs, targets)
+    return {
+        "loss": loss_sum.item() / len(dataset),
+        objective.metric_name: float(measured.compute()),
+    }
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode, then put back the mode of each module: some may be frozen on purpose."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

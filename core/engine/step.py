@@ -1,0 +1,305 @@
+"""One optimizer step: passes over its batches, the hooks around them, the update.
+
+Without plugins beside a local optimizer the tensor operations are those of the
+plain PyTorch loop, in the same order, so that the weights agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..hooks import specs
+from ..hooks.errors import PluginProtocolError
+from ..hooks.manager import Hooks
+from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
+from .data import Normalise
+from .losses import Loss, apply_changes
+from .rng import TorchRng
+from .weights import Weights
+
+MAX_FURTHER_PASSES = 100
+
+#: A batch as the augment plugins left it, and its counters.
+Prepared = tuple[Batch, StepInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """Which hooks anybody implements: asked once, not at every step.
+
+    Attributes:
+        states: The plugins' states when it was asked; when they differ, ask again.
+        optimizer_forward: Somebody changes parameters before the pass.
+        gradient_forward: Somebody changes the loss.
+        gradient_loss: … and reads it.
+        monitor_forward: Somebody watches the forward pass.
+        monitor_loss: … and reads the loss.
+        gradient_backward: Somebody changes gradients.
+        optimizer_loss: The optimizer reads the loss.
+        monitor_backward: Somebody watches the end of a step.
+        updates: … and reads what it added to the parameters.
+        augment_backward: Somebody learns from the loss of each sample.
+        monitors: There are reports to collect.
+    """
+
+    states: tuple[str, ...]
+    optimizer_forward: bool
+    gradient_forward: bool
+    gradient_loss: bool
+    monitor_forward: bool
+    monitor_loss: bool
+    gradient_backward: bool
+    optimizer_loss: bool
+    monitor_backward: bool
+    updates: bool
+    augment_backward: bool
+    monitors: bool
+
+    @classmethod
+    def of(cls, hooks: Hooks) -> Wants:
+        """Ask ``hooks``."""
+        monitor_forward = hooks.wants(specs.monitor_forward)
+        monitor_backward = hooks.wants(specs.monitor_backward)
+        return cls(
+            states=plugin_states(hooks),
+            optimizer_forward=hooks.wants(specs.optimizer_forward),
+            gradient_forward=hooks.wants(specs.gradient_forward),
+            gradient_loss=hooks.wants(specs.gradient_forward, "loss"),
+            monitor_forward=monitor_forward,
+            monitor_loss=hooks.wants(specs.monitor_forward, "loss"),
+            gradient_backward=hooks.wants(specs.gradient_backward),
+            optimizer_loss=hooks.wants(specs.optimizer_backward, "loss"),
+            monitor_backward=monitor_backward,
+            updates=hooks.wants(specs.monitor_backward, "updates"),
+            augment_backward=hooks.wants(specs.augment_backward),
+            monitors=monitor_forward or monitor_backward,
+        )
+
+
+def plugin_states(hooks: Hooks) -> tuple[str, ...]:
+    """Return the state of each plugin, to notice when one is disabled."""
+    return tuple([plugin.usage.state for plugin in hooks.plugins])
+
+
+@dataclass(slots=True)
+class Stepper:
+    """What one step works on; made once a run.
+
+    Attributes:
+        model: On ``device``, in training mode.
+        weights: Its parameters and gradients.
+        loss: What to minimise.
+        normalise: Applied to inputs on the device.
+        hooks: The plugins.
+        device: Where the model is.
+        wants: Kept up to date by ``refresh``.
+    """
+
+    model: nn.Module
+    weights: Weights
+    loss: Loss
+    normalise: Normalise
+    hooks: Hooks
+    device: torch.device
+    wants: Wants = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wants = Wants.of(self.hooks)
+
+    def refresh(self) -> None:
+        """Ask again who implements what if a plugin was disabled or came back."""
+        if self.wants.states != plugin_states(self.hooks):
+            self.wants = Wants.of(self.hooks)
+
+
+@dataclass(slots=True)
+class Pass:
+    """What one pass over the batches of a step gave.
+
+    Attributes:
+        loss: Mean over the step's samples with the plugins' terms, shape (), on the device.
+        batches: The batches, kept for a further pass.
+        sample_losses: Loss of each sample of each batch, if an augment plugin learns from it.
+    """
+
+    loss: Tensor
+    batches: list[Prepared] = field(default_factory=list)
+    sample_losses: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished step.
+
+    Attributes:
+        info: Its counters.
+        loss: As in ``Pass``, of the first pass.
+        first_batch: Its first batch, augmented and not normalised.
+    """
+
+    info: StepInfo
+    loss: Tensor
+    first_batch: Batch
+
+
+def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]) -> Step:
+    """Take one optimizer step.
+
+        batch = next(stream)                                   # augment.forward
+        parameters = optimizer.forward(parameters)
+        for each batch of the step:
+            outputs = model(normalise(batch.inputs))
+            loss = criterion(outputs, batch.targets)
+            loss = gradient.forward(batch, outputs, loss)
+            monitor.forward(batch, outputs, loss)              # first batch only
+            (loss / share of the batch).backward()             # undivided if it is the only one
+        gradients = gradient.backward(gradients)
+        parameters = optimizer.backward(parameters, gradients, loss)
+        while that is AnotherPass:
+            set its parameters; the same batches and random numbers again, up to here
+        monitor.backward(parameters, updates, gradients)
+        augment.backward(losses) for each batch
+
+    Args:
+        stepper: What to work on.
+        stream: Gives the step's batches next.
+        sizes: Samples in each of them.
+
+    Raises:
+        PluginError: A plugin failed, and its policy is not to disable it. Weights and
+            counters may then be half-way; the caller restores a snapshot.
+    """  # fmt: skip
+    hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
+    first = next(stream)
+    info = first[1]
+    watched = wants.monitor_backward and hooks.observes(specs.monitor_backward, info)
+    before = None
+    if watched and wants.updates and hooks.observes(specs.monitor_backward, info, "updates"):
+        before = weights.values.clone()
+    rng = TorchRng.capture(stepper.device)
+    if wants.optimizer_forward:
+        parameters = hooks.optimizer_forward(weights.values, info)
+        if parameters is not None:
+            weights.write(parameters)
+    batches = itertools.chain((first,), itertools.islice(stream, len(sizes) - 1))
+    done = _run_pass(stepper, batches, sizes)
+    result, gradients = _update(stepper, done, info)
+    if isinstance(result, AnotherPass):
+        result, gradients = _further_passes(stepper, done, info, result, rng, sizes)
+    if result is not None:
+        weights.write(result)
+    if watched:
+        updates = None if before is None else _difference(weights.values, before)
+        # A monitor that does not take ``updates`` is never given them.
+        hooks.monitor_backward(weights.values, updates, gradients, info)
+    if wants.augment_backward:
+        for (_, batch_info), losses in zip(done.batches, done.sample_losses, strict=True):
+            hooks.augment_backward(losses, batch_info)
+    return Step(info, done.loss, first[0])
+
+
+def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
+    """Run forward and backward over the batches of a step; gradients are left in ``parameter.grad``."""
+    total = sum(sizes)
+    stepper.weights.drop_gradients()
+    done: Pass | None = None
+    for prepared, size in zip(batches, sizes, strict=True):
+        loss, sample_losses = _forward(stepper, *prepared)
+        if len(sizes) > 1:
+            # For equal sizes this divides by their number, as the plain loop does.
+            loss = loss / (total / size)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if done is None:
+            done = Pass(loss.detach())
+        else:
+            done.loss = done.loss + loss.detach()
+        done.batches.append(prepared)
+        if sample_losses is not None:
+            done.sample_losses.append(sample_losses)
+    if done is None:
+        raise RuntimeError("a step has at least one batch")
+    return done
+
+
+def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Tensor | None]:
+    """Return the loss of one batch with the plugins' terms, and the loss of each sample if wanted."""
+    hooks, wants, device = stepper.hooks, stepper.wants, stepper.device
+    targets = batch.targets.to(device, non_blocking=True)
+    outputs = stepper.model(stepper.normalise(batch.inputs.to(device, non_blocking=True)))
+    loss = stepper.loss(outputs, targets)
+    sample_losses = None
+    if wants.augment_backward and info.pass_index == 0:
+        with torch.no_grad():
+            sample_losses = stepper.loss.per_sample(outputs, targets).float().cpu()
+    if wants.gradient_forward:
+        value = loss.item() if wants.gradient_loss else math.nan
+        changes = hooks.gradient_forward(batch, outputs.detach().cpu(), value, info)
+        loss = apply_changes(changes, loss, outputs)
+    if wants.monitor_forward and info.micro_batch == info.pass_index == 0:
+        _watch_forward(stepper, batch, outputs, loss, info)
+    return loss, sample_losses
+
+
+def _watch_forward(stepper: Stepper, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> None:
+    if stepper.hooks.observes(specs.monitor_forward, info):
+        value = loss.item() if stepper.wants.monitor_loss else math.nan
+        stepper.hooks.monitor_forward(batch, outputs.detach().cpu(), value, info)
+
+
+def _update(
+    stepper: Stepper, done: Pass, info: StepInfo
+) -> tuple[Mapping[str, Tensor] | AnotherPass | None, Gradients]:
+    """Hand the gradients of a pass to the plugins; return what the optimizer wants, and its gradients."""
+    hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
+    gradients = weights.collect_gradients()
+    if wants.gradient_backward:
+        weights.write_gradients(hooks.gradient_backward(gradients, weights.values, info))
+    loss = done.loss.item() if wants.optimizer_loss else math.nan
+    return hooks.optimizer_backward(weights.values, gradients, loss, info), gradients
+
+
+def _further_passes(
+    stepper: Stepper,
+    done: Pass,
+    info: StepInfo,
+    request: AnotherPass,
+    rng: TorchRng,
+    sizes: Sequence[int],
+) -> tuple[Mapping[str, Tensor] | None, Gradients]:
+    """Run passes until the optimizer is content.
+
+    Each draws the random numbers of the first, so that the optimizer sees one
+    function; afterwards the generators stand where the first pass left them.
+    """
+    after_first = TorchRng.capture(stepper.device)
+    for index in range(1, MAX_FURTHER_PASSES + 1):
+        stepper.weights.write(request.parameters)
+        rng.restore(stepper.device)
+        batches = [(batch, replace(batch_info, pass_index=index)) for batch, batch_info in done.batches]
+        again = _run_pass(stepper, batches, sizes)
+        result, gradients = _update(stepper, again, replace(info, pass_index=index))
+        if not isinstance(result, AnotherPass):
+            after_first.restore(stepper.device)
+            return result, gradients
+        request = result
+    optimizer = next(plugin for plugin in stepper.hooks.plugins if plugin.spec.role == specs.OPTIMIZER.name)
+    raise PluginProtocolError(
+        f"asked for more than {MAX_FURTHER_PASSES} further passes in one step",
+        plugin=optimizer.spec.name,
+        hook="optimizer.backward",
+        step=info.global_step,
+    )
+
+
+def _difference(after: TensorMap, before: TensorMap) -> TensorMap:
+    """Return ``after - before``, in the memory of ``before``."""
+    with torch.no_grad():
+        for name, tensor in before.items():
+            torch.sub(after[name], tensor, out=tensor)
+    return before

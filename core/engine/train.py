@@ -1,0 +1,441 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ..hooks.check import is_finite
+from ..hooks.errors import CheckpointError, PluginError, RunAbortedError
+from ..hooks.manager import Hooks
+from ..hooks.types import Allocate
+from .checkpoint import list_checkpoints, read_latest, write_checkpoint
+from .config import TrainConfig, resolve_device
+from .data import Data, Normalise, Plan, batches
+from .evaluate import evaluate
+from .objective import Objective, check_fit
+from .recorder import NullRecorder, Recorder, RunInfo
+from .rng import seed_run
+from .state import Progress, Snapshot, TrainState, load_plugin_states
+from .step import Prepared, Step, Stepper, take_step
+from .weights import Weights, weights_sha256
+
+Status = Literal["completed", "stopped_early", "interrupted"]
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a run.
+
+    Attributes:
+        status: How it ended; a fault that ends it is raised instead.
+        steps: Optimizer steps finished, those before a resume included.
+        epochs: Passes over the training data finished, rounded down.
+        final_metrics: ``loss`` and the job's metric on the test data, as last evaluated; after an
+            interruption that may be earlier than the last step, or empty.
+        best_metric: The best value of the metric, None if it was never evaluated.
+        best_step: Where it was reached.
+        weights_sha256: Over names, dtypes, shapes and bytes of parameters and buffers.
+        checkpoint: The last checkpoint, None if none were asked for.
+        seconds: Wall time of this call, from its first step.
+        steps_per_second: Steps of this call by that time; 0 if there were none.
+    """
+
+    status: Status
+    steps: int
+    epochs: int
+    final_metrics: dict[str, float]
+    best_metric: float | None
+    best_step: int | None
+    weights_sha256: str
+    checkpoint: Path | None
+    seconds: float
+    steps_per_second: float
+
+
+@dataclass(slots=True)
+class _Run:
+    """The objects of one run, and where it stands."""
+
+    config: TrainConfig
+    data: Data
+    plan: Plan
+    steps_total: int
+    objective: Objective
+    hooks: Hooks
+    state: TrainState
+    stepper: Stepper
+    recorder: Recorder
+    checkpoints: Path | None
+    fingerprint: Mapping[str, Any]
+    stop: Callable[[], bool]
+    snapshot: Snapshot | None = None
+    checkpoint: Path | None = None
+    checkpointed_step: int = -1
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.step >= self.steps_total or self.progress.stopped_early
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    hooks: Hooks,
+    config: TrainConfig,
+    *,
+    recorder: Recorder | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    fingerprint: Mapping[str, Any] | None = None,
+    allocate: Allocate | None = None,
+    stop: Callable[[], bool] = _never,
+) -> Result:
+    """Train ``model`` in place.
+
+        seed torch; restore the latest checkpoint, or take a snapshot of the start
+        while steps are left:
+            try:
+                stream = hooks.augment(batches from this step on)
+                for each step:
+                    stop if asked to
+                    take_step(stream)                          # see step.take_step
+                    evaluate, judge, snapshot, checkpoint when each is due
+            except PluginError:
+                restart the plugin, restore the snapshot       # or abort with a checkpoint
+
+    The end of the run is always evaluated and, if ``checkpoints`` is given, kept.
+    The caller closes ``hooks``.
+
+    Args:
+        model: Made by the caller; is moved to the device and set to training mode.
+        data: What to train and test on.
+        hooks: The plugins, started.
+        config: How to train.
+        recorder: Told what happens; nobody by default.
+        checkpoints: Folder for checkpoints; None writes none.
+        resume: Go on from the latest intact checkpoint in ``checkpoints``.
+        fingerprint: JSON data that a resumed run must agree with.
+        allocate: Where the host buffers of parameters and gradients come from.
+        stop: Asked between steps; once it says True the run checkpoints and ends as interrupted.
+
+    Returns:
+        What became of the run.
+
+    Raises:
+        JobError: The configuration does not fit the data or this machine.
+        DataError: Model, data, loss and metric do not fit together; nothing was trained.
+        CheckpointError: Checkpoints cannot be written or read.
+        RunAbortedError: A plugin's fault, or gradients that are not finite, ended the run; a
+            checkpoint of its last snapshot was written.
+        PluginError: A plugin failed before the first snapshot was taken.
+    """  # fmt: skip
+    run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop)
+    run.checkpoints, run.fingerprint = checkpoints, fingerprint or {}
+    if resume:
+        _resume(run)
+    else:
+        _refuse_used_folder(run)
+    first_step = run.progress.step
+    run.recorder.started(_info(run))
+    if not resume:
+        _keep(run, checkpoint=checkpoints is not None)
+    started = time.perf_counter()
+    status = _train_until_done(run)
+    seconds = time.perf_counter() - started
+    progress = run.progress
+    return Result(
+        status=status,
+        steps=progress.step,
+        epochs=run.plan.epoch(progress.step),
+        final_metrics=dict(progress.metrics),
+        best_metric=progress.best_metric,
+        best_step=progress.best_step,
+        weights_sha256=weights_sha256(model),
+        checkpoint=run.checkpoint,
+        seconds=seconds,
+        steps_per_second=(progress.step - first_step) / seconds,
+    )
+
+
+def _prepare(
+    model: nn.Module,
+    data: Data,
+    hooks: Hooks,
+    config: TrainConfig,
+    recorder: Recorder,
+    allocate: Allocate | None,
+    stop: Callable[[], bool],
+) -> _Run:
+    """Check that everything fits together, then lay out the run."""
+    device = resolve_device(config.device)
+    plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
+    steps_total = config.steps_total(plan.steps_per_epoch)
+    objective = Objective(config.loss, config.metric)
+    objective.check_data(data.train)
+    model.to(device)
+    model.train()
+    smallest = min(plan.sizes(plan.steps_per_epoch - 1))
+    check_fit(model, data, objective, samples=smallest, device=device)
+    weights = Weights(model, device, allocate)
+    seed_run(config.seed)
+    return _Run(
+        config=config,
+        data=data,
+        plan=plan,
+        steps_total=steps_total,
+        objective=objective,
+        hooks=hooks,
+        state=TrainState(model, weights, device, Progress()),
+        stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device),
+        recorder=recorder,
+        checkpoints=None,
+        fingerprint={},
+        stop=stop,
+    )
+
+
+def _info(run: _Run) -> RunInfo:
+    return RunInfo(
+        first_step=run.progress.step,
+        steps_total=run.steps_total,
+        steps_per_epoch=run.plan.steps_per_epoch,
+        train_samples=len(run.data.train),
+        test_samples=len(run.data.test),
+        parameters=sum(tensor.numel() for tensor in run.state.weights.values.values()),
+        device=str(run.state.device),
+        metric=run.config.metric,
+        higher_is_better=run.objective.metric.higher_is_better,
+    )
+
+
+# the loop
+
+
+def _train_until_done(run: _Run) -> Status:
+    """Train to the end, over faults of plugins."""
+    while True:
+        try:
+            return _train_from_here(run)
+        except PluginError as error:
+            _recover(run, error)
+
+
+def _train_from_here(run: _Run) -> Status:
+    """Train from the present step until the end, an interruption or a plugin's fault."""
+    with _stream(run) as stream:
+        while not run.finished:
+            if run.stop():
+                _keep_last(run)
+                return "interrupted"
+            _one_step(run, stream)
+    if run.progress.evaluated_step != run.progress.step:
+        _evaluate(run)
+    _keep_last(run)
+    return "stopped_early" if run.progress.stopped_early else "completed"
+
+
+def _one_step(run: _Run, stream: Iterator[Prepared]) -> None:
+    run.stepper.refresh()
+    sizes = run.plan.sizes(run.progress.step)
+    step = take_step(run.stepper, stream, sizes)
+    run.progress.step += 1
+    if run.stepper.wants.monitors:
+        run.hooks.poll()
+    _record(run, step, sum(sizes))
+    if _due(run, run.config.eval_every):
+        _evaluate(run)
+    checkpoint = run.checkpoints is not None and _due(run, run.config.checkpoint_every)
+    if checkpoint or run.progress.step % run.config.snapshot_every == 0:
+        _keep(run, checkpoint=checkpoint)
+
+
+def _due(run: _Run, every: int | None) -> bool:
+    return run.progress.step % (every or run.plan.steps_per_epoch) == 0
+
+
+def _record(run: _Run, step: Step, samples: int) -> None:
+    recorder, info = run.recorder, step.info
+    if info.global_step == 0:
+        recorder.sampled(step.first_batch, info)
+    recorder.step(info, step.loss.item() if recorder.wants_loss(info) else None, samples)
+
+
+@contextlib.contextmanager
+def _stream(run: _Run) -> Iterator[Iterator[Prepared]]:
+    """Give the batches from the present step on; workers let go of them at the end."""
+    config, steps_total = run.config, run.steps_total
+    stream = run.hooks.augment(
+        batches(
+            run.data.train,
+            run.plan,
+            config.seed,
+            first_step=run.progress.step,
+            steps_total=steps_total,
+            lr_factor=lambda step: config.schedule.factor(step, steps_total),
+        )
+    )
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
+
+
+def _evaluate(run: _Run) -> None:
+    """Evaluate and judge; sets ``progress.stopped_early`` when patience is at its end."""
+    config, progress = run.config, run.progress
+    metrics = evaluate(
+        run.state.model,
+        run.data.test,
+        run.objective,
+        run.stepper.normalise,
+        batch_size=config.eval_batch_size,
+        device=run.state.device,
+    )
+    early = config.early_stopping
+    best = progress.judge(
+        metrics,
+        config.metric,
+        run.objective.metric,
+        patience=None if early is None else early.patience,
+        min_delta=0.0 if early is None else early.min_delta,
+    )
+    run.recorder.evaluated(progress.step, run.plan.epoch(progress.step), metrics, best=best)
+    if progress.stopped_early and early is not None:
+        run.recorder.event(
+            f"stopped at step {progress.step}: {config.metric} has not improved by more than "
+            f"{early.min_delta} in {early.patience} evaluations"
+        )
+
+
+# snapshots and checkpoints
+
+
+def _keep(run: _Run, *, checkpoint: bool) -> None:
+    """Take a snapshot, and write it to disk if asked to."""
+    snapshot = run.state.snapshot(run.hooks, run.recorder)
+    run.snapshot = snapshot
+    run.hooks.progressed()
+    if checkpoint:
+        _write(run, snapshot)
+
+
+def _keep_last(run: _Run) -> None:
+    """Make sure that the present state is on disk, and that the monitors' reports are in."""
+    if run.checkpoints is not None and run.checkpointed_step != run.progress.step:
+        _keep(run, checkpoint=True)
+    else:
+        run.hooks.drain()
+
+
+def _write(run: _Run, snapshot: Snapshot) -> None:
+    """Write ``snapshot`` as a checkpoint, unless that was done."""
+    progress = snapshot.progress
+    if run.checkpoints is None or run.checkpointed_step == progress.step:
+        return
+    value = progress.metrics.get(run.config.metric, math.nan)
+    judged = progress.evaluated_step == progress.step and not math.isnan(value)
+    contents = snapshot.contents(
+        value if judged else None, higher_is_better=run.objective.metric.higher_is_better
+    )
+    run.checkpoint = write_checkpoint(
+        run.checkpoints, contents, run.fingerprint, keep=run.config.keep_checkpoints
+    )
+    run.checkpointed_step = progress.step
+    run.recorder.checkpointed(progress.step, run.checkpoint)
+
+
+def _refuse_used_folder(run: _Run) -> None:
+    if run.checkpoints is not None and list_checkpoints(run.checkpoints):
+        raise CheckpointError(
+            f"{run.checkpoints} holds the checkpoints of another run; resume that one, or choose another "
+            "folder"
+        )
+
+
+def _resume(run: _Run) -> None:
+    """Restore the latest intact checkpoint."""
+    if run.checkpoints is None:
+        raise CheckpointError("there is no folder to resume from; name the run's folder")
+    path, contents = read_latest(run.checkpoints, run.fingerprint, note=run.recorder.event)
+    run.snapshot = run.state.read(contents, path)
+    run.checkpoint, run.checkpointed_step = path, contents.step
+    _restore(run, run.snapshot)
+
+
+def _restore(run: _Run, snapshot: Snapshot) -> None:
+    """Bring model, plugins and record back to ``snapshot``."""
+    load_plugin_states(run.hooks, snapshot)
+    run.state.restore(snapshot)
+    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
+
+
+# faults
+
+
+def _recover(run: _Run, error: PluginError) -> None:
+    """Restart the plugin that failed and restore the last snapshot, or end the run.
+
+    Restarting may fail in its turn; each such fault counts as one more in a row, so this ends.
+
+    Raises:
+        RunAbortedError: The plugin's policy is to abort, it failed too often, or
+            the run has diverged and no plugin is to blame.
+    """
+    snapshot = run.snapshot
+    if snapshot is None:
+        raise error
+    if error.hook in _GIVEN_GRADIENTS and not all(map(is_finite, run.state.weights.gradients.values())):
+        raise _aborted(run, snapshot, _diverged(error)) from error
+    while True:
+        try:
+            run.hooks.recover(error)
+            _restore(run, snapshot)
+        except PluginError as fault:
+            if fault is error:
+                raise _aborted(run, snapshot, f"{error}; the run was ended") from error
+            error = fault
+        else:
+            return
+
+
+_GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
+
+
+def _diverged(error: PluginError) -> str:
+    return (
+        f"the gradients at step {error.step} are not finite: training has diverged, and '{error.plugin}' "
+        "was the first to be given them. Lower the learning rate, warm up longer or clip the gradients"
+    )
+
+
+def _aborted(run: _Run, snapshot: Snapshot, why: str) -> RunAbortedError:
+    """Write the last snapshot to disk and return the error that says so."""
+    run.state.restore(snapshot)
+    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
+    if run.checkpoints is None:
+        return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
+    try:
+        _write(run, snapshot)
+    except CheckpointError as error:
+        return RunAbortedError(f"{why}. Its state could not be kept: {error}")
+    return RunAbortedError(
+        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; once the cause is "
+        f"removed, go on with `--resume {run.checkpoints.parent}`"
+    )

@@ -1,0 +1,144 @@
+"""The model's parameters and gradients, laid out so that plugins can read them without a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..hooks.errors import DataError
+from ..hooks.types import Allocate, Gradients, Parameters, TensorMap
+
+
+def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into the target at its place, all in one call."""
+    torch._foreach_copy_(targets, sources)
+
+
+class Weights:
+    """Parameters and gradients of one model as two ``TensorMap``.
+
+    On the CPU the parameters *are* ``values``: each ``parameter.data`` is a view
+    into its buffer. On another device they are views into a buffer there, and
+    ``values`` is its mirror in host memory: plugins are the only ones that change
+    parameters, and they change the mirror first. A parameter that several modules
+    share is held once. Parameters end up contiguous.
+
+    Args:
+        model: On ``device``.
+        device: Where the loop runs.
+        allocate: Where host buffers come from; ordinary memory by default.
+
+    Attributes:
+        values: Every parameter, in host memory.
+
+    Raises:
+        DataError: Two parameters overlap in memory without being the same ``Parameter``.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, allocate: Allocate | None = None) -> None:
+        self._parameters = dict(model.named_parameters())
+        _refuse_overlaps(self._parameters)
+        self.values: Parameters = TensorMap.like(self._parameters, allocate)
+        self._all_gradients: Gradients = TensorMap.like(self._parameters, allocate)
+        self._on_host = device.type == "cpu"
+        self._device_values = self._beside(self.values, device)
+        self._device_gradients = self._beside(self._all_gradients, device)
+        self._tensors = [self.values[name] for name in self._parameters]
+        self._selected: dict[tuple[str, ...], Gradients] = {tuple(self._parameters): self._all_gradients}
+        self._present = tuple(self._parameters)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                self._device_values[name].copy_(parameter)
+                parameter.data = self._device_values[name]
+        if not self._on_host:
+            self.values.buffer.copy_(self._device_values.buffer)
+
+    @property
+    def gradients(self) -> Gradients:
+        """What ``collect_gradients`` returned last."""
+        return self._selected[self._present]
+
+    def write(self, values: Mapping[str, Tensor]) -> None:
+        """Set all parameters to ``values``, a mapping of the same names, shapes and dtypes."""
+        if values is not self.values:
+            with torch.no_grad():
+                copy_into(self._tensors, [values[name] for name in self._parameters])
+        self._push()
+
+    def write_flat(self, values: TensorMap) -> None:
+        """Set all parameters to ``values``, a clone of ``self.values``."""
+        self.values.buffer.copy_(values.buffer)
+        self._push()
+
+    def drop_gradients(self) -> None:
+        """Set every ``parameter.grad`` to None, so that autograd makes new ones."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def collect_gradients(self) -> Gradients:
+        """Move every ``parameter.grad`` into host memory.
+
+        Returns:
+            The gradients of the parameters that got one. The same object comes back
+            for the same set of names, so that a plugin can recognise it.
+        """
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            gradient = parameter.grad
+            if gradient is not None:
+                found[name] = gradient if gradient.layout is torch.strided else gradient.to_dense()
+                parameter.grad = None
+        names = tuple(found)
+        if names != self._present:
+            # What is absent must not show in ``Gradients.flat()``.
+            self._device_gradients.buffer.zero_()
+            self._present = names
+            if names not in self._selected:
+                self._selected[names] = self._all_gradients.select(names)
+        targets = self._device_gradients
+        copy_into([targets[name] for name in names], list(found.values()))
+        if not self._on_host:
+            self._all_gradients.buffer.copy_(targets.buffer)
+        return self._selected[names]
+
+    def write_gradients(self, values: Mapping[str, Tensor]) -> None:
+        """Replace the collected gradients by ``values``, a mapping of the same names."""
+        gradients = self.gradients
+        if values is not gradients:
+            copy_into([gradients[name] for name in self._present], [values[name] for name in self._present])
+
+    def _push(self) -> None:
+        if not self._on_host:
+            self._device_values.buffer.copy_(self.values.buffer)
+
+    def _beside(self, host: TensorMap, device: torch.device) -> TensorMap:
+        return host if self._on_host else TensorMap(host.specs, torch.zeros_like(host.buffer, device=device))
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _refuse_overlaps(parameters: Mapping[str, nn.Parameter]) -> None:
+    by_address = sorted(
+        (p.data_ptr(), p.data_ptr() + p.untyped_storage().nbytes(), name)
+        for name, p in parameters.items()
+        if p.numel() and p.is_contiguous() and p.untyped_storage().nbytes() == p.nbytes
+    )
+    for (_, end, first), (begin, _, second) in itertools.pairwise(by_address):
+        if begin < end:
+            raise DataError(
+                f"parameters '{first}' and '{second}' share memory but are two parameters, so that training "
+                "would part them; tie them by assigning one nn.Parameter to both modules"
+            )
