@@ -141,7 +141,7 @@ def _channels_first(inputs: Tensor, layout: Layout, source: str) -> Tensor:
     few = tuple(1 <= inputs.shape[dim] <= MAX_CHANNELS for dim in (1, 3))
     if layout == "auto" and few == (True, True) and inputs.shape[1] != inputs.shape[3]:
         raise DataError(
-            f"{source}: shape {tuple(inputs.shape)} may have its channels first or last; say with option 'layout'"
+            f"{source}: shape {tuple(inputs.shape)} is ambiguous; give option 'layout'"
         )
     last = layout == "channels_last" or (layout == "auto" and few == (False, True))
     return inputs.permute(0, 3, 1, 2).contiguous() if last else inputs
