@@ -1,0 +1,273 @@
+"""A plugin is read from its text: what is told, and what is left open."""
+
+import ast
+import sys
+import textwrap
+
+import pytest
+
+from ringfence.hooks.source import read_plugin
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Return a function that writes files of a package ``acme`` and reads its class ``Clip``."""
+
+    def write_and_read(entry_text, qualname="Clip", module="acme", **files):
+        package = tmp_path / "acme"
+        package.mkdir(exist_ok=True)
+        for name, text in {"__init__": entry_text, **files}.items():
+            (package / f"{name}.py").write_text(textwrap.dedent(text))
+        return read_plugin(module, qualname, [str(tmp_path)])
+
+    return write_and_read
+
+
+PLAIN = """
+    from ringfence import passthrough
+
+    class Clip:
+        '''Clip gradients.'''
+
+        role = "gradient"
+        forward = passthrough
+
+        def __init__(self, max_norm: float = 1.0, *, kind: str):
+            raise SystemExit("nobody runs this")
+
+        def backward(self, gradients, step):
+            return gradients
+
+    raise SystemExit("nobody imports this")
+"""
+
+
+def test_role_methods_options_and_docstring_are_read_without_running_anything(read):
+    source = read(PLAIN)
+
+    assert source.role == "gradient"
+    assert source.docstring == "Clip gradients."
+    assert source.methods["forward"].passthrough
+    assert source.methods["backward"].arguments == ("gradients", "step")
+    assert source.methods["backward"].line == 13
+    assert [(p.name, p.annotation_text, p.default_text, p.required) for p in source.parameters] == [
+        ("max_norm", "float", "1.0", False),
+        ("kind", "str", None, True),
+    ]
+    assert source.line == 4
+    assert source.unresolved == ()
+    assert "acme" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "from .plugin import Clip",
+        "from .plugin import Clip as Clip",
+        "from acme.plugin import Clip",
+        "from . import plugin\nClip = plugin.Clip",
+        "import acme.plugin\nClip = acme.plugin.Clip",
+        "from .middle import *\nfrom .middle import Other as Clip",
+        "try:\n    from .plugin import Clip\nexcept ImportError:\n    raise",
+    ],
+)
+def test_a_class_is_found_through_reexports(read, entry):
+    source = read(entry, plugin=PLAIN, middle="from .plugin import Clip as Other")
+
+    assert source.path is not None
+    assert source.path.name == "plugin.py"
+    assert source.role == "gradient"
+
+
+def test_a_class_inside_a_class_is_found(read):
+    source = read("class Outer:\n    class Clip:\n        role = 'monitor'", qualname="Outer.Clip")
+
+    assert source.role == "monitor"
+
+
+def test_members_come_from_bases_in_other_files_of_the_plugin(read):
+    source = read(
+        """
+        from .base import Base
+        class Clip(Base):
+            def backward(self, gradients): ...
+        """,
+        base="""
+        from ringfence import passthrough
+        class Root:
+            role = "gradient"
+            def __init__(self, limit: int = 3): ...
+        class Base(Root):
+            forward = passthrough
+            def backward(self, gradients, step): ...
+        """,
+    )
+
+    assert source.role == "gradient"
+    assert source.methods["backward"].arguments == ("gradients",)
+    assert source.methods["forward"].passthrough
+    assert [p.name for p in source.parameters] == ["limit"]
+    assert source.unresolved == ()
+
+
+def test_options_of_a_dataclass_are_its_fields(read):
+    source = read("""
+        from dataclasses import dataclass, field
+        from typing import ClassVar
+        from ringfence import passthrough
+        @dataclass
+        class Clip:
+            role: ClassVar[str] = "gradient"
+            max_norm: float
+            names: list[str] = field(default_factory=list)
+            hidden: int = field(default=0, init=False)
+            forward = passthrough
+            backward = passthrough
+        """)
+
+    assert [(p.name, p.required) for p in source.parameters] == [("max_norm", True), ("names", False)]
+    assert source.role == "gradient"
+
+
+def test_type_aliases_and_types_in_quotes_are_put_in(read):
+    source = read(
+        """
+        from .kinds import Maybe
+        class Clip:
+            def __init__(self, kind: "Maybe" = None, other: int | Maybe = 1): ...
+        """,
+        kinds="""
+        from typing import Literal
+        Kind = Literal["a", "b"]
+        Maybe = Kind | None
+        """,
+    )
+
+    shown = [ast.unparse(p.annotation) for p in source.parameters]
+    assert shown == ["Literal['a', 'b'] | None", "int | (Literal['a', 'b'] | None)"]
+
+
+def test_attributes_are_followed_through_helpers_and_annotations(read):
+    source = read(
+        """
+        from ringfence import LossTerm, StepInfo
+        from .tools import scale
+        class Clip:
+            role = "gradient"
+            def forward(self, batch, outputs, step):
+                renamed = batch
+                self._look(renamed)
+                return LossTerm(value=scale(step), gradient=outputs)
+            def _look(self, b):
+                return b.targets
+            def backward(self, gradients, step: StepInfo):
+                step = 3
+                return step.nothing
+        """,
+        tools="""
+        def scale(s):
+            if hasattr(s, "newer"):
+                return s.newer
+            return s.lr_factor + getattr(s, "newest", 0.0)
+        """,
+    )
+
+    uses = {(u.argument or u.type_name, u.attribute): u.guarded for u in source.uses}
+    assert uses == {
+        ("batch", "targets"): False,
+        ("LossTerm", "value"): False,
+        ("LossTerm", "gradient"): False,
+        ("step", "lr_factor"): False,
+        ("step", "newer"): True,
+        ("step", "newest"): True,
+    }
+
+
+def test_imports_of_ringfence_are_listed_with_lines(read):
+    source = read("""
+        import ringfence as rf
+        from ringfence import Batch
+        from ringfence.hooks.types import StepInfo
+        try:
+            from ringfence import Newer
+        except ImportError:
+            Newer = None
+        class Clip:
+            def forward(self, batch):
+                return rf.LossScale(0.5)
+        """)
+
+    found = {(i.module, i.name, i.line, i.guarded) for i in source.imports}
+    assert found == {
+        ("ringfence", "Batch", 3, False),
+        ("ringfence.hooks.types", "StepInfo", 4, False),
+        ("ringfence", "Newer", 6, True),
+        ("ringfence", "LossScale", 11, False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "about", "reason"),
+    [
+        ("Clip = make()", "class", "no class written out"),
+        ("import os", "class", "no class written out"),
+        ("def Clip(): ...", "class", "no class written out"),
+        ("class Clip(: ...", "class", "cannot be read as Python source"),
+        ("x = " + "-" * 5000 + "1\nclass Clip: ...", "class", "cannot be read"),
+        ("@register\nclass Clip: ...", "class", "@register may replace the class"),
+        ("class Clip(metaclass=Meta): ...", "class", "metaclass Meta may change the class"),
+        ("class Clip:\n    role = ROLE", "role", "not a string written out"),
+        ("import torch\nclass Clip(torch.nn.Module):\n    role = 'x'", "arguments", "base torch.nn.Module"),
+        ("class Clip(Mystery): ...", "role", "base Mystery"),
+        ("class Clip:\n    def forward(self, *args): ...", "arguments", "*args"),
+        ("class Clip:\n    @wrapped\n    def forward(self, batch): ...", "arguments", "@wrapped may change"),
+        ("class Clip:\n    forward = build()", "arguments", "no method written out"),
+        ("class Clip(Mystery):\n    role = 'x'", "options", "the constructor may come from base"),
+        ("from ringfence import *\nclass Clip: ...", "names", "import *"),
+        (
+            "class Clip:\n    def forward(self, batch):\n        getattr(batch, self.name)",
+            "attributes",
+            "computed name",
+        ),
+    ],
+)
+def test_what_the_text_does_not_settle_is_said(read, text, about, reason):
+    source = read(text)
+
+    assert any(item.about == about and reason in item.reason for item in source.unresolved), source.unresolved
+
+
+def test_a_module_that_is_not_there_is_said(tmp_path):
+    source = read_plugin("acme.plugin", "Clip", [str(tmp_path)])
+
+    assert source.path is None
+    assert [item.reason for item in source.unresolved] == ["no source file of module acme.plugin was found"]
+
+
+def test_a_circle_of_imports_ends(read):
+    source = read("from .other import Clip", other="from . import Clip")
+
+    assert [item.about for item in source.unresolved] == ["class"]
+
+
+def test_a_lambda_or_a_function_beside_the_class_can_be_a_method(read):
+    source = read("""
+        def look(self, batch, step): return batch.targets
+        class Clip:
+            forward = look
+            backward = lambda self, gradients: None
+        """)
+
+    assert source.methods["forward"].arguments == ("batch", "step")
+    assert source.methods["backward"].arguments == ("gradients",)
+    assert [(use.argument, use.attribute) for use in source.uses] == [("batch", "targets")]
+
+
+def test_packages_mapped_to_another_folder_are_found(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "__init__.py").write_text("from .inner import Clip")
+    (tmp_path / "code" / "inner.py").write_text("class Clip:\n    role = 'augment'")
+
+    source = read_plugin("acme.plugins", "Clip", [], {"acme.plugins": str(tmp_path / "code")})
+
+    assert source.role == "augment"
