@@ -1,0 +1,149 @@
+"""The command line. It imports what a command needs when it runs: ``--help`` must answer at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .hooks.errors import JobError, RingfenceError
+from .version import __version__
+
+INTERRUPTED = 130
+
+# Our own bugs keep Python's plain traceback: it can be pasted into a report.
+app = typer.Typer(
+    help="Train PyTorch models with plugins you do not have to trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+plugins_app = typer.Typer(help="Look at the plugins that are installed.", no_args_is_help=True)
+app.add_typer(plugins_app, name="plugins")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Name = Annotated[str, typer.Argument(help="Name of the plugin, as a job spells it.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    with errors_told():
+        app(prog_name="ringfence")
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Print an error that was foreseen as a message without traceback, and exit with its status."""
+    try:
+        yield
+    except RingfenceError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output is gone (``| head``); nothing more can be said to it.
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    if wanted:
+        typer.echo(f"ringfence {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train PyTorch models with plugins you do not have to trust."""
+
+
+@app.command()
+def train(
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB.yaml", help="The job; with --resume, the one it ran.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, e.g. epochs=3, plugins.optim.lr=0.1."),
+    ] = None,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="NAME[:KEY=VALUE,…]", help="Add a plugin, or change its options."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run.  [default: runs/JOB-N]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Continue the run in this folder.")
+    ] = None,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
+) -> None:
+    """Train the model that a job describes."""
+    if job is None and resume is None:
+        raise JobError("name a job file (ringfence train JOB.yaml), or a run to continue (--resume DIR)")
+    if out is not None and resume is not None:
+        raise JobError("--out and --resume are both given; a resumed run goes on in its own folder")
+    from .commands import train_job  # noqa: PLC0415 - imports torch
+
+    status = train_job(job, sets or [], plugins or [], out=out, resume=resume, quiet=quiet)
+    raise typer.Exit(status)
+
+
+@plugins_app.command("list")
+def list_plugins(*, as_json: _Json = False) -> None:
+    """List the plugins that are installed, and whether they fit this version."""
+    from .inspect_plugins import list_lines, list_records  # noqa: PLC0415 - takes time
+
+    if as_json:
+        typer.echo(json.dumps(list_records(), indent=2))
+    else:
+        typer.echo("\n".join(list_lines()))
+
+
+@plugins_app.command("show")
+def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
+    """Show what a plugin is and which options it takes; its code is read, not run."""
+    from .inspect_plugins import show_lines, show_record  # noqa: PLC0415 - takes time
+
+    typer.echo(json.dumps(show_record(name), indent=2) if as_json else "\n".join(show_lines(name)))
+
+
+@plugins_app.command("check")
+def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
+    """Check a plugin against the series of the core that it must work with; exit status 2 if it does not."""
+    from .inspect_plugins import checked  # noqa: PLC0415 - imports torch
+
+    verdict = checked(name)
+    typer.echo(json.dumps(verdict.to_dict(), indent=2) if as_json else verdict.message())
+    raise typer.Exit(0 if verdict.decision == "accepted" else JobError.exit_status)
+
+
+@app.command()
+def doctor(*, as_json: _Json = False) -> None:
+    """Tell, layer by layer, what the sandbox holds on this machine; exit status 2 if it cannot be used."""
+    from .commands import diagnose  # noqa: PLC0415 - imports torch
+
+    raise typer.Exit(diagnose(as_json=as_json))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]) -> None:
+    """Write the report of a run anew, from what is in its folder."""
+    from .commands import rewrite_report  # noqa: PLC0415 - imports matplotlib
+
+    typer.echo(rewrite_report(folder))

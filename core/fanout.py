@@ -1,0 +1,87 @@
+"""Tell several takers what happens in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from .engine.recorder import Recorder, RunInfo
+from .hooks.manager import Listener
+from .hooks.plugin import Plugin
+from .hooks.types import Batch, Report, StepInfo
+
+
+class Watcher(Recorder, Listener, Protocol):
+    """Takes what the engine tells and what plugins report."""
+
+    def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
+        """Take the plugins, in the job's order, once all run; ``order`` is hook to names, in firing order."""
+
+
+class Fanout:
+    """A ``Watcher`` that passes everything on.
+
+    Args:
+        keeper: The one whose record is rolled back with the run; its position is the run's.
+        others: Told the same.
+    """
+
+    def __init__(self, keeper: Watcher, others: Sequence[Watcher]) -> None:
+        self._keeper = keeper
+        self._all = (keeper, *others)
+
+    def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.plugins_started(plugins, order)
+
+    def started(self, info: RunInfo) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.started(info)
+
+    def sampled(self, batch: Batch, step: StepInfo) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.sampled(batch, step)
+
+    def wants_loss(self, step: StepInfo) -> bool:
+        """Tell whether anybody wants the loss."""
+        return any(watcher.wants_loss(step) for watcher in self._all)
+
+    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.step(step, loss, samples)
+
+    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.evaluated(step, epoch, metrics, best=best)
+
+    def checkpointed(self, step: int, path: Path) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.checkpointed(step, path)
+
+    def position(self) -> Any:
+        """Return the keeper's."""
+        return self._keeper.position()
+
+    def rolled_back(self, to_step: int, position: Any) -> None:
+        """Pass it on; the position means something to the keeper only."""
+        for watcher in self._all:
+            watcher.rolled_back(to_step, position)
+
+    def event(self, message: str) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.event(message)
+
+    def reported(
+        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
+    ) -> None:
+        """Pass it on."""
+        for watcher in self._all:
+            watcher.reported(plugin, step, scalars, report)

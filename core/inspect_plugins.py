@@ -1,0 +1,177 @@
+"""What ``ringfence plugins`` tells; plugins are read as text, and only ``check`` loads one, in a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .catalog import Found, catalog, check_found, source_of
+from .hooks.errors import IncompatiblePluginError
+from .hooks.source import Parameter, PluginSource
+from .hooks.verdict import Finding, Verdict
+
+_DECISION_WORDS = {"accepted": "ok", "refused": "REFUSED", "could not tell": "decided when loaded"}
+
+
+def list_records() -> list[dict[str, Any]]:
+    """Return every installed plugin as plain data."""
+    records = []
+    for found in catalog().plugins.values():
+        source = source_of(found)
+        records.append(
+            {
+                "name": found.name,
+                "role": source.role,
+                "distribution": found.distribution,
+                "version": found.version,
+                "summary": found.summary,
+                "decision": check_found(found, source).decision,
+            }
+        )
+    return records
+
+
+def list_lines() -> list[str]:
+    """Return every installed plugin as a table, and what is wrong with the rest."""
+    rows = [("NAME", "ROLE", "FROM", "FITS")]
+    rows += [
+        (
+            record["name"],
+            record["role"] or "?",
+            f"{record['distribution']} {record['version']}",
+            _DECISION_WORDS[record["decision"]],
+        )
+        for record in list_records()
+    ]
+    installed = catalog()
+    lines = _table(rows)
+    lines += [
+        f"'{name}' is declared by {' and '.join(owners)}; uninstall all but one"
+        for name, owners in installed.conflicts.items()
+    ]
+    return lines + list(installed.damaged)
+
+
+def show_record(name: str) -> dict[str, Any]:
+    """Return all that is known of a plugin without running it, as plain data.
+
+    Raises:
+        JobError: It is not installed.
+    """
+    found = catalog().find(name)
+    source = source_of(found)
+    return {
+        "name": found.name,
+        "role": source.role,
+        "distribution": found.distribution,
+        "version": found.version,
+        "summary": found.summary,
+        "entry_point": f"{found.module}:{found.qualname}",
+        "file": None if source.path is None else f"{source.path}:{source.line}",
+        "docstring": source.docstring,
+        "methods": {
+            method.name: "passthrough" if method.passthrough else list(method.arguments)
+            for method in source.methods.values()
+        },
+        "options": [_option_record(parameter) for parameter in source.parameters],
+        "takes_any_option": source.takes_any_option,
+        "check": check_found(found, source).to_dict(),
+    }
+
+
+def show_lines(name: str) -> list[str]:
+    """Return ``show_record`` for people.
+
+    Raises:
+        JobError: It is not installed.
+    """
+    found = catalog().find(name)
+    source = source_of(found)
+    lines = [
+        f"{found.name}  ({source.role or 'role not known'}, {found.distribution} {found.version})",
+        f"class {found.module}:{found.qualname}",
+    ]
+    lines += ["", *source.docstring.splitlines()] if source.docstring else []
+    lines += ["", *_methods(source), "", *_options(source), "", check_found(found, source).message()]
+    return lines
+
+
+def checked(name: str) -> Verdict:
+    """Judge a plugin by metadata and text, then load it in a sandbox and judge the class.
+
+    Raises:
+        JobError: It is not installed.
+        SandboxUnavailableError: It cannot be sandboxed on this machine.
+        PluginError: It could not be imported or constructed.
+    """
+    found = catalog().find(name)
+    source = source_of(found)
+    verdict = check_found(found, source)
+    if verdict.decision == "refused":
+        return verdict
+    required = [parameter.name for parameter in source.parameters if parameter.required]
+    if required:
+        needed = ", ".join(required)
+        text = f"not loaded, since it needs a value for {needed}; a job that uses it settles the rest"
+        return Verdict(
+            verdict.plugin,
+            verdict.distribution,
+            verdict.version,
+            verdict.core,
+            verdict.window,
+            verdict.declared,
+            (*verdict.findings, Finding("I-NOT-LOADED", text)),
+        )
+    return _loaded(found, source, verdict)
+
+
+def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
+    # Only here are torch and the sandbox needed; listing plugins must be quick.
+    from .isolation.pool import Sandbox  # noqa: PLC0415
+    from .loader import confirm, plan_alone  # noqa: PLC0415
+
+    item = plan_alone(found, source, verdict)
+    with Sandbox() as sandbox:
+        plugin = sandbox.start(item.spec)
+        try:
+            return confirm(item, plugin.accepts)
+        except IncompatiblePluginError as error:
+            if error.verdict is None:
+                raise
+            return error.verdict
+
+
+def _option_record(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "type": parameter.annotation_text or None,
+        "default": parameter.default_text,
+        "required": parameter.required,
+    }
+
+
+def _options(source: PluginSource) -> Iterator[str]:
+    if not source.parameters:
+        yield "takes any option" if source.takes_any_option else "takes no options"
+        return
+    rows = [("OPTION", "TYPE", "DEFAULT")]
+    rows += [
+        (parameter.name, parameter.annotation_text or "not said", parameter.default_text or "(needed)")
+        for parameter in source.parameters
+    ]
+    yield from _table(rows)
+    if source.takes_any_option:
+        yield "and any other option"
+
+
+def _methods(source: PluginSource) -> Iterator[str]:
+    for method in source.methods.values():
+        does = "passes" if method.passthrough else f"takes {', '.join(method.arguments) or 'nothing'}"
+        yield f"{method.name}: {does}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,207 @@
+"""One run: wire job, plugins, engine and sandbox together, and leave a folder.
+
+Everything that can be wrong with a job is told before a process is started or a
+file is written; what the run leaves is written also when it fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import folder as run_folder
+from .build import Ingredients, build, check_names
+from .engine.config import resolve_device
+from .engine.train import Result, train
+from .fanout import Fanout, Watcher
+from .hooks.errors import IncompatiblePluginError, JobError, RingfenceError, RunAbortedError
+from .hooks.manager import Hooks
+from .hooks.plugin import Plugin, PluginSpec
+from .isolation.pool import Sandbox
+from .job import Job, JobFile
+from .loader import Planned, load, plan
+from .record import RunRecord
+from .report import RunRecorder, write_report
+
+#: What a resumed run must agree with; the rest may change the cost of a run, not its course.
+_COURSE = (
+    "model",
+    "data",
+    "batch_size",
+    "grad_accum_steps",
+    "loss",
+    "metric",
+    "schedule",
+    "seed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What a run left.
+
+    Attributes:
+        folder: The run's folder.
+        result: How it ended.
+        report: The HTML report.
+    """
+
+    folder: Path
+    result: Result
+    report: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose every fault would have been told.
+
+    Attributes:
+        job_file: The job.
+        base: Folder that its relative paths start from.
+        plugins: Found and checked, not started.
+        ingredients: Model, data and configuration.
+    """
+
+    job_file: JobFile
+    base: Path
+    plugins: Sequence[Planned]
+    ingredients: Ingredients
+
+
+def prepare(job_file: JobFile, base: Path) -> Prepared:
+    """Check a job against the installed plugins, the models and the data; nothing is started.
+
+    Args:
+        job_file: The job.
+        base: Folder that its relative paths start from.
+
+    Raises:
+        JobError: With all faults that can be told without reading data.
+        IncompatiblePluginError: A plugin does not fit this core.
+        DataError: The data cannot be read, or does not fit.
+    """
+    planned = _checked(job_file)
+    torch.set_num_threads(job_file.job.threads or len(os.sched_getaffinity(0)))
+    return Prepared(job_file, base, planned, build(job_file, base))
+
+
+def run(
+    prepared: Prepared,
+    folder: Path,
+    *,
+    resume: bool = False,
+    watchers: Sequence[Watcher] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> RunOutcome:
+    """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
+
+    Args:
+        prepared: The job.
+        folder: Made if it is not there; holds a run already if ``resume``.
+        resume: Go on from the latest checkpoint in ``folder``.
+        watchers: Told what happens.
+        stop: Asked between steps; once it says True the run checkpoints and ends.
+
+    Raises:
+        RingfenceError: The run could not be started, or a fault ended it.
+    """
+    run_folder.claim(folder, "--resume" if resume else "--out")
+    job = prepared.job_file.job
+    record = RunRecord(folder, prepared.base, job.seed, str(resolve_device(job.device)))
+    with run_folder.disk_faults_told(folder):
+        run_folder.write_text(folder / run_folder.JOB, job.to_yaml())
+        record.write()
+        try:
+            with RunRecorder(folder) as recorder:
+                watcher = Fanout(recorder, watchers)
+                record.result = _train(prepared, folder, record, watcher, resume=resume, stop=stop)
+            record.status = record.result.status
+        except BaseException as error:
+            record.status = "aborted" if isinstance(error, RunAbortedError) else "failed"
+            record.error = str(error) or type(error).__name__
+            raise
+        finally:
+            record.write()
+            report = write_report(folder)
+    return RunOutcome(folder, record.result, report)
+
+
+def _train(
+    prepared: Prepared,
+    folder: Path,
+    record: RunRecord,
+    watcher: Watcher,
+    *,
+    resume: bool,
+    stop: Callable[[], bool],
+) -> Result:
+    """Start the plugins, train, and end the plugins."""
+    ingredients = prepared.ingredients
+    with ExitStack() as stack:
+        sandbox = _sandbox(prepared.plugins, stack)
+        hooks = Hooks(prepared.job_file.job.seed, watcher)
+        stack.callback(hooks.close)
+        load(prepared.plugins, hooks, _starter(sandbox), watcher.event)
+        record.plugins, record.order = hooks.plugins, hooks.order()
+        watcher.plugins_started(hooks.plugins, record.order)
+        record.write()
+        return train(
+            ingredients.model,
+            ingredients.data,
+            hooks,
+            ingredients.config,
+            recorder=watcher,
+            checkpoints=folder / run_folder.CHECKPOINTS,
+            resume=resume,
+            fingerprint=fingerprint(prepared.job_file.job),
+            allocate=None if sandbox is None else sandbox.allocate,
+            stop=stop,
+        )
+
+
+def fingerprint(job: Job) -> Mapping[str, Any]:
+    """Return what decides a run's course, as JSON data: a resumed run must agree with it."""
+    whole = job.model_dump(mode="json")
+    course = {key: whole[key] for key in _COURSE}
+    return course | {"plugins": [{plugin.name: plugin.options} for plugin in job.plugins]}
+
+
+def _checked(job_file: JobFile) -> list[Planned]:
+    """Return the planned plugins, or raise one error with all that is wrong."""
+    faults = []
+    problems = check_names(job_file)
+    if problems:
+        faults.append(str(job_file.error(problems)))
+    planned: list[Planned] = []
+    try:
+        planned = plan(job_file)
+    except IncompatiblePluginError:
+        if not faults:
+            raise
+    except JobError as error:
+        faults.append(str(error))
+    if faults:
+        raise JobError("\n".join(faults))
+    return planned
+
+
+def _sandbox(planned: Sequence[Planned], stack: ExitStack) -> Sandbox | None:
+    """Start a sandbox if a plugin needs one."""
+    if all(item.spec.isolation == "trusted" for item in planned):
+        return None
+    return stack.enter_context(Sandbox())
+
+
+def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:
+    def start(spec: PluginSpec) -> Plugin:
+        if sandbox is None:
+            raise RingfenceError(f"plugin '{spec.name}' is to be sandboxed, but no sandbox was started")
+        return sandbox.start(spec)
+
+    return start
