@@ -170,12 +170,11 @@ class Slot:
         """Place the arguments where the worker can read them.
 
         Args:
-            names: Those that the method takes; ``step`` travels by itself.
+            names: Those to place; ``step`` travels by itself.
             snapshot: Copy even what lies in shared memory, because it changes before the worker reads it.
         """
-        wanted = {name: arguments[name] for name in names if name != "step"}
         wanted = {
-            name: _as_map(value) if isinstance(value, Mapping) else value for name, value in wanted.items()
+            name: _as_map(value) if isinstance(value := arguments[name], Mapping) else value for name in names
         }
         needed = sum(self._staging_bytes(value, snapshot=snapshot) for value in wanted.values())
         self._staging = self._ensure(self._staging, needed, writable=False)

@@ -44,7 +44,8 @@ from .protocol import (
     from_worker,
 )
 from .report import combine, refuse_if_missing
-from .watchdog import Account, Process, Watchdog
+from .status import lacking
+from .watchdog import INTERVAL_S, Account, Process, Watchdog
 
 #: Calls that a worker may have in hand: one that it computes, one that waits, so that it never idles.
 SLOTS_PER_WORKER = 2
@@ -58,6 +59,10 @@ MIN_BUDGET_BYTES = 64 * MIB
 #: Pages of the zygote that a worker writes to count in its cgroup, though they are not its own.
 _INHERITED_BYTES = 256 * MIB
 _LOCK_DEADLINE_S = 30.0
+
+#: Argument whose shape a result must have, where it is not the one that it replaces.
+_MEASURED_BY = {"loss": "outputs"}
+
 _SCRATCH_FILE_BYTES = 64 * MIB
 _MAX_FDS = 256
 _SYSTEM_FILES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
@@ -269,7 +274,11 @@ class IsolatedPlugin:
         snapshot: bool,
     ) -> Pending:
         changes = self.spec.role_info.changes.get(method)
-        packed = slot.pack(self.accepts[method], arguments, snapshot=snapshot)
+        names = dict.fromkeys(name for name in self.accepts[method] if name != "step")
+        if changes is not None:
+            # The inside needs it to tell the plugin what is wrong with a result.
+            names[_MEASURED_BY.get(changes, changes)] = None
+        packed = slot.pack(tuple(names), arguments, snapshot=snapshot)
         place = slot.place_result(changes, arguments)
         self._count_results()
         seq = worker.channel.next_seq()
@@ -359,13 +368,26 @@ class IsolatedPlugin:
             self._end()
             raise
 
+    def _own_layers(self) -> tuple[LayerStatus, LayerStatus]:
+        """Say how the layers stand that work on this side of the boundary."""
+        watchdog = (
+            LayerStatus("watchdog", "active", f"looks every {INTERVAL_S * 1000:.0f} ms", ("thread_alive",))
+            if self._services.watchdog.is_alive()
+            else lacking("watchdog", "failed", "its thread has ended")
+        )
+        messages = LayerStatus(
+            "messages", "active", "fixed schema, no pickle, copied before checked", ("schema",)
+        )
+        return watchdog, messages
+
     def _make_cgroup(self) -> LayerStatus:
         allowance = _INHERITED_BYTES * self.spec.workers
         try:
             self._cgroup = Cgroup.create(self.spec.name, self.usage.budget_bytes + allowance)
         except CgroupUnavailableError as error:
-            return LayerStatus("cgroup", "unavailable", str(error), (), "")
-        return LayerStatus("cgroup", "active", "memory.max is the budget", ("created",), "")
+            return lacking("cgroup", "unavailable", str(error))
+        limit = self.usage.budget_bytes // MIB
+        return LayerStatus("cgroup", "active", f"{limit} MiB and what it inherits", ("created",))
 
     def _fork(self, limit: int) -> _Worker:
         process, sock = self._services.fork()
@@ -390,7 +412,7 @@ class IsolatedPlugin:
             locked = worker.channel.wait(pending, _LOCK_DEADLINE_S)
             if not isinstance(locked, Locked):
                 raise worker.channel.reject(f"answered 'open' with {type(locked).__name__}", pending)
-            self.layers = combine(locked.layers, locked.probes, cgroup_status)
+            self.layers = combine(locked.layers, locked.probes, cgroup_status, *self._own_layers())
             refuse_if_missing(self.layers, self.spec.name)
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
 

@@ -136,6 +136,10 @@ class Watchdog:
                 self._forget(process.log)
                 process.read_log()
 
+    def is_alive(self) -> bool:
+        """Tell whether it is watching."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread."""
         self._stopping.set()

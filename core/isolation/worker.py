@@ -123,39 +123,42 @@ class Worker:
         while True:
             message, fds = receive_with_fds(self._sock, to_worker, 1)
             match message:
-                case Open():
-                    send(self._sock, self._lock(message))
                 case Attach(region, nbytes, writable):
                     self._regions[region] = map_region(fds[0], nbytes, writable=writable)
                 case Detach(region):
                     self._detach(region)
                 case Layout(layout, region, nbytes):
                     self._layouts[layout] = self._read_layout(region, nbytes)
-                case Start():
-                    self._answer(0, "load", lambda start=message: self._start(start))
-                case Call():
-                    self._call(message)
-                case Save(seq):
-                    self._answer(seq, "raised", lambda seq=seq: self._save(seq))
-                case Fetch(seq, region):
-                    self._regions[region][: len(self._state)] = torch.frombuffer(
-                        bytearray(self._state), dtype=torch.uint8
-                    )
-                    self._state = b""
-                    send(self._sock, _done(seq))
-                case Load():
-                    self._answer(message.seq, "raised", lambda load=message: self._load(load))
+                case _:
+                    self._serve_request(message)
+
+    def _serve_request(self, message: Open | Start | Call | Save | Fetch | Load) -> None:
+        match message:
+            case Call():
+                self._answer(message.seq, "raised", lambda: self._call(message))
+            case Open():
+                send(self._sock, self._lock(message))
+            case Start():
+                self._answer(0, "load", lambda: self._start(message))
+            case Save(seq):
+                self._answer(seq, "raised", lambda: self._save(seq))
+            case Load(seq):
+                self._answer(seq, "raised", lambda: self._load(message))
+            case Fetch(seq, region):
+                data = torch.frombuffer(bytearray(self._state), dtype=torch.uint8)
+                self._regions[region][: data.numel()] = data
+                self._state = b""
+                send(self._sock, _done(seq))
 
     def _lock(self, message: Open) -> Locked:
-        here = msgspec.structs.replace(
-            message.confinement, parent_pid=os.getppid(), keep_fds=(self._sock.fileno(),)
-        )
+        keep_fds = (self._sock.fileno(),)
+        here = msgspec.structs.replace(message.confinement, parent_pid=os.getppid(), keep_fds=keep_fds)
         try:
             layers = confine(here)
         except LayerError as error:
             # Half confined: the host is told which layer, and ends this process.
             return Locked([lacking(error.layer, "failed", error.reason)], {})
-        return Locked(layers, run_probes(message.probes))
+        return Locked(layers, run_probes(msgspec.structs.replace(message.probes, keep_fds=keep_fds)))
 
     # what the plugin has been given
 
@@ -214,32 +217,29 @@ class Worker:
         send(self._sock, Ready(self._accepts, keeps_state))
 
     def _call(self, call: Call) -> None:
-        def run() -> None:
-            changes = self._role.changes.get(call.method)
-            arguments = {
-                name: self._argument(argument, result=call.result if name == changes else 0)
-                for name, argument in call.arguments.items()
-            }
-            counters = call.step
-            step = StepInfo(
-                counters.global_step,
-                counters.epoch,
-                counters.micro_batch,
-                counters.steps_total,
-                counters.lr_factor,
-                counters.pass_index,
-                counters.seed,
-            )
-            given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
-            seed_everything(step.call_seed)
-            started = time.perf_counter()
-            result = getattr(self._plugin, call.method)(**given)
-            seconds = time.perf_counter() - started
-            checked = check_result(changes, result, arguments, finite=False)
-            check_scalars(step.scalars)
-            self._reply(call, self._write(call, changes, checked, arguments, seconds, step.scalars))
-
-        self._answer(call.seq, "raised", run)
+        changes = self._role.changes.get(call.method)
+        arguments = {
+            name: self._argument(argument, result=call.result if name == changes else 0)
+            for name, argument in call.arguments.items()
+        }
+        counters = call.step
+        step = StepInfo(
+            counters.global_step,
+            counters.epoch,
+            counters.micro_batch,
+            counters.steps_total,
+            counters.lr_factor,
+            counters.pass_index,
+            counters.seed,
+        )
+        given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
+        seed_everything(step.call_seed)
+        started = time.perf_counter()
+        result = getattr(self._plugin, call.method)(**given)
+        seconds = time.perf_counter() - started
+        checked = check_result(changes, result, arguments, finite=False)
+        check_scalars(step.scalars)
+        self._reply(call, self._write(call, changes, checked, arguments, seconds, step.scalars))
 
     def _write(
         self,

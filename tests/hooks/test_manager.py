@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from ringfence import LossScale, LossTerm, PluginLoadError, PluginRaisedError, Report, StepInfo, TensorMap, passthrough
+from ringfence import (
+    LossScale,
+    LossTerm,
+    PluginLoadError,
+    PluginRaisedError,
+    Report,
+    StepInfo,
+    TensorMap,
+    passthrough,
+)
 from ringfence.hooks import specs
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.manager import Hooks
@@ -115,17 +124,17 @@ def test_disable_goes_on_without_the_plugin_and_says_so():
     result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
     assert result["w"].tolist() == [1, 1]
     assert notes.events == [
-        "plugin 'failing' in 'gradient.backward' at step 5: raised RuntimeError: broken; "
-        "disabled, the run goes on without it"
+        (
+            "plugin 'failing' in 'gradient.backward' at step 5: raised RuntimeError: broken; "
+            "disabled, the run goes on without it"
+        )
     ]
     assert "failing" not in hooks.order().get("gradient_backward", [])
 
 
 def test_restart_is_given_up_after_three_in_a_row():
     hooks = Hooks()
-    failing = LocalPlugin(
-        PluginSpec("failing", "tests", "1", __name__, "Failing", "gradient"), Failing()
-    )
+    failing = LocalPlugin(PluginSpec("failing", "tests", "1", __name__, "Failing", "gradient"), Failing())
     failing.restart = lambda: None
     hooks.register(failing)
     for _ in range(3):
