@@ -94,7 +94,7 @@ class Catalog:
         return self.plugins[name]
 
     def _damage(self) -> str:
-        return f" Not readable: {'; '.join(self.damaged)}" if self.damaged else ""
+        return f" (could not be read: {'; '.join(self.damaged)})" if self.damaged else ""
 
 
 def catalog(path: Sequence[str] | None = None) -> Catalog:
@@ -167,7 +167,7 @@ def _plugins(distribution: Distribution, name: str, damaged: list[str]) -> Itera
             search_path=search_path,
             roots=roots,
             classifiers=tuple(metadata.get_all("Classifier") or ()),
-            summary=str(metadata["Summary"] or ""),
+            summary=(metadata.get_all("Summary") or [""])[0],
         )
 
 
