@@ -44,7 +44,15 @@ class IncompatiblePluginError(RingfenceError):
 
 
 class SandboxUnavailableError(RingfenceError):
-    """A layer that untrusted plugins require cannot be had on this machine."""
+    """A layer that untrusted plugins require cannot be had on this machine.
+
+    Attributes:
+        layers: How each layer stands, as far as that was found out.
+    """
+
+    def __init__(self, message: str, *, layers: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.layers = layers
 
 
 class RunAbortedError(RingfenceError):

@@ -16,7 +16,7 @@ import torch
 
 from ..hooks import plain
 from ..hooks.check import ResultError, check_result, check_scalars
-from ..hooks.errors import PluginError, PluginLoadError
+from ..hooks.errors import PluginError, PluginLoadError, SandboxUnavailableError
 from ..hooks.plugin import PluginSpec, PluginUsage
 from ..hooks.types import Batch, StepInfo, derive_seed
 from .budget import budget_bytes
@@ -413,7 +413,11 @@ class IsolatedPlugin:
             if not isinstance(locked, Locked):
                 raise worker.channel.reject(f"answered 'open' with {type(locked).__name__}", pending)
             self.layers = combine(locked.layers, locked.probes, cgroup_status, *self._own_layers())
-            refuse_if_missing(self.layers, self.spec.name)
+            try:
+                refuse_if_missing(self.layers, self.spec.name)
+            except SandboxUnavailableError as error:
+                error.layers = self.layers
+                raise
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
 
     def _load(self) -> None:

@@ -7,6 +7,7 @@ for the size and times of a path that it knows.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable
 
@@ -33,7 +34,12 @@ _OF_A_FILE = AccessFS.READ_FILE | AccessFS.WRITE_FILE | AccessFS.TRUNCATE
 SYSTEM = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"),
     *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"),
-    *("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/sys/devices/system/node"),
+    *("/sys/devices/system/cpu", "/sys/devices/system/node"),
+)
+#: These are held open, as names only: the kernel makes a new file of each once it has run short of
+#: memory and forgotten the old one, and a rule knows the old one.
+PINNED = (
+    *("/proc/cpuinfo", "/proc/meminfo"),
     *(f"/proc/self/{name}" for name in ("maps", "stat", "statm", "status")),
 )
 
@@ -66,10 +72,20 @@ def apply(readable: Iterable[str], scratch: str) -> LayerStatus:
     with Ruleset(scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET) as rules:
         rules.allow_path(scratch, _SCRATCH)
         _allow(rules, "/dev/null", _OF_A_FILE)
-        for path in (*SYSTEM, *readable):
+        for path in (*SYSTEM, *PINNED, *readable):
             _allow(rules, path, _READ)
+        for path in filter(os.path.exists, PINNED):
+            os.open(path, os.O_PATH | os.O_CLOEXEC)
         rules.restrict()
     return _describe(abi)
+
+
+def is_pin(fd: int) -> bool:
+    """Return whether ``fd`` is one of the names that ``apply`` holds open; it gives no access."""
+    if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        return False
+    found = os.fstat(fd)
+    return any(os.path.samestat(found, os.stat(path)) for path in filter(os.path.exists, PINNED))  # noqa: PTH116
 
 
 def _allow(rules: Ruleset, path: str, access: AccessFS) -> None:

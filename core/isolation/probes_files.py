@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import kernel
+from . import kernel, landlock
 from .probing import Probe, ProbeContext, opens, refused
 
 _NO_TERMINAL = frozenset({errno.ENXIO, errno.ENOENT})
@@ -106,7 +106,7 @@ def _env_canary(context: ProbeContext) -> bool:
 
 def _inherited_fd(context: ProbeContext) -> bool:
     kept = {0, 1, 2, *context.keep_fds}
-    return not any(_is_open(fd) for fd in range(_LAST_FD) if fd not in kept)
+    return all(landlock.is_pin(fd) for fd in range(_LAST_FD) if fd not in kept and _is_open(fd))
 
 
 def _is_open(fd: int) -> bool:

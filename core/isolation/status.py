@@ -32,7 +32,7 @@ CONSEQUENCES: dict[str, str] = {
     "fds": "a plugin may use files and connections that the trainer has open",
     "environment": "a plugin may read tokens and passwords from environment variables",
     "rlimits": "a plugin that leaks is stopped only after it has taken the memory, not before",
-    "cgroup": "memory is held by RLIMIT_DATA and the watchdog alone; the kernel's own for a plugin is not counted",
+    "cgroup": "memory is held by RLIMIT_DATA and the watchdog alone; the kernel's own is not counted",
     "namespaces": "network and System V objects are guarded by seccomp and Landlock alone",
     "privileges": "a plugin keeps the rights of the user, root's included, and may gain more",
     "landlock": "a plugin may read and change every file of the user",

@@ -1,0 +1,110 @@
+"""What the sandbox holds on this machine, found by locking up a process that loads no plugin."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..hooks.errors import SandboxUnavailableError
+from ..hooks.plugin import PluginSpec
+from .budget import MAX_FRACTION, budget_bytes, total_bytes
+from .host import IsolatedPlugin
+from .pool import Sandbox
+from .report import grade, is_held, table
+from .status import REQUIRED, LayerStatus
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """How this machine does as a place for plugins that nobody has to trust.
+
+    Attributes:
+        layers: Each layer as it stands, verified by trying to get past it.
+        total_bytes: Memory that is ours to share out.
+        budget_bytes: The most that one plugin may have of it.
+        fault: Why no process could be locked up at all; ``""`` if one could.
+    """
+
+    layers: tuple[LayerStatus, ...]
+    total_bytes: int
+    budget_bytes: int
+    fault: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether untrusted plugins can run here."""
+        held = {status.name for status in self.layers if is_held(status)}
+        return held.issuperset(REQUIRED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "usable": self.usable,
+            "grade": grade(self.layers),
+            "fault": self.fault,
+            "kernel": platform.release(),
+            "total_bytes": self.total_bytes,
+            "budget_bytes": self.budget_bytes,
+            "required": list(REQUIRED),
+            "layers": [msgspec.to_builtins(status) for status in self.layers],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the diagnosis for people."""
+        lines = [f"{name:<12} {status:<12} {detail}" for name, status, detail, _ in table(self.layers)]
+        lines += [
+            f"{name} is missing{' (REQUIRED)' if name in REQUIRED else ''}: {consequence}"
+            for name, _, _, consequence in table(self.layers)
+            if consequence
+        ]
+        lines += [self.fault] if self.fault else []
+        lines += [
+            f"memory: {self.budget_bytes / _GIB:.2f} GiB for each plugin, "
+            f"{MAX_FRACTION:.0%} of {self.total_bytes / _GIB:.2f} GiB",
+            f"kernel {platform.release()}",
+            f"grade {grade(self.layers)}",
+        ]
+        if not self.usable:
+            lines.append("ringfence refuses to run untrusted plugins here")
+        return lines
+
+
+class _Locked(IsolatedPlugin):
+    """A process that is locked up as a plugin's is, and given nothing to load."""
+
+    accepts: Mapping[str, tuple[str, ...]]
+
+    def _lock(self, limit: int, cgroup_status: LayerStatus) -> None:
+        try:
+            super()._lock(limit, cgroup_status)
+        except SandboxUnavailableError:
+            # Which layers are missing is just what was asked.
+            return
+
+    def _load(self) -> None:
+        self.accepts = {}
+
+
+def examine(*, skip_layers: tuple[str, ...] = ()) -> Diagnosis:
+    """Lock up a process and have it try to get out.
+
+    Args:
+        skip_layers: Layers to leave out, to show what the diagnosis says without them.
+    """
+    spec = PluginSpec("doctor", "ringfence", "", "", "", role="monitor")
+    layers: tuple[LayerStatus, ...] = ()
+    fault = ""
+    try:
+        with Sandbox(skip_layers=skip_layers) as sandbox:
+            examined = _Locked(spec, sandbox)
+            layers = examined.layers
+            examined.close()
+    except SandboxUnavailableError as error:
+        fault = str(error)
+    return Diagnosis(layers, total_bytes(), budget_bytes(MAX_FRACTION), fault)
