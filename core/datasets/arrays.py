@@ -16,7 +16,17 @@ from torch import Tensor
 from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
 from ..problems import suggest
-from .common import IMAGE_DIMS, MAX_CHANNELS, Fraction, Limit, Normalize, SplitSeed, finish, split_dataset
+from .common import (
+    IMAGE_DIMS,
+    MAX_CHANNELS,
+    Fraction,
+    Limit,
+    Normalize,
+    SplitSeed,
+    finish,
+    split_dataset,
+    telling,
+)
 
 Task = Literal["auto", "classification", "regression"]
 Layout = Literal["auto", "channels_first", "channels_last"]
@@ -104,7 +114,8 @@ def make_dataset(inputs: Tensor, targets: Tensor, *, task: Task, layout: Layout,
     if task == "regression":
         # (N,) beside outputs of (N, 1) would broadcast to (N, N) in a loss.
         values = targets.to(torch.float32)
-        return Dataset(inputs, values[:, None] if values.dim() == 1 else values, None)
+        with telling(source):
+            return Dataset(inputs, values[:, None] if values.dim() == 1 else values, None)
     classes = targets.squeeze(1) if targets.dim() == 2 and targets.shape[1] == 1 else targets  # noqa: PLR2004
     if classes.dim() != 1:
         raise DataError(
@@ -114,7 +125,8 @@ def make_dataset(inputs: Tensor, targets: Tensor, *, task: Task, layout: Layout,
     if classes.is_floating_point() and not (classes == classes.round()).all():
         raise DataError(f"{source}: targets hold fractions, which are no classes; give task: regression")
     classes = classes.to(torch.int64)
-    return Dataset(inputs, classes, int(classes.max()) + 1 if len(classes) else 1)
+    with telling(source):
+        return Dataset(inputs, classes, int(classes.max()) + 1 if len(classes) else 1)
 
 
 def same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
@@ -140,9 +152,7 @@ def _channels_first(inputs: Tensor, layout: Layout, source: str) -> Tensor:
         return inputs
     few = tuple(1 <= inputs.shape[dim] <= MAX_CHANNELS for dim in (1, 3))
     if layout == "auto" and few == (True, True) and inputs.shape[1] != inputs.shape[3]:
-        raise DataError(
-            f"{source}: shape {tuple(inputs.shape)} is ambiguous; give option 'layout'"
-        )
+        raise DataError(f"{source}: shape {tuple(inputs.shape)} is ambiguous; give option 'layout'")
     last = layout == "channels_last" or (layout == "auto" and few == (False, True))
     return inputs.permute(0, 3, 1, 2).contiguous() if last else inputs
 

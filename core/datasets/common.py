@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ..engine.data import Data, Dataset
+from ..hooks.check import is_finite
 from ..hooks.errors import DataError
 
 GREY_LEVELS = 256
@@ -92,6 +95,15 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int, source: str) -> 
     return take(dataset, train), take(dataset, test)
 
 
+@contextlib.contextmanager
+def telling(source: str) -> Iterator[None]:
+    """Put ``source``, a file or folder, before the message of a ``DataError``."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
+
+
 def finish(train: Dataset, test: Dataset, *, limit: Limit, normalize: Normalize, source: str) -> Data:
     """Check both parts, cut them to ``limit`` and add the normalisation.
 
@@ -103,18 +115,13 @@ def finish(train: Dataset, test: Dataset, *, limit: Limit, normalize: Normalize,
         source: File or folder for messages.
 
     Raises:
-        DataError: The parts are empty, do not fit each other, or hold values out of range.
+        DataError: The parts do not fit each other, or hold numbers that are not finite.
     """
     train, test = _limited(train, limit), _limited(test, limit)
-    check(train, "training", source)
-    check(test, "test", source)
-    if train.inputs.shape[1:] != test.inputs.shape[1:]:
-        raise DataError(
-            f"{source}: training samples have shape {tuple(train.inputs.shape[1:])}, test samples "
-            f"{tuple(test.inputs.shape[1:])}; both need the same"
-        )
-    mean, std = normalisation(train.inputs, normalize, source)
-    return Data(train, test, mean, std)
+    with telling(source):
+        for part, dataset in (("training", train), ("test", test)):
+            check_finite(dataset, part)
+        return Data(train, test, *normalisation(train.inputs, normalize))
 
 
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:
@@ -125,46 +132,25 @@ def _limited(dataset: Dataset, limit: int | None) -> Dataset:
     return take(dataset, torch.arange(limit) * count // limit)
 
 
-def check(dataset: Dataset, part: str, source: str) -> None:
-    """Check one part on its own.
+def check_finite(dataset: Dataset, part: str) -> None:
+    """Check that every number is finite.
 
     Raises:
-        DataError: It is empty, lengths or dtypes differ from ``Dataset``'s, or a value is out of range.
+        DataError: One is not.
     """
-    inputs, targets = dataset.inputs, dataset.targets
-    where = f"{source}: {part} "
-    if len(inputs) != len(targets):
-        raise DataError(f"{where}inputs are {len(inputs)}, targets {len(targets)}; each input needs one")
-    if not len(inputs):
-        raise DataError(f"{where}samples are missing; at least one is needed")
-    if inputs.dtype not in (torch.uint8, torch.float32):
-        raise DataError(f"{where}inputs have dtype {inputs.dtype}; expected uint8 or float32")
-    if inputs.is_floating_point() and not torch.isfinite(inputs).all():
-        raise DataError(f"{where}inputs hold values that are not finite; remove or replace them")
-    if dataset.num_classes is None:
-        if targets.dtype != torch.float32:
-            raise DataError(f"{where}targets have dtype {targets.dtype}; a regression expects float32")
-        if not torch.isfinite(targets).all():
-            raise DataError(f"{where}targets hold values that are not finite; remove or replace them")
-        return
-    if targets.dtype != torch.int64 or targets.dim() != 1:
-        raise DataError(
-            f"{where}targets are {targets.dtype} of shape {tuple(targets.shape)}; classes are int64 (N,)"
-        )
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= dataset.num_classes:
-        raise DataError(f"{where}classes run from {low} to {high}; expected 0 to {dataset.num_classes - 1}")
+    for what, values in (("inputs", dataset.inputs), ("targets", dataset.targets)):
+        if not is_finite(values):
+            raise DataError(f"{part} {what} hold values that are not finite; remove or replace them")
 
 
 def normalisation(
-    inputs: Tensor, normalize: Normalize, source: str
+    inputs: Tensor, normalize: Normalize
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and standard deviation for each channel, or None twice.
 
     Args:
         inputs: (N, C, …), the training samples.
         normalize: What the job asks for.
-        source: File or folder for messages.
 
     Raises:
         DataError: The job's numbers do not fit the channels.
@@ -173,7 +159,7 @@ def normalisation(
         return None, None
     if isinstance(normalize, Numbers):
         channels = inputs.shape[1] if inputs.dim() > 1 else 1
-        return _numbers(normalize, channels, source)
+        return _numbers(normalize, channels)
     return channel_statistics(inputs)
 
 
@@ -197,16 +183,16 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
-def _numbers(numbers: Numbers, channels: int, source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _numbers(numbers: Numbers, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean, std = (
         (value,) * channels if isinstance(value, float | int) else value
         for value in (numbers.mean, numbers.std)
     )
     if len(mean) != channels or len(std) != channels:
         raise DataError(
-            f"{source}: option 'normalize' has {len(mean)} means and {len(std)} standard deviations; "
+            f"option 'normalize' has {len(mean)} means and {len(std)} standard deviations; "
             f"the data has {channels} channels"
         )
     if min(std) <= 0:
-        raise DataError(f"{source}: option 'normalize' has a std of {min(std)}; each must be above 0")
+        raise DataError(f"option 'normalize' has a std of {min(std)}; each must be above 0")
     return mean, std

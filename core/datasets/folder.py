@@ -108,8 +108,11 @@ def _read_classes(
             first = first or file
             images.append(image)
             targets.append(classes.index(name))
-    inputs = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
-    return Dataset(inputs, torch.tensor(targets, dtype=torch.int64), len(classes), tuple(classes))
+    if not images:
+        raise DataError(f"{root}: holds no images of the classes {', '.join(classes)}")
+    return Dataset(
+        torch.stack(images), torch.tensor(targets, dtype=torch.int64), len(classes), tuple(classes)
+    )
 
 
 def _read_image(file: Path, size: tuple[int, int] | None, *, greyscale: bool) -> Tensor:

@@ -42,7 +42,7 @@ def user_data(name: str, options: Mapping[str, Any], base: Path) -> Data:
     except Exception as error:
         raise DataError(f"data '{name}': raised {type(error).__name__}: {error}") from error
     if isinstance(result, Data):
-        return finish_as_given(result, name)
+        return _as_given(result, name)
     if not (_is_pair(result) and all(_is_pair(part) for part in result)):
         raise DataError(f"data '{name}': returned {type(result).__name__}; {_WANTED}")
     source = f"data '{name}'"
@@ -54,10 +54,10 @@ def user_data(name: str, options: Mapping[str, Any], base: Path) -> Data:
     return finish(train, test, limit=None, normalize="auto", source=source)
 
 
-def finish_as_given(data: Data, name: str) -> Data:
+def _as_given(data: Data, name: str) -> Data:
     """Check ``Data`` that the user made, and keep its own normalisation."""
-    checked = finish(data.train, data.test, limit=None, normalize="none", source=f"data '{name}'")
-    return Data(checked.train, checked.test, data.mean, data.std)
+    finish(data.train, data.test, limit=None, normalize="none", source=f"data '{name}'")
+    return data
 
 
 def _is_pair(value: object) -> bool:
