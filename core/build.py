@@ -16,7 +16,7 @@ from torch import nn
 
 from .datasets import check_data, load_data
 from .engine.config import EarlyStopping, TrainConfig, resolve_device
-from .engine.data import Data
+from .engine.data import Data, Plan
 from .engine.losses import LOSSES
 from .engine.metrics import METRICS
 from .engine.objective import Objective, check_fit
@@ -24,11 +24,11 @@ from .engine.schedule import SCHEDULES
 from .hooks.errors import DataError, JobError
 from .hooks.source import Parameter
 from .hooks.types import derive_seed
-from .job import Choice, JobFile
+from .job import Choice, Job, JobFile
 from .models import build_model, check_model
 from .options import OptionError
 from .plugin_options import check_plugin_options
-from .problems import Path, Problem, nearest, suggest
+from .problems import Path, Problem, dotted, nearest, suggest
 
 _Made = TypeVar("_Made")
 
@@ -81,12 +81,24 @@ def build(job_file: JobFile, base: FilePath) -> Ingredients:
     # The first weights come from the global generator; nothing before may have moved it.
     torch.manual_seed(derive_seed(job.seed, "model"))
     model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))
-    device = resolve_device(job.device)
-    model.to(device)
-    objective = Objective(config.loss, config.metric)
-    samples = min(job.batch_size, len(data.train))
-    _told("model", job_file, lambda: check_fit(model, data, objective, samples=samples, device=device))
+    _try(job_file, config, data, model)
     return Ingredients(model, data, config)
+
+
+def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -> None:
+    """Pass one batch through, of the smallest size that training will see, and work out the steps.
+
+    The engine does so too; here it is done before a plugin is started, and told with its place in the job.
+    """
+    device = resolve_device(config.device)
+    model.to(device)
+    model.train()
+    objective = Objective(config.loss, config.metric)
+    plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
+    _told("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
+    _told("loss", job_file, lambda: objective.check_data(data.train))
+    samples = min(plan.sizes(plan.steps_per_epoch - 1))
+    _told("model", job_file, lambda: check_fit(model, data, objective, samples=samples, device=device))
 
 
 def _config(job_file: JobFile) -> TrainConfig:
@@ -117,8 +129,11 @@ def _told(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:
     try:
         return make()
     except (JobError, DataError) as error:
-        text = str(error).removeprefix(f"{key} ") if key else str(error)
-        raise type(error)(f"{job_file.document.where(path)}: {key or 'job'}: {text}") from error
+        # Some messages start with the key that they are about.
+        first = str(error).partition(" ")[0]
+        path = (first,) if first in Job.model_fields else path
+        text = str(error).removeprefix(f"{path[0]} ") if path else str(error)
+        raise type(error)(f"{job_file.document.where(path)}: {dotted(path) or 'job'}: {text}") from error
 
 
 def _check_choice(

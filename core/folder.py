@@ -24,13 +24,14 @@ _ADVICE = {
     errno.EACCES: "you may not write there",
     errno.EDQUOT: "your disk quota is used up",
     errno.EEXIST: "a file of that name is in the way",
+    errno.ENOENT: "it cannot be made there",
     errno.ENOSPC: "the disk is full",
     errno.ENOTDIR: "part of the path is a file, not a folder",
     errno.EPERM: "you may not write there",
     errno.EROFS: "the file system is read-only",
 }
 #: Faults of a disk that no plugin and no bug of ours brings about.
-DISK_FAULTS = frozenset({*_ADVICE, errno.EIO})
+DISK_FAULTS = frozenset({*_ADVICE, errno.EIO} - {errno.ENOENT, errno.EEXIST, errno.ENOTDIR})
 
 
 def explain_disk(error: OSError) -> str:

@@ -59,14 +59,14 @@ class Diagnosis:
         """Return the diagnosis for people."""
         lines = [f"{name:<12} {status:<12} {detail}" for name, status, detail, _ in table(self.layers)]
         lines += [
-            f"{name} is missing{' (REQUIRED)' if name in REQUIRED else ''}: {consequence}"
-            for name, _, _, consequence in table(self.layers)
+            f"{name} is {status}{' (REQUIRED)' if name in REQUIRED else ''}: {consequence}"
+            for name, status, _, consequence in table(self.layers)
             if consequence
         ]
         lines += [self.fault] if self.fault else []
+        budget, total = self.budget_bytes / _GIB, self.total_bytes / _GIB
         lines += [
-            f"memory: {self.budget_bytes / _GIB:.2f} GiB for each plugin, "
-            f"{MAX_FRACTION:.0%} of {self.total_bytes / _GIB:.2f} GiB",
+            f"memory: {budget:.2f} GiB for each plugin, {MAX_FRACTION:.0%} of {total:.2f} GiB",
             f"kernel {platform.release()}",
             f"grade {grade(self.layers)}",
         ]
