@@ -49,13 +49,19 @@ class Planned:
     claimed: tuple[Snapshot, ...]
 
 
-def plan(file: JobFile, installed: Catalog | None = None, index: Index | None = None) -> list[Planned]:
+def plan(
+    file: JobFile,
+    installed: Catalog | None = None,
+    index: Index | None = None,
+    running: str = __version__,
+) -> list[Planned]:
     """Find and check every plugin of a job; no process is started.
 
     Args:
         file: The job.
         installed: Where to look; what is installed by default.
         index: The series that the core knows; those that it ships by default.
+        running: Version of the core.
 
     Raises:
         JobError: A plugin is unknown, an option is wrong, or there is not exactly one optimizer.
@@ -72,7 +78,7 @@ def plan(file: JobFile, installed: Catalog | None = None, index: Index | None = 
             problems.append(Problem(("plugins", position, entry.name), str(error), at_key=True))
             continue
         source = source_of(found)
-        verdict = check(candidate_of(found), source, index, __version__)
+        verdict = check(candidate_of(found), source, index, running)
         item = _planned(file.job, entry, found, source, verdict, index)
         problems += _problems(file, position, item)
         planned.append(item)
@@ -143,7 +149,7 @@ def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plug
 def _planned(
     job: Job, entry: PluginJob, found: Found, source: PluginSource, verdict: Verdict, index: Index
 ) -> Planned:
-    running = Version(__version__)
+    running = Version(verdict.core)
     if found.is_builtin:
         claimed = [series for series in index.up_to(running) if series.name == series_of(running)]
     else:

@@ -1,0 +1,173 @@
+"""What is installed from the wheel is whole: an editable install would hide what is missing."""
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import call
+
+ROOT = Path(__file__).parents[1]
+MOUNTED = {
+    "core": "ringfence",
+    "plugins_builtin": "ringfence/builtin",
+    "plugin_template": "ringfence/_template",
+}
+
+
+@pytest.fixture(scope="module")
+def environment(new_environment):
+    return new_environment()
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def files_of_the_clone():
+    """Return the path in the wheel of each file that belongs to the package."""
+    return {
+        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, package in MOUNTED.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
+    installed = {name for name in wheel if ".dist-info/" not in name}
+
+    assert installed == files_of_the_clone()
+
+
+def test_the_wheel_tells_licence_typing_command_and_plugins(wheel):
+    info = next(name.partition("/")[0] for name in wheel if ".dist-info/" in name)
+    points = wheel[f"{info}/entry_points.txt"].decode()
+    metadata = wheel[f"{info}/METADATA"].decode()
+
+    assert "ringfence/py.typed" in wheel
+    assert any(name.startswith(f"{info}/licenses/") and name.endswith("/LICENSE") for name in wheel)
+    assert any(name.endswith("mnist10k/LICENSE.txt") for name in wheel if ".dist-info/" in name)
+    assert "ringfence = ringfence.cli:main" in points
+    assert re.findall(r"^(\w+) = ringfence\.builtin", points, re.MULTILINE) == [
+        "augment",
+        "gradclip",
+        "monitor",
+        "optim",
+    ]
+    assert "License-Expression: Apache-2.0" in metadata
+
+
+def test_the_wheel_stays_small(built):
+    (path,) = built.glob("*.whl")
+
+    assert path.stat().st_size < 8 * 2**20
+
+
+def test_the_sdist_can_be_built_again(built):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"pyproject.toml", "LICENSE", "README.md", "core/__init__.py", "core/py.typed"} <= names
+    assert "core/hooks/snapshots/index.json" in names
+
+
+def test_the_command_answers_outside_the_clone(environment, tmp_path):
+    done = call(environment.command, "--help", cwd=tmp_path)
+
+    assert "train" in done.stdout
+    assert "doctor" in done.stdout
+
+
+def test_plugins_are_listed_outside_the_clone(environment, tmp_path):
+    done = call(environment.command, "plugins", "list", cwd=tmp_path)
+
+    for name in ("augment", "gradclip", "monitor", "optim"):
+        assert re.search(rf"^{name}\b.*\bok$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_every_module_can_be_imported_from_the_wheel(environment, tmp_path):
+    code = (
+        "import importlib, json, pkgutil, ringfence\n"
+        "found = [m.name for m in pkgutil.walk_packages(ringfence.__path__, 'ringfence.')]\n"
+        "for name in found:\n"
+        "    if not name.endswith('__main__'): importlib.import_module(name)\n"
+        "print(json.dumps([ringfence.__file__, found]))\n"
+    )
+
+    done = call(environment.python, "-c", code, cwd=tmp_path, env={"NO_ALBUMENTATIONS_UPDATE": "1"})
+    file, found = json.loads(done.stdout.splitlines()[-1])
+
+    assert Path(file).is_relative_to(environment.folder)
+    modules = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in files_of_the_clone()
+        if name.endswith(".py") and name != "ringfence/__init__.py"
+    }
+    assert set(found) == modules
+
+
+def test_data_in_the_wheel_is_readable_as_data(environment, tmp_path):
+    code = (
+        "from ringfence.hooks.snapshot import Index\n"
+        "from ringfence.version import __version__\n"
+        "index = Index.read()\n"
+        "print(index.series[-1].name in index.snapshots, __version__)\n"
+    )
+
+    assert call(environment.python, "-c", code, cwd=tmp_path).stdout.split() == ["True", "0.1.0"]
+
+
+def test_constraints_name_one_version_of_every_dependency():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = [line.partition("==")[0] for line in lines if not line.startswith("#")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+
+    def canonical(name):
+        return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+
+    assert {canonical(name) for name in wanted} <= {canonical(name) for name in pinned}
+    assert len(set(pinned)) == len(pinned)
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines if not line.startswith("#"))
+
+
+def test_make_says_what_it_would_do_on_a_fresh_machine(tmp_path):
+    done = subprocess.run(
+        ["make", "--dry-run", "run", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+
+    assert f"{sys.executable} -m venv {tmp_path}/venv" in done.stdout
+    assert "pip install" in done.stdout
+    assert "-c constraints.txt" in done.stdout
+    assert "ringfence train examples/mnist10k.yaml" in done.stdout
+    assert "report.html" in done.stdout
+
+
+def test_make_refuses_a_machine_without_a_python(tmp_path):
+    done = subprocess.run(
+        ["make", "run", f"VENV={tmp_path}/venv", "PYTHON="],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=60,
+    )
+
+    assert done.returncode != 0
+    assert "no Python >= 3.11 found" in done.stderr

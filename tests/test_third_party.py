@@ -1,0 +1,199 @@
+"""A stranger's plugin: built as a wheel elsewhere, installed with pip, listed, checked and run by name."""
+
+import json
+import re
+import sys
+import textwrap
+
+import pytest
+
+from .conftest import call
+
+PROJECT = """
+    [build-system]
+    requires = ["setuptools>=77"]
+    build-backend = "setuptools.build_meta"
+
+    [project]
+    name = "{name}"
+    version = "0.3.0"
+    description = "Scale gradients."
+    requires-python = ">=3.11"
+    dependencies = ["{requires}"]
+
+    [project.entry-points."ringfence.plugins"]
+    {plugin} = "{module}:Halve"
+
+    [tool.setuptools.packages.find]
+    where = ["src"]
+"""
+
+PLUGIN = '''
+    """Halve the gradients."""
+
+    from ringfence import Gradients, StepInfo, passthrough
+
+
+    class Halve:
+        """Multiply every gradient by ``factor``."""
+
+        role = "gradient"
+        forward = passthrough
+
+        def __init__(self, factor: float = 0.5) -> None:
+            self.factor = factor
+
+        def backward(self, gradients: Gradients, step: StepInfo) -> Gradients:
+            scaled = gradients.clone()
+            for name in scaled:
+                scaled[name].mul_(self.factor)
+            step.log("factor", self.factor)
+            return scaled
+'''
+
+JOB = """
+    model: {name: mlp, width: 16}
+    data: mnist10k
+    steps: 4
+    batch_size: 32
+    plugins:
+      - halve: {factor: 0.25}
+      - optim: {algorithm: sgd, lr: 0.01}
+"""
+
+#: Distribution to the range that it declares.
+DECLARED = {"acme-halve": "ringfence>=0.1", "acme-open": "ringfence", "acme-late": "ringfence>=0.4"}
+
+
+@pytest.fixture(scope="module")
+def environment(new_environment, tmp_path_factory):
+    """An environment with three strangers' plugins, each built as a wheel in a folder of its own."""
+    environment = new_environment()
+    wheels = tmp_path_factory.mktemp("wheels")
+    for name, requires in DECLARED.items():
+        project = tmp_path_factory.mktemp(name)
+        module = name.replace("-", "_")
+        package = project / "src" / module
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("from .plugin import Halve as Halve\n")
+        (package / "plugin.py").write_text(textwrap.dedent(PLUGIN))
+        settings = PROJECT.format(
+            name=name, module=module, plugin=name.removeprefix("acme-"), requires=requires
+        )
+        (project / "pyproject.toml").write_text(textwrap.dedent(settings))
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels]
+        call(*pip, "wheel", *options, project, cwd=project)
+    environment.install(*wheels.glob("*.whl"))
+    return environment
+
+
+@pytest.fixture
+def job(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(textwrap.dedent(JOB))
+    return path
+
+
+def test_it_is_listed(environment, tmp_path):
+    done = call(environment.command, "plugins", "list", cwd=tmp_path)
+
+    assert re.search(r"^halve +gradient +acme-halve 0\.3\.0 +ok$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^open +gradient +acme-open 0\.3\.0 +REFUSED$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_it_is_shown_with_its_options(environment, tmp_path):
+    done = call(environment.command, "plugins", "show", "halve", cwd=tmp_path)
+
+    assert "Multiply every gradient" in done.stdout
+    assert "factor" in done.stdout
+    assert "0.5" in done.stdout
+
+
+def test_it_passes_the_check_that_loads_it_in_a_sandbox(environment, tmp_path):
+    done = call(environment.command, "plugins", "check", "halve", cwd=tmp_path)
+
+    assert "OK  plugin 'halve' (acme-halve 0.3.0)" in done.stdout
+    assert "only 1 of the 3 series exist" in done.stdout
+
+
+def test_it_runs_by_name_in_a_sandbox(environment, job, tmp_path):
+    call(environment.command, "train", job, "--out", tmp_path / "run", "--quiet", cwd=tmp_path)
+
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (plugin,) = [item for item in record["plugins"] if item["name"] == "halve"]
+    assert record["status"] == "finished"
+    assert (plugin["version"], plugin["role"], plugin["isolation"]) == ("0.3.0", "gradient", "sandbox")
+    assert plugin["calls"] == 4
+    assert plugin["layers"]
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "halve/factor" in metrics
+
+
+def test_the_host_never_holds_a_module_of_a_plugin(environment, job, tmp_path):
+    code = (
+        "import json, pathlib, sys\n"
+        "from ringfence.job import read_job\n"
+        "from ringfence.run import prepare, run\n"
+        "seen = set()\n"
+        "def stop():\n"
+        "    seen.update(sys.modules)\n"  # asked between steps, so while plugins are at work
+        "    return False\n"
+        "prepared = prepare(read_job('job.yaml'), pathlib.Path('.'))\n"
+        "outcome = run(prepared, pathlib.Path('run'), stop=stop)\n"
+        "seen.update(sys.modules)\n"
+        "print(json.dumps([sorted(m for m in seen if m.startswith(('acme', 'ringfence.builtin'))), len(seen)]))\n"
+    )
+
+    done = call(environment.python, "-c", code, cwd=tmp_path)
+
+    plugins, count = json.loads(done.stdout.splitlines()[-1])
+    assert plugins == []
+    assert count > 500  # the host did hold what training needs
+
+
+def test_an_open_range_is_refused_before_anything_starts(environment, job, tmp_path):
+    job.write_text(job.read_text().replace("halve: {factor: 0.25}", "open"))
+
+    done = call(environment.command, "train", job, "--out", tmp_path / "run", cwd=tmp_path, status=2)
+
+    assert "REFUSED  plugin 'open' (acme-open 0.3.0)   core 0.1.0 needs a plugin valid for 0.1" in done.stderr
+    assert "E-NO-LOWER-BOUND declares ringfence, without a lower bound" in done.stderr
+    assert "plugin author:   declare ringfence>=0.1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_range_that_leaves_out_the_core_is_refused(environment, job, tmp_path):
+    done = call(environment.command, "plugins", "check", "late", cwd=tmp_path, status=2)
+
+    assert "E-EXCLUDES-CORE" in done.stdout + done.stderr
+    assert "declares ringfence>=0.4, which leaves out the running core 0.1.0" in done.stdout + done.stderr
+
+
+def test_a_range_of_fewer_than_three_series_is_refused(environment, job, tmp_path):
+    """Five invented series, since 0.1 is the first real one; the core plays 0.5.0."""
+    job.write_text(job.read_text().replace("halve: {factor: 0.25}", "late"))
+    code = (
+        "from dataclasses import replace\n"
+        "from ringfence.cli import errors_told\n"
+        "from ringfence.hooks.snapshot import Index, Series\n"
+        "from ringfence.job import read_job\n"
+        "from ringfence.loader import plan\n"
+        "names = [f'0.{n}' for n in range(1, 6)]\n"
+        "first = Index.read().snapshots['0.1']\n"
+        "index = Index(\n"
+        "    tuple(Series(name, (f'{name}.0',)) for name in names),\n"
+        "    {name: replace(first, series=name) for name in names},\n"
+        ")\n"
+        "with errors_told():\n"
+        "    plan(read_job('job.yaml'), index=index, running='0.5.0')\n"
+    )
+
+    done = call(environment.python, "-c", code, cwd=tmp_path, status=2)
+
+    assert (
+        "REFUSED  plugin 'late' (acme-late 0.3.0)   core 0.5.0 needs a plugin valid for 0.3, 0.4 and 0.5"
+        in (done.stderr)
+    )
+    assert "declares ringfence>=0.4   covers 0.4 and 0.5 (2 of 3); missing 0.3" in done.stderr
+    assert "plugin author:   declare ringfence>=0.3" in done.stderr
