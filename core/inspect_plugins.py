@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from .catalog import Found, catalog, check_found, source_of
-from .hooks.errors import IncompatiblePluginError
 from .hooks.source import Parameter, PluginSource
 from .hooks.verdict import Finding, Verdict
 
@@ -133,12 +132,7 @@ def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
     item = plan_alone(found, source, verdict)
     with Sandbox() as sandbox:
         plugin = sandbox.start(item.spec)
-        try:
-            return confirm(item, plugin.accepts)
-        except IncompatiblePluginError as error:
-            if error.verdict is None:
-                raise
-            return error.verdict
+        return confirm(item, plugin.accepts)
 
 
 def _option_record(parameter: Parameter) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .hooks.snapshot import Index, Snapshot, series_of
 from .hooks.source import PluginSource
 from .hooks.specs import ROLES, Role
 from .hooks.verdict import Verdict
-from .job import Job, JobFile, PluginJob
+from .job import MAX_MEMORY_FRACTION, JobFile, PluginJob
 from .plugin_options import check_plugin_options
 from .problems import Problem
 from .version import __version__
@@ -79,7 +79,7 @@ def plan(
             continue
         source = source_of(found)
         verdict = check(candidate_of(found), source, index, running)
-        item = _planned(file.job, entry, found, source, verdict, index)
+        item = _planned(entry, found, source, verdict, index, file.job.memory_fraction, file.job.seed)
         problems += _problems(file, position, item)
         planned.append(item)
     refused = [item.verdict.message() for item in planned if item.verdict.decision == "refused"]
@@ -107,11 +107,26 @@ def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable
     for item in planned:
         plugin = _start(item.spec, start, event)
         try:
-            confirm(item, plugin.accepts)
+            verdict = confirm(item, plugin.accepts)
+            if verdict.decision != "accepted":
+                raise IncompatiblePluginError(verdict.message())
             hooks.register(plugin)
         except RingfenceError:
             plugin.close()
             raise
+
+
+def plan_alone(found: Found, source: PluginSource, verdict: Verdict, index: Index | None = None) -> Planned:
+    """Return what starting a plugin by itself takes, without options, as a check does.
+
+    Args:
+        found: The plugin.
+        source: What ``source_of`` returned.
+        verdict: What ``check_found`` returned; not a refusal.
+        index: The series that the core knows; those that it ships by default.
+    """
+    index = Index.read() if index is None else index
+    return _planned(PluginJob(name=found.name), found, source, verdict, index)
 
 
 def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
@@ -121,19 +136,15 @@ def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
         item: The plugin.
         accepts: Method to the arguments that the class takes, as its sandbox reports.
 
-    Raises:
-        IncompatiblePluginError: It does not fit one of them.
+    Returns:
+        The verdict; never ``"could not tell"``.
     """
     optional = {name for method in item.source.methods.values() for name in method.defaults}
-    findings = [
+    return item.verdict.with_findings(
         finding
         for snapshot in item.claimed
         for finding in fits_series(accepts, item.spec.role, snapshot, optional)
-    ]
-    verdict = item.verdict.with_findings(findings)
-    if verdict.decision != "accepted" or not item.claimed:
-        raise IncompatiblePluginError(verdict.message())
-    return verdict
+    )
 
 
 def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plugin:
@@ -147,7 +158,13 @@ def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plug
 
 
 def _planned(
-    job: Job, entry: PluginJob, found: Found, source: PluginSource, verdict: Verdict, index: Index
+    entry: PluginJob,
+    found: Found,
+    source: PluginSource,
+    verdict: Verdict,
+    index: Index,
+    memory_fraction: float = MAX_MEMORY_FRACTION,
+    seed: int = 0,
 ) -> Planned:
     running = Version(verdict.core)
     if found.is_builtin:
@@ -170,9 +187,9 @@ def _planned(
         deadline_s=entry.deadline_s,
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or role.on_failure,
-        memory_fraction=entry.memory_fraction or job.memory_fraction,
+        memory_fraction=entry.memory_fraction or memory_fraction,
         search_path=found.search_path,
-        job_seed=job.seed,
+        job_seed=seed,
     )
     return Planned(spec, source, verdict, tuple(claimed_snapshots(claimed, index)))
 
