@@ -210,11 +210,30 @@ def load_plugin_states(hooks: Hooks, snapshot: Snapshot) -> None:
     hooks.load_state_dict({name: plain.loads(state) for name, state in snapshot.plugins.items()})
 
 
+def restart_without_state(hooks: Hooks, snapshot: Snapshot) -> None:
+    """Start those plugins anew that may have gained a state since ``snapshot``, where they had none.
+
+    An optimizer has none before its first step, for example, and there is no
+    other way back to that. Left alone are monitors, whose results change nothing,
+    and augment plugins that run ahead, whose results depend on nothing but the step.
+
+    Raises:
+        PluginError: A plugin did not start.
+    """
+    for plugin in hooks.plugins:
+        role = plugin.spec.role_info
+        bound_to_step = not role.observes and ("backward" in plugin.accepts or not role.runs_ahead)
+        if plugin.usage.state == "running" and bound_to_step and plugin.spec.name not in snapshot.plugins:
+            plugin.restart()
+
+
 def _plugin_states(hooks: Hooks) -> dict[str, bytes]:
-    """Return the plugins' states as bytes: a copy that no plugin can change later, fit for disk."""
+    """Return the states that there are, as bytes: copies that no plugin can change later, fit for disk."""
     roles = {plugin.spec.name: plugin.spec.role for plugin in hooks.plugins}
     states: dict[str, bytes] = {}
     for name, state in hooks.state_dict().items():
+        if state is None:
+            continue
         try:
             states[name] = plain.dumps(state)
         except plain.PlainDataError as error:

@@ -23,7 +23,7 @@ from .evaluate import evaluate
 from .objective import Objective, check_fit
 from .recorder import NullRecorder, Recorder, RunInfo
 from .rng import seed_run
-from .state import Progress, Snapshot, TrainState, load_plugin_states
+from .state import Progress, Snapshot, TrainState, load_plugin_states, restart_without_state
 from .step import Prepared, Step, Stepper, take_step
 from .weights import Weights, weights_sha256
 
@@ -406,6 +406,7 @@ def _recover(run: _Run, error: PluginError) -> None:
     while True:
         try:
             run.hooks.recover(error)
+            restart_without_state(run.hooks, snapshot)
             _restore(run, snapshot)
         except PluginError as fault:
             if fault is error:

@@ -25,7 +25,8 @@ class Weights:
     into its buffer. On another device they are views into a buffer there, and
     ``values`` is its mirror in host memory: plugins are the only ones that change
     parameters, and they change the mirror first. A parameter that several modules
-    share is held once. Parameters end up contiguous.
+    share is held once. One that is not contiguous (channels-last, transposed) keeps
+    its memory and is copied to, since another layout would round differently.
 
     Args:
         model: On ``device``.
@@ -50,10 +51,15 @@ class Weights:
         self._tensors = [self.values[name] for name in self._parameters]
         self._selected: dict[tuple[str, ...], Gradients] = {tuple(self._parameters): self._all_gradients}
         self._present = tuple(self._parameters)
+        self._strided: dict[str, nn.Parameter] = {}
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 self._device_values[name].copy_(parameter)
-                parameter.data = self._device_values[name]
+                # Stride 0 marks an expanded view, which cannot be written to.
+                if parameter.is_contiguous() or 0 in parameter.stride():
+                    parameter.data = self._device_values[name]
+                else:
+                    self._strided[name] = parameter
         if not self._on_host:
             self.values.buffer.copy_(self._device_values.buffer)
 
@@ -114,6 +120,9 @@ class Weights:
     def _push(self) -> None:
         if not self._on_host:
             self._device_values.buffer.copy_(self.values.buffer)
+        if self._strided:
+            with torch.no_grad():
+                copy_into(list(self._strided.values()), [self._device_values[n] for n in self._strided])
 
     def _beside(self, host: TensorMap, device: torch.device) -> TensorMap:
         return host if self._on_host else TensorMap(host.specs, torch.zeros_like(host.buffer, device=device))

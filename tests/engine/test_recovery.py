@@ -1,0 +1,200 @@
+"""A plugin's fault: the run goes back to a snapshot and ends with the weights of a run without it."""
+
+import pytest
+from engine_helpers import (
+    FAULTS,
+    Jitter,
+    Listener,
+    Momentum,
+    TapeRecorder,
+    TorchOptim,
+    Watcher,
+    adamw,
+    config,
+    convnet,
+    hooks_of,
+    image_data,
+    mlp,
+    plugin,
+    run,
+    same_weights,
+    sgd,
+)
+
+from ringfence.engine import read_latest, weights_sha256
+from ringfence.hooks.errors import PluginError, PluginProtocolError, RunAbortedError
+
+
+@pytest.fixture(autouse=True)
+def _no_faults_left():
+    FAULTS.clear()
+    yield
+    assert FAULTS == []
+
+
+def train_once(tmp_path=None, *, faults=(), momentum=None, **changes):
+    """Train the network with dropout and batch norm, and plugins of all roles that have state."""
+    FAULTS.extend(faults)
+    model, recorder, listener = convnet(), TapeRecorder(), Listener()
+    plugins = [plugin(Jitter), plugin(Momentum, settings=momentum), adamw(), plugin(Watcher)]
+    result = run(
+        model,
+        image_data(),
+        hooks_of(*plugins, listener=listener),
+        config(snapshot_every=4, **changes),
+        recorder=recorder,
+        checkpoints=tmp_path,
+    )
+    return model, result, recorder, listener, plugins
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [("momentum", "backward", 0)],
+        [("momentum", "backward", 10)],
+        [("optim", "backward", 4)],
+        [("jitter", "forward", 11)],
+        [("jitter", "backward", 13)],
+        [("momentum", "backward", 6), ("optim", "backward", 6), ("jitter", "forward", 7)],
+        [("optim", "backward", 5)] * 3,
+        [("momentum", "backward", step) for step in range(0, 21, 2)],
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_faults_change_neither_weights_nor_record(faults, accumulate):
+    fitting = [fault for fault in faults if fault[2] < 21 // accumulate]
+    model, result, recorder, _, _ = train_once(grad_accum_steps=accumulate)
+    other, faulty, tape, listener, plugins = train_once(faults=fitting, grad_accum_steps=accumulate)
+    assert same_weights(model, other)
+    assert faulty.weights_sha256 == result.weights_sha256
+    assert tape.tape == recorder.tape
+    assert len(tape.rollbacks) == len(fitting)
+    assert sum(p.usage.restarts for p in plugins) == len(fitting)
+    assert len(listener.events) == len(fitting)
+
+
+def test_monitor_that_fails_is_disabled_and_the_run_goes_on():
+    FAULTS.append(("watcher", "backward", 3))
+    model, alone, listener = mlp(), mlp(), Listener()
+    watcher = plugin(Watcher, settings={"on_failure": "disable"})
+    run(model, image_data(), hooks_of(sgd(), watcher, listener=listener), config())
+    run(alone, image_data(), hooks_of(sgd()), config())
+    assert same_weights(model, alone)
+    assert watcher.usage.state == "disabled"
+    assert max(step for _, step, _ in listener.reports) == 2
+    assert "disabled, the run goes on" in listener.events[0]
+
+
+def test_monitor_whose_state_cannot_be_had_is_disabled():
+    watcher = plugin(Watcher, settings={"on_failure": "disable"})
+    failures = [PluginError("went away", plugin="watcher", hook="monitor.state_dict")]
+
+    def failing():
+        if len(asked) == 1:
+            raise failures.pop()
+        asked.append(1)
+
+    asked: list[int] = []
+    watcher.state_dict = failing
+    model, alone, recorder = mlp(), mlp(), TapeRecorder()
+    run(model, image_data(), hooks_of(sgd(), watcher), config(snapshot_every=5), recorder=recorder)
+    run(alone, image_data(), hooks_of(sgd()), config())
+    assert same_weights(model, alone)
+    assert (watcher.usage.state, recorder.rollbacks) == ("disabled", [0])
+
+
+def test_gradient_plugin_that_is_disabled_leaves_gradients_as_they_were():
+    FAULTS.append(("momentum", "backward", 0))
+    model, alone = mlp(), mlp()
+    broken = plugin(Momentum, settings={"on_failure": "disable"})
+    run(model, image_data(), hooks_of(broken, sgd()), config())
+    run(alone, image_data(), hooks_of(sgd()), config())
+    assert same_weights(model, alone)
+
+
+def test_abort_writes_the_last_snapshot_and_says_how_to_go_on(tmp_path):
+    with pytest.raises(RunAbortedError) as caught:
+        train_once(
+            tmp_path / "checkpoints",
+            faults=[("momentum", "backward", 10)],
+            momentum={"on_failure": "abort"},
+        )
+    message = str(caught.value)
+    assert "plugin 'momentum' in 'gradient.backward' at step 10: raised ValueError" in message
+    assert f"after 8 steps is in {tmp_path}/checkpoints/step-00000008" in message
+    assert f"`--resume {tmp_path}`" in message
+    assert caught.value.exit_status == 3
+    _, contents = read_latest(tmp_path / "checkpoints", {}, note=pytest.fail)
+    assert contents.step == 8
+
+
+def test_fourth_fault_in_a_row_aborts(tmp_path):
+    with pytest.raises(RunAbortedError, match="at step 5"):
+        train_once(tmp_path / "checkpoints", faults=[("optim", "backward", 5)] * 4)
+
+
+def test_faults_with_progress_between_them_are_not_in_a_row():
+    faults = [("optim", "backward", step) for step in (1, 2, 3, 5, 6, 7)]
+    _, result, recorder, _, _ = train_once(faults=faults)
+    assert result.status == "completed"
+    assert recorder.rollbacks == [0, 0, 0, 4, 4, 4]
+
+
+def test_abort_without_checkpoint_folder_says_that_nothing_was_kept():
+    with pytest.raises(RunAbortedError, match="Nothing was kept"):
+        train_once(faults=[("optim", "backward", 5)] * 4)
+
+
+def test_divergence_is_told_as_such_and_blames_no_plugin(tmp_path):
+    wild = plugin(TorchOptim, "optim", algorithm="SGD", lr=1e30)
+    with pytest.raises(RunAbortedError, match="training has diverged") as caught:
+        run(mlp(), image_data(), hooks_of(wild), config(), checkpoints=tmp_path)
+    assert "Lower the learning rate" in str(caught.value)
+    assert wild.usage.restarts == 0
+
+
+class Secretive:
+    """A plugin whose state is no plain data."""
+
+    role = "gradient"
+
+    def forward(self, step):
+        return None
+
+    def backward(self, gradients):
+        return None
+
+    def state_dict(self):
+        return {"file": object()}
+
+
+def test_state_that_cannot_be_saved_is_refused_before_the_first_step():
+    from ringfence.hooks.local import LocalPlugin
+
+    spec = plugin(Momentum, "secretive").spec
+    with pytest.raises(
+        PluginProtocolError, match=r"'gradient.state_dict'.*state\['file'\] is of type object"
+    ):
+        run(mlp(), image_data(), hooks_of(LocalPlugin(spec, Secretive()), sgd()), config())
+
+
+def test_fault_while_a_plugin_gives_its_state_is_recovered():
+    """The snapshot at step 8 fails once: the run goes back to step 4 and takes it again."""
+    reference, _, _, _, _ = train_once()
+    model, recorder = convnet(), TapeRecorder()
+    momentum = plugin(Momentum)
+    original = momentum.state_dict
+    calls = []
+
+    def failing():
+        calls.append(1)
+        if len(calls) == 3:
+            raise PluginError("went away", plugin="momentum", hook="gradient.state_dict")
+        return original()
+
+    momentum.state_dict = failing
+    hooks = hooks_of(plugin(Jitter), momentum, adamw(), plugin(Watcher))
+    run(model, image_data(), hooks, config(snapshot_every=4), recorder=recorder)
+    assert recorder.rollbacks == [4]
+    assert weights_sha256(model) == weights_sha256(reference)
