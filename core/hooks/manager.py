@@ -197,11 +197,16 @@ class Hooks:
     def recover(self, error: PluginError) -> None:
         """Start the plugin that raised ``error`` anew; the caller then restores a snapshot.
 
+        A plugin that may be disabled is: some faults, as in ``state_dict``, are known here only.
+
         Raises:
             PluginError: ``error`` itself, if the plugin's policy is to abort, or
                 it has failed more than three times without progress between.
         """
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
+        if plugin.spec.on_failure == "disable":
+            self._failed(plugin, error)
+            return
         in_a_row = self._restarts_in_a_row.get(error.plugin, 0) + 1
         if plugin.spec.on_failure != "restart" or in_a_row > MAX_RESTARTS_IN_A_ROW:
             plugin.usage.state = "failed"
