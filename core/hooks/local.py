@@ -64,8 +64,12 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and random, so that a plugin that uses them is repeatable too."""
-    torch.manual_seed(seed)
+    """Seed torch, numpy and random, so that a plugin that uses them is repeatable too.
+
+    Only torch's CPU generator: ``torch.manual_seed`` would take 0.4 ms, and in the trainer's
+    process it would seed the GPU that the model draws its dropout from.
+    """
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the old global generator
     random.seed(seed)
 
