@@ -48,4 +48,4 @@ def load_function(name: str, base: Path) -> Callable[..., Any]:
         raise ValueError(f"module '{module_name}' has no '{path}'") from error
     if not callable(found):
         raise ValueError(f"'{name}' is a {type(found).__name__}, not a function")  # noqa: TRY004 - one kind for all
-    return found  # type: ignore[no-any-return] - any callable will do
+    return found  # type: ignore[no-any-return]  # any callable will do

@@ -173,7 +173,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     means, stds = [], []
     for channel in range(images.shape[1]):
         counts = torch.zeros(GREY_LEVELS, dtype=torch.float64)
-        for chunk in images[:, channel].split(4096):
+        for chunk in torch.split(images[:, channel], 4096):
             counts += torch.bincount(chunk.flatten(), minlength=GREY_LEVELS)
         shares = counts / counts.sum()
         mean = float((shares * levels).sum())

@@ -1,0 +1,108 @@
+"""Write TensorBoard event files, without TensorFlow and without a thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ..hooks.types import Histogram
+
+if TYPE_CHECKING:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+
+class Board:
+    """The event files of one run.
+
+    ``torch.utils.tensorboard`` would do the same, but its import takes a second,
+    and its writer a thread that hides a full disk until later.
+
+    Args:
+        folder: Where TensorBoard will look; made with the first value.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._writer: RecordWriter | None = None
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add one number for each name."""
+        self._add(step, [{"tag": tag, "simple_value": value} for tag, value in values.items()])
+
+    def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+        """Add one histogram for each name."""
+        self._add(step, [{"tag": tag, "histo": _histogram(value)} for tag, value in histograms.items()])
+
+    def image(self, tag: str, png: bytes, size: tuple[int, int, int], step: int) -> None:
+        """Add a picture.
+
+        Args:
+            tag: Its name.
+            png: The file's bytes.
+            size: Height, width and channels.
+            step: Steps finished.
+        """
+        height, width, channels = size
+        image = {"height": height, "width": width, "colorspace": channels, "encoded_image_string": png}
+        self._add(step, [{"tag": tag, "image": image}])
+
+    def purge(self, step: int) -> None:
+        """Have TensorBoard drop what was added for ``step`` and later."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # noqa: PLC0415 - see _open
+
+        self._write(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def flush(self) -> None:
+        """Hand everything to the kernel."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a later value opens another."""
+        if self._file is not None:
+            self._file.close()
+            self._file = self._writer = None
+
+    def _add(self, step: int, values: Sequence[Mapping[str, Any]]) -> None:
+        if not values:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415 - see _open
+
+        self._write(step=step, summary=Summary(value=[Summary.Value(**value) for value in values]))
+
+    def _write(self, **fields: Any) -> None:
+        # Imported late: a run's help, checks and messages do not need it.
+        from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
+
+        if self._writer is None:
+            self._writer = self._open()
+            # From version 2 on TensorBoard honours the marks of a restart.
+            self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+    def _open(self) -> RecordWriter:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+        self._folder.mkdir(exist_ok=True)
+        # TensorBoard reads files by name: a later one must sort after the earlier.
+        self._file = (self._folder / f"events.out.tfevents.{time.time_ns():020}.ringfence").open("ab")
+        return RecordWriter(self._file)
+
+
+def _histogram(histogram: Histogram) -> Any:
+    from tensorboard.compat.proto.histogram_pb2 import HistogramProto  # noqa: PLC0415 - see Board._open
+
+    counts, edges = list(histogram.counts), list(histogram.edges)
+    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    return HistogramProto(
+        min=edges[0],
+        max=edges[-1],
+        num=sum(counts),
+        sum=sum(n * x for n, x in zip(counts, middles, strict=True)),
+        sum_squares=sum(n * x * x for n, x in zip(counts, middles, strict=True)),
+        bucket_limit=edges[1:],
+        bucket=counts,
+    )

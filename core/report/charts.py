@@ -1,0 +1,267 @@
+"""Charts as inline SVG that takes its colours from the page, so that it is right in the light and in the dark."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .read import Layer, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Stand-ins that matplotlib draws with, and the page's variables that take their place.
+_INK, _FAINT, _GRID, _WARN, _HEAT = "#000001", "#000002", "#000003", "#000004", "#000005"
+_SERIES = ("#000011", "#000012", "#000013", "#000014", "#000015", "#000016", "#000017", "#000018")
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _FAINT: "var(--faint)",
+    _GRID: "var(--grid)",
+    _WARN: "var(--warn)",
+    _HEAT: "var(--s1)",
+    **{colour: f"var(--s{i})" for i, colour in enumerate(_SERIES, 1)},
+}
+MAX_LINES = len(_SERIES)
+_POINTS = 360
+_HEAT_ROWS = 48
+_HEAT_COLUMNS = 64
+_LOG_RATIO = 30.0
+_INCH = 72
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.color": _INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-3, 5),
+}
+
+
+def line_chart(
+    key: str,
+    title: str,
+    series: Sequence[Series],
+    *,
+    marks: Sequence[int] = (),
+    smooth: bool = False,
+    size: tuple[int, int] = (560, 250),
+) -> str:
+    """Draw numbers over steps; more lines than colours become their median and spread.
+
+    Args:
+        key: Unique on the page; letters and digits.
+        title: For readers who do not see it.
+        series: The lines.
+        marks: Steps to mark, of restarts and the like.
+        smooth: Draw a running mean over the faint numbers themselves.
+        size: Width and height in CSS pixels.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    with _figure(size) as (figure, axes):
+        for step in marks:
+            axes.axvline(step, color=_WARN, linewidth=1, linestyle=(0, (2, 2)))
+        if len(series) > MAX_LINES:
+            _draw_spread(axes, series)
+        else:
+            for colour, one in zip(_SERIES, series, strict=False):
+                _draw_line(axes, one, colour, smooth=smooth)
+        if _is_wide([value for one in series for value in one.values]):
+            axes.set_yscale("log")
+            axes.grid(visible=False, which="minor")
+            axes.yaxis.set_minor_formatter(_no_labels)
+        _finish(axes, legend=len(series) > 1)
+        return _svg(figure, key, title)
+
+
+def heat_map(key: str, title: str, layer: Layer, *, size: tuple[int, int] = (272, 158)) -> str:
+    """Draw histograms over steps: the darker, the more values lie there at that step.
+
+    Args:
+        key: Unique on the page; letters and digits.
+        title: For readers who do not see it.
+        layer: The histograms.
+        size: Width and height in CSS pixels.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    shares, low, high = _on_common_edges(layer)
+    with _figure(size) as (figure, axes):
+        axes.grid(visible=False)
+        extent = (layer.steps[0], max(layer.steps[-1], layer.steps[0] + 1), low, high)
+        # Opacity tells the share, so that the page's own background shows where there is nothing.
+        axes.imshow(
+            _tint(shares), extent=extent, aspect="auto", origin="lower", interpolation="nearest", zorder=0
+        )
+        axes.locator_params(nbins=4)
+        _finish(axes, legend=False)
+        return _svg(figure, key, title)
+
+
+@contextmanager
+def _figure(size: tuple[int, int]) -> Iterator[tuple[Figure, Axes]]:
+    """Give a figure with one axes; the style holds inside only.
+
+    matplotlib is imported here: it takes a second that only a report needs. Its
+    figures are used without pyplot, which would keep them all.
+    """
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context(_STYLE):
+        width, height = size
+        figure = Figure(figsize=(width / _INCH, height / _INCH), dpi=_INCH, layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        yield figure, axes
+
+
+def _finish(axes: Axes, *, legend: bool) -> None:
+    axes.grid(visible=False, axis="x")
+    axes.margins(x=0.01)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("step", loc="right", labelpad=1)
+    axes.locator_params(axis="x", nbins=6, integer=True)
+    if legend:
+        axes.figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside upper left",
+            ncols=4,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
+
+
+def _no_labels(value: float, position: int) -> str:
+    del value, position
+    return ""
+
+
+def _draw_line(axes: Axes, series: Series, colour: str, *, smooth: bool) -> None:
+    steps, values = np.asarray(series.steps, float), np.asarray(series.values, float)
+    if smooth and len(steps) > _POINTS // 6:
+        faint_steps, faint = _thin(steps, values, _POINTS)
+        axes.plot(faint_steps, faint, color=colour, alpha=0.25, linewidth=0.9)
+        steps, values = _thin(steps, values, _POINTS // 6)
+    else:
+        steps, values = _thin(steps, values, _POINTS)
+    marker = "o" if len(steps) <= _POINTS // 12 else None
+    axes.plot(steps, values, color=colour, label=series.name, marker=marker, markersize=3.2)
+
+
+def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
+    """Draw the median of many lines, and where the middle 80 % of them lie."""
+    steps = sorted({step for one in series for step in one.steps})
+    place = {step: i for i, step in enumerate(steps)}
+    table = np.full((len(series), len(steps)), np.nan)
+    for row, one in zip(table, series, strict=True):
+        row[[place[step] for step in one.steps]] = one.values
+    known = ~np.isnan(table).all(axis=0)
+    x, table = np.asarray(steps, float)[known], table[:, known]
+    if not len(x):
+        return
+    low, middle, high = np.nanpercentile(table, [10, 50, 90], axis=0)
+    axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.18, linewidth=0, label="middle 80 %")
+    axes.plot(x, middle, color=_SERIES[0], label=f"median of {len(series)}")
+
+
+def _thin(
+    x: NDArray[np.float64], y: NDArray[np.float64], points: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return at most ``points`` means of neighbouring numbers; a mean of nothing but NaN is left out."""
+    count = -(-len(x) // points)
+    if count <= 1:
+        return x, y
+    groups = [slice(i, i + count) for i in range(0, len(x), count)]
+    groups = [group for group in groups if not np.isnan(y[group]).all()]
+    return (
+        np.array([x[group].mean() for group in groups]),
+        np.array([np.nanmean(y[group]) for group in groups]),
+    )
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Tell whether a logarithmic axis suits: all above zero, over a wide range."""
+    known = [value for value in values if not math.isnan(value)]
+    return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_RATIO
+
+
+def _on_common_edges(layer: Layer) -> tuple[NDArray[np.float64], float, float]:
+    """Bring histograms with edges of their own onto common ones.
+
+    Returns:
+        Shares of each column's largest, (rows, columns); the lowest and the highest edge.
+    """
+    chosen = np.unique(np.linspace(0, len(layer.steps) - 1, _HEAT_COLUMNS).round().astype(int))
+    low, high = min(layer.edges[i][0] for i in chosen), max(layer.edges[i][-1] for i in chosen)
+    common = np.linspace(low, high, _HEAT_ROWS + 1)
+    columns = []
+    for i in chosen:
+        below = np.concatenate([[0.0], np.cumsum(layer.counts[i])])
+        inside = np.diff(np.interp(common, layer.edges[i], below))
+        columns.append(inside / (inside.max() or 1.0))
+    return np.stack(columns, axis=1), low, high
+
+
+def _tint(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return (rows, columns, 4) bytes; the square root brings out the tails."""
+    picture = np.empty((*shares.shape, 4), np.uint8)
+    picture[..., :3] = (79, 125, 243)
+    picture[..., 3] = np.sqrt(shares) * 255
+    return picture
+
+
+_ID = re.compile(r'\b(id="|href="#|url\(#)')
+
+
+def _svg(figure: Figure, key: str, title: str) -> str:
+    """Return ``figure`` as an element whose ids are its own and whose colours are the page's."""
+    from xml.sax.saxutils import escape  # noqa: PLC0415, S406 - writes, parses nothing
+
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": key}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Its own style would reach the whole page.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s+", " ", text)
+    text = _ID.sub(lambda found: f"{found[1]}{key}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    text = text.replace("font-family: 'DejaVu Sans'", "font-family: inherit")
+    head, _, body = text.partition(">")
+    return f'{head} role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">{body}'

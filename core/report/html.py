@@ -1,0 +1,271 @@
+"""Make one self-contained page of a run's folder."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..folder import REPORT, write_text
+from .charts import heat_map, line_chart
+from .read import RunFolder, Series, read_run
+from .recorder import SAMPLES
+
+MIB = 2**20
+MAX_LAYERS = 24
+MAX_CHARTS = 12
+MAX_PICTURES = 24
+_MINUTE, _HOUR = 60, 3600
+_SHORT_SHA = 12
+#: Share of the budget from which a peak is shown as close to it.
+_CLOSE = 0.8
+
+_STATUS = {
+    "completed": ("good", "completed"),
+    "stopped_early": ("good", "stopped early"),
+    "interrupted": ("warn", "interrupted"),
+    "running": ("warn", "still running, or killed"),
+    "aborted": ("bad", "aborted"),
+    "failed": ("bad", "failed"),
+}
+_STATES = {"running": "good", "closed": "good", "disabled": "warn", "failed": "bad"}
+#: What the first part of a monitor's names means.
+_FAMILIES = {
+    "grad_norm": "Gradient norm",
+    "gradient_norm": "Gradient norm",
+    "update_ratio": "Update-to-weight ratio",
+    "weight": "Weights",
+    "weights": "Weights",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart and its caption."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture and its caption; ``data`` is a data URI."""
+
+    data: str
+    caption: str
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` from what ``folder`` holds, and return its path.
+
+    Works on a run that was killed, too: what is missing is left out.
+
+    Raises:
+        OSError: The page cannot be written.
+    """
+    path = folder / REPORT
+    write_text(path, render(read_run(folder)))
+    return path
+
+
+def render(run: RunFolder) -> str:
+    """Return the page.
+
+    Names and messages come from plugins nobody needs to trust: everything is
+    escaped but the charts, which are made here.
+    """
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only a report needs it
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"mib": _mib, "duration": _duration, "number": _number}
+    files = resources.files(__package__)
+    template = environment.from_string((files / "report.html").read_text(encoding="utf-8"))
+    record = run.record
+    mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
+    return template.render(
+        css=Markup((files / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        chart=lambda svg: Markup(svg),  # noqa: S704 - made by charts.py, which escapes
+        name=run.path.resolve().name,
+        record=record,
+        info=run.info,
+        mood=mood,
+        status=status,
+        cards=list(_cards(run)),
+        curves=list(_curves(run)),
+        monitors=list(_monitor_charts(run)),
+        layers=list(_layers(run)),
+        samples=list(_samples(run)),
+        pictures=list(_pictures(run)),
+        plugins=[_plugin_row(plugin) for plugin in record.get("plugins", [])],
+        trusted=[p.get("name") for p in record.get("plugins", []) if p.get("isolation") == "trusted"],
+        events=run.events,
+        job=run.job,
+    )
+
+
+def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
+    """Yield label, figure and remark of what a reader wants first."""
+    record, metric = run.record, str(run.info.get("metric", ""))
+    metrics = record.get("final_metrics") or {
+        name: series.values[-1] for name, series in run.test.items() if series.values
+    }
+    if metric in metrics:
+        best = record.get("best_metric")
+        remark = f"best {_metric(metric, best)} at step {record.get('best_step')}" if best is not None else ""
+        yield f"Test {_words(metric)}", _metric(metric, metrics[metric]), remark
+    if "loss" in metrics:
+        yield "Test loss", _number(metrics["loss"]), ""
+    steps = record.get("steps") or (run.train["loss"].steps[-1] + 1 if "loss" in run.train else None)
+    if steps is not None:
+        total = run.info.get("steps_total")
+        remark = f"of {total:,}" if total and total != steps else ""
+        epochs = record.get("epochs")
+        yield "Steps", f"{steps:,}", remark or (f"{epochs} epochs" if epochs else "")
+    if record.get("seconds") is not None:
+        rate = record.get("steps_per_second")
+        yield "Time", _duration(record["seconds"]), f"{rate:.1f} steps/s" if rate else ""
+    if run.info.get("parameters"):
+        remark = f"on {run.info.get('device')}"
+        yield "Parameters", f"{run.info['parameters']:,}", remark
+
+
+def _curves(run: RunFolder) -> Iterator[Figure]:
+    """Yield the charts of what the engine measured."""
+    marks = sorted({int(e["step"]) for e in run.events if "restarted" in str(e.get("message"))})
+    note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
+    losses = [
+        Series(name, series["loss"].steps, series["loss"].values)
+        for name, series in (("train", run.train), ("test", run.test))
+        if "loss" in series
+    ]
+    if losses:
+        yield Figure("Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True), note)
+    for i, (name, series) in enumerate(run.test.items()):
+        if name != "loss":
+            title = f"Test {_words(name)}"
+            yield Figure(title, line_chart(f"test{i}", f"{title} by step", [series], marks=marks))
+    factor = run.train.get("lr_factor")
+    if factor is not None and len(set(factor.values)) > 1:
+        yield Figure(
+            "Learning-rate factor",
+            line_chart("factor", "Learning-rate factor by step", [factor]),
+            "The schedule multiplies the optimizer's own learning rate by it.",
+        )
+
+
+def _monitor_charts(run: RunFolder) -> Iterator[Figure]:
+    """Yield a chart for each family of names that plugins logged; the first part of a name is its family."""
+    charts = 0
+    for plugin, numbers in run.plugins.items():
+        families: dict[str, list[Series]] = {}
+        for name, series in numbers.items():
+            family, _, rest = name.partition("/")
+            families.setdefault(family, []).append(Series(rest or family, series.steps, series.values))
+        for family, members in families.items():
+            if charts == MAX_CHARTS:
+                return
+            charts += 1
+            title = _FAMILIES.get(family, _words(family))
+            svg = line_chart(f"plugin{charts}", f"{title} by step, from {plugin}", members)
+            yield Figure(title[:1].upper() + title[1:], svg, f"from {plugin}")
+
+
+def _layers(run: RunFolder) -> Iterator[Figure]:
+    """Yield a heat map for each layer, up to a bound."""
+    every = [(plugin, layer) for plugin, layers in run.layers.items() for layer in layers.values()]
+    for i, (_, layer) in enumerate(every[:MAX_LAYERS]):
+        name = layer.name.partition("/")[2] or layer.name
+        yield Figure(name, heat_map(f"layer{i}", f"Distribution of {name} by step", layer))
+
+
+def _samples(run: RunFolder) -> Iterator[Picture]:
+    for sample in run.samples:
+        data = _data_uri(run.path / SAMPLES / Path(str(sample.get("file"))).name)
+        if data:
+            yield Picture(data, _target(sample.get("target")))
+
+
+def _pictures(run: RunFolder) -> Iterator[Picture]:
+    named = [(p, n, f) for p, pictures in run.pictures.items() for n, f in pictures.items()]
+    for plugin, name, file in named[:MAX_PICTURES]:
+        data = _data_uri(file)
+        if data:
+            yield Picture(data, f"{plugin}: {name}")
+
+
+def _data_uri(file: Path) -> str:
+    try:
+        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    except OSError:
+        return ""
+
+
+def _target(target: object) -> str:
+    """Return a label; of mixed classes each with its share."""
+    if isinstance(target, Mapping):
+        largest = sorted(target.items(), key=lambda item: -float(item[1]))[:3]
+        return " + ".join(f"{name} {float(share):.0%}" for name, share in largest)
+    if isinstance(target, list):
+        return ", ".join(f"{value:.3g}" for value in target)
+    return str(target)
+
+
+def _plugin_row(plugin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plugin's entry with what the table shows beside it."""
+    budget, peak, calls = (plugin.get(key) or 0 for key in ("budget_bytes", "peak_bytes", "calls"))
+    share = min(1.0, peak / budget) if budget else 0.0
+    seconds = float(plugin.get("seconds") or 0.0)
+    defaults = {"version": "", "role": "", "isolation": "", "layers": [], "restarts": 0, "skipped": 0}
+    return {
+        **defaults,
+        **plugin,
+        "budget_bytes": budget,
+        "peak_bytes": peak,
+        "calls": calls,
+        "seconds": seconds,
+        "share": share,
+        "close": share >= _CLOSE,
+        "ms_per_call": 1000 * seconds / calls if calls else None,
+        "mood": _STATES.get(str(plugin.get("state")), "warn"),
+    }
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _metric(name: str, value: float | None) -> str:
+    """Return shares as per cent, other metrics as they are."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    if ("accuracy" in name or name == "f1") and 0 <= value <= 1:
+        return f"{value:.2%}"
+    return _number(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.4g}"
+
+
+def _mib(size: float) -> str:
+    """Return bytes as MiB, or GiB where that is shorter."""
+    return f"{size / MIB:.0f} MiB" if size < 10 * 1024 * MIB else f"{size / MIB / 1024:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    if seconds < _HOUR:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
