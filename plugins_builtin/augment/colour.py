@@ -22,7 +22,7 @@ _Change = Callable[[Tensor, Tensor], Tensor]
 class Brightness(SampleOp):
     """Multiply by a uniform factor. ``p`` is of a sample.
 
-    Source: Cubuk et al. 2018, arXiv:1805.09501, table 6 (0.1 to 1.9 there).
+    Source: Cubuk et al. 2018, arXiv:1805.09501, which lists it with 0.1 to 1.9.
     """
 
     name: ClassVar[str] = "brightness"
@@ -94,7 +94,7 @@ class Sharpness(SampleOp):
 class Gamma(SampleOp):
     """Raise to a uniform power. ``p`` is of a sample.
 
-    Source: Poynton 2003, "Digital video and HDTV", chapter 23.
+    Source: Poynton 2003, "Digital video and HDTV".
     """
 
     name: ClassVar[str] = "gamma"

@@ -57,7 +57,7 @@ class RandomErasing(SampleOp):
     colour a rectangle, ``mean`` the channels' mean (RE-M), ``const`` the grey level ``value`` (0:
     RE-0, 1: RE-255). ``p`` is of a sample.
 
-    Source: Zhong et al. 2017, arXiv:1708.04896, algorithm 1 and section 4.2; p 0.5, area 0.02 to 0.4,
+    Source: Zhong et al. 2017, arXiv:1708.04896, algorithm 1; p 0.5, area 0.02 to 0.4,
     aspect 0.3 to 1 / 0.3.
     """
 
@@ -156,8 +156,9 @@ class HideAndSeek(SampleOp):
     Each image takes one of ``cells``, the number of patches a side, at random; 1 hides the whole
     image or nothing. Hidden pixels get the mean, as in the paper, see ``cutout``. ``p`` is of a sample.
 
-    Source: Singh et al. 2018, arXiv:1811.02545, section 3.1; hide 0.5, patches of 16, 32, 44 and 56 of 224
-    pixels, which are 14, 7, 5 and 4 cells; p 0.8, since none is hidden for one choice of five.
+    Source: Singh et al. 2018, arXiv:1811.02545, section 3; hide 0.5, patches of 16, 32, 44 and 56 of 224
+    pixels, which are 14, 7, 5 and 4 cells; p 0.8, since one
+    choice of five in the authors' code hides nothing.
     """
 
     name: ClassVar[str] = "hide_and_seek"

@@ -184,8 +184,8 @@ class Perspective(SampleOp):
     Each corner moves by a uniform share, up to half of ``distortion``, of width and of height.
     Bilinear; ``fill`` is the grey level outside. ``p`` is of a sample.
 
-    Source: Heckbert 1989, "Fundamentals of texture mapping and image warping", section 2.2.3 (square to
-    quadrilateral).
+    Source: Heckbert 1989, "Fundamentals of texture mapping and image warping", the projection of a
+    square onto a quadrilateral.
     """
 
     name: ClassVar[str] = "perspective"

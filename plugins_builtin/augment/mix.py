@@ -125,7 +125,7 @@ class FMix(Op):
     ``decay``, cut at the level that leaves a share lambda ~ Beta(alpha, alpha). One mask and
     partner order a batch, as in the authors' code. ``p`` is of a batch.
 
-    Source: Harris et al. 2020, arXiv:2002.12047, section 4; alpha 1, decay power 3.
+    Source: Harris et al. 2020, arXiv:2002.12047; alpha 1, decay power 3.
     """
 
     name: ClassVar[str] = "fmix"

@@ -107,7 +107,9 @@ def autocontrast(images: Tensor) -> Tensor:
     low = used.argmax(1, keepdim=True)
     high = _LEVELS - 1 - used.flip(1).argmax(1, keepdim=True)
     # In double precision and cut, not rounded, as PIL does.
-    scale = (_LEVELS - 1) / (high - low).clamp(min=1).double()
+    # (A number over a tensor would be multiplied by the reciprocal, and rounded twice.)
+    top = torch.tensor(_LEVELS - 1, dtype=torch.float64)
+    scale = top / (high - low).clamp(min=1)
     table = (torch.arange(_LEVELS) * scale - low * scale).trunc().clamp(0, _LEVELS - 1)
     return _look_up(images, level, table, high > low)
 

@@ -105,9 +105,9 @@ def _menu(
     )
 
 
-#: Ranges of arXiv:1805.09501, table 6; 150 of 331 pixels.
+#: Ranges of arXiv:1805.09501; 150 of 331 pixels.
 RAND_MENU = _menu(shear=0.3, translate=150 / 331, of_side=True, degrees=30, bits=4, low=0.1, high=1.9)
-#: Ranges "wide" of arXiv:2103.10158, table 1.
+#: Ranges "wide" of arXiv:2103.10158.
 WIDE_MENU = _menu(shear=0.99, translate=32, of_side=False, degrees=135, bits=2, low=0.01, high=2.0)
 #: Without what resembles the corruptions of ImageNet-C: arXiv:1912.02781, section 3.
 AUGMIX_MENU = (
@@ -130,8 +130,8 @@ class RandAugment(SampleOp):
     Identity, autocontrast, equalize, rotate, solarize, posterize, saturation, contrast, brightness,
     sharpness, shear and translation along x and y. ``p`` is of a sample.
 
-    Source: Cubuk et al. 2019, arXiv:1909.13719, section 3; n 2 and m 9 as on ImageNet (section 4.3),
-    ranges of AutoAugment, arXiv:1805.09501, table 6.
+    Source: Cubuk et al. 2019, arXiv:1909.13719, section 3; n 2 and m 9 as for ResNet-50 on ImageNet,
+    ranges of AutoAugment, arXiv:1805.09501.
     """
 
     name: ClassVar[str] = "randaugment"
@@ -158,7 +158,7 @@ class TrivialAugment(SampleOp):
     Ranges are the paper's wide ones; translation is up to 32 pixels whatever the size, as there.
     ``p`` is of a sample.
 
-    Source: Müller and Hutter 2021, arXiv:2103.10158, section 3 and table 1.
+    Source: Müller and Hutter 2021, arXiv:2103.10158, section 3.
     """
 
     name: ClassVar[str] = "trivialaugment"
