@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,10 @@ class Modules:
         try:
             with path.open("rb") as file:
                 text = file.read(MAX_SOURCE_BYTES + 1)
-            tree = ast.parse(text[:MAX_SOURCE_BYTES], filename=str(path))
+            with warnings.catch_warnings():
+                # A plugin's doubtful escapes are its author's to see, not the user's.
+                warnings.simplefilter("ignore")
+                tree = ast.parse(text[:MAX_SOURCE_BYTES], filename=str(path))
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             self.broken[name] = f"{path} cannot be read as Python source: {error}"
             return None

@@ -271,3 +271,15 @@ def test_packages_mapped_to_another_folder_are_found(tmp_path):
     source = read_plugin("acme.plugins", "Clip", [], {"acme.plugins": str(tmp_path / "code")})
 
     assert source.role == "augment"
+
+
+def test_doubtful_escapes_in_a_plugin_are_no_warning_of_ours(read):
+    source = read("class Clip:\n    role = 'augment'\n    pattern = '\\d'")
+
+    assert source.role == "augment"
+
+
+def test_a_file_that_is_too_long_is_not_read(read):
+    source = read("class Clip: ...\n" + "#" * 2_000_000)
+
+    assert "longer than" in source.unresolved[0].reason
