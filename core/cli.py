@@ -136,9 +136,9 @@ def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
 @app.command()
 def doctor(*, as_json: _Json = False) -> None:
     """Tell, layer by layer, what the sandbox holds on this machine; exit status 2 if it cannot be used."""
-    from .commands import diagnose  # noqa: PLC0415 - imports torch
+    from .commands import examine_machine  # noqa: PLC0415 - imports torch
 
-    raise typer.Exit(diagnose(as_json=as_json))
+    raise typer.Exit(examine_machine(as_json=as_json))
 
 
 @app.command()

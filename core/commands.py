@@ -122,11 +122,11 @@ def rewrite_report(folder: Path) -> Path:
     return write_report(folder)
 
 
-def diagnose(*, as_json: bool) -> int:
+def examine_machine(*, as_json: bool) -> int:
     """Print what the sandbox holds on this machine and return the exit status."""
-    from .isolation.doctor import examine  # noqa: PLC0415 - imports torch
+    from .isolation.doctor import diagnose  # noqa: PLC0415 - imports torch
 
-    diagnosis = examine()
+    diagnosis = diagnose()
     _say(json.dumps(diagnosis.to_dict(), indent=2) if as_json else "\n".join(diagnosis.lines()))
     return 0 if diagnosis.usable else JobError.exit_status
 

@@ -12,29 +12,28 @@ from .hooks.plugin import Plugin
 from .hooks.types import Batch, Report, StepInfo
 
 
-class Watcher(Recorder, Listener, Protocol):
+class Keeper(Recorder, Listener, Protocol):
     """Takes what the engine tells and what plugins report."""
+
+
+class Watcher(Keeper, Protocol):
+    """A ``Keeper`` that is told which plugins run, too."""
 
     def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
         """Take the plugins, in the job's order, once all run; ``order`` is hook to names, in firing order."""
 
 
 class Fanout:
-    """A ``Watcher`` that passes everything on.
+    """A ``Keeper`` that passes everything on.
 
     Args:
         keeper: The one whose record is rolled back with the run; its position is the run's.
         others: Told the same.
     """
 
-    def __init__(self, keeper: Watcher, others: Sequence[Watcher]) -> None:
+    def __init__(self, keeper: Keeper, others: Sequence[Keeper]) -> None:
         self._keeper = keeper
-        self._all = (keeper, *others)
-
-    def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
-        """Pass it on."""
-        for watcher in self._all:
-            watcher.plugins_started(plugins, order)
+        self._all: tuple[Keeper, ...] = (keeper, *others)
 
     def started(self, info: RunInfo) -> None:
         """Pass it on."""

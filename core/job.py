@@ -94,9 +94,14 @@ class Job(_Strict):
     batch_size: Count = Field(64, description="Samples of one forward pass")
     grad_accum_steps: Count = Field(1, description="Batches whose gradients make one optimizer step")
     eval_batch_size: Count = Field(512, description="Samples of one forward pass in evaluation")
-    loss: Named = Field(Choice(name="cross_entropy"), description="Loss to minimise", validate_default=False)
-    metric: str = Field("accuracy", description="What evaluation and early stopping judge by")
-    schedule: Named = Field(Choice(name="constant"), description="How the learning rate changes over the run")
+    loss: Named = Field(
+        Choice(name="cross_entropy"), description="`cross_entropy`, `mse`, `l1`, `huber` or `smooth_l1`"
+    )
+    metric: str = Field("accuracy", description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`")
+    schedule: Named = Field(
+        Choice(name="constant"),
+        description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
+    )
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
     eval_every: Count | None = Field(None, description="Steps between evaluations; by default each epoch")
     checkpoint_every: Count | None = Field(

@@ -14,20 +14,26 @@ from typing import Any
 
 import torch
 
+from .engine.recorder import NullRecorder, RunInfo
 from .engine.train import Result
-from .folder import RECORD, write_json
+from .folder import JOB, RECORD, disk_faults_told, write_json, write_text
+from .hooks.errors import RunAbortedError
 from .hooks.plugin import Plugin
+from .hooks.types import Report, StepInfo
 from .version import __version__
 
 SCHEMA = 1
+#: Errors without a message of their own.
+_UNTOLD: dict[type, str] = {KeyboardInterrupt: "ended at once, on the user's second request"}
 
 
 @dataclass
-class RunRecord:
-    """What ``run.json`` of one run holds; written at the start, and again at the end.
+class RunRecord(NullRecorder):
+    """What ``run.json`` of one run holds; written at the start, when training begins, and at the end.
 
     Attributes:
         folder: The run's.
+        job: The resolved job, as YAML.
         base: Folder that relative paths of the job start from.
         seed: The job's.
         device: Where the loop runs.
@@ -36,9 +42,12 @@ class RunRecord:
         result: What the engine returned, if it did.
         plugins: In the job's order.
         order: Hook to plugins, in firing order.
+        opened: Whether the files of this run are in the folder.
+        begun: Whether the loop was reached.
     """
 
     folder: Path
+    job: str
     base: Path
     seed: int
     device: str
@@ -47,15 +56,48 @@ class RunRecord:
     result: Result | None = None
     plugins: Sequence[Plugin] = ()
     order: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    opened: bool = False
+    begun: bool = False
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def write(self) -> None:
-        """Replace the file.
+    def open(self) -> None:
+        """Write the job and the first record.
 
         Raises:
-            OSError: The disk is full or cannot be written.
+            RunAbortedError: The disk is full or cannot be written.
         """
-        write_json(self.folder / RECORD, self.to_dict())
+        with disk_faults_told(self.folder):
+            write_text(self.folder / JOB, self.job)
+        self.opened = True
+        self.write()
+
+    def write(self) -> None:
+        """Replace ``run.json``.
+
+        Raises:
+            RunAbortedError: The disk is full or cannot be written.
+        """
+        with disk_faults_told(self.folder):
+            write_json(self.folder / RECORD, self.to_dict())
+
+    def started(self, info: RunInfo) -> None:  # noqa: ARG002 - the recorder's signature
+        """Note that training begins: the job fits the folder's checkpoints."""
+        self.begun = True
+        self.open()
+
+    def finish(self, result: Result) -> None:
+        """Note how the run ended."""
+        self.result, self.status = result, result.status
+
+    def fail(self, error: BaseException) -> None:
+        """Note what ended the run."""
+        self.status = "aborted" if isinstance(error, RunAbortedError) else "failed"
+        self.error = str(error) or _UNTOLD.get(type(error), type(error).__name__)
+
+    def reported(
+        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
+    ) -> None:
+        """Take no notice: reports are for the metrics file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -74,7 +116,7 @@ class RunRecord:
             "checkpoint": self._relative(None if result is None else result.checkpoint),
             "seconds": None if result is None else round(result.seconds, 3),
             "steps_per_second": None if result is None else round(result.steps_per_second, 3),
-            "started": self.started.isoformat(timespec="seconds"),
+            "started": self.began.isoformat(timespec="seconds"),
             "written": now.isoformat(timespec="seconds"),
             "seed": self.seed,
             "device": self.device,

@@ -6,9 +6,10 @@ file is written; what the run leaves is written also when it fails.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,30 +114,40 @@ def run(
     """
     run_folder.claim(folder, "--resume" if resume else "--out")
     job = prepared.job_file.job
-    record = RunRecord(folder, prepared.base, job.seed, str(resolve_device(job.device)))
-    with run_folder.disk_faults_told(folder):
-        run_folder.write_text(folder / run_folder.JOB, job.to_yaml())
+    record = RunRecord(folder, job.to_yaml(), prepared.base, job.seed, str(resolve_device(job.device)))
+    if not resume:
+        # A run that is resumed keeps its record until its checkpoint is known to fit the job.
+        record.open()
+    try:
+        names = prepared.ingredients.data.train.class_names
+        with closing(RunRecorder(folder, class_names=names)) as recorder:
+            keeper = Fanout(recorder, [record, *watchers])
+            result = _train(prepared, record, keeper, watchers, resume=resume, stop=stop)
+    except BaseException as error:
+        record.fail(error)
+        # What went wrong matters more than that the disk may be full as well.
+        with contextlib.suppress(OSError, RunAbortedError):
+            _leave(record, report=not isinstance(error, KeyboardInterrupt))
+        raise
+    record.finish(result)
+    return RunOutcome(folder, result, _leave(record))
+
+
+def _leave(record: RunRecord, *, report: bool = True) -> Path:
+    """Write record and report of a run that has begun; return the report's path."""
+    if record.opened:
         record.write()
-        try:
-            with RunRecorder(folder) as recorder:
-                watcher = Fanout(recorder, watchers)
-                record.result = _train(prepared, folder, record, watcher, resume=resume, stop=stop)
-            record.status = record.result.status
-        except BaseException as error:
-            record.status = "aborted" if isinstance(error, RunAbortedError) else "failed"
-            record.error = str(error) or type(error).__name__
-            raise
-        finally:
-            record.write()
-            report = write_report(folder)
-    return RunOutcome(folder, record.result, report)
+    if record.begun and report:
+        with run_folder.disk_faults_told(record.folder):
+            return write_report(record.folder)
+    return record.folder / run_folder.REPORT
 
 
 def _train(
     prepared: Prepared,
-    folder: Path,
     record: RunRecord,
-    watcher: Watcher,
+    keeper: Fanout,
+    watchers: Sequence[Watcher],
     *,
     resume: bool,
     stop: Callable[[], bool],
@@ -145,19 +156,19 @@ def _train(
     ingredients = prepared.ingredients
     with ExitStack() as stack:
         sandbox = _sandbox(prepared.plugins, stack)
-        hooks = Hooks(prepared.job_file.job.seed, watcher)
+        hooks = Hooks(prepared.job_file.job.seed, keeper)
         stack.callback(hooks.close)
-        load(prepared.plugins, hooks, _starter(sandbox), watcher.event)
+        load(prepared.plugins, hooks, _starter(sandbox), keeper.event)
         record.plugins, record.order = hooks.plugins, hooks.order()
-        watcher.plugins_started(hooks.plugins, record.order)
-        record.write()
+        for watcher in watchers:
+            watcher.plugins_started(hooks.plugins, record.order)
         return train(
             ingredients.model,
             ingredients.data,
             hooks,
             ingredients.config,
-            recorder=watcher,
-            checkpoints=folder / run_folder.CHECKPOINTS,
+            recorder=keeper,
+            checkpoints=record.folder / run_folder.CHECKPOINTS,
             resume=resume,
             fingerprint=fingerprint(prepared.job_file.job),
             allocate=None if sandbox is None else sandbox.allocate,

@@ -80,31 +80,43 @@ class _Locked(IsolatedPlugin):
 
     accepts: Mapping[str, tuple[str, ...]]
 
-    def _lock(self, limit: int, cgroup_status: LayerStatus) -> None:
-        try:
-            super()._lock(limit, cgroup_status)
-        except SandboxUnavailableError:
-            # Which layers are missing is just what was asked.
-            return
-
     def _load(self) -> None:
         self.accepts = {}
 
 
-def examine(*, skip_layers: tuple[str, ...] = ()) -> Diagnosis:
-    """Lock up a process and have it try to get out.
+def examine(*, skip_layers: tuple[str, ...] = ()) -> tuple[LayerStatus, ...]:
+    """Lock up a process, have it try to get out, and return how each layer stands.
 
     Args:
-        skip_layers: Layers to leave out, to show what the diagnosis says without them.
+        skip_layers: Layers to leave out, to show what is said of them.
+
+    Raises:
+        SandboxUnavailableError: No process could be locked up at all.
     """
     spec = PluginSpec("doctor", "ringfence", "", "", "", role="monitor")
+    with Sandbox(skip_layers=skip_layers) as sandbox:
+        try:
+            examined = _Locked(spec, sandbox)
+        except SandboxUnavailableError as error:
+            # Which layers are missing is just what was asked.
+            layers = tuple(layer for layer in error.layers if isinstance(layer, LayerStatus))
+            if not layers:
+                raise
+            return layers
+        examined.close()
+        return examined.layers
+
+
+def diagnose(*, skip_layers: tuple[str, ...] = ()) -> Diagnosis:
+    """Examine this machine and work out what that means.
+
+    Args:
+        skip_layers: As for ``examine``.
+    """
     layers: tuple[LayerStatus, ...] = ()
     fault = ""
     try:
-        with Sandbox(skip_layers=skip_layers) as sandbox:
-            examined = _Locked(spec, sandbox)
-            layers = examined.layers
-            examined.close()
+        layers = examine(skip_layers=skip_layers)
     except SandboxUnavailableError as error:
         fault = str(error)
     return Diagnosis(layers, total_bytes(), budget_bytes(MAX_FRACTION), fault)

@@ -1,0 +1,81 @@
+"""The command line, called in this process or as a process of its own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ringfence.cli import main
+
+SMALL_JOB = """\
+model: {name: mlp, hidden: [8]}
+data: {name: mnist10k, limit: 256}
+steps: 6
+batch_size: 32
+threads: 1
+plugins:
+  - optim: {algorithm: adamw, lr: 1e-3}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Write a job into an empty folder, which becomes the working directory; returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text=SMALL_JOB, name="job.yaml"):
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+@pytest.fixture
+def ringfence(monkeypatch, capfd):
+    """Call the command line in this process, through its real entry point."""
+    threads = torch.get_num_threads()
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ringfence", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capfd.readouterr()
+        return Done(int(end.value.code or 0), captured.out, captured.err)
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def start(*arguments, cwd=None):
+    """Start the command line as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ringfence", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def process():
+    """Run the command line as a process of its own."""
+
+    def run(*arguments, cwd=None):
+        started = start(*arguments, cwd=cwd)
+        out, err = started.communicate(timeout=120)
+        return Done(started.returncode, out, err)
+
+    return run

@@ -1,0 +1,264 @@
+"""Every kind of bad input gets a message with file, line, key and what would be right, and exit status 2."""
+
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HEAD = "model: {name: mlp, hidden: [8]}\ndata: {name: mnist10k, limit: 64}\nsteps: 2\n"
+OPTIM = "plugins:\n  - optim: {algorithm: adamw, lr: 1e-3}\n"
+
+
+@pytest.fixture
+def refused(job, ringfence, monkeypatch):
+    """Run a job that must be refused before a process starts or a folder is made; returns the message."""
+
+    def no_sandbox():
+        raise AssertionError("a sandbox was started")
+
+    monkeypatch.setattr("ringfence.run.Sandbox", no_sandbox)
+
+    def refuse(text, *flags):
+        done = ringfence("train", job(textwrap.dedent(text)), *flags)
+        assert done.status == 2
+        assert "Traceback" not in done.err
+        assert done.out == ""
+        assert not Path("runs").exists()
+        return done.err
+
+    return refuse
+
+
+def test_no_file(ringfence, job):
+    job()
+    done = ringfence("train", "jbo.yaml")
+    assert done.status == 2
+    assert done.err == "error: jbo.yaml: no such file; name a job file that exists\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model: [mlp\ndata: x\n",
+            "job.yaml:2:5: is not YAML: while parsing a flow sequence: expected ',' or ']'",
+        ),
+        (
+            f"{HEAD}seed: 1\nseed: 2\n",
+            "job.yaml:5:1: seed: is written twice (first at job.yaml:4:1); keep one",
+        ),
+        (
+            f"{HEAD}bacth_size: 3\n{OPTIM}",
+            "job.yaml:4:1: bacth_size: unknown key; did you mean 'batch_size'?",
+        ),
+        (
+            f"{HEAD}batch_size: many\n{OPTIM}",
+            "job.yaml:4:13: batch_size: expected a whole number, got the text 'many'",
+        ),
+        (f"{HEAD}memory_fraction: 0.2\n{OPTIM}", "job.yaml:4:18: memory_fraction: 0.2 is more than 0.15"),
+        (
+            f"{HEAD}metric: acuracy\n{OPTIM}",
+            "job.yaml:4:9: metric: 'acuracy' is unknown; did you mean 'accuracy'?",
+        ),
+        (
+            f"{HEAD}schedule: cosin\n{OPTIM}",
+            "job.yaml:4:11: schedule: 'cosin' is unknown; did you mean 'cosine'?",
+        ),
+        (
+            f"{HEAD}loss: {{name: cross_entropy, label_smoothing: 2}}\n{OPTIM}",
+            "job.yaml:4:46: loss.label_smoothing: label_smoothing is 2; it must lie in [0, 1)",
+        ),
+        (f"{HEAD}device: cuda:99\n{OPTIM}", "job.yaml:4:9: device: device is 'cuda:99', but torch finds"),
+        (
+            f"{HEAD}plugins: [optm]\n",
+            "job.yaml:4:11: plugins[0].optm: plugin 'optm' is not installed; did you mean 'optim'?",
+        ),
+        (HEAD, "job.yaml:1:1: plugins: a job needs exactly one optimizer; add '- optim: "),
+        (
+            f"{HEAD}{OPTIM.replace('1e-3', '-1')}",
+            "job.yaml:5:35: plugins[0].optim.lr: -1 is out of range; it must be more than 0",
+        ),
+        (
+            f"{HEAD}{OPTIM.replace('lr', 'lrr')}",
+            "job.yaml:5:31: plugins[0].optim.lrr: unknown option; did you mean 'lr'?",
+        ),
+        (f"{HEAD}{OPTIM}    workers: 2\n", "job.yaml:6:14: plugins[0].workers: 'optim' is of role optimizer"),
+        (f"{HEAD}{OPTIM}    every: 2\n", "job.yaml:6:12: plugins[0].every: 'optim' is of role optimizer"),
+        (
+            f"{HEAD}{OPTIM}    on_failure: disable\n",
+            "job.yaml:6:17: plugins[0].on_failure: a run makes no sense without",
+        ),
+        (
+            f"{HEAD}{OPTIM}    memory_fraction: 0.16\n",
+            "job.yaml:6:22: plugins[0].memory_fraction: 0.16 is more than",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mlpp"),
+            "job.yaml:1:8: model: 'mlpp' is unknown; did you mean 'mlp'?",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("hidden: [8]", "hiden: [8]"),
+            "job.yaml:1:20: model.hiden: is unknown; did you mean",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("mnist10k", "mnist"),
+            "job.yaml:2:14: data.name: 'mnist' is unknown; did you mean",
+        ),
+        (f"{HEAD}{OPTIM}".replace("limit: 64", "limit: 0"), "job.yaml:2:31: data.limit: 0 is out of range"),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mnist10k, limit: 64}", "{name: idx, path: nowhere}"),
+            "job.yaml:2:7: data: nowhere: option 'path' is no folder",
+        ),
+    ],
+)
+def test_fault_of_the_job(refused, text, message):
+    assert message in refused(text).replace(f"{Path.cwd()}/", "")
+
+
+def test_two_optimizers(refused, monkeypatch, tmp_path):
+    """A second distribution brings another optimizer; both are listed."""
+    monkeypatch.syspath_prepend(install(tmp_path / "site"))
+    message = refused(f"{HEAD}{OPTIM}  - other\n")
+    assert (
+        "job.yaml:5:3: plugins: a job needs exactly one optimizer, this one has optim, other; keep one"
+        in message
+    )
+
+
+def test_all_faults_are_told_at_once(refused):
+    text = f"{HEAD}metric: nothing\nschedule: {{name: step}}\nplugins:\n  - optim: {{lr: fast}}\n  - augmnt\n"
+    lines = refused(text.replace("hidden", "hiden")).splitlines()
+    assert [line.partition(" ")[0].removeprefix("error:") for line in lines[1:]] == [
+        "job.yaml:4:9:",
+        "job.yaml:5:11:",
+        "job.yaml:7:12:",
+        "job.yaml:7:17:",
+        "job.yaml:8:5:",
+    ]
+    assert lines[0].startswith("error: job.yaml:1:20: model.hiden")
+
+
+def test_fault_of_a_flag_names_the_flag(refused):
+    message = refused(HEAD, "--plugin", "optim:algorithm=adamw,lr=fast", "--set", "modle=x")
+    assert "--plugin optim:algorithm=adamw,lr=fast: plugins" not in message  # the unknown key is told first
+    assert "--set modle=x: modle: unknown key; did you mean 'model'?" in message
+    message = refused(HEAD, "--plugin", "optim:algorithm=adamw,lr=fast")
+    assert "--plugin optim:algorithm=adamw,lr=fast: plugins[0].optim.lr: expected" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"{HEAD}loss: mse\nmetric: mse\n{OPTIM}",
+            "job.yaml:4:7: loss: 'mse' does not fit data of classes; choose one of cross_entropy",
+        ),
+        (f"{HEAD}metric: r2\n{OPTIM}", "job.yaml:4:9: metric: 'r2' does not fit data of classes"),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "{name: vit, patch: 5}"),
+            "job.yaml:1:8: model: 'vit': ",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:wrong_inputs"),
+            "job.yaml:1:8: model: the model failed on a batch of",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:wrong_outputs"),
+            "model: the model returned shape (64, 3) for a batch of 64; loss 'cross_entropy' needs (64, 10)",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:missing"),
+            "job.yaml:1:8: model: 'mine:missing': module 'mine' has no 'missing'",
+        ),
+        (f"{HEAD}schedule: {{name: cosine, warmup_steps: 9}}\n{OPTIM}", "job.yaml:4:11: schedule"),
+    ],
+)
+def test_data_that_does_not_fit(refused, tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def wrong_inputs(): return torch.nn.Linear(3, 10)\n"
+        "def wrong_outputs(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))\n"
+    )
+    assert message in refused(text)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("job.yaml/inside", "part of the path is a file, not a folder"),
+        ("/proc/inside", "cannot be written: it cannot be made there"),
+        ("full", "the folder is not empty; choose another, or continue the run in it with --resume full"),
+    ],
+)
+def test_unusable_folder(refused, tmp_path, folder, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    error = refused(f"{HEAD}{OPTIM}", "--out", folder)
+    assert error.startswith(f"error: --out {folder}: ")
+    assert message in error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_folder(refused, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "you may not write there" in refused(f"{HEAD}{OPTIM}", "--out", "closed/run")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume", "none"], "--resume none: there is no such folder"),
+        (["--resume", "."], "--resume .: holds no checkpoints"),
+        (["--resume", ".", "--out", "x"], "--out and --resume are both given"),
+    ],
+)
+def test_unusable_resume(refused, flags, message):
+    assert message in refused(f"{HEAD}{OPTIM}", *flags)
+
+
+def test_no_job_at_all(ringfence):
+    done = ringfence("train")
+    assert done.status == 2
+    assert "name a job file" in done.err
+
+
+def test_unknown_flag_and_command_exit_with_2(ringfence):
+    assert ringfence("train", "--nothing").status == 2
+    assert ringfence("trian").status == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("epochs: x\n", "epochs: expected a whole number"), (f"{HEAD}plugins: [nothing]\n", "is not installed")],
+)
+def test_a_process_of_its_own_exits_with_2(job, process, tmp_path, text, message):
+    done = process("train", job(text), cwd=tmp_path)
+    assert done.status == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def install(site):
+    """Lay out an installed distribution with an optimizer called ``other``."""
+    metadata = site / "other_optimizer-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other-optimizer\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n"
+    )
+    (metadata / "entry_points.txt").write_text("[ringfence.plugins]\nother = other_optimizer:Other\n")
+    (site / "other_optimizer.py").write_text(
+        textwrap.dedent(
+            """
+            from ringfence import passthrough
+
+            class Other:
+                role = "optimizer"
+                forward = passthrough
+
+                def backward(self, parameters, gradients, step):
+                    return parameters
+            """
+        )
+    )
+    return site
