@@ -1,1 +1,5 @@
-"""TODO."""
+"""Watch gradients, weights, updates and outputs."""
+
+from .plugin import Monitor
+
+__all__ = ["Monitor"]

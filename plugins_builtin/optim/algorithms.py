@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -64,6 +64,9 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
 #: Short names that take ``base`` and ``base_options``: another algorithm, and its options.
 WRAPPERS: Mapping[str, Callable[..., Stepper]] = MappingProxyType({"lookahead": Lookahead, "sam": Sam})
 
+#: Short names for which a class of this package uses the class at the import path.
+COMPOSITES: Mapping[str, Callable[..., Stepper]] = MappingProxyType({"muon": MuonWithAdamW})
+
 #: With these, a short name adds ``fused=True``: on CPU up to ten times faster than the default.
 FUSED = frozenset({"torch.optim.Adagrad", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"})
 
@@ -80,14 +83,21 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: Import path to what to do when the class raises.
+#: Import path to the most dimensions that it can take, and what to do with a parameter of more.
+MAX_DIMS: Mapping[str, tuple[int, str]] = MappingProxyType(
+    {
+        "torch_optimizer.Adafactor": (
+            2,
+            "it raises on weights of 3 or more dimensions; use adafactor, which is torch.optim.Adafactor",
+        ),
+    }
+)
+
+#: Import path to what to do when the class refuses the parameters.
 HINTS: Mapping[str, str] = MappingProxyType(
     {
         "torch.optim.Muon": (
-            "it takes matrices only; use muon, which hands it every weight as a matrix and the rest to AdamW"
-        ),
-        "torch_optimizer.Adafactor": (
-            "it raises on weights of 3 or more dimensions; use adafactor, which is torch.optim.Adafactor"
+            "use muon, which hands it every weight as a matrix, and biases and norms to AdamW"
         ),
     }
 )
@@ -119,12 +129,8 @@ class Algorithm:
         try:
             return self.make(groups)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(self.explain(error)) from error
-
-    def explain(self, error: Exception) -> str:
-        """Say what the class raised and, where that is known, what to do about it."""
-        hint = HINTS.get(self.path)
-        return f"{self.path}: {error}" + (f"; {hint}" if hint else "")
+            hint = HINTS.get(self.path)
+            raise ValueError(f"{self.path}: {error}" + (f"; {hint}" if hint else "")) from error
 
 
 def resolve(name: str, lr: float | None, weight_decay: float | None, options: Mapping[str, Any]) -> Algorithm:
@@ -142,7 +148,7 @@ def resolve(name: str, lr: float | None, weight_decay: float | None, options: Ma
     """
     if name in WRAPPERS:
         return _resolve_wrapper(name, lr, weight_decay, options)
-    path, cls = (SHORT_NAMES[name], MuonWithAdamW) if name == "muon" else _find(name)
+    path, cls = _find(name)
     given = {"lr": lr, "weight_decay": weight_decay}
     arguments = {key: value for key, value in given.items() if value is not None}
     for key in arguments:
@@ -177,6 +183,8 @@ def _probe(algorithm: Algorithm) -> Stepper:
 
 
 def _find(name: str) -> tuple[str, Callable[..., Stepper]]:
+    if name in COMPOSITES:
+        return SHORT_NAMES[name], COMPOSITES[name]
     path = SHORT_NAMES.get(name, name).replace(":", ".")
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
@@ -196,7 +204,7 @@ def _find(name: str) -> tuple[str, Callable[..., Stepper]]:
         )
     if path in REFUSED:
         raise ValueError(f"{path} {REFUSED[path]}")
-    return path, found
+    return path, cast("Callable[..., Stepper]", found)
 
 
 def _arguments(cls: Callable[..., Stepper]) -> Mapping[str, inspect.Parameter]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ringfence import Gradients, Parameters, TensorMap
 
-from .algorithms import HINTS, Algorithm
+from .algorithms import MAX_DIMS, Algorithm
 from .groups import Grouping
 from .state import copied, restore
 from .wrappers import needs_closure
@@ -83,24 +83,18 @@ class Bound:
         finally:
             # An algorithm may find a rate of its own on the way, as SWATS does; the schedule goes on from it.
             found = [group.get("lr") for group in groups]
-            kept = zip(base, scaled, found, strict=True)
-            _set_lr(groups, [b if f == s else f / (factor or 1.0) for b, s, f in kept])
+            own = [
+                lr if f is None or f == s else f / (factor or 1.0)
+                for lr, s, f in zip(base, scaled, found, strict=True)
+            ]
+            _set_lr(groups, own)
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """Make one step in place.
-
-        Raises:
-            RuntimeError: The class raised; the message says what to do where that is known.
-        """
+        """Make one step in place."""
         with warnings.catch_warnings():
             # Old overloads that some of torch_optimizer still call; users can do nothing about them.
             warnings.filterwarnings("ignore", message="This overload of", category=UserWarning)
-            try:
-                self.optimizer.step(closure)
-            except RuntimeError as error:
-                if self._algorithm.path not in HINTS:
-                    raise
-                raise RuntimeError(self._algorithm.explain(error)) from error
+            self.optimizer.step(closure)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data, in copies that later steps do not change."""
@@ -139,3 +133,16 @@ def _set_lr(groups: list[dict[str, Any]], rates: list[float | None]) -> None:
     for group, lr in zip(groups, rates, strict=True):
         if lr is not None:
             group["lr"] = lr
+
+
+def _check_parameters(algorithm: Algorithm, parameters: Parameters) -> None:
+    most, advice = MAX_DIMS.get(algorithm.path, (None, ""))
+    for name, tensor in parameters.items():
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"parameter '{name}' is of {tensor.dtype}; an optimizer takes real floating point only"
+            )
+        if most is not None and tensor.dim() > most:
+            raise ValueError(
+                f"{algorithm.path} cannot take '{name}' of shape {tuple(tensor.shape)}: {advice}"
+            )

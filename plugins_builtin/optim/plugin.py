@@ -13,7 +13,7 @@ from .algorithms import resolve
 from .bound import Bound
 from .closure import ClosureStep
 from .groups import Grouping, parse_overrides
-from .reads import only_reads_gradients
+from .reads import ONLY_READ
 from .state import copied
 
 
@@ -53,7 +53,7 @@ class Optim:
             no_decay=no_decay if isinstance(no_decay, str) else tuple(no_decay),
             weight_decay=float(defaults.get("weight_decay") or 0.0),
         )
-        self._copy_gradients = not only_reads_gradients(self._algorithm.path, options or {})
+        self._copy_gradients = self._algorithm.path not in ONLY_READ
         self._bound: Bound | None = None
         self._loaded: Mapping[str, Any] | None = None
         self._closure_step: ClosureStep | None = None
