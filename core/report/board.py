@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def _histogram(histogram: Histogram) -> Any:
     from tensorboard.compat.proto.histogram_pb2 import HistogramProto  # noqa: PLC0415 - see Board._open
 
     counts, edges = list(histogram.counts), list(histogram.edges)
-    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
     return HistogramProto(
         min=edges[0],
         max=edges[-1],

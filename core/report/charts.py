@@ -1,4 +1,4 @@
-"""Charts as inline SVG that takes its colours from the page, so that it is right in the light and in the dark."""
+"""Charts as inline SVG that takes its colours from the page, in the light and in the dark."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ _VARIABLES = {
     **{colour: f"var(--s{i})" for i, colour in enumerate(_SERIES, 1)},
 }
 MAX_LINES = len(_SERIES)
-_POINTS = 360
+#: Name of the line that is about all layers together.
+WHOLE = "whole model"
+_POINTS = 300
 _HEAT_ROWS = 48
 _HEAT_COLUMNS = 64
 _LOG_RATIO = 30.0
 _INCH = 72
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 9.5,
+    "font.size": 10.5,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _FAINT,
@@ -55,7 +57,7 @@ _STYLE: dict[str, Any] = {
     "ytick.major.size": 0,
     "text.color": _INK,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
     "lines.solid_joinstyle": "round",
@@ -71,7 +73,8 @@ def line_chart(
     *,
     marks: Sequence[int] = (),
     smooth: bool = False,
-    size: tuple[int, int] = (560, 250),
+    log: bool = False,
+    size: tuple[int, int] = (400, 230),
 ) -> str:
     """Draw numbers over steps; more lines than colours become their median and spread.
 
@@ -81,6 +84,7 @@ def line_chart(
         series: The lines.
         marks: Steps to mark, of restarts and the like.
         smooth: Draw a running mean over the faint numbers themselves.
+        log: Use a logarithmic axis if the numbers are all positive and far apart.
         size: Width and height in CSS pixels.
 
     Returns:
@@ -90,14 +94,18 @@ def line_chart(
         for step in marks:
             axes.axvline(step, color=_WARN, linewidth=1, linestyle=(0, (2, 2)))
         if len(series) > MAX_LINES:
-            _draw_spread(axes, series)
+            _draw_spread(axes, [one for one in series if one.name != WHOLE])
+            for one in series:
+                if one.name == WHOLE:
+                    _draw_line(axes, one, _SERIES[1], smooth=False)
         else:
             for colour, one in zip(_SERIES, series, strict=False):
                 _draw_line(axes, one, colour, smooth=smooth)
-        if _is_wide([value for one in series for value in one.values]):
+        if log and _is_wide([value for one in series for value in one.values]):
             axes.set_yscale("log")
-            axes.grid(visible=False, which="minor")
-            axes.yaxis.set_minor_formatter(_no_labels)
+            axes.tick_params(which="minor", length=0)
+            axes.yaxis.set_major_formatter(_plain_number)
+            axes.yaxis.set_minor_formatter(_no_label)
         _finish(axes, legend=len(series) > 1)
         return _svg(figure, key, title)
 
@@ -156,14 +164,18 @@ def _finish(axes: Axes, *, legend: bool) -> None:
         axes.figure.legend(
             *axes.get_legend_handles_labels(),
             loc="outside upper left",
-            ncols=4,
+            ncols=3,
             handlelength=1.2,
             columnspacing=1.2,
         )
 
 
-def _no_labels(value: float, position: int) -> str:
-    del value, position
+def _plain_number(value: float, _: float) -> str:
+    return f"{value:g}"
+
+
+def _no_label(value: float, _: float) -> str:
+    del value
     return ""
 
 
@@ -246,14 +258,15 @@ _ID = re.compile(r'\b(id="|href="#|url\(#)')
 
 def _svg(figure: Figure, key: str, title: str) -> str:
     """Return ``figure`` as an element whose ids are its own and whose colours are the page's."""
-    from xml.sax.saxutils import escape  # noqa: PLC0415, S406 - writes, parses nothing
+    from xml.sax.saxutils import escape  # noqa: PLC0415 - writes, parses nothing
 
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
 
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": key}):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Its own style would reach the whole page.

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..folder import REPORT, write_text
-from .charts import heat_map, line_chart
-from .read import RunFolder, Series, read_run
+from .charts import WHOLE, heat_map, line_chart
+from .read import Layer, RunFolder, Series, read_run
 from .recorder import SAMPLES
 
 MIB = 2**20
-MAX_LAYERS = 24
+MAX_LAYERS = 16
 MAX_CHARTS = 12
 MAX_PICTURES = 24
 _MINUTE, _HOUR = 60, 3600
@@ -33,14 +33,23 @@ _STATUS = {
     "failed": ("bad", "failed"),
 }
 _STATES = {"running": "good", "closed": "good", "disabled": "warn", "failed": "bad"}
-#: What the first part of a monitor's names means.
+#: What the first part of a monitor's names means; charts come in this order, others after them.
 _FAMILIES = {
     "grad_norm": "Gradient norm",
-    "gradient_norm": "Gradient norm",
     "update_ratio": "Update-to-weight ratio",
-    "weight": "Weights",
-    "weights": "Weights",
+    "norm": "Gradient norm before clipping",
+    "clipped_fraction": "Share of steps clipped",
+    "weight_norm": "Weight norm",
+    "weight_std": "Spread of weights",
+    "weight_mean": "Mean of weights",
+    "accuracy": "Batch accuracy",
+    "confidence": "Confidence",
+    "entropy": "Entropy of predictions (nats)",
+    "lr": "Learning rate",
 }
+_RANK = {family: i for i, family in enumerate(_FAMILIES)}
+#: Words in names whose numbers span orders of magnitude.
+_FAR_APART = ("loss", "norm", "ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +94,14 @@ def render(run: RunFolder) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"mib": _mib, "duration": _duration, "number": _number}
+    environment.filters |= {"mib": _mib, "duration": _duration, "number": _number, "moment": _moment}
     files = resources.files(__package__)
     template = environment.from_string((files / "report.html").read_text(encoding="utf-8"))
     record = run.record
     mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
     return template.render(
         css=Markup((files / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        chart=lambda svg: Markup(svg),  # noqa: S704 - made by charts.py, which escapes
+        chart=Markup,  # around what charts.py made, which escapes
         name=run.path.resolve().name,
         record=record,
         info=run.info,
@@ -123,7 +132,9 @@ def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
         yield f"Test {_words(metric)}", _metric(metric, metrics[metric]), remark
     if "loss" in metrics:
         yield "Test loss", _number(metrics["loss"]), ""
-    steps = record.get("steps") or (run.train["loss"].steps[-1] + 1 if "loss" in run.train else None)
+    steps = record.get("steps")
+    if steps is None and "loss" in run.train:
+        steps = run.train["loss"].steps[-1] + 1
     if steps is not None:
         total = run.info.get("steps_total")
         remark = f"of {total:,}" if total and total != steps else ""
@@ -147,7 +158,9 @@ def _curves(run: RunFolder) -> Iterator[Figure]:
         if "loss" in series
     ]
     if losses:
-        yield Figure("Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True), note)
+        yield Figure(
+            "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
+        )
     for i, (name, series) in enumerate(run.test.items()):
         if name != "loss":
             title = f"Test {_words(name)}"
@@ -163,27 +176,47 @@ def _curves(run: RunFolder) -> Iterator[Figure]:
 
 def _monitor_charts(run: RunFolder) -> Iterator[Figure]:
     """Yield a chart for each family of names that plugins logged; the first part of a name is its family."""
-    charts = 0
-    for plugin, numbers in run.plugins.items():
-        families: dict[str, list[Series]] = {}
-        for name, series in numbers.items():
-            family, _, rest = name.partition("/")
-            families.setdefault(family, []).append(Series(rest or family, series.steps, series.values))
-        for family, members in families.items():
-            if charts == MAX_CHARTS:
-                return
-            charts += 1
-            title = _FAMILIES.get(family, _words(family))
-            svg = line_chart(f"plugin{charts}", f"{title} by step, from {plugin}", members)
-            yield Figure(title[:1].upper() + title[1:], svg, f"from {plugin}")
+    found = [
+        (family, plugin, members)
+        for plugin, numbers in run.plugins.items()
+        for family, members in _families(numbers).items()
+        # A share of non-finite values that was never above zero needs no chart.
+        if any(value != 0 for series in members for value in series.values)
+    ]
+    found.sort(key=lambda item: _RANK.get(item[0], len(_RANK)))
+    for i, (family, plugin, members) in enumerate(found[:MAX_CHARTS]):
+        title = _title(family)
+        log = any(word in family for word in _FAR_APART)
+        svg = line_chart(f"plugin{i}", f"{title} by step, from {plugin}", members, log=log)
+        yield Figure(title, svg, f"from {plugin}")
 
 
-def _layers(run: RunFolder) -> Iterator[Figure]:
-    """Yield a heat map for each layer, up to a bound."""
-    every = [(plugin, layer) for plugin, layers in run.layers.items() for layer in layers.values()]
-    for i, (_, layer) in enumerate(every[:MAX_LAYERS]):
-        name = layer.name.partition("/")[2] or layer.name
-        yield Figure(name, heat_map(f"layer{i}", f"Distribution of {name} by step", layer))
+def _families(numbers: Mapping[str, Series]) -> dict[str, list[Series]]:
+    families: dict[str, list[Series]] = {}
+    for name, series in numbers.items():
+        family, _, layer = name.partition("/")
+        families.setdefault(family, []).append(Series(layer, series.steps, series.values))
+    return {
+        family: [Series(one.name or WHOLE, one.steps, one.values) for one in members]
+        for family, members in families.items()
+    }
+
+
+def _layers(run: RunFolder) -> Iterator[tuple[str, list[Figure]]]:
+    """Yield each family of histograms with a heat map for each layer, up to a bound."""
+    families: dict[str, list[Layer]] = {}
+    for layers in run.layers.values():
+        for layer in layers.values():
+            families.setdefault(layer.name.partition("/")[0], []).append(layer)
+    for number, (family, members) in enumerate(
+        sorted(families.items(), key=lambda item: item[0] != "weights")
+    ):
+        figures = []
+        for i, layer in enumerate(members[:MAX_LAYERS]):
+            name = layer.name.partition("/")[2] or layer.name
+            svg = heat_map(f"heat{number}x{i}", f"{_title(family)} of {name} by step", layer)
+            figures.append(Figure(name, svg))
+        yield _title(family), figures
 
 
 def _samples(run: RunFolder) -> Iterator[Picture]:
@@ -238,6 +271,11 @@ def _plugin_row(plugin: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _title(family: str) -> str:
+    words = _FAMILIES.get(family, _words(family))
+    return words[:1].upper() + words[1:]
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
@@ -260,6 +298,11 @@ def _number(value: float | None) -> str:
 def _mib(size: float) -> str:
     """Return bytes as MiB, or GiB where that is shorter."""
     return f"{size / MIB:.0f} MiB" if size < 10 * 1024 * MIB else f"{size / MIB / 1024:.1f} GiB"
+
+
+def _moment(iso: str) -> str:
+    """Return ``2026-01-31T12:00:00+00:00`` as people write it."""
+    return str(iso).replace("T", " ").replace("+00:00", " UTC")
 
 
 def _duration(seconds: float) -> str:

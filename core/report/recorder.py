@@ -182,8 +182,10 @@ class RunRecorder:
         """Write what is left and close all files; safe to call twice."""
         with disk_faults_told(self._folder):
             self._board.close()
-        for file in (self._metrics, self._events, *self._stores.values()):
-            file.close()
+        self._metrics.close()
+        self._events.close()
+        for store in self._stores.values():
+            store.close()
 
     # inside
 

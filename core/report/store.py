@@ -45,7 +45,7 @@ class PluginStore:
         self._plugin = plugin
         self._pictures = folder / name
         self._journal = Journal(folder / f"{name}.jsonl")
-        self._steps = [record["step"] for record in read_journal(self._journal.path)]
+        self._steps: list[int] = [record["step"] for record in read_journal(self._journal.path)]
 
     def add(self, step: int, histograms: Mapping[str, Histogram], images: Mapping[str, Tensor]) -> None:
         """Keep what was reported at ``step``, if it is due."""
