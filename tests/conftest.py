@@ -42,11 +42,9 @@ def call(*command, cwd, env=None, status=0):
 class Environment:
     """A virtual environment with ringfence installed from its wheel.
 
-    It finds torch and the other dependencies in the environment that runs the
-    tests, through one line in a ``.pth`` file: installing them again would take
-    minutes and a network. Such a line adds a folder to ``sys.path`` and runs no
-    ``.pth`` file in it, so the import hook of an editable ringfence stays out, and
-    what the wheel lacks is missing here.
+    torch and the other dependencies are those of the environment that runs the
+    tests, all but ringfence, as hard links: installing them again would take minutes
+    and a network, and a path to them would be a folder that no sandbox may read.
     """
 
     folder: Path
@@ -63,6 +61,22 @@ class Environment:
         """Install wheels with pip, from files alone."""
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
         call(*pip, "install", "--quiet", "--no-index", "--no-deps", *wheels, cwd=self.folder)
+
+
+def copy_dependencies(source, target):
+    """Link every installed package but ringfence, by whatever way it is installed."""
+    ours = shutil.ignore_patterns("ringfence*", "__editable__*ringfence*")
+    shutil.copytree(source, target, ignore=ours, copy_function=link_or_copy, dirs_exist_ok=True)
+
+
+def link_or_copy(source, target):
+    """Link a file; copy it where the file systems differ or links are not allowed."""
+    if Path(target).exists():
+        return  # purelib and platlib are one folder, as they mostly are
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +101,9 @@ def new_environment(built, tmp_path_factory):
         folder = tmp_path_factory.mktemp("environment")
         venv.create(folder, with_pip=False, symlinks=True)
         environment = Environment(folder)
-        paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
-        ours = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-        Path(paths["purelib"], "dependencies.pth").write_text("\n".join(ours))
+        places = {"base": str(folder), "platbase": str(folder)}
+        for scheme in ("purelib", "platlib"):
+            copy_dependencies(sysconfig.get_path(scheme), sysconfig.get_path(scheme, vars=places))
         environment.install(*built.glob("*.whl"))
         return environment
 

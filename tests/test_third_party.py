@@ -52,7 +52,7 @@ PLUGIN = '''
 '''
 
 JOB = """
-    model: {name: mlp, width: 16}
+    model: {name: mlp, hidden: [16]}
     data: mnist10k
     steps: 4
     batch_size: 32
@@ -122,7 +122,7 @@ def test_it_runs_by_name_in_a_sandbox(environment, job, tmp_path):
 
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     (plugin,) = [item for item in record["plugins"] if item["name"] == "halve"]
-    assert record["status"] == "finished"
+    assert record["status"] == "completed"
     assert (plugin["version"], plugin["role"], plugin["isolation"]) == ("0.3.0", "gradient", "sandbox")
     assert plugin["calls"] == 4
     assert plugin["layers"]
