@@ -45,7 +45,7 @@ class Weights:
         _refuse_overlaps(self._parameters)
         self.values: Parameters = TensorMap.like(self._parameters, allocate)
         self._all_gradients: Gradients = TensorMap.like(self._parameters, allocate)
-        self._on_host = device.type == "cpu"
+        self._on_host = self._is_host(device)
         self._device_values = self._beside(self.values, device)
         self._device_gradients = self._beside(self._all_gradients, device)
         self._tensors = [self.values[name] for name in self._parameters]
@@ -116,6 +116,11 @@ class Weights:
         gradients = self.gradients
         if values is not gradients:
             copy_into([gradients[name] for name in self._present], [values[name] for name in self._present])
+
+    @staticmethod
+    def _is_host(device: torch.device) -> bool:
+        """Tell whether plugins can read what lies on ``device``."""
+        return device.type == "cpu"
 
     def _push(self) -> None:
         if not self._on_host:

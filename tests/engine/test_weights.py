@@ -1,0 +1,160 @@
+"""Parameters and gradients as plugins see them."""
+
+import pytest
+import torch
+from engine_helpers import (
+    Sam,
+    Unused,
+    adamw,
+    config,
+    convnet,
+    hooks_of,
+    image_data,
+    mlp,
+    plugin,
+    run,
+    same_weights,
+)
+from torch import nn
+
+from ringfence.engine import Weights, weights_sha256
+from ringfence.hooks.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+class Mirrored(Weights):
+    """Keeps parameters and mirror apart, as on a GPU."""
+
+    @staticmethod
+    def _is_host(device):
+        return False
+
+
+@pytest.mark.parametrize("make_model", [mlp, convnet, Unused])
+@pytest.mark.parametrize("cls", [Weights, Mirrored])
+def test_laying_out_changes_no_value_and_writing_reaches_the_model(make_model, cls):
+    model, before = make_model(), make_model()
+    weights = cls(model, CPU)
+    assert same_weights(model, before)
+    assert list(weights.values) == [name for name, _ in model.named_parameters()]
+    weights.write({name: value + 1 for name, value in weights.values.items()})
+    for (name, parameter), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, old + 1)
+        assert torch.equal(weights.values[name], parameter)
+
+
+def test_parameters_on_the_cpu_are_the_map_itself():
+    model = mlp()
+    weights = Weights(model, CPU)
+    for name, parameter in model.named_parameters():
+        assert parameter.data_ptr() == weights.values[name].data_ptr()
+
+
+def test_buffers_come_from_the_given_allocator():
+    made = []
+
+    def allocate(shape, dtype):
+        made.append(torch.empty(shape, dtype=dtype))
+        return made[-1]
+
+    weights = Weights(mlp(), CPU, allocate)
+    assert len(made) == 2
+    assert weights.values.buffer is made[0]
+
+
+def test_tied_parameters_are_held_once_and_stay_tied():
+    model = Unused()
+    weights = Weights(model, CPU)
+    assert "tied.weight" not in weights.values
+    weights.write({name: value * 2 for name, value in weights.values.items()})
+    assert model.tied.weight is model.middle.weight
+    assert torch.equal(model.tied.weight, weights.values["middle.weight"])
+
+
+def test_parameter_that_is_not_contiguous_keeps_its_layout():
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    strides = [parameter.stride() for parameter in model.parameters()]
+    weights = Weights(model, CPU)
+    weights.write({name: value + 1 for name, value in weights.values.items()})
+    assert [parameter.stride() for parameter in model.parameters()] == strides
+
+
+def test_parameters_that_overlap_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight.data = model[0].weight.data
+    with pytest.raises(DataError, match=r"'0.weight' and '1.weight' share memory"):
+        Weights(model, CPU)
+
+
+def test_gradients_of_the_same_names_are_the_same_object():
+    model = Unused()
+    weights = Weights(model, CPU)
+    maps = []
+    for _ in range(3):
+        model(torch.randn(2, 64)).sum().backward()
+        maps.append(weights.collect_gradients())
+    assert maps[0] is maps[1] is maps[2]
+    assert "unused" not in maps[0]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_absent_gradient_leaves_nothing_in_the_flat_view():
+    model = Unused()
+    weights = Weights(model, CPU)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 5.0)
+    assert len(weights.collect_gradients()) == len(weights.values)
+    for name, parameter in model.named_parameters():
+        parameter.grad = torch.ones_like(parameter) if name == "last" else None
+    gradients = weights.collect_gradients()
+    assert list(gradients) == ["last"]
+    assert gradients.flat().sum() == model.last.numel()
+
+
+def test_sparse_gradients_become_dense():
+    model = nn.Embedding(5, 3, sparse=True)
+    weights = Weights(model, CPU)
+    model(torch.tensor([1, 1])).sum().backward()
+    assert weights.collect_gradients()["weight"].sum(1).tolist() == [0, 6, 0, 0, 0]
+
+
+@pytest.mark.parametrize("make_plugin", [adamw, lambda: plugin(Sam)])
+def test_mirror_in_host_memory_gives_the_same_weights(monkeypatch, make_plugin):
+    """What a GPU needs: parameters apart from what plugins read, copied both ways."""
+    shared, mirrored = convnet(), convnet()
+    run(shared, image_data(), hooks_of(make_plugin()), config(snapshot_every=3))
+    monkeypatch.setattr(Weights, "_is_host", staticmethod(lambda device: False))
+    run(mirrored, image_data(), hooks_of(make_plugin()), config(snapshot_every=3))
+    assert same_weights(shared, mirrored)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_run_equals_itself_and_comes_near_the_cpu(tmp_path):
+    first, second, host = mlp(), mlp(), mlp()
+    results = [
+        run(model, image_data(), hooks_of(adamw()), config(device="cuda"), checkpoints=tmp_path / str(i))
+        for i, model in enumerate((first, second))
+    ]
+    run(host, image_data(), hooks_of(adamw()), config())
+    assert results[0].weights_sha256 == results[1].weights_sha256
+    for a, b in zip(first.parameters(), host.parameters(), strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-2, atol=1e-3)
+
+
+def test_digest_covers_names_dtypes_shapes_parameters_and_buffers():
+    def digest(change):
+        model = convnet()
+        change(model)
+        return weights_sha256(model)
+
+    changes = [
+        lambda model: None,
+        lambda model: model[0].bias.data.add_(1e-7),
+        lambda model: model[1].running_mean.add_(1e-7),
+        lambda model: model.double(),
+        lambda model: setattr(model[5], "weight", nn.Parameter(model[5].weight.t().contiguous())),
+        lambda model: model.append(nn.Identity()).append(nn.Linear(1, 1)),
+    ]
+    assert len({digest(change) for change in changes}) == len(changes)
+    assert digest(changes[0]) == digest(lambda model: model.to(memory_format=torch.channels_last))
