@@ -9,7 +9,6 @@ import errno
 import json
 import mmap
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -35,10 +34,12 @@ def workload(context, _):
     import torch
 
     torch.set_num_threads(2)
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(256, 256, generator=generator)
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 26 * 26, 10))
-    optimizer = torch.optim.Adam(model.parameters())
+    torch.manual_seed(0)
+    a = torch.randn(256, 256)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 26 * 26, 10)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
@@ -61,7 +62,7 @@ def workload(context, _):
         "fft": torch.allclose(torch.fft.ifft(torch.fft.fft(a)).real, a, atol=1e-4),
         "svd": torch.allclose(torch.linalg.svdvals(a)[0], torch.linalg.matrix_norm(a, 2), rtol=1e-4),
         "inverse": bool(np.allclose(np.linalg.inv(np.eye(3) * 2), np.eye(3) / 2)),
-        "files": sorted(os.listdir(context.scratch)),
+        "files": sorted(path.name for path in Path(context.scratch).iterdir()),
         "lazy_import": __import__("wave").__name__,
         "local_time": time.localtime(0).tm_year in (1969, 1970),
     }
@@ -69,12 +70,9 @@ def workload(context, _):
 
 def leak(_, job):
     """Take 8 MiB at a time and never give back."""
-    import numpy as np
-    import torch
-
     kinds = {
-        "torch": lambda: torch.ones(8 * MIB, dtype=torch.uint8),
-        "numpy": lambda: np.ones(8 * MIB, dtype=np.uint8),
+        "torch": lambda: sys.modules["torch"].ones(8 * MIB, dtype=sys.modules["torch"].uint8),
+        "numpy": lambda: sys.modules["numpy"].ones(8 * MIB, dtype="uint8"),
         "bytearray": lambda: bytearray(8 * MIB),
         "objects": lambda: [object() for _ in range(100_000)],
     }
@@ -84,10 +82,12 @@ def leak(_, job):
         for _ in range(100_000):
             kept.append(take())
             peak = budget.used_bytes(os.getpid())
+            if peak > job.get("stop_at", peak):
+                break
     except (MemoryError, RuntimeError) as error:
         kept.clear()
-        return {"error": type(error).__name__, "peak": peak, "limit": job["data_limit"], "text": str(error)[:160]}
-    return {"error": None}
+        return {"error": type(error).__name__, "peak": peak}
+    return {"error": None, "peak": peak}
 
 
 def talk(_, job):
@@ -109,7 +109,9 @@ def system_calls(context, _):
         lambda: kernel.syscall("clone", kernel.CLONE_THREAD | kernel.CLONE_NEWNET, 0, 0, 0, 0)
     )
     tried["huge_pages"] = _error(
-        lambda: kernel.syscall("mmap", 0, 2 * MIB, 3, kernel.MAP_PRIVATE | kernel.MAP_ANONYMOUS | 0x40000, -1, 0)
+        lambda: kernel.syscall(
+            "mmap", 0, 2 * MIB, 3, kernel.MAP_PRIVATE | kernel.MAP_ANONYMOUS | 0x40000, -1, 0
+        )
     )
     path = context.in_scratch("kept")
     path.write_text("kept")
@@ -134,13 +136,12 @@ def foreign_architecture(_, __):
 
 
 def abort(_, __):
-    resource.setrlimit  # noqa: B018 - loaded before, as the worker loads all that it needs
     os.abort()
 
 
-def wait(context, _):
+def wait(_, __):
     """Tell our process id and live on: whoever kills our parent must end us."""
-    return {"pid": os.getpid(), "linger": True, "scratch": context.scratch}
+    return {"pid": os.getpid(), "linger": True}
 
 
 def threads(_, job):
@@ -183,7 +184,7 @@ def _error(attempt):
 def child(job, folder, victim_pid, out):
     layer_job = layers.Confinement(
         readable=(sys.prefix, sys.base_prefix, *filter(None, sys.path), *job.get("readable", ())),
-        scratch=str(folder / "scratch"),
+        scratch=job.get("scratch", str(folder / "scratch")),
         data_limit_bytes=job.get("data_limit", 1 << 30),
         scratch_file_bytes=16 * MIB,
         max_fds=64,
@@ -196,6 +197,8 @@ def child(job, folder, victim_pid, out):
     context = probes.ProbeContext(
         victim_pid, str(folder / "canary"), layer_job.scratch, CANARY_VARIABLE, layer_job.keep_fds
     )
+    if job.get("second_thread"):
+        threading.Thread(target=time.sleep, args=(10,), daemon=True).start()
     started = time.perf_counter()
     try:
         statuses = layers.confine(layer_job)
@@ -253,6 +256,7 @@ def main():
         with os.fdopen(reader, "rb") as answers:
             if job["body"] == "wait":
                 print(answers.read1().decode(), flush=True)
+                victim.kill()
                 signal.pause()
             result = json.loads(answers.read() or b"{}")
         _, status = os.waitpid(pid, 0)

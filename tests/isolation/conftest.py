@@ -1,5 +1,12 @@
 """One sandbox for a module's tests: its zygote takes seconds to start, a plugin milliseconds."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,9 +14,12 @@ import torch
 
 from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Batch, StepInfo, TensorMap
+from ringfence.isolation import layers
 from ringfence.isolation.pool import Sandbox
 
 PLUGINS = str(Path(__file__).parent / "plugins")
+CONFINED = Path(__file__).parent / "confined_child.py"
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +76,67 @@ def batch():
 @pytest.fixture
 def step():
     return StepInfo(4, epoch=1, steps_total=10, seed=99)
+
+
+@pytest.fixture
+def confined(tmp_path):
+    """Do one thing in a confined child of a fresh process and return what came of it."""
+
+    def run(body, **job):
+        return _confined(sys.executable, tmp_path, {}, body, job)
+
+    return run
+
+
+@pytest.fixture
+def confined_nobody():
+    """Do the same as a user without rights, with an interpreter that this user may read."""
+    if os.geteuid() != 0:
+        pytest.skip(
+            "only root can become another user; run by an ordinary user, the other tests show the same"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="ringfence-nobody-"))
+    os.chown(folder, NOBODY, NOBODY)
+    packages = folder / "packages"
+    packages.mkdir()
+    (packages / "ringfence").symlink_to(Path(layers.__file__).parents[1])
+    environment = {"PYTHONPATH": os.pathsep.join((str(packages), sysconfig.get_path("purelib")))}
+    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    interpreter = _readable_interpreter(environment)
+
+    def run(body, **job):
+        return _confined(interpreter, folder, environment, body, job, **user)
+
+    yield run
+    shutil.rmtree(folder)
+
+
+def _readable_interpreter(environment):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for path in (Path(sys.executable).resolve(), Path("/usr/bin") / version):
+        command = [path, "-c", "import msgspec, torch, ringfence.isolation.layers"]
+        try:
+            done = subprocess.run(
+                command, user=NOBODY, env=environment, capture_output=True, cwd="/", check=False
+            )
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return str(path)
+    pytest.skip(f"no {version} with these packages can be read by user {NOBODY}")
+
+
+def _confined(interpreter, folder, environment, body, job, **user):
+    command = [interpreter, str(CONFINED), json.dumps({"body": body, "folder": str(folder), **job})]
+    done = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "2", "HOME": str(folder), **environment},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        **user,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)

@@ -1,0 +1,176 @@
+"""What a confined process can still do, and that a layer which fails is never called active.
+
+Each test forks and confines a real process; see ``confined_child.py``.
+"""
+
+import json
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from seccompy.syscalls import AARCH64_SYSCALLS, X86_64_SYSCALLS
+
+from ringfence.isolation import seccomp
+from ringfence.isolation.layers import REQUIRED
+
+CHILD = Path(__file__).parent / "confined_child.py"
+IN_CHILD = ("process", "fds", "environment", "rlimits", "namespaces", "privileges", "landlock", "seccomp")
+WORKLOAD = {
+    "losses_fall": True,
+    "threads": 2,
+    "same_in_thread": True,
+    "fft": True,
+    "svd": True,
+    "inverse": True,
+    "files": ["folder", "note.txt"],
+    "local_time": True,
+}
+only_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction is x86's")
+
+
+def test_torch_numpy_and_threads_work_in_full_confinement(confined):
+    result = confined("workload", torch=True)
+    assert result["exit"] == 0
+    assert result.items() >= {**WORKLOAD, "lazy_import": "wave"}.items()
+    assert all(result["layers"][name] in ("active", "degraded") for name in REQUIRED)
+
+
+def test_torch_works_in_full_confinement_for_a_user_without_rights(confined_nobody):
+    result = confined_nobody("workload", torch=True)
+    assert result.items() >= WORKLOAD.items()
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("torch", "RuntimeError"),
+        ("numpy", "MemoryError"),
+        ("bytearray", "MemoryError"),
+        ("objects", "MemoryError"),
+    ],
+)
+def test_a_leak_ends_in_an_error_just_below_the_limit(confined, kind, error):
+    limit = 400 << 20
+    result = confined("leak", kind=kind, torch=True, data_limit=limit)
+    assert result["error"].endswith(error)
+    assert 0.95 * limit < result["peak"] <= limit
+
+
+def test_without_limits_the_same_leak_goes_past_it(confined):
+    # 100 000 times 8 MiB would take the machine down: the child stops by itself soon after.
+    result = confined("leak", kind="bytearray", data_limit=400 << 20, skip=["rlimits"], stop_at=500 << 20)
+    assert result["error"] is None
+    assert result["peak"] > 500 << 20
+
+
+def test_the_control_socket_still_sends_and_receives(confined):
+    result = confined("talk")
+    assert result["received"] == "hello"
+    assert result["reply"] == "reply to hello"
+
+
+def test_a_process_can_abort_itself(confined):
+    assert confined("abort")["exit"] == -signal.SIGABRT
+
+
+@only_x86
+def test_a_system_call_of_another_architecture_kills(confined):
+    assert confined("foreign_architecture")["exit"] == -signal.SIGSYS
+
+
+@only_x86
+def test_outside_the_same_instruction_does_not_kill(confined):
+    assert confined("foreign_architecture", skip=["seccomp"])["exit"] != -signal.SIGSYS
+
+
+def test_calls_that_no_probe_may_try_are_refused(confined):
+    tried = confined("system_calls")
+    assert {name: tried[name] for name in ("newer", "unheard_of", "x32_getpid")} == dict.fromkeys(
+        ("newer", "unheard_of", "x32_getpid"), "ENOSYS"
+    )
+    refused = (
+        *("fcntl_high_bits", "clone_new_net", "huge_pages", "empty_by_reading", "kill_group", "kill_all"),
+    )
+    assert {name: tried[name] for name in refused} == dict.fromkeys(refused, "EPERM")
+    assert tried["kept"] == "kept"
+    assert tried["kill_self"] is None
+    assert tried["get_xattr"] == "ENOTSUP"
+    assert tried["fallocate_by_writing"] == 8192
+    assert tried["victim_state"] == "S"
+
+
+def test_threads_are_limited_where_the_kernel_counts_them(confined_nobody):
+    result = confined_nobody("threads", most=100, max_threads=24)
+    if result["layers"]["namespaces"] != "active":
+        pytest.skip("this machine gives ordinary users no namespaces")
+    assert 10 <= result["started"] <= 24
+
+
+def test_a_confined_process_dies_with_its_parent(tmp_path):
+    job = json.dumps({"body": "wait", "folder": str(tmp_path)})
+    with subprocess.Popen([sys.executable, CHILD, job], stdout=subprocess.PIPE) as parent:
+        confined_pid = json.loads(parent.stdout.readline())["pid"]
+        assert _runs(confined_pid)
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while _runs(confined_pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(confined_pid)
+
+
+def _runs(pid):
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("fault", "layer", "reason"),
+    [
+        ({"data_limit": 1 << 20}, "rlimits", "a budget of 1 MiB is less than"),
+        ({"scratch": "/nonexistent"}, "environment", "/nonexistent"),
+        ({"scratch": "/nonexistent", "skip": ["environment"]}, "landlock", "/nonexistent"),
+        ({"parent_pid": 1}, "process", "is gone"),
+        ({"second_thread": True}, "process", "2 threads"),
+    ],
+)
+def test_a_required_layer_that_fails_stops_everything(confined, fault, layer, reason):
+    result = confined("probes", **fault)
+    assert result["layer_error"] == layer
+    assert reason in result["reason"]
+
+
+@pytest.mark.parametrize("layer", IN_CHILD)
+def test_a_layer_left_out_is_reported_as_disabled(confined, layer):
+    result = confined("probes", skip=[layer])
+    assert result["judged"][layer] == "disabled"
+    assert set(result["layers"]) == set(IN_CHILD)
+
+
+def test_every_refused_call_exists_on_some_architecture():
+    known = X86_64_SYSCALLS.keys() | AARCH64_SYSCALLS.keys()
+    named = [name for names in seccomp.REFUSED.values() for name in names]
+    named_by_argument = {name for name, _, _ in seccomp.CONDITIONS}
+    assert set(named) | named_by_argument <= known
+    assert len(named) == len(set(named))
+    assert not named_by_argument & set(named)
+
+
+@pytest.mark.parametrize("table", [X86_64_SYSCALLS, AARCH64_SYSCALLS], ids=["x86_64", "aarch64"])
+def test_no_other_name_of_a_refused_call_lets_it_through(table):
+    refused = {table[name] for names in seccomp.REFUSED.values() for name in names if name in table}
+    by_argument = {table[name] for name, _, _ in seccomp.CONDITIONS if name in table}
+    assert not refused & by_argument
+    for needed in ("read", "write", "mmap", "futex", "rt_sigreturn", "exit_group", "sendmsg", "recvmsg"):
+        assert table[needed] not in refused
+
+
+def test_the_filter_is_built_once_and_is_short():
+    assert seccomp.build() is seccomp.build()
+    assert len(seccomp.build().program) // 8 < 2000
