@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,18 +11,17 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..hooks.check import is_finite
-from ..hooks.errors import CheckpointError, PluginError, RunAbortedError
+from ..hooks.errors import PluginError
 from ..hooks.manager import Hooks
 from ..hooks.types import Allocate
-from .checkpoint import list_checkpoints, read_latest, write_checkpoint
 from .config import TrainConfig, resolve_device
 from .data import Data, Normalise, Plan, batches
 from .evaluate import evaluate
 from .objective import Objective, check_fit
 from .recorder import NullRecorder, Recorder, RunInfo
 from .rng import seed_run
-from .state import Progress, Snapshot, TrainState, load_plugin_states, restart_without_state
+from .run import Run, keep, keep_last, recover, refuse_used_folder, resume_run
+from .state import Progress, TrainState
 from .step import Prepared, Step, Stepper, take_step
 from .weights import Weights, weights_sha256
 
@@ -62,35 +60,6 @@ class Result:
     checkpoint: Path | None
     seconds: float
     steps_per_second: float
-
-
-@dataclass(slots=True)
-class _Run:
-    """The objects of one run, and where it stands."""
-
-    config: TrainConfig
-    data: Data
-    plan: Plan
-    steps_total: int
-    objective: Objective
-    hooks: Hooks
-    state: TrainState
-    stepper: Stepper
-    recorder: Recorder
-    checkpoints: Path | None
-    fingerprint: Mapping[str, Any]
-    stop: Callable[[], bool]
-    snapshot: Snapshot | None = None
-    checkpoint: Path | None = None
-    checkpointed_step: int = -1
-
-    @property
-    def progress(self) -> Progress:
-        return self.state.progress
-
-    @property
-    def finished(self) -> bool:
-        return self.progress.step >= self.steps_total or self.progress.stopped_early
 
 
 def train(
@@ -148,13 +117,13 @@ def train(
     run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop)
     run.checkpoints, run.fingerprint = checkpoints, fingerprint or {}
     if resume:
-        _resume(run)
+        resume_run(run)
     else:
-        _refuse_used_folder(run)
+        refuse_used_folder(run)
     first_step = run.progress.step
     run.recorder.started(_info(run))
     if not resume:
-        _keep(run, checkpoint=checkpoints is not None)
+        keep(run, checkpoint=checkpoints is not None)
     started = time.perf_counter()
     status = _train_until_done(run)
     seconds = time.perf_counter() - started
@@ -181,7 +150,7 @@ def _prepare(
     recorder: Recorder,
     allocate: Allocate | None,
     stop: Callable[[], bool],
-) -> _Run:
+) -> Run:
     """Check that everything fits together, then lay out the run."""
     device = resolve_device(config.device)
     plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
@@ -194,7 +163,7 @@ def _prepare(
     check_fit(model, data, objective, samples=smallest, device=device)
     weights = Weights(model, device, allocate)
     seed_run(config.seed)
-    return _Run(
+    return Run(
         config=config,
         data=data,
         plan=plan,
@@ -210,7 +179,7 @@ def _prepare(
     )
 
 
-def _info(run: _Run) -> RunInfo:
+def _info(run: Run) -> RunInfo:
     return RunInfo(
         first_step=run.progress.step,
         steps_total=run.steps_total,
@@ -224,33 +193,30 @@ def _info(run: _Run) -> RunInfo:
     )
 
 
-# the loop
-
-
-def _train_until_done(run: _Run) -> Status:
+def _train_until_done(run: Run) -> Status:
     """Train to the end, over faults of plugins."""
     while True:
         try:
             return _train_from_here(run)
         except PluginError as error:
-            _recover(run, error)
+            recover(run, error)
 
 
-def _train_from_here(run: _Run) -> Status:
+def _train_from_here(run: Run) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
     with _stream(run) as stream:
         while not run.finished:
             if run.stop():
-                _keep_last(run)
+                keep_last(run)
                 return "interrupted"
             _one_step(run, stream)
     if run.progress.evaluated_step != run.progress.step:
         _evaluate(run)
-    _keep_last(run)
+    keep_last(run)
     return "stopped_early" if run.progress.stopped_early else "completed"
 
 
-def _one_step(run: _Run, stream: Iterator[Prepared]) -> None:
+def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
     run.stepper.refresh()
     sizes = run.plan.sizes(run.progress.step)
     step = take_step(run.stepper, stream, sizes)
@@ -262,14 +228,14 @@ def _one_step(run: _Run, stream: Iterator[Prepared]) -> None:
         _evaluate(run)
     checkpoint = run.checkpoints is not None and _due(run, run.config.checkpoint_every)
     if checkpoint or run.progress.step % run.config.snapshot_every == 0:
-        _keep(run, checkpoint=checkpoint)
+        keep(run, checkpoint=checkpoint)
 
 
-def _due(run: _Run, every: int | None) -> bool:
+def _due(run: Run, every: int | None) -> bool:
     return run.progress.step % (every or run.plan.steps_per_epoch) == 0
 
 
-def _record(run: _Run, step: Step, samples: int) -> None:
+def _record(run: Run, step: Step, samples: int) -> None:
     recorder, info = run.recorder, step.info
     if info.global_step == 0:
         recorder.sampled(step.first_batch, info)
@@ -277,7 +243,7 @@ def _record(run: _Run, step: Step, samples: int) -> None:
 
 
 @contextlib.contextmanager
-def _stream(run: _Run) -> Iterator[Iterator[Prepared]]:
+def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
     """Give the batches from the present step on; workers let go of them at the end."""
     config, steps_total = run.config, run.steps_total
     stream = run.hooks.augment(
@@ -297,7 +263,7 @@ def _stream(run: _Run) -> Iterator[Iterator[Prepared]]:
             stream.close()
 
 
-def _evaluate(run: _Run) -> None:
+def _evaluate(run: Run) -> None:
     """Evaluate and judge; sets ``progress.stopped_early`` when patience is at its end."""
     config, progress = run.config, run.progress
     metrics = evaluate(
@@ -322,121 +288,3 @@ def _evaluate(run: _Run) -> None:
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "
             f"{early.min_delta} in {early.patience} evaluations"
         )
-
-
-# snapshots and checkpoints
-
-
-def _keep(run: _Run, *, checkpoint: bool) -> None:
-    """Take a snapshot, and write it to disk if asked to."""
-    snapshot = run.state.snapshot(run.hooks, run.recorder)
-    run.snapshot = snapshot
-    run.hooks.progressed()
-    if checkpoint:
-        _write(run, snapshot)
-
-
-def _keep_last(run: _Run) -> None:
-    """Make sure that the present state is on disk, and that the monitors' reports are in."""
-    if run.checkpoints is not None and run.checkpointed_step != run.progress.step:
-        _keep(run, checkpoint=True)
-    else:
-        run.hooks.drain()
-
-
-def _write(run: _Run, snapshot: Snapshot) -> None:
-    """Write ``snapshot`` as a checkpoint, unless that was done."""
-    progress = snapshot.progress
-    if run.checkpoints is None or run.checkpointed_step == progress.step:
-        return
-    value = progress.metrics.get(run.config.metric, math.nan)
-    judged = progress.evaluated_step == progress.step and not math.isnan(value)
-    contents = snapshot.contents(
-        value if judged else None, higher_is_better=run.objective.metric.higher_is_better
-    )
-    run.checkpoint = write_checkpoint(
-        run.checkpoints, contents, run.fingerprint, keep=run.config.keep_checkpoints
-    )
-    run.checkpointed_step = progress.step
-    run.recorder.checkpointed(progress.step, run.checkpoint)
-
-
-def _refuse_used_folder(run: _Run) -> None:
-    if run.checkpoints is not None and list_checkpoints(run.checkpoints):
-        raise CheckpointError(
-            f"{run.checkpoints} holds the checkpoints of another run; resume that one, or choose another "
-            "folder"
-        )
-
-
-def _resume(run: _Run) -> None:
-    """Restore the latest intact checkpoint."""
-    if run.checkpoints is None:
-        raise CheckpointError("there is no folder to resume from; name the run's folder")
-    path, contents = read_latest(run.checkpoints, run.fingerprint, note=run.recorder.event)
-    run.snapshot = run.state.read(contents, path)
-    run.checkpoint, run.checkpointed_step = path, contents.step
-    _restore(run, run.snapshot)
-
-
-def _restore(run: _Run, snapshot: Snapshot) -> None:
-    """Bring model, plugins and record back to ``snapshot``."""
-    load_plugin_states(run.hooks, snapshot)
-    run.state.restore(snapshot)
-    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
-
-
-# faults
-
-
-def _recover(run: _Run, error: PluginError) -> None:
-    """Restart the plugin that failed and restore the last snapshot, or end the run.
-
-    Restarting may fail in its turn; each such fault counts as one more in a row, so this ends.
-
-    Raises:
-        RunAbortedError: The plugin's policy is to abort, it failed too often, or
-            the run has diverged and no plugin is to blame.
-    """
-    snapshot = run.snapshot
-    if snapshot is None:
-        raise error
-    if error.hook in _GIVEN_GRADIENTS and not all(map(is_finite, run.state.weights.gradients.values())):
-        raise _aborted(run, snapshot, _diverged(error)) from error
-    while True:
-        try:
-            run.hooks.recover(error)
-            restart_without_state(run.hooks, snapshot)
-            _restore(run, snapshot)
-        except PluginError as fault:
-            if fault is error:
-                raise _aborted(run, snapshot, f"{error}; the run was ended") from error
-            error = fault
-        else:
-            return
-
-
-_GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
-
-
-def _diverged(error: PluginError) -> str:
-    return (
-        f"the gradients at step {error.step} are not finite: training has diverged, and '{error.plugin}' "
-        "was the first to be given them. Lower the learning rate, warm up longer or clip the gradients"
-    )
-
-
-def _aborted(run: _Run, snapshot: Snapshot, why: str) -> RunAbortedError:
-    """Write the last snapshot to disk and return the error that says so."""
-    run.state.restore(snapshot)
-    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
-    if run.checkpoints is None:
-        return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
-    try:
-        _write(run, snapshot)
-    except CheckpointError as error:
-        return RunAbortedError(f"{why}. Its state could not be kept: {error}")
-    return RunAbortedError(
-        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; once the cause is "
-        f"removed, go on with `--resume {run.checkpoints.parent}`"
-    )
