@@ -33,20 +33,22 @@ def wheel(built):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def files_of_the_clone():
-    """Return the path in the wheel of each file that belongs to the package."""
+@pytest.fixture(scope="module")
+def files(built):
+    """The path in the wheel of each file that belongs to the package, as it was when built."""
+    clone = built.parent
     return {
-        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        f"{package}/{path.relative_to(clone / folder).as_posix()}"
         for folder, package in MOUNTED.items()
-        for path in (ROOT / folder).rglob("*")
+        for path in (clone / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
+def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel, files):
     installed = {name for name in wheel if ".dist-info/" not in name}
 
-    assert installed == files_of_the_clone()
+    assert installed == files
 
 
 def test_the_wheel_tells_licence_typing_command_and_plugins(wheel):
@@ -96,7 +98,7 @@ def test_plugins_are_listed_outside_the_clone(environment, tmp_path):
         assert re.search(rf"^{name}\b.*\bok$", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_every_module_can_be_imported_from_the_wheel(environment, tmp_path):
+def test_every_module_can_be_imported_from_the_wheel(environment, files, tmp_path):
     code = (
         "import importlib, json, pkgutil, ringfence\n"
         "found = [m.name for m in pkgutil.walk_packages(ringfence.__path__, 'ringfence.')]\n"
@@ -111,7 +113,7 @@ def test_every_module_can_be_imported_from_the_wheel(environment, tmp_path):
     assert Path(file).is_relative_to(environment.folder)
     modules = {
         name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        for name in files_of_the_clone()
+        for name in files
         if name.endswith(".py") and name != "ringfence/__init__.py"
     }
     assert set(found) == modules
