@@ -68,6 +68,11 @@ def used_bytes(pid: int) -> int | None:
     fields = kilobyte_fields(status)
     if "RssAnon:" not in fields:  # a zombie: it has no memory left
         return None
+    return own_bytes(fields)
+
+
+def own_bytes(fields: dict[str, int]) -> int:
+    """Return what ``used_bytes`` counts, from the fields of a status file."""
     return sum(fields.get(name, 0) for name in _OWN)
 
 

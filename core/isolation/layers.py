@@ -26,6 +26,7 @@ __all__ = ["REQUIRED", "Confinement", "LayerError", "LayerStatus", "confine", "p
 
 _STACK_BYTES = 8 << 20
 _PENDING_SIGNALS = 128
+_PAGES_BY_TABLE = 512  # a page of page tables, which the budget counts too, maps this many
 _ALWAYS_OPEN = (0, 1, 2)
 _CHANGE_CREDENTIALS = ("namespaces", "privileges")  # then the kernel forgets the signal of the parent's death
 
@@ -176,12 +177,13 @@ def _data_limit(limit_bytes: int) -> int:
     this moment both are known, and what is mapped from now on adds to both.
     """
     fields = budget.kilobyte_fields(Path("/proc/self/status").read_text())
-    mapped, used = fields["VmData:"], fields["RssAnon:"]
+    mapped, used = fields["VmData:"], budget.own_bytes(fields)
     if used >= limit_bytes:
         raise ValueError(
             f"a budget of {limit_bytes >> 20} MiB is less than the {used >> 20} MiB that torch needs"
         )
-    return mapped + limit_bytes - used
+    left = limit_bytes - used
+    return mapped + left - left // _PAGES_BY_TABLE
 
 
 _STEPS: tuple[tuple[str, Callable[[Confinement], LayerStatus]], ...] = (

@@ -6,6 +6,7 @@
 import contextlib
 import ctypes
 import errno
+import importlib
 import json
 import mmap
 import os
@@ -220,11 +221,8 @@ def child(job, folder, victim_pid, out):
 
 def main():
     job = json.loads(sys.argv[1])
-    if job.get("torch"):
-        import torch
-        import torch._dynamo
-
-        torch.set_num_threads(1)
+    for module in job.get("preload", ()):
+        importlib.import_module(module)
     folder = Path(job["folder"])
     (folder / "scratch").mkdir()
     (folder / "canary").write_text("secret")

@@ -114,7 +114,7 @@ def confined_nobody():
 def _readable_interpreter(environment):
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (Path(sys.executable).resolve(), Path("/usr/bin") / version):
-        command = [path, "-c", "import msgspec, torch, ringfence.isolation.layers"]
+        command = [path, "-c", "import msgspec, numpy, ringfence.isolation.layers"]
         try:
             done = subprocess.run(
                 command, user=NOBODY, env=environment, capture_output=True, cwd="/", check=False
