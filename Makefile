@@ -1,4 +1,4 @@
-# make run    train the main job and say where its report is
+# make run    train the main job and say where its report is (OUT=DIR chooses the folder)
 # make test   formatting, lint, types and tests
 # make soak   the long runs that `make test` leaves out
 # make lint   formatting, lint and types only
@@ -11,7 +11,6 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
   if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-OUT ?= runs/mnist10k
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DECLARED := pyproject.toml constraints.txt core/version.py
@@ -20,8 +19,7 @@ DECLARED := pyproject.toml constraints.txt core/version.py
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
-	$(BIN)/ringfence train examples/mnist10k.yaml --out $(OUT)
-	@echo "report: $(abspath $(OUT))/report.html"
+	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
