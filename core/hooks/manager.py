@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import pluggy
@@ -104,12 +104,16 @@ class Hooks:
     # the hooks of a step, in firing order
 
     def augment(self, batches: Iterable[tuple[Batch, StepInfo]]) -> Iterator[tuple[Batch, StepInfo]]:
-        """Chain the augment plugins over ``batches``; each runs ahead unless one learns from losses."""
-        stream = iter(batches)
+        """Chain the augment plugins over ``batches``; each runs ahead unless one learns from losses.
+
+        When the result is closed, or a plugin raises, all of them let go of the calls in flight.
+        """
+        streams = [iter(batches)]
         ahead = not self.wants(specs.augment_backward)
         for plugin in self._implementers("augment_forward"):
-            stream = self._stream(plugin, stream) if ahead else self._in_step(plugin, stream)
-        return stream
+            source = streams[-1]
+            streams.append(self._stream(plugin, source) if ahead else self._in_step(plugin, source))
+        return _closing(streams)
 
     def optimizer_forward(self, parameters: Parameters, step: StepInfo) -> Mapping[str, Tensor] | None:
         """Return the parameters to use for this step, or None to keep them."""
@@ -298,6 +302,18 @@ class Hooks:
         plugin.usage.state = "disabled"
         plugin.close()
         self._listener.event(f"{error}; disabled, the run goes on without it")
+
+
+def _closing(
+    streams: list[Iterator[tuple[Batch, StepInfo]]],
+) -> Iterator[tuple[Batch, StepInfo]]:
+    """Yield from the last of a chain, then close all: a traceback would keep the inner ones alive."""
+    try:
+        yield from streams[-1]
+    finally:
+        for stream in reversed(streams):
+            if isinstance(stream, Generator):
+                stream.close()
 
 
 def _keeps_step(plugin: Plugin) -> bool:

@@ -188,6 +188,20 @@ class Jitter:
         self.scale = state["scale"]
 
 
+class Noise:
+    """An augment plugin that runs ahead and fails under the given name."""
+
+    role = "augment"
+    backward = passthrough
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def forward(self, batch, step):
+        maybe_fail(self.name, "forward", step.global_step)
+        return batch.with_(inputs=batch.inputs + 0.01 * torch.randn(batch.inputs.shape))
+
+
 class Watcher:
     """A monitor that reports the norm of the update."""
 

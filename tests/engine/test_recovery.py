@@ -1,11 +1,14 @@
 """A plugin's fault: the run goes back to a snapshot and ends with the weights of a run without it."""
 
+from dataclasses import replace
+
 import pytest
 from engine_helpers import (
     FAULTS,
     Jitter,
     Listener,
     Momentum,
+    Noise,
     TapeRecorder,
     TorchOptim,
     Watcher,
@@ -23,6 +26,7 @@ from engine_helpers import (
 
 from ringfence.engine import read_latest, weights_sha256
 from ringfence.hooks.errors import PluginError, PluginProtocolError, RunAbortedError
+from ringfence.hooks.local import LocalPlugin
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +156,29 @@ def test_divergence_is_told_as_such_and_blames_no_plugin(tmp_path):
         run(mlp(), image_data(), hooks_of(wild), config(), checkpoints=tmp_path)
     assert "Lower the learning rate" in str(caught.value)
     assert wild.usage.restarts == 0
+
+
+def test_streams_of_all_augment_plugins_are_closed_before_one_is_restarted():
+    """A plugin that runs ahead holds calls in flight; a new stream must not meet those of the old one."""
+    happened = []
+    first, second = (
+        plugin(Noise, "first"),
+        LocalPlugin(replace(plugin(Noise, "second").spec, options={"name": "second"})),
+    )
+    stream, restart = first.stream, second.restart
+
+    def recorded_stream(batches, **told):
+        happened.append("opened")
+        try:
+            yield from stream(batches, **told)
+        finally:
+            happened.append("closed")
+
+    first.stream = recorded_stream
+    second.restart = lambda: happened.append("restarted") or restart()
+    FAULTS.append(("second", "forward", 5))
+    run(mlp(), image_data(), hooks_of(first, second, sgd()), config(epochs=1))
+    assert happened == ["opened", "closed", "restarted", "opened", "closed"]
 
 
 class Secretive:
