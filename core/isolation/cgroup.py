@@ -1,8 +1,9 @@
 """A control group that holds one plugin to its memory, where one can be made.
 
 Found out by making one, never by asking who we are: version 1 with the memory
-controller, or version 2 where the group we run in was handed to us. The new
-group lies below our own, so that every limit above us goes on holding.
+controller, or version 2 where the groups around us were handed to us. The new
+group lies below our own, or beside it where that leaves no limit behind, so that
+every limit on us goes on holding.
 """
 
 from __future__ import annotations
@@ -163,10 +164,17 @@ def memory_groups(proc: Path = _PROC) -> list[Path]:
 
 
 def sweep_stale() -> int:
-    """Remove groups of trainers that no longer run; return how many."""
-    parents = {folder for name, folder in own_groups().items() if name in {"memory", "pids", ""}}
-    stale = [child for parent in parents for child in parent.glob(f"{_PREFIX}-*") if _is_stale(child.name)]
-    return sum(_remove(child, 1) for child in stale)
+    """Remove groups of trainers that no longer run; return how many.
+
+    Looks below our own group and below those beside it: each shell, service or
+    batch job tends to get one of its own.
+    """
+    own = own_groups()
+    parents = {own[name] for name in ("memory", "pids") if name in own}
+    parents.update(_parents_v2(own[""]) if "" in own else ())
+    found = {child for parent in parents for child in parent.glob(f"{_PREFIX}-*")}
+    found.update(child for parent in parents for child in parent.parent.glob(f"*/{_PREFIX}-*"))
+    return sum(_remove(child, 1) for child in found if _is_stale(child.name))
 
 
 def read_limit(path: Path) -> int | None:
@@ -192,10 +200,31 @@ def _create_v1(own: dict[str, Path], label: str, limit_bytes: int) -> Cgroup:
 
 
 def _create_v2(own: Path, label: str, limit_bytes: int) -> Cgroup:
-    folder = _make(own, label)
+    reasons = []
+    for parent in _parents_v2(own):
+        try:
+            return _create_v2_below(parent, label, limit_bytes)
+        except CgroupUnavailableError as error:
+            reasons.append(error.reason)
+    raise CgroupUnavailableError("; ".join(reasons))
+
+
+def _parents_v2(own: Path) -> list[Path]:
+    """Return where a group may be made: below our own, or beside it.
+
+    A group that holds processes hands no controller down, and ours holds us. Beside it is
+    as good where our own group has no limit that would be left behind, which is
+    what a desktop session looks like.
+    """
+    limited = any(read_limit(own / name) is not None for name in ("memory.max", "memory.high", "pids.max"))
+    return [own] if limited or not (own.parent / "cgroup.procs").exists() else [own, own.parent]
+
+
+def _create_v2_below(parent: Path, label: str, limit_bytes: int) -> Cgroup:
+    folder = _make(parent, label)
     if not (folder / _V2.limit).exists():
         _remove(folder, 1)
-        raise CgroupUnavailableError(f"the memory controller is not handed down to groups below {own}")
+        raise CgroupUnavailableError(f"the memory controller is not handed down to groups below {parent}")
     _limit(folder, _V2, limit_bytes)
     return Cgroup((folder,), _V2)
 
