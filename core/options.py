@@ -96,7 +96,7 @@ def _explain(error: pydantic.ValidationError) -> list[Problem]:
     messages: dict[str, list[str]] = {}
     for fault in error.errors(include_url=False):
         said = messages.setdefault(str(fault["loc"][0]), [])
-        text = explain(fault)
+        text = "is missing; it has no default" if fault["type"] == "missing" else explain(fault)
         if text not in said:
             said.append(text)
     return [Problem((option,), ", or ".join(said)) for option, said in messages.items()]

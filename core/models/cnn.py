@@ -14,11 +14,13 @@ _POOLED = 3
 
 
 class _Block(nn.Sequential):
-    """3x3 convolution, batch normalisation, ReLU: (B, C, H, W) to (B, C', H, W)."""
+    """3x3 convolution, batch normalisation, ReLU: (B, C, H, W) to (B, C', H, W), or half the sides."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, halve: bool) -> None:
         super().__init__(
             nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            # Before the norm and the ReLU, which then have a quarter of the work.
+            nn.MaxPool2d(2) if halve else nn.Identity(),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
         )
@@ -37,12 +39,13 @@ class Cnn(nn.Module):
 
     def __init__(self, channels: int, outputs: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
-        stages: list[nn.Module] = [_Block(channels, width), nn.MaxPool2d(2)]
+        blocks = [_Block(channels, width, halve=True)]
         for channels_in, channels_out in ((width, 2 * width), (2 * width, 4 * width)):
-            stages.append(_Block(channels_in, channels_out))
-            stages += [_Block(channels_out, channels_out) for _ in range(depth - 1)]
-            stages.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*stages)
+            blocks += [
+                _Block(channels_out if i else channels_in, channels_out, halve=i == depth - 1)
+                for i in range(depth)
+            ]
+        self.features = nn.Sequential(*blocks)
         # Where in the image a stroke lies still matters: a 3x3 grid is kept of it.
         self.pool = nn.AdaptiveAvgPool2d(_POOLED)
         self.head = nn.Sequential(

@@ -1,0 +1,316 @@
+"""What a run writes while it goes on, and what is left of it after kills, roll-backs and full disks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ringfence import Batch, Histogram, RunAbortedError, StepInfo
+from ringfence.engine.recorder import RunInfo
+from ringfence.hooks.types import Report
+from ringfence.report import RunRecorder
+from ringfence.report.journal import Journal, encode, read_journal
+from ringfence.report.store import MAX_PICTURES, MAX_REPORTS, PluginStore, file_name
+
+INFO = RunInfo(0, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True)
+
+
+@pytest.fixture
+def recorder(tmp_path) -> Iterator[RunRecorder]:
+    recorder = RunRecorder(tmp_path, class_names=("a", "b", "c"))
+    recorder.started(INFO)
+    yield recorder
+    recorder.close()
+
+
+def lines(folder: Path, kind: str) -> list[dict]:
+    return [r for r in read_journal(folder / "metrics.jsonl") if r["kind"] == kind]
+
+
+def steps(recorder: RunRecorder, *numbers: int) -> None:
+    for number in numbers:
+        info = StepInfo(number, number // 10, lr_factor=0.5)
+        recorder.reported("clip", info, {"norm": float(number)}, None)
+        recorder.step(info, 1.0 / (number + 1), 64)
+
+
+def report(value: int = 0) -> Report:
+    picture = torch.full((4, 5, 3), value, dtype=torch.uint8)
+    return Report({"mean": 1.5}, {"w": Histogram([1, 2], [0.0, 0.5, 1.0])}, {"batch": picture})
+
+
+# numbers
+
+
+def test_each_step_has_one_line_of_the_loop_and_one_of_each_plugin(recorder, tmp_path):
+    steps(recorder, 0, 1, 2)
+    recorder.evaluated(3, 0, {"loss": 0.5, "accuracy": 0.25}, best=True)
+    assert [line["loss"] for line in lines(tmp_path, "train")] == [1.0, 0.5, 1 / 3]
+    assert lines(tmp_path, "train")[2] | {"loss": 0} == {
+        "kind": "train", "step": 2, "epoch": 0, "loss": 0, "lr_factor": 0.5, "samples": 64
+    }  # fmt: skip
+    assert [(r["step"], r["clip/norm"]) for r in lines(tmp_path, "plugin")] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    (test,) = lines(tmp_path, "test")
+    assert (test["step"], test["accuracy"], test["best"]) == (3, 0.25, True)
+    assert lines(tmp_path, "run")[0]["steps_total"] == 100
+
+
+def test_lines_are_on_disk_before_the_file_is_closed(recorder, tmp_path):
+    steps(recorder, 0)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_logged_for_each_micro_batch_is_averaged(recorder, tmp_path):
+    for micro_batch, value in enumerate((1.0, 2.0, 6.0)):
+        recorder.reported("augment", StepInfo(0, micro_batch=micro_batch), {"share": value}, None)
+    recorder.step(StepInfo(0), 1.0, 64)
+    assert [line["augment/share"] for line in lines(tmp_path, "plugin")] == [3.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_spelled_and_read_back(value):
+    line = json.loads(
+        encode({"kind": "train", "loss": value, "more": [1, value]}), parse_constant=pytest.fail
+    )
+    assert str(float(line["loss"])) == str(float(line["more"][1])) == str(value)
+
+
+def test_a_gpu_is_not_made_to_wait_for_every_loss(tmp_path):
+    recorder = RunRecorder(tmp_path)
+    recorder.started(RunInfo(0, 100, 10, 640, 64, 1, "cuda:0", "accuracy", higher_is_better=True))
+    assert [n for n in range(30) if recorder.wants_loss(StepInfo(n))] == [0, 10, 20]
+    recorder.step(StepInfo(1), None, 64)
+    recorder.close()
+    assert not lines(tmp_path, "train")
+
+
+# roll-back and resume
+
+
+def test_roll_back_leaves_no_step_twice(recorder, tmp_path):
+    steps(recorder, 0, 1, 2)
+    position = json.loads(json.dumps(recorder.position()))
+    steps(recorder, 3, 4)
+    recorder.evaluated(5, 0, {"loss": 1.0}, best=True)
+    recorder.rolled_back(3, position)
+    steps(recorder, 3, 4, 5)
+    for kind in ("train", "plugin"):
+        assert [line["step"] for line in lines(tmp_path, kind)] == [0, 1, 2, 3, 4, 5]
+    assert not lines(tmp_path, "test")
+
+
+def test_what_runs_ahead_of_a_roll_back_is_forgotten(recorder, tmp_path):
+    steps(recorder, 0)
+    position = recorder.position()
+    recorder.reported("augment", StepInfo(1), {"share": 1.0}, None)
+    recorder.reported("augment", StepInfo(2), {"share": 1.0}, None)
+    recorder.rolled_back(1, position)
+    recorder.reported("augment", StepInfo(1), {"share": 0.5}, None)
+    steps(recorder, 1, 2)
+    assert [r["augment/share"] for r in lines(tmp_path, "plugin") if r["plugin"] == "augment"] == [0.5]
+
+
+def test_another_process_resumes_where_a_checkpoint_was_taken(recorder, tmp_path):
+    steps(recorder, 0, 1)
+    position = recorder.position()
+    recorder.reported("monitor", StepInfo(1), {}, report())
+    steps(recorder, 2, 3)
+    recorder.reported("monitor", StepInfo(3), {}, report())
+    recorder.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind":"train","st')
+    other = RunRecorder(tmp_path)
+    other.rolled_back(2, position)
+    other.started(RunInfo(2, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True))
+    steps(other, 2, 3)
+    other.close()
+    assert [line["step"] for line in lines(tmp_path, "train")] == [0, 1, 2, 3]
+    assert [r["step"] for r in read_journal(tmp_path / "reports" / "monitor.jsonl")] == [1]
+    assert [p.name for p in (tmp_path / "reports/monitor").iterdir()] == ["0000000001-batch.png"]
+
+
+@pytest.mark.parametrize("position", [{"metrics_bytes": 10**9}, {"metrics_bytes": 17}, None, "nonsense"])
+def test_position_that_fits_no_more_keeps_whole_steps(recorder, tmp_path, position):
+    steps(recorder, 0, 1, 2, 3)
+    recorder.evaluated(2, 0, {"loss": 1.0}, best=True)
+    recorder.evaluated(4, 0, {"loss": 1.0}, best=True)
+    recorder.rolled_back(2, position)
+    assert [line["step"] for line in lines(tmp_path, "train")] == [0, 1]
+    assert [line["step"] for line in lines(tmp_path, "test")] == [2]
+
+
+def test_run_that_starts_over_keeps_nothing_of_the_first_attempt(recorder, tmp_path):
+    steps(recorder, 0, 1)
+    recorder.reported("monitor", StepInfo(0), {}, report())
+    recorder.close()
+    again = RunRecorder(tmp_path)
+    again.started(INFO)
+    again.close()
+    assert [r["kind"] for r in read_journal(tmp_path / "metrics.jsonl")] == ["run"]
+    assert not list(read_journal(tmp_path / "reports" / "monitor.jsonl"))
+
+
+def test_killed_process_leaves_whole_lines_and_the_next_goes_on(tmp_path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from ringfence.report.journal import Journal
+journal = Journal(Path({str(tmp_path / "j.jsonl")!r}))
+for i in range(100):
+    journal.append({{"i": i}})
+os.write(journal._handle, b'{{"i": 10')
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    path = tmp_path / "j.jsonl"
+    assert [record["i"] for record in read_journal(path)] == list(range(100))
+    journal = Journal(path)
+    journal.append({"i": 100})
+    journal.close()
+    assert [record["i"] for record in read_journal(path)] == list(range(101))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 10_000, b"{}\n" + b"x" * 10_000])
+def test_incomplete_line_of_any_length_is_removed(tmp_path, content):
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(content)
+    journal = Journal(path)
+    journal.append({"a": 1})
+    journal.close()
+    assert path.read_bytes() == (b"{}\n" if content.startswith(b"{}") else b"") + b'{"a":1}\n'
+
+
+# events
+
+
+def test_events_outlive_a_roll_back(recorder, tmp_path):
+    position = recorder.position()
+    steps(recorder, 0)
+    recorder.event("plugin 'x': crashed; restarted (1 of 3 in a row)")
+    recorder.rolled_back(0, position)
+    (event,) = read_journal(tmp_path / "events.jsonl")
+    assert (event["step"], event["message"][:11]) == (1, "plugin 'x':")
+
+
+# histograms, pictures, samples
+
+
+def test_reports_keep_histograms_and_pictures(recorder, tmp_path):
+    recorder.step(StepInfo(0), 1.0, 64)
+    recorder.reported("monitor", StepInfo(0), {}, report(7))
+    (line,) = read_journal(tmp_path / "reports" / "monitor.jsonl")
+    assert line["histograms"]["w"] == {"counts": [1, 2], "edges": [0.0, 0.5, 1.0]}
+    with Image.open(tmp_path / "reports" / line["images"]["batch"]) as image:
+        assert (image.size, image.getpixel((0, 0))) == ((5, 4), (7, 7, 7))
+    assert lines(tmp_path, "plugin")[0]["monitor/mean"] == 1.5
+
+
+def test_reports_on_disk_are_bounded_and_spread_over_the_run(tmp_path):
+    store = PluginStore(tmp_path, "monitor")
+    for step in range(0, 20_000, 10):
+        store.add(step, {"w": Histogram([1], [0.0, 1.0])}, {})
+    store.close()
+    kept = [record["step"] for record in read_journal(tmp_path / "monitor.jsonl")]
+    assert MAX_REPORTS // 4 < len(kept) <= MAX_REPORTS
+    gaps = [b - a for a, b in zip(kept, kept[1:], strict=False)]
+    assert max(gaps) <= 4 * min(gaps)
+    assert kept[-1] > 19_000
+
+
+def test_pictures_on_disk_are_bounded(tmp_path):
+    store = PluginStore(tmp_path, "monitor")
+    picture = torch.zeros(2, 2, dtype=torch.uint8)
+    for step in range(MAX_PICTURES + 5):
+        store.add(step, {}, {"p": picture})
+    store.close()
+    files = sorted(path.name for path in (tmp_path / "monitor").iterdir())
+    assert len(files) == MAX_PICTURES
+    assert files[0] == "0000000005-p.png"
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "..", ".", "a/b", "a\0b", "x" * 300, ""])
+def test_names_from_plugins_stay_inside_the_folder(tmp_path, name):
+    assert (tmp_path / file_name(name)).resolve().parent == tmp_path.resolve()
+    assert len(file_name(name)) < 100
+    assert file_name(name) != file_name(name + "x")
+
+
+def test_samples_show_images_and_shares_of_mixed_labels(recorder, tmp_path):
+    targets = torch.tensor([[1.0, 0, 0], [0, 0.25, 0.75]])
+    recorder.sampled(Batch(torch.rand(2, 1, 4, 4), targets, torch.tensor([5, 6]), 3), StepInfo(0))
+    samples = json.loads((tmp_path / "samples/samples.json").read_text())["images"]
+    assert [sample["target"] for sample in samples] == ["a", {"b": 0.25, "c": 0.75}]
+    with Image.open(tmp_path / "samples" / samples[1]["file"]) as image:
+        assert image.size == (4, 4)
+
+
+def test_samples_of_other_data_are_left_out(recorder, tmp_path):
+    recorder.sampled(Batch(torch.rand(2, 7), torch.rand(2, 1), torch.arange(2)), StepInfo(0))
+    assert not (tmp_path / "samples").exists()
+
+
+# TensorBoard
+
+
+def test_tensorboard_reads_it_and_sees_no_step_twice(recorder, tmp_path):
+    steps(recorder, 0, 1)
+    position = recorder.position()
+    steps(recorder, 2, 3)
+    recorder.rolled_back(2, position)
+    steps(recorder, 2)
+    recorder.reported("monitor", StepInfo(2), {}, report())
+    recorder.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [0, 1, 2]
+    assert [event.value for event in board.Scalars("clip/norm")] == [0.0, 1.0, 2.0]
+    assert board.Images("monitor/batch")[0].width == 5
+    (histogram,) = board.Histograms("monitor/w")
+    assert list(histogram.histogram_value.bucket) == [1, 2]
+
+
+# disks
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").mkdir()
+    (folder / "reports").write_text("in the way")
+    recorder = RunRecorder(folder)
+    with pytest.raises(RunAbortedError, match=str(folder)):
+        recorder.reported("monitor", StepInfo(0), {}, report())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_told_as_such(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    recorder = RunRecorder(tmp_path)
+    with pytest.raises(RunAbortedError, match=r"disk is full.*--resume"):
+        recorder.evaluated(1, 0, {"loss": 1.0}, best=True)
+    recorder.close()
+
+
+def test_recorder_leaves_no_file_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        recorder = RunRecorder(tmp_path)
+        recorder.started(INFO)
+        steps(recorder, 0)
+        recorder.reported("monitor", StepInfo(0), {}, report())
+        recorder.event("x")
+        recorder.close()
+        recorder.close()
+    assert len(os.listdir("/proc/self/fd")) == before
