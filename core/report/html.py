@@ -139,7 +139,7 @@ def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
         total = run.info.get("steps_total")
         remark = f"of {total:,}" if total and total != steps else ""
         epochs = record.get("epochs")
-        yield "Steps", f"{steps:,}", remark or (f"{epochs} epochs" if epochs else "")
+        yield "Steps", f"{steps:,}", remark or (f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "")
     if record.get("seconds") is not None:
         rate = record.get("steps_per_second")
         yield "Time", _duration(record["seconds"]), f"{rate:.1f} steps/s" if rate else ""

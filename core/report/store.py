@@ -25,7 +25,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 def file_name(name: str) -> str:
     """Return a file name for ``name``, which a plugin may have chosen: it stays inside its folder."""
     safe = _UNSAFE.sub("_", name)[:80]
-    if safe == name:
+    if name and safe == name:
         return safe
     return f"{safe}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
 

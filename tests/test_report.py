@@ -1,0 +1,405 @@
+"""The page that is made of a run's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from ringfence import Batch, Histogram, StepInfo
+from ringfence.engine.recorder import RunInfo
+from ringfence.hooks.types import Report
+from ringfence.record import RunRecord
+from ringfence.report import RunRecorder, write_report
+from ringfence.report.charts import WHOLE, heat_map, line_chart
+from ringfence.report.read import Layer, Series, read_run
+
+DOCS = Path(__file__).parents[1] / "docs" / "run-folder.md"
+EVIL = "<script>alert(1)</script>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def plugin(name: str = "optim", **more) -> dict:
+    return {
+        "name": name,
+        "distribution": "ringfence",
+        "version": "0.1.0",
+        "role": "optimizer",
+        "isolation": "sandbox",
+        "layers": ["landlock", "seccomp"],
+        "budget_bytes": 2**30,
+        "peak_bytes": 2**28,
+        "calls": 40,
+        "seconds": 0.5,
+        "restarts": 2,
+        "skipped": 3,
+        "state": "closed",
+    } | more
+
+
+def record(**more) -> dict:
+    return {
+        "status": "completed",
+        "error": None,
+        "final_metrics": {"loss": 0.25, "accuracy": 0.9876},
+        "best_metric": 0.99,
+        "best_step": 30,
+        "steps": 40,
+        "epochs": 4,
+        "weights_sha256": "ab" * 32,
+        "seconds": 12.5,
+        "steps_per_second": 3.2,
+        "ringfence_version": "0.1.0",
+        "seed": 7,
+        "plugins": [plugin()],
+    } | more
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Make the folder of a run of 40 steps with a restart at step 25."""
+    recorder = RunRecorder(tmp_path, class_names=("cat", "dog"))
+    recorder.started(RunInfo(0, 40, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True))
+    images = Batch(torch.rand(3, 1, 6, 6), torch.tensor([0, 1, 1]), torch.arange(3), 2)
+    recorder.sampled(images, StepInfo(0))
+    for step in range(40):
+        info = StepInfo(step, step // 10, lr_factor=1 - step / 40)
+        recorder.step(info, 1 / (step + 1), 16)
+        if step == 25:
+            recorder.event(
+                "plugin 'optim' in 'optimizer.backward' at step 25: crashed; restarted (1 of 3 in a row)"
+            )
+        if step % 5 == 0:
+            edges = [-1.0 - step, 0.0, 1.0 + step]
+            scalars = {"grad_norm": 2.0} | {f"grad_norm/l{i}": i + 1.0 for i in range(12)}
+            picture = {"batch": torch.zeros(4, 4, dtype=torch.uint8)}
+            recorder.reported(
+                "monitor", info, {}, Report(scalars, {"weights/l0": Histogram([3, 4], edges)}, picture)
+            )
+        if step % 10 == 9:
+            recorder.evaluated(step + 1, step // 10, {"loss": 1 / step, "accuracy": step / 40}, best=True)
+    recorder.close()
+    (tmp_path / "run.json").write_text(json.dumps(record()))
+    (tmp_path / "job.yaml").write_text("model: cnn\nseed: 7\n")
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Collects tags, text, and where the page would load from."""
+
+    VOID = frozenset(("meta", "img", "br", "use", "link", "path", "image", "input", "hr"))
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_page_says_how_the_run_ended_and_what_came_of_it(folder):
+    text = page(folder).text
+    for words in (
+        "completed",
+        "98.76%",
+        "best 99.00% at step 30",
+        "0.25",
+        "12.5 s",
+        "3.2 steps/s",
+        "ab" * 32,
+        "1,234",
+    ):
+        assert words in text
+
+
+def test_page_shows_each_plugin_with_budget_cost_and_state(folder):
+    text = page(folder).text
+    for words in (
+        "optim",
+        "ringfence 0.1.0",
+        "landlock seccomp",
+        "256 MiB of 1024 MiB",
+        "12.50 ms",
+        "closed",
+    ):
+        assert words in text
+
+
+def test_page_shows_charts_samples_events_and_the_job(folder):
+    found = page(folder)
+    labels = [svg["aria-label"] for svg in found.all("svg")]
+    assert labels == [
+        "Loss by step",
+        "Test accuracy by step",
+        "Learning-rate factor by step",
+        "Gradient norm by step, from monitor",
+        "Weights of l0 by step",
+    ]
+    assert [image["alt"] for image in found.all("img")][:3] == [
+        "training image labelled cat", "training image labelled dog", "training image labelled dog"
+    ]  # fmt: skip
+    for words in ("restarted (1 of 3 in a row)", "model: cnn seed: 7", "Dotted: a plugin was restarted"):
+        assert words in found.text
+
+
+def test_page_loads_nothing_and_runs_nothing(folder):
+    found = page(folder)
+    assert not found.all("script")
+    assert not found.all("link")
+    for name, attributes in found.tags:
+        for key in ("src", "href", "xlink:href"):
+            value = attributes.get(key, "#")
+            assert value.startswith(("#", "data:image/png;base64,")), (name, key, value)
+    text = (folder / "report.html").read_text()
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]{1,40})", text))
+    assert "default-src 'none'" in text
+
+
+def test_ids_are_unique_and_references_resolve(folder):
+    found = page(folder)
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    text = (folder / "report.html").read_text()
+    references = set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"|aria-labelledby=\"([^\"]+)\"", text))
+    assert {next(filter(None, found)) for found in references} <= set(ids)
+
+
+def test_all_that_plugins_chose_is_escaped(folder):
+    named = plugin(f"evil{EVIL}", version=EVIL, distribution=EVIL, layers=[EVIL], state=EVIL, role=EVIL)
+    trusted = plugin(f'"{EVIL}', isolation="trusted")
+    (folder / "run.json").write_text(
+        json.dumps(record(error=EVIL, status="failed", plugins=[named, trusted]))
+    )
+    (folder / "job.yaml").write_text(f"model: '{EVIL}'\n")
+    recorder = RunRecorder(folder, class_names=())
+    recorder.event(f"plugin {EVIL}: died")
+    report = Report({EVIL: 1.0}, {f"weights/{EVIL}": Histogram([1], [0.0, 1.0])})
+    for step in range(2):
+        recorder.reported(f'"><svg onload="{EVIL}', StepInfo(step), {f"norm/{EVIL}$x$": 2.0}, report)
+        recorder.step(StepInfo(step), 1.0, 1)
+    recorder.close()
+    samples = json.loads((folder / "samples/samples.json").read_text())
+    samples["images"][0]["target"] = f'"{EVIL}'
+    (folder / "samples/samples.json").write_text(json.dumps(samples))
+    found = page(folder)
+    assert not found.all("script")
+    assert not any(key.startswith("on") for _, attributes in found.tags for key in attributes)
+    assert found.text.count(EVIL) > 8
+
+
+def test_samples_cannot_name_files_outside_the_folder(folder):
+    (folder.parent / "secret.png").write_bytes(b"secret")
+    content = {"images": [{"file": "../../secret.png", "target": "x"}]}
+    (folder / "samples/samples.json").write_text(json.dumps(content))
+    assert "c2VjcmV0" not in write_report(folder).read_text()
+
+
+def test_trusted_plugin_is_shown_as_a_warning(folder):
+    (folder / "run.json").write_text(
+        json.dumps(record(plugins=[plugin("swa", isolation="trusted", budget_bytes=0)]))
+    )
+    found = page(folder)
+    assert "Not isolated: swa ran in the trainer's own process" in found.text.replace("  ", " ")
+    assert any(a.get("class") == "badge warn" for a in found.all("span"))
+    assert "not bounded" in found.text
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("aborted", "aborted"),
+        ("interrupted", "interrupted"),
+        ("running", "still running, or killed"),
+        ("new", "unknown"),
+    ],
+)
+def test_every_status_has_its_words(folder, status, said):
+    (folder / "run.json").write_text(json.dumps(record(status=status, error="why <b>")))
+    text = page(folder).text
+    assert said in text
+    assert "why <b>" in text
+
+
+@pytest.mark.parametrize(
+    "missing", ["run.json", "metrics.jsonl", "events.jsonl", "samples", "reports", "job.yaml"]
+)
+def test_whatever_is_missing_is_left_out(folder, missing):
+    path = folder / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert page(folder).text
+
+
+def test_empty_folder_gives_a_page(tmp_path):
+    assert "the run left no record" in page(tmp_path).text
+
+
+def test_damaged_files_give_a_page(folder):
+    (folder / "run.json").write_text("{")
+    (folder / "samples/samples.json").write_text("[1]")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('not json\n[1]\n{"kind":"train","step":40,"lo')
+    assert read_run(folder).train["loss"].steps == list(range(40))
+    assert page(folder).text
+
+
+def test_numbers_that_are_not_finite_leave_gaps(folder):
+    recorder = RunRecorder(folder)
+    for step, loss in enumerate((math.nan, math.inf, 1.0), start=40):
+        recorder.step(StepInfo(step), loss, 1)
+    recorder.close()
+    values = read_run(folder).train["loss"].values[-3:]
+    assert [math.isnan(value) for value in values] == [True, True, False]
+    (folder / "run.json").write_text(
+        json.dumps(record(final_metrics={"loss": None, "accuracy": None}, best_metric=None))
+    )
+    assert "not finite" in page(folder).text
+
+
+def test_run_that_only_diverged_gives_a_page(tmp_path):
+    recorder = RunRecorder(tmp_path)
+    for step in range(500):
+        recorder.step(StepInfo(step), math.nan, 1)
+    recorder.close()
+    assert page(tmp_path).text
+
+
+# charts
+
+
+def test_chart_takes_its_colours_from_the_page():
+    svg = line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0]), Series("b", [0, 1], [2.0, 1.0])], marks=[1])
+    colours = set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg))
+    assert {"var(--s1)", "var(--s2)", "var(--warn)", "var(--faint)", "var(--grid)"} <= colours
+    assert not any(colour.startswith("#") for colour in colours)
+
+
+def test_long_series_become_short_charts():
+    steps = list(range(50_000))
+    svg = line_chart("c", "t", [Series("a", steps, [math.sin(s / 1000) for s in steps])], smooth=True)
+    assert len(svg) < 60_000
+
+
+def test_many_layers_become_median_spread_and_the_whole():
+    layers = [Series(f"l{i}", [0, 1, 2], [float(i)] * 3) for i in range(30)]
+    svg = line_chart("c", "t", [*layers, Series(WHOLE, [0, 1, 2], [99.0] * 3)])
+    for words in ("median of 30", "middle 80 %", WHOLE):
+        assert words in svg
+
+
+def test_same_numbers_give_the_same_chart():
+    charts = {
+        line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0])])
+        + heat_map("h", "t", Layer("l", [0, 1], [[1, 2], [3, 4]], [[0, 1, 2], [0, 2, 4]]))
+        for _ in range(2)
+    }
+    assert len(charts) == 1
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    code = """
+import sys
+from ringfence.report.charts import line_chart
+from ringfence.report.read import Series
+assert "matplotlib" not in sys.modules
+line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0])])
+import matplotlib
+assert "matplotlib.pyplot" not in sys.modules
+assert matplotlib.rcParams["svg.fonttype"] == "path"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# what the documentation says
+
+
+def table(heading: str, after: str) -> set[str]:
+    section = DOCS.read_text().partition(heading)[2].partition(after)[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+
+def test_documented_keys_are_those_of_run_json(tmp_path):
+    from ringfence.hooks.local import LocalPlugin
+    from ringfence.hooks.plugin import PluginSpec
+    from ringfence.record import plugin_record
+
+    class Nothing:
+        role = "gradient"
+
+        def forward(self): ...
+
+        def backward(self): ...
+
+    spec = PluginSpec("p", "d", "1", "m", "q", "gradient", isolation="trusted")
+    written = RunRecord(tmp_path, "", tmp_path, 0, "cpu").to_dict()
+    assert table("## `run.json`", "Each of `plugins`:") == set(written)
+    assert table("Each of `plugins`:", "## `metrics.jsonl`") == set(
+        plugin_record(LocalPlugin(spec, Nothing()))
+    )
+
+
+# a real browser
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_page_opens_in_a_browser_and_leaves_no_empty_screen(folder):
+    report = write_report(folder)
+    with tempfile.TemporaryDirectory() as profile:
+        shot = Path(profile) / "shot.png"
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            "--window-size=1000,2400",
+        ]
+        subprocess.run(
+            [CHROMIUM, *flags, f"--user-data-dir={profile}", f"--screenshot={shot}", report.as_uri()],
+            check=True,
+            capture_output=True,
+            timeout=90,
+        )
+        from PIL import Image
+
+        with Image.open(shot) as image:
+            assert len(image.convert("L").getcolors(256)) > 50
