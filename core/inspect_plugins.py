@@ -131,8 +131,7 @@ def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
 
     item = plan_alone(found, source, verdict)
     with Sandbox() as sandbox:
-        plugin = sandbox.start(item.spec)
-        return confirm(item, plugin.accepts)
+        return confirm(item, sandbox.start(item.spec).accepts)
 
 
 def _option_record(parameter: Parameter) -> dict[str, Any]:

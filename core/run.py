@@ -21,7 +21,7 @@ from .build import Ingredients, build, check_names
 from .engine.config import resolve_device
 from .engine.train import Result, train
 from .fanout import Fanout, Watcher
-from .hooks.errors import IncompatiblePluginError, JobError, RingfenceError, RunAbortedError
+from .hooks.errors import CheckpointError, IncompatiblePluginError, JobError, RingfenceError, RunAbortedError
 from .hooks.manager import Hooks
 from .hooks.plugin import Plugin, PluginSpec
 from .isolation.pool import Sandbox
@@ -123,14 +123,26 @@ def run(
         with closing(RunRecorder(folder, class_names=names)) as recorder:
             keeper = Fanout(recorder, [record, *watchers])
             result = _train(prepared, record, keeper, watchers, resume=resume, stop=stop)
-    except BaseException as error:
+    except BaseException as fault:
+        error = _ended(fault, record)
         record.fail(error)
         # What went wrong matters more than that the disk may be full as well.
         with contextlib.suppress(OSError, RunAbortedError):
             _leave(record, report=not isinstance(error, KeyboardInterrupt))
+        if error is not fault:
+            raise error from fault
         raise
     record.finish(result)
     return RunOutcome(folder, result, _leave(record))
+
+
+def _ended(fault: BaseException, record: RunRecord) -> BaseException:
+    """Return what a fault means: a checkpoint that cannot be written ends a run, and is no bad input."""
+    if isinstance(fault, CheckpointError) and record.begun:
+        return RunAbortedError(
+            f"{fault}. The checkpoints written before are whole: go on with --resume {record.folder}"
+        )
+    return fault
 
 
 def _leave(record: RunRecord, *, report: bool = True) -> Path:
@@ -189,13 +201,11 @@ def _checked(job_file: JobFile) -> list[Planned]:
     problems = check_names(job_file)
     if problems:
         faults.append(str(job_file.error(problems)))
-    planned: list[Planned] = []
     try:
         planned = plan(job_file)
-    except IncompatiblePluginError:
+    except (JobError, IncompatiblePluginError) as error:
         if not faults:
             raise
-    except JobError as error:
         faults.append(str(error))
     if faults:
         raise JobError("\n".join(faults))

@@ -1,0 +1,71 @@
+"""The pages on the job file and the command line say what is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from ringfence.cli import app
+from ringfence.datasets import DATASETS
+from ringfence.engine.losses import LOSSES
+from ringfence.engine.metrics import METRICS
+from ringfence.engine.schedule import SCHEDULES
+from ringfence.job import Job, check_job
+from ringfence.models import MODELS
+from ringfence.yaml_file import parse_yaml
+
+from .job_table import TABLES
+
+DOCS = Path(__file__).parents[2] / "docs"
+JOB = (DOCS / "job.md").read_text()
+CLI = (DOCS / "cli.md").read_text()
+
+
+@pytest.mark.parametrize("model", TABLES)
+def test_table_has_every_key_with_type_and_default(model):
+    rows = [row for row in TABLES[model] if not row.startswith(("| `name`", "| `options`"))]
+    assert [row for row in rows if row not in JOB.splitlines()] == []
+
+
+def test_table_has_no_key_that_does_not_exist():
+    table = JOB.partition("## Keys")[2].partition("\n\nRelative")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(Job.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("section", "known"), [("loss", LOSSES), ("metric", METRICS), ("schedule", SCHEDULES)]
+)
+def test_names_of_choices_are_those_that_exist(section, known):
+    table = JOB.partition(f"### {section}\n")[2].partition("\n#")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(known)
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [("model", MODELS), ("data", DATASETS), ("loss", LOSSES), ("metric", METRICS), ("schedule", SCHEDULES)],
+)
+def test_description_of_a_choice_names_all(key, known):
+    named = set(re.findall(r"`(\w+)`", Job.model_fields[key].description))
+    assert named == set(known)
+
+
+def test_example_is_a_job():
+    (example,) = re.findall(r"```yaml\n(model:.*?)```", JOB, re.DOTALL)
+    job = check_job(parse_yaml(example, "example")).job
+    assert [plugin.name for plugin in job.plugins] == ["augment", "gradclip", "optim", "monitor"]
+
+
+def test_every_command_and_option_is_described():
+    command = typer.main.get_command(app)
+    words = set(_names(command))
+    assert words >= {"train", "plugins", "doctor", "report", "--resume", "--version"}
+    assert [word for word in words if word not in CLI] == []
+
+
+def _names(command):
+    for option in command.params:
+        yield from (name for name in option.opts if name.startswith("--") and name != "--help")
+    for name, below in getattr(command, "commands", {}).items():
+        yield name
+        yield from _names(below)

@@ -1,0 +1,122 @@
+"""``ringfence plugins``, ``doctor``, ``--version`` and ``--help``."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ringfence import __version__
+from ringfence.isolation.doctor import diagnose
+
+
+def test_version(ringfence):
+    done = ringfence("--version")
+    assert (done.status, done.out) == (0, f"ringfence {__version__}\n")
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys; sys.argv = ['ringfence', '--help']\n"
+        "from ringfence.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'rich.console', 'ruamel.yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+def test_list_tells_role_origin_and_fit(ringfence):
+    done = ringfence("plugins", "list")
+    assert done.status == 0
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[1:]}
+    assert {"augment", "gradclip", "monitor", "optim"} <= set(rows)
+    assert rows["gradclip"] == ["gradient", "ringfence", __version__, "ok"]
+
+
+def test_list_as_json(ringfence):
+    records = {record["name"]: record for record in json.loads(ringfence("plugins", "list", "--json").out)}
+    assert records["optim"]["role"] == "optimizer"
+    assert records["optim"]["decision"] == "accepted"
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys\n"
+        "from ringfence.inspect_plugins import list_lines, show_lines\n"
+        "list_lines(); show_lines('optim')\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert not [name for name in sys.modules if name.startswith('ringfence.builtin.')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+def test_show_tells_options_with_types_and_defaults(ringfence):
+    done = ringfence("plugins", "show", "optim")
+    assert done.status == 0
+    options = {
+        line.split()[0]: line for line in done.out.splitlines() if line.startswith(("algorithm", "lr "))
+    }
+    assert options["algorithm"].endswith("(needed)")
+    assert "float" in options["lr"]
+
+
+def test_show_as_json(ringfence):
+    shown = json.loads(ringfence("plugins", "show", "gradclip", "--json").out)
+    assert shown["role"] == "gradient"
+    assert "gradients" in shown["methods"]["backward"]
+    assert {"name", "type", "default", "required"} == set(shown["options"][0])
+
+
+def test_check_loads_the_class_in_a_sandbox(ringfence):
+    done = ringfence("plugins", "check", "gradclip")
+    assert done.status == 0, done.err
+    assert done.out.startswith("OK  plugin 'gradclip'")
+    assert not [name for name in sys.modules if name.startswith("ringfence.builtin")]
+
+
+def test_check_says_when_it_could_not_load(ringfence):
+    done = ringfence("plugins", "check", "optim", "--json")
+    assert done.status == 0
+    assert [f["rule"] for f in json.loads(done.out)["findings"] if f["rule"] == "I-NOT-LOADED"]
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_unknown_plugin_names_the_nearest(ringfence, command):
+    done = ringfence("plugins", command, "gradclp")
+    assert done.status == 2
+    assert done.err == "error: plugin 'gradclp' is not installed; did you mean 'gradclip'?\n"
+
+
+def test_doctor_tells_each_layer(ringfence):
+    done = ringfence("doctor")
+    assert done.status == 0, done.out
+    assert "landlock" in done.out
+    assert "grade A" in done.out
+
+
+def test_doctor_as_json(ringfence):
+    diagnosis = json.loads(ringfence("doctor", "--json").out)
+    assert diagnosis["usable"] is True
+    assert set(diagnosis["required"]) <= {layer["name"] for layer in diagnosis["layers"]}
+    assert 0 < diagnosis["budget_bytes"] <= 0.15 * diagnosis["total_bytes"]
+
+
+def test_doctor_names_a_missing_layer_and_its_meaning():
+    diagnosis = diagnose(skip_layers=("landlock",))
+    assert not diagnosis.usable
+    assert any(
+        line.startswith("landlock is disabled (REQUIRED): a plugin may read") for line in diagnosis.lines()
+    )
+
+
+def test_python_m_is_the_same_command(process):
+    done = subprocess.run(
+        [sys.executable, "-m", "ringfence", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == f"ringfence {__version__}\n"

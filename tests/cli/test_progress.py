@@ -1,0 +1,157 @@
+"""What a run shows, without a terminal and on one."""
+
+import io
+import math
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from ringfence import StepInfo
+from ringfence.engine.recorder import RunInfo
+from ringfence.hooks.plugin import PluginSpec, PluginUsage
+from ringfence.progress import PlainView, Progress, Status, describe_plugins, duration, status_words
+from ringfence.terminal import TerminalView
+
+INFO = RunInfo(0, 100, 10, 640, 160, 1234, "cpu", "accuracy", True)
+MIB = 2**20
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Started:
+    """The two attributes of a started plugin that a view reads."""
+
+    def __init__(self, name="optim", isolation="sandbox", **usage):
+        self.spec = PluginSpec(name, "dist", "1.2", "m", "C", "optimizer", isolation=isolation)
+        self.usage = PluginUsage(**usage)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def progress(clock, lines):
+    return Progress(PlainView(lines.append, every_s=5.0, clock=clock), clock)
+
+
+def take_steps(progress, clock, count, seconds=0.1, start=0):
+    for step in range(start, start + count):
+        clock.now += seconds
+        loss = 2.0 if progress.wants_loss(StepInfo(step)) else None
+        progress.step(StepInfo(step), loss, 64)
+
+
+def test_log_has_a_line_every_few_seconds(progress, clock, lines):
+    progress.started(INFO)
+    lines.clear()
+    take_steps(progress, clock, 99)
+    assert len(lines) == 1  # 9.9 s have passed
+
+
+def test_log_line_has_loss_rate_and_time_left(progress, clock, lines):
+    progress.started(INFO)
+    take_steps(progress, clock, 60)
+    assert "loss 2.0000" in lines[-1]
+    assert "10.0 steps/s" in lines[-1]
+    assert "0:05 left" in lines[-1] or "0:04 left" in lines[-1]
+
+
+def test_evaluation_is_shown_at_once(progress, clock, lines):
+    progress.started(INFO)
+    take_steps(progress, clock, 10)
+    progress.evaluated(10, 1, {"loss": 0.5, "accuracy": 0.9}, best=True)
+    assert lines[-1].startswith("step 10/100  epoch 1.00")
+    assert "test accuracy 0.9000" in lines[-1]
+    assert progress.status.best == 0.9
+
+
+def test_time_of_an_evaluation_does_not_slow_the_rate(progress, clock):
+    progress.started(INFO)
+    take_steps(progress, clock, 10)
+    clock.now += 60
+    progress.evaluated(10, 1, {"accuracy": 0.9}, best=True)
+    take_steps(progress, clock, 10, start=10)
+    assert math.isclose(progress.status.steps_per_s, 10.0)
+
+
+def test_log_tells_memory_state_and_time_of_each_plugin(progress, clock, lines):
+    plugin = Started(memory_bytes=30 * MIB, budget_bytes=100 * MIB, seconds=1.0, calls=100, restarts=2)
+    progress.plugins_started([plugin], {"optimizer_backward": ["optim"]})
+    progress.started(INFO)
+    take_steps(progress, clock, 100)
+    assert "optim running 30/100 MiB 19.2 ms/step, 2 restarts" in lines[-1]
+
+
+def test_rollback_moves_the_count_back(progress, clock):
+    progress.started(INFO)
+    take_steps(progress, clock, 10)
+    progress.rolled_back(4, None)
+    assert progress.status.step == 4
+
+
+def test_resumed_run_counts_from_its_first_step(progress, lines):
+    progress.started(replace(INFO, first_step=40))
+    assert progress.status.step == 40
+    assert "resumed after step 40" in lines
+
+
+def test_trusted_plugin_is_marked_loudly():
+    told = describe_plugins([Started(isolation="trusted")], {"optimizer_backward": ["optim"]})
+    assert any("TRUSTED: runs in the trainer's own process" in line for line in told)
+
+
+def test_sandboxed_plugin_is_told_with_budget_and_layers():
+    told = describe_plugins([Started(budget_bytes=100 * MIB, layers=("landlock", "seccomp"))], {})
+    assert told[-1] == "  optim 1.2 (optimizer): sandboxed, at most 100 MiB; layers: landlock, seccomp"
+
+
+def test_hooks_are_told_in_order():
+    told = describe_plugins([], {"augment_forward": ["a", "b"], "optimizer_backward": ["o"]})
+    assert told[1:3] == ["  augment.forward: a → b", "  optimizer.backward: o"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65, "1:05"), (3700, "1:01:40"), (-1, "0:00")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_unknown_loss_is_left_out():
+    assert not [word for word in status_words(Status(info=INFO)) if word.startswith("loss")]
+
+
+def test_terminal_shows_a_row_for_each_plugin(clock):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=140, legacy_windows=False)
+    view = TerminalView(console)
+    progress = Progress(view, clock)
+    plugins = [
+        Started("optim", memory_bytes=30 * MIB, budget_bytes=100 * MIB),
+        Started("augment", isolation="trusted", state="disabled"),
+    ]
+    progress.plugins_started(plugins, {})
+    progress.started(INFO)
+    take_steps(progress, clock, 20)
+    progress.evaluated(20, 2, {"accuracy": 0.75}, best=True)
+    view.close()
+    shown = screen.getvalue()
+    assert "30/100 MiB" in shown
+    assert "TRUSTED" in shown
+    assert "disabled" in shown
+    assert "accuracy 0.7500 (best 0.7500)" in shown
+    view.close()

@@ -1,0 +1,230 @@
+"""``ringfence train`` from job to folder, in sandboxes."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ringfence.job import read_job
+
+from .conftest import SMALL_JOB, start
+
+ALL_FOUR = (
+    SMALL_JOB
+    + """\
+  - augment: {ops: [{affine: {degrees: 10, p: 0.5}}]}
+    workers: 2
+  - gradclip: {max_norm: 1.0}
+  - monitor: {bins: 8}
+    every: 2
+"""
+)
+
+
+def record(folder="runs/job-1"):
+    return json.loads((Path(folder) / "run.json").read_text())
+
+
+def test_run_leaves_a_whole_folder(job, ringfence):
+    done = ringfence("train", job(ALL_FOUR))
+    assert done.status == 0, done.err
+    folder = Path("runs/job-1")
+    assert {path.name for path in folder.iterdir()} >= {
+        "checkpoints",
+        "job.yaml",
+        "metrics.jsonl",
+        "report.html",
+        "run.json",
+        "tensorboard",
+    }
+    run = record()
+    assert run["status"] == "completed"
+    assert run["steps"] == 6
+    assert set(run["final_metrics"]) == {"loss", "accuracy"}
+    assert len(run["weights_sha256"]) == 64
+    assert run["weights_sha256"][:16] in done.out
+    assert (folder / run["checkpoint"]).is_dir()
+    assert run["hooks"]["augment_forward"] == ["augment"]
+
+
+def test_record_tells_what_each_plugin_cost(job, ringfence):
+    ringfence("train", job(ALL_FOUR))
+    plugins = {plugin["name"]: plugin for plugin in record()["plugins"]}
+    assert list(plugins) == ["optim", "augment", "gradclip", "monitor"]
+    for plugin in plugins.values():
+        assert plugin["isolation"] == "sandbox"
+        assert {"landlock", "seccomp"} <= set(plugin["layers"])
+        assert 0 < plugin["peak_bytes"] <= plugin["budget_bytes"]
+        assert plugin["seconds"] > 0
+        assert plugin["state"] == "closed"
+        assert plugin["restarts"] == 0
+    assert plugins["optim"]["calls"] == 6
+    assert plugins["optim"]["role"] == "optimizer"
+    assert plugins["augment"]["workers"] == 2
+
+
+def test_host_imports_no_plugin(job, ringfence):
+    ringfence("train", job(ALL_FOUR))
+    assert not [name for name in sys.modules if name.startswith("ringfence.builtin")]
+
+
+def test_saved_job_reads_back_to_the_job_that_ran(job, ringfence):
+    ringfence("train", job(), "--set", "seed=3", "--out", "out")
+    saved = read_job("out/job.yaml").job
+    assert saved == read_job("job.yaml", ["seed=3"]).job
+
+
+def test_flags_beat_the_file(job, ringfence):
+    done = ringfence(
+        "train", job(), "--set", "steps=2", "--plugin", "optim:lr=0.5,isolation=trusted", "--out", "out"
+    )
+    assert done.status == 0, done.err
+    assert record("out")["steps"] == 2
+    assert record("out")["plugins"][0]["isolation"] == "trusted"
+    assert "TRUSTED" in done.out
+
+
+def test_sandboxed_and_trusted_give_the_same_weights(job, ringfence):
+    ringfence("train", job(), "--out", "a")
+    ringfence("train", job(), "--out", "b", "--set", "plugins.optim.isolation=trusted")
+    assert record("a")["weights_sha256"] == record("b")["weights_sha256"]
+
+
+def test_plain_log_names_order_layers_metrics_and_speed(job, ringfence):
+    out = ringfence("train", job(ALL_FOUR)).out
+    assert "augment.forward: augment" in out
+    assert "optim 0.1.0 (optimizer): sandboxed" in out
+    assert "landlock" in out
+    assert "test accuracy" in out
+    assert "steps/s" in out
+    assert "report  runs/job-1/report.html" in out
+
+
+def test_quiet_shows_the_result_only(job, ringfence):
+    lines = ringfence("train", job(), "--quiet").out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("completed after 6 steps")
+
+
+def test_folders_are_numbered(job, ringfence):
+    name = job(name="small.yaml")
+    for _ in range(2):
+        ringfence("train", name, "--quiet", "--set", "steps=1")
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["small-1", "small-2"]
+
+
+def test_stopped_run_resumes_to_the_same_weights(job, process, tmp_path):
+    name = job(SMALL_JOB.replace("steps: 6", "steps: 600"))
+    straight = process("train", name, "--out", "straight", cwd=tmp_path)
+    assert straight.status == 0, straight.err
+    stopped = interrupted("train", name, "--out", "stopped", cwd=tmp_path, times=1)
+    assert stopped[0] == 130, stopped
+    assert "continue with: ringfence train --resume stopped" in stopped[1]
+    middle = record("stopped")
+    assert middle["status"] == "interrupted"
+    assert 0 < middle["steps"] < 600
+    # Without the job file: the folder knows its job.
+    resumed = process("train", "--resume", "stopped", cwd=tmp_path)
+    assert resumed.status == 0, resumed.err
+    assert record("stopped")["status"] == "completed"
+    assert record("stopped")["weights_sha256"] == record("straight")["weights_sha256"]
+
+
+def interrupted(*arguments, cwd, times):
+    """Run, send SIGINT ``times`` times once steps are shown, and return status, output and error."""
+    run = start(*arguments, cwd=cwd)
+    journal = Path(cwd) / arguments[-1] / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and run.poll() is None:
+        if journal.exists() and journal.read_text().count('"train"') > 3:
+            break
+        time.sleep(0.01)
+    for _ in range(times):
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    out, err = run.communicate(timeout=60)
+    return run.returncode, out, err
+
+
+def test_resume_with_another_job_is_refused_and_changes_nothing(job, ringfence):
+    ringfence("train", job(), "--out", "out")
+    before = {name: Path("out", name).read_bytes() for name in ("run.json", "job.yaml")}
+    done = ringfence("train", "--resume", "out", "--set", "batch_size=16")
+    assert done.status == 2
+    assert "batch_size" in done.err
+    assert {name: Path("out", name).read_bytes() for name in before} == before
+
+
+def test_finished_run_can_be_made_longer(job, ringfence):
+    ringfence("train", job(), "--out", "out")
+    done = ringfence("train", "--resume", "out", "--set", "steps=8")
+    assert done.status == 0, done.err
+    assert record("out")["steps"] == 8
+
+
+def test_fault_of_a_plugin_aborts_with_status_3_and_names_it(job, ringfence):
+    text = SMALL_JOB.replace("lr: 1e-3", "lr: 1e30").replace("hidden: [8]", "hidden: [8, 8]")
+    done = ringfence("train", job(text + "    on_failure: abort\n"))
+    assert done.status == 3
+    assert "Traceback" not in done.err
+    assert "plugin 'optim'" in done.err or "diverged" in done.err
+    run = record()
+    assert run["status"] == "aborted"
+    assert run["error"]
+    assert Path("runs/job-1/report.html").exists()
+
+
+def test_report_is_written_anew(job, ringfence):
+    ringfence("train", job(), "--out", "out")
+    Path("out/report.html").unlink()
+    done = ringfence("report", "out")
+    assert done.status == 0
+    assert done.out.strip() == "out/report.html"
+    assert Path("out/report.html").stat().st_size > 1000
+
+
+def test_report_of_no_run_is_refused(ringfence, tmp_path):
+    done = ringfence("report", tmp_path)
+    assert done.status == 2
+    assert "holds no run.json" in done.err
+
+
+def in_small_disk(folder, *command):
+    """Run a command with ``folder`` on a disk of 400 kB, in a mount namespace of its own."""
+    script = f'mount -t tmpfs -o size=400k tmpfs {folder} && exec "$@"'
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_full_disk_is_told_as_such(job, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if shutil.which("unshare") is None or in_small_disk(disk, "true").returncode:
+        pytest.skip("no mount namespaces here")
+    name = job(f"{SMALL_JOB}    isolation: trusted\nkeep_checkpoints: 99\ncheckpoint_every: 1\n")
+    command = [
+        sys.executable,
+        "-m",
+        "ringfence",
+        "train",
+        name,
+        "--set",
+        "steps=60",
+        "--out",
+        str(disk / "run"),
+    ]
+    done = in_small_disk(disk, *command)
+    assert done.returncode == 3, done.stderr
+    assert "the disk is full" in done.stderr
+    assert f"--resume {disk / 'run'}" in done.stderr
+    assert "Traceback" not in done.stderr
