@@ -21,6 +21,10 @@ plugins:
 """
 
 
+#: The same without a sandbox, which takes seconds to start; for tests of something else.
+TRUSTED_JOB = SMALL_JOB + "    isolation: trusted\n"
+
+
 @dataclass(frozen=True)
 class Done:
     status: int

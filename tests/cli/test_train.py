@@ -12,7 +12,7 @@ import pytest
 
 from ringfence.job import read_job
 
-from .conftest import SMALL_JOB, start
+from .conftest import SMALL_JOB, TRUSTED_JOB, start
 
 ALL_FOUR = (
     SMALL_JOB
@@ -68,13 +68,26 @@ def test_record_tells_what_each_plugin_cost(job, ringfence):
     assert plugins["augment"]["workers"] == 2
 
 
-def test_host_imports_no_plugin(job, ringfence):
-    ringfence("train", job(ALL_FOUR))
-    assert not [name for name in sys.modules if name.startswith("ringfence.builtin")]
+def test_host_imports_no_plugin(job, tmp_path):
+    code = (
+        "import sys; from ringfence.cli import main\n"
+        f"sys.argv = ['ringfence', 'train', {job(ALL_FOUR)!r}]\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not [name for name in sys.modules if name.startswith('ringfence.builtin')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=tmp_path)
+
+
+def test_every_key_of_the_record_is_documented(job, ringfence):
+    ringfence("train", job(TRUSTED_JOB))
+    page = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text()
+    run = record()
+    assert [key for key in [*run, *run["plugins"][0]] if f"`{key}`" not in page] == []
 
 
 def test_saved_job_reads_back_to_the_job_that_ran(job, ringfence):
-    ringfence("train", job(), "--set", "seed=3", "--out", "out")
+    ringfence("train", job(TRUSTED_JOB), "--set", "seed=3", "--out", "out")
     saved = read_job("out/job.yaml").job
     assert saved == read_job("job.yaml", ["seed=3"]).job
 
@@ -106,20 +119,20 @@ def test_plain_log_names_order_layers_metrics_and_speed(job, ringfence):
 
 
 def test_quiet_shows_the_result_only(job, ringfence):
-    lines = ringfence("train", job(), "--quiet").out.splitlines()
+    lines = ringfence("train", job(TRUSTED_JOB), "--quiet").out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("completed after 6 steps")
 
 
 def test_folders_are_numbered(job, ringfence):
-    name = job(name="small.yaml")
+    name = job(TRUSTED_JOB, name="small.yaml")
     for _ in range(2):
         ringfence("train", name, "--quiet", "--set", "steps=1")
     assert sorted(path.name for path in Path("runs").iterdir()) == ["small-1", "small-2"]
 
 
 def test_stopped_run_resumes_to_the_same_weights(job, process, tmp_path):
-    name = job(SMALL_JOB.replace("steps: 6", "steps: 600"))
+    name = job(TRUSTED_JOB.replace("steps: 6", "steps: 600"))
     straight = process("train", name, "--out", "straight", cwd=tmp_path)
     assert straight.status == 0, straight.err
     stopped = interrupted("train", name, "--out", "stopped", cwd=tmp_path, times=1)
@@ -152,7 +165,7 @@ def interrupted(*arguments, cwd, times):
 
 
 def test_resume_with_another_job_is_refused_and_changes_nothing(job, ringfence):
-    ringfence("train", job(), "--out", "out")
+    ringfence("train", job(TRUSTED_JOB), "--out", "out")
     before = {name: Path("out", name).read_bytes() for name in ("run.json", "job.yaml")}
     done = ringfence("train", "--resume", "out", "--set", "batch_size=16")
     assert done.status == 2
@@ -161,7 +174,7 @@ def test_resume_with_another_job_is_refused_and_changes_nothing(job, ringfence):
 
 
 def test_finished_run_can_be_made_longer(job, ringfence):
-    ringfence("train", job(), "--out", "out")
+    ringfence("train", job(TRUSTED_JOB), "--out", "out")
     done = ringfence("train", "--resume", "out", "--set", "steps=8")
     assert done.status == 0, done.err
     assert record("out")["steps"] == 8
@@ -180,7 +193,7 @@ def test_fault_of_a_plugin_aborts_with_status_3_and_names_it(job, ringfence):
 
 
 def test_report_is_written_anew(job, ringfence):
-    ringfence("train", job(), "--out", "out")
+    ringfence("train", job(TRUSTED_JOB), "--out", "out")
     Path("out/report.html").unlink()
     done = ringfence("report", "out")
     assert done.status == 0
@@ -211,7 +224,7 @@ def test_full_disk_is_told_as_such(job, tmp_path):
     disk.mkdir()
     if shutil.which("unshare") is None or in_small_disk(disk, "true").returncode:
         pytest.skip("no mount namespaces here")
-    name = job(f"{SMALL_JOB}    isolation: trusted\nkeep_checkpoints: 99\ncheckpoint_every: 1\n")
+    name = job(f"{TRUSTED_JOB}keep_checkpoints: 99\ncheckpoint_every: 1\n")
     command = [
         sys.executable,
         "-m",
