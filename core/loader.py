@@ -210,6 +210,10 @@ def _problems(file: JobFile, position: int, item: Planned) -> Iterator[Problem]:
             f"'{spec.name}' is of role {role.name}, which runs in one process; only augment plugins share"
         )
         yield Problem((*place, "workers"), message)
+    learns = source.methods.get("backward")
+    if spec.workers > 1 and role.runs_ahead and learns is not None and not learns.passthrough:
+        message = f"'{spec.name}' learns from the losses of each step, so it runs in one process; use 1"
+        yield Problem((*place, "workers"), message)
     if spec.every > 1 and not role.observes:
         message = f"'{spec.name}' is of role {role.name}, which is called each step; only monitors skip steps"
         yield Problem((*place, "every"), message)

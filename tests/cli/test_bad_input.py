@@ -126,6 +126,12 @@ def test_two_optimizers(refused, monkeypatch, tmp_path):
     )
 
 
+def test_augmentation_that_learns_runs_in_one_process(refused, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(install(tmp_path / "site", _LEARNING))
+    message = refused(f"{HEAD}{OPTIM}  - other\n".replace("- other", "- other:\n    workers: 2"))
+    assert "job.yaml:7:14: plugins[1].workers: 'other' learns from the losses of each step" in message
+
+
 def test_all_faults_are_told_at_once(refused):
     text = f"{HEAD}metric: nothing\nschedule: {{name: step}}\nplugins:\n  - optim: {{lr: fast}}\n  - augmnt\n"
     lines = refused(text.replace("hidden", "hiden")).splitlines()
@@ -239,26 +245,35 @@ def test_a_process_of_its_own_exits_with_2(job, process, tmp_path, text, message
     assert "Traceback" not in done.err
 
 
-def install(site):
-    """Lay out an installed distribution with an optimizer called ``other``."""
-    metadata = site / "other_optimizer-1.0.dist-info"
+_OPTIMIZER = """
+from ringfence import passthrough
+
+class Other:
+    role = "optimizer"
+    forward = passthrough
+
+    def backward(self, parameters, gradients, step):
+        return parameters
+"""
+_LEARNING = """
+class Other:
+    role = "augment"
+
+    def forward(self, batch, step):
+        return batch
+
+    def backward(self, losses, step):
+        return None
+"""
+
+
+def install(site, source=_OPTIMIZER):
+    """Lay out an installed distribution with a plugin called ``other``."""
+    metadata = site / "other_plugin-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: other-optimizer\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n"
+        "Metadata-Version: 2.1\nName: other-plugin\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n"
     )
-    (metadata / "entry_points.txt").write_text("[ringfence.plugins]\nother = other_optimizer:Other\n")
-    (site / "other_optimizer.py").write_text(
-        textwrap.dedent(
-            """
-            from ringfence import passthrough
-
-            class Other:
-                role = "optimizer"
-                forward = passthrough
-
-                def backward(self, parameters, gradients, step):
-                    return parameters
-            """
-        )
-    )
+    (metadata / "entry_points.txt").write_text("[ringfence.plugins]\nother = other_plugin:Other\n")
+    (site / "other_plugin.py").write_text(source)
     return site
