@@ -30,11 +30,7 @@ class Bound:
     """
 
     def __init__(self, algorithm: Algorithm, grouping: Grouping, point: Parameters) -> None:
-        for name, tensor in point.items():
-            if not tensor.is_floating_point():
-                raise ValueError(
-                    f"parameter '{name}' is {tensor.dtype}; optimizers here take real numbers only"
-                )
+        _check_parameters(algorithm, point)
         self._algorithm = algorithm
         self._parameters = {name: nn.Parameter(tensor) for name, tensor in point.items()}
         groups = grouping.apply(self._parameters)

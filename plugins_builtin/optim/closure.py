@@ -57,6 +57,8 @@ class ClosureStep:
         """
         self._answers.put(loss)
         event = self._events.get(timeout=WAIT_TIMEOUT_S)
+        if event is not False:
+            self._thread.join(WAIT_TIMEOUT_S)
         if isinstance(event, BaseException):
             raise event
         return event

@@ -61,9 +61,17 @@ class Optim:
     def backward(
         self, parameters: Parameters, gradients: Gradients, loss: float, step: StepInfo
     ) -> Parameters | AnotherPass:
-        """Make one step, or ask for the gradients at another point."""
-        if step.pass_index == 0:
+        """Make one step, or ask for the gradients at another point.
+
+        Raises:
+            ValueError: The parameters do not fit the algorithm, the groups or the loaded state.
+            RuntimeError: A new step begins while another waits for its further pass.
+        """
+        if step.pass_index == 0 and self._closure_step is not None:
             self._give_up_step()
+            raise RuntimeError(
+                "the step before was never finished and the state is that of half a step; load a state first"
+            )
         # A new copy each call: what the host was given last time is never written again.
         point = parameters.clone()
         bound = self._bind(point)
@@ -123,7 +131,7 @@ class Optim:
         return finished
 
     def _give_up_step(self) -> None:
-        """End a step whose further pass never came, because the run was rolled back meanwhile."""
+        """End a step whose further pass will not come, because the run was rolled back meanwhile."""
         if self._closure_step is not None:
             self._closure_step.cancel()
             self._closure_step = None
