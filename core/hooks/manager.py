@@ -193,6 +193,8 @@ class Hooks:
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Give each running plugin its state back; one without an entry keeps what it has."""
+        # What monitors still hold belongs to the steps before; it must not turn up after them.
+        self.drain()
         for plugin in self._running():
             state = states.get(plugin.spec.name)
             if state is not None:
