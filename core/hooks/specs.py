@@ -156,9 +156,7 @@ def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) 
 
 
 @hookspec
-def gradient_backward(
-    gradients: Gradients, parameters: Parameters, step: StepInfo
-) -> Gradients | None:
+def gradient_backward(gradients: Gradients, parameters: Parameters, step: StepInfo) -> Gradients | None:
     """Change the gradients after ``loss.backward()``, before the optimizer.
 
     Called once per optimizer step, after gradient accumulation, and again for

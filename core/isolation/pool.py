@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..hooks.errors import SandboxUnavailableError
 from ..hooks.plugin import PluginSpec
+from .cgroup import sweep_stale
 from .host import ENV_CANARY, IsolatedPlugin
 from .memory import Arena
 from .protocol import Fork, Forked, MessageError, Reap, Reaped, from_zygote, receive_with_fds, send
@@ -50,6 +51,8 @@ class Sandbox:
                 f"plugins can be isolated on Linux only, not on {sys.platform}; "
                 "run those that you trust with 'isolation: trusted'"
             )
+        # What a trainer that was killed could not take along.
+        sweep_stale()
         self.skip_layers = skip_layers
         self.arena = Arena()
         self.watchdog = Watchdog()
@@ -153,6 +156,8 @@ class Sandbox:
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
                     "MKL_NUM_THREADS": "1",
+                    # Workers share the processors with the trainer: one that waits must not spin.
+                    "OMP_WAIT_POLICY": "PASSIVE",
                     "NO_ALBUMENTATIONS_UPDATE": "1",
                     ENV_CANARY: "a value that no plugin may see",
                 },

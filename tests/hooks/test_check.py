@@ -65,7 +65,10 @@ def test_regression_targets_must_keep_their_shape():
         (lambda g: g.update(extra=torch.zeros(1)), "extra ['extra']"),
         (lambda g: g.update(bias=torch.zeros(4)), "gradient 'bias' of shape (4,); expected (3,)"),
         (lambda g: g.update(bias=torch.zeros(3).half()), "gradient 'bias' of dtype torch.float16"),
-        (lambda g: g.update(bias=torch.tensor([0, math.nan, 0])), "gradient 'bias' with a value that is not finite"),
+        (
+            lambda g: g.update(bias=torch.tensor([0, math.nan, 0])),
+            "gradient 'bias' with a value that is not finite",
+        ),
         (lambda g: g.update(bias=[0, 0, 0]), "gradient 'bias' of type list"),
     ],
 )
@@ -92,7 +95,8 @@ def test_another_pass_is_checked_inside():
 
 def test_loss_terms_need_the_shape_of_the_outputs():
     assert check_result("loss", LossTerm(1.0, torch.zeros(4, 3)), {"outputs": OUTPUTS}).value == 1.0
-    assert "a loss term's gradient of shape" in refused("loss", LossTerm(1.0, torch.zeros(4)), outputs=OUTPUTS)
+    flat = LossTerm(1.0, torch.zeros(4))
+    assert "a loss term's gradient of shape" in refused("loss", flat, outputs=OUTPUTS)
     assert "not finite" in refused("loss", LossTerm(math.nan, OUTPUTS), outputs=OUTPUTS)
     assert "not finite" in refused("loss", LossScale(math.inf), outputs=OUTPUTS)
     assert "returned float" in refused("loss", 1.0, outputs=OUTPUTS)

@@ -14,7 +14,9 @@ from ringfence.hooks import plain
 KEYS = st.one_of(st.text(max_size=8), st.integers(), st.booleans())
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8))
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=20
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=20,
 )
 
 
@@ -42,7 +44,8 @@ def test_an_optimizers_state_comes_back():
     loaded = plain.loads(plain.dumps(optimizer.state_dict()))
     other = torch.optim.Adam(model.parameters())
     other.load_state_dict(loaded)
-    assert torch.equal(other.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    states = [each.state_dict()["state"][0]["exp_avg"] for each in (other, optimizer)]
+    assert torch.equal(*states)
 
 
 def test_what_is_not_plain_is_named_with_its_place():
@@ -69,9 +72,15 @@ def hostile():
     yield b""
     yield pickle.dumps(Bomb())
     yield from (good[:cut] for cut in range(0, len(good), 7))
-    yield from (good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :] for at in range(0, 8))
+    yield from (good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :] for at in range(8))
     deep = "[" * 100_000 + "]" * 100_000
-    for structure in (deep, json.dumps({"t": "7"}), json.dumps({"x": 1}), json.dumps({"d": [[1]]}), "nonsense"):
+    for structure in (
+        deep,
+        json.dumps({"t": "7"}),
+        json.dumps({"x": 1}),
+        json.dumps({"d": [[1]]}),
+        "nonsense",
+    ):
         yield safetensors.torch.save({"0": torch.ones(1)}, metadata={"ringfence": structure})
     yield safetensors.torch.save({"0": torch.ones(1)})
 

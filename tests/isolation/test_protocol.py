@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -54,7 +55,7 @@ def test_a_message_past_the_limit_is_refused_on_both_sides(pair):
 
 
 def test_file_descriptors_from_a_worker_are_dropped_by_the_kernel(pair):
-    with open("/dev/null", "rb") as null:
+    with Path("/dev/null").open("rb") as null:
         socket.send_fds(pair[1], [protocol.encoder.encode(Size(1, 0))], [null.fileno()] * 8)
         before = set(range(1024)) & {int(name) for name in _descriptors()}
         receive(pair[0])
