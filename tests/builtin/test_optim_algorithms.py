@@ -322,7 +322,7 @@ def table():
 def row(algorithm):
     found = finding(algorithm)
     path = SHORT_NAMES.get(algorithm, algorithm)
-    name = f"`{algorithm}`" if algorithm != path else ""
+    name = f"`{algorithm}`" if algorithm in {*SHORT_NAMES, *WRAPPERS} else ""
     shown = "" if algorithm in WRAPPERS else f"`{path}`"
     works = "yes" if found.works and found.equal and found.resumed else "no"
     return name, shown, works, "; ".join(notes(algorithm, path, found))
