@@ -78,7 +78,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "torch.optim.SparseAdam": "takes sparse gradients only, and gradients here are dense; use adam",
         "torch_optimizer.Adahessian": _GRAPH,
         "torch_optimizer.Lookahead": (
-            "cannot save its state: state_dict raises AttributeError; use lookahead, with base: adamw or another"
+            "cannot save its state: state_dict raises AttributeError; use lookahead, with base: adamw"
         ),
     }
 )
