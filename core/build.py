@@ -25,9 +25,9 @@ from .hooks.errors import DataError, JobError
 from .hooks.source import Parameter
 from .hooks.types import derive_seed
 from .job import Choice, Job, JobFile
+from .job.plugin_options import check_plugin_options
 from .models import build_model, check_model
 from .options import OptionError
-from .plugin_options import check_plugin_options
 from .problems import Path, Problem, dotted, nearest, suggest
 
 _Made = TypeVar("_Made")

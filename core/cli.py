@@ -98,7 +98,7 @@ def train(
         raise JobError("name a job file (ringfence train JOB.yaml), or a run to continue (--resume DIR)")
     if out is not None and resume is not None:
         raise JobError("--out and --resume are both given; a resumed run goes on in its own folder")
-    from .commands import train_job  # noqa: PLC0415 - imports torch
+    from .commands.train import train_job  # noqa: PLC0415 - imports torch
 
     status = train_job(job, sets or [], plugins or [], out=out, resume=resume, quiet=quiet)
     raise typer.Exit(status)
@@ -107,7 +107,7 @@ def train(
 @plugins_app.command("list")
 def list_plugins(*, as_json: _Json = False) -> None:
     """List the plugins that are installed, and whether they fit this version."""
-    from .inspect_plugins import list_lines, list_records  # noqa: PLC0415 - takes time
+    from .commands.plugins import list_lines, list_records  # noqa: PLC0415 - takes time
 
     if as_json:
         typer.echo(json.dumps(list_records(), indent=2))
@@ -118,7 +118,7 @@ def list_plugins(*, as_json: _Json = False) -> None:
 @plugins_app.command("show")
 def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
     """Show what a plugin is and which options it takes; its code is read, not run."""
-    from .inspect_plugins import show_lines, show_record  # noqa: PLC0415 - takes time
+    from .commands.plugins import show_lines, show_record  # noqa: PLC0415 - takes time
 
     typer.echo(json.dumps(show_record(name), indent=2) if as_json else "\n".join(show_lines(name)))
 
@@ -126,7 +126,7 @@ def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
 @plugins_app.command("check")
 def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
     """Check a plugin against the series of the core that it must work with; exit status 2 if it does not."""
-    from .inspect_plugins import checked  # noqa: PLC0415 - imports torch
+    from .commands.plugins import checked  # noqa: PLC0415 - imports torch
 
     verdict = checked(name)
     typer.echo(json.dumps(verdict.to_dict(), indent=2) if as_json else verdict.message())
@@ -136,7 +136,7 @@ def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
 @app.command()
 def doctor(*, as_json: _Json = False) -> None:
     """Tell, layer by layer, what the sandbox holds on this machine; exit status 2 if it cannot be used."""
-    from .commands import examine_machine  # noqa: PLC0415 - imports torch
+    from .commands.machine import examine_machine  # noqa: PLC0415 - imports torch
 
     raise typer.Exit(examine_machine(as_json=as_json))
 
@@ -144,6 +144,6 @@ def doctor(*, as_json: _Json = False) -> None:
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]) -> None:
     """Write the report of a run anew, from what is in its folder."""
-    from .commands import rewrite_report  # noqa: PLC0415 - imports matplotlib
+    from .commands.machine import rewrite_report  # noqa: PLC0415 - imports matplotlib
 
     typer.echo(rewrite_report(folder))

@@ -25,7 +25,7 @@ from .hooks.source import PluginSource
 from .hooks.specs import ROLES, Role
 from .hooks.verdict import Verdict
 from .job import MAX_MEMORY_FRACTION, JobFile, PluginJob
-from .plugin_options import check_plugin_options
+from .job.plugin_options import check_plugin_options
 from .problems import Problem
 from .version import __version__
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import strategies as st
 
 from ringfence import JobError
-from ringfence.flags import split_outside
 from ringfence.job import JobFile, check_job, read_job
-from ringfence.yaml_file import dump_yaml, parse_yaml
+from ringfence.job.flags import split_outside
+from ringfence.job.yaml_file import dump_yaml, parse_yaml
 
 SMALL = "model: cnn\ndata: mnist10k\nepochs: 2\n"
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from ringfence.hooks.source import Parameter
-from ringfence.option_types import option_type
-from ringfence.plugin_options import CheckedOptions, check_plugin_options
+from ringfence.job.option_types import option_type
+from ringfence.job.plugin_options import CheckedOptions, check_plugin_options
 from ringfence.problems import dotted
 
 

@@ -19,7 +19,7 @@ from ..hooks.check import ResultError, check_result, check_scalars
 from ..hooks.errors import PluginError, PluginLoadError, SandboxUnavailableError
 from ..hooks.plugin import PluginSpec, PluginUsage
 from ..hooks.types import Batch, StepInfo, derive_seed
-from .budget import budget_bytes
+from .budget import budget_bytes, used_bytes
 from .cgroup import Cgroup, CgroupUnavailableError
 from .channel import MIB, Channel, Pending
 from .exchange import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Exchange, Slot
@@ -418,6 +418,8 @@ class IsolatedPlugin:
             except SandboxUnavailableError as error:
                 error.layers = self.layers
                 raise
+            process = worker.channel.process
+            process.inherited_bytes = used_bytes(process.pid) or 0
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
 
     def _load(self) -> None:

@@ -42,6 +42,8 @@ class Process:
         self.reaped = False
         #: Exit code, or minus the number of the signal that ended it, once it has been collected.
         self.status: int | None = None
+        #: Memory that it was forked with and shares with all others until it writes there.
+        self.inherited_bytes = 0
         self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
         self._partial = ""
         self._lock = threading.Lock()
@@ -79,6 +81,10 @@ class Process:
 class Account:
     """What one plugin may use and does use.
 
+    The budget is held against everything in a worker's own page tables, the pages
+    that it was forked with included: the kernel does not tell cheaply which of
+    them it has written to. What is shown as the plugin's use leaves them out.
+
     Attributes:
         budget_bytes: For all its workers and result buffers together.
         usage: Where the figures go.
@@ -95,11 +101,13 @@ class Account:
 
     def measure(self) -> None:
         """Add up what it uses now; kill all its workers if that is past the budget."""
-        used = self.result_bytes + sum(
-            used_bytes(process.pid) or 0 for process in self.processes if not process.reaped
-        )
-        self.usage.memory_bytes = used
-        self.usage.peak_bytes = max(self.usage.peak_bytes, used)
+        used = own = self.result_bytes
+        for process in self.processes:
+            bytes_now = 0 if process.reaped else used_bytes(process.pid) or 0
+            used += bytes_now
+            own += max(bytes_now - process.inherited_bytes, 0)
+        self.usage.memory_bytes = own
+        self.usage.peak_bytes = max(self.usage.peak_bytes, own)
         if used > self.budget_bytes and not self.exceeded_bytes:
             self.exceeded_bytes = used
             for process in self.processes:

@@ -12,8 +12,8 @@ from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedule import SCHEDULES
 from ringfence.job import Job, check_job
+from ringfence.job.yaml_file import parse_yaml
 from ringfence.models import MODELS
-from ringfence.yaml_file import parse_yaml
 
 from .job_table import TABLES
 

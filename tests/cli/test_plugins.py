@@ -44,7 +44,7 @@ def test_list_as_json(ringfence):
 def test_listing_imports_no_torch():
     code = (
         "import sys\n"
-        "from ringfence.inspect_plugins import list_lines, show_lines\n"
+        "from ringfence.commands.plugins import list_lines, show_lines\n"
         "list_lines(); show_lines('optim')\n"
         "assert 'torch' not in sys.modules\n"
         "assert not [name for name in sys.modules if name.startswith('ringfence.builtin.')]\n"

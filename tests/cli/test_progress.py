@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from ringfence import StepInfo
+from ringfence.commands.progress import PlainView, Progress, Status, describe_plugins, duration, status_words
+from ringfence.commands.terminal import TerminalView
 from ringfence.engine.recorder import RunInfo
 from ringfence.hooks.plugin import PluginSpec, PluginUsage
-from ringfence.progress import PlainView, Progress, Status, describe_plugins, duration, status_words
-from ringfence.terminal import TerminalView
 
 INFO = RunInfo(0, 100, 10, 640, 160, 1234, "cpu", "accuracy", True)
 MIB = 2**20

@@ -1,4 +1,4 @@
-"""Ten thousand calls and a hundred restarts leave memory, descriptors and threads of the host as they were."""
+"""Ten thousand calls and a hundred restarts leave the host as it was."""
 
 import gc
 import os

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .engine.recorder import RunInfo
-from .hooks.plugin import Plugin
-from .hooks.types import Batch, Report, StepInfo
+from ..engine.recorder import RunInfo
+from ..hooks.plugin import Plugin
+from ..hooks.types import Batch, Report, StepInfo
 
 #: Span that steps/s is averaged over.
 RATE_WINDOW_S = 10.0

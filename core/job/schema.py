@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ..problems import Path, Problem, explain, suggest
 from .flags import apply_flags
-from .problems import Path, Problem, explain, suggest
 from .yaml_file import Document, dump_yaml, read_yaml
 
 MAX_MEMORY_FRACTION = 0.15

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from .hooks.source import Parameter
+from ..hooks.source import Parameter
+from ..problems import Path, Problem, describe, explain, suggest
 from .option_types import option_type
-from .problems import Path, Problem, describe, explain, suggest
 
 
 @dataclass

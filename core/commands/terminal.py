@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .hooks.plugin import Plugin
+from ..hooks.plugin import Plugin
 from .progress import Status, call_ms, duration, memory_words, step_ms
 
 _STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from .hooks.errors import JobError
-from .problems import Path, Problem, dotted
+from ..hooks.errors import JobError
+from ..problems import Path, Problem, dotted
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"

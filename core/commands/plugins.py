@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .catalog import Found, catalog, check_found, source_of
-from .hooks.source import Parameter, PluginSource
-from .hooks.verdict import Finding, Verdict
+from ..catalog import Found, catalog, check_found, source_of
+from ..hooks.source import Parameter, PluginSource
+from ..hooks.verdict import Finding, Verdict
 
 _DECISION_WORDS = {"accepted": "ok", "refused": "REFUSED", "could not tell": "decided when loaded"}
 
@@ -126,8 +126,8 @@ def checked(name: str) -> Verdict:
 
 def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
     # Only here are torch and the sandbox needed; listing plugins must be quick.
-    from .isolation.pool import Sandbox  # noqa: PLC0415
-    from .loader import confirm, plan_alone  # noqa: PLC0415
+    from ..isolation.pool import Sandbox  # noqa: PLC0415
+    from ..loader import confirm, plan_alone  # noqa: PLC0415
 
     item = plan_alone(found, source, verdict)
     with Sandbox() as sandbox:

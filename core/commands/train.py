@@ -1,4 +1,4 @@
-"""What the commands do that train, examine the machine, or write a report; imported when one of them runs."""
+"""``ringfence train``: read the job, run it, show how it goes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from . import folder as run_folder
-from .hooks.errors import JobError
-from .job import JobFile, read_job
+from .. import folder as run_folder
+from ..hooks.errors import JobError
+from ..job import JobFile, read_job
 from .progress import PlainView, Progress, QuietView, View
 from .terminal import TerminalView
 
@@ -50,7 +50,7 @@ def train_job(
         run_folder.check_new(out)
     job_file, base = _read(path, sets, plugins, resume)
     # Torch takes seconds to import; a job that cannot be read is told of at once.
-    from .run import prepare, run  # noqa: PLC0415
+    from ..run import prepare, run  # noqa: PLC0415
 
     prepared = prepare(job_file, base)
     folder = resume or out or run_folder.default_folder(Path(path or "job").stem)
@@ -107,28 +107,6 @@ class StopFlag:
             raise KeyboardInterrupt
         self._is_set = True
         self._view.line("stopping after this step, with a checkpoint; once more ends at once")
-
-
-def rewrite_report(folder: Path) -> Path:
-    """Write ``report.html`` of a run anew and return its path.
-
-    Raises:
-        JobError: ``folder`` holds no run.
-    """
-    if not (folder / run_folder.RECORD).is_file():
-        raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
-    from .report import write_report  # noqa: PLC0415 - imports matplotlib
-
-    return write_report(folder)
-
-
-def examine_machine(*, as_json: bool) -> int:
-    """Print what the sandbox holds on this machine and return the exit status."""
-    from .isolation.doctor import diagnose  # noqa: PLC0415 - imports torch
-
-    diagnosis = diagnose()
-    _say(json.dumps(diagnosis.to_dict(), indent=2) if as_json else "\n".join(diagnosis.lines()))
-    return 0 if diagnosis.usable else JobError.exit_status
 
 
 def _read(

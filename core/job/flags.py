@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from .problems import Path, Problem, suggest
+from ..problems import Path, Problem, suggest
 from .yaml_file import Document, parse_value
 
 _OPEN = {"[": "]", "{": "}", "(": ")"}

@@ -1,0 +1,33 @@
+"""``ringfence doctor`` and ``ringfence report``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from .. import folder as run_folder
+from ..hooks.errors import JobError
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Write ``report.html`` of a run anew and return its path.
+
+    Raises:
+        JobError: ``folder`` holds no run.
+    """
+    if not (folder / run_folder.RECORD).is_file():
+        raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
+    from ..report import write_report  # noqa: PLC0415 - imports matplotlib
+
+    return write_report(folder)
+
+
+def examine_machine(*, as_json: bool) -> int:
+    """Print what the sandbox holds on this machine and return the exit status."""
+    from ..isolation.doctor import diagnose  # noqa: PLC0415 - imports torch
+
+    diagnosis = diagnose()
+    text = json.dumps(diagnosis.to_dict(), indent=2) if as_json else "\n".join(diagnosis.lines())
+    sys.stdout.write(f"{text}\n")
+    return 0 if diagnosis.usable else JobError.exit_status
