@@ -146,6 +146,40 @@ def descendants(pid):
     return found
 
 
+def test_plugins_killed_in_the_middle_are_restarted_and_the_weights_stay_the_same(job, tmp_path):
+    flags = ["--set", "steps=90", "--set", "snapshot_every=20", "--set", "checkpoint_every=90"]
+    expected = train(job, tmp_path / "undisturbed", *flags)["weights_sha256"]
+    out = tmp_path / "disturbed"
+    running = subprocess.Popen(command(job, out, *flags), stdout=subprocess.DEVNULL)
+    for victim, step in enumerate([10, 35, 60]):
+        wait_for_step(running, out, step)
+        [zygote] = children(running.pid)
+        # In the order of the job: augment, gradclip, optim, monitor; a restarted one comes last.
+        os.kill(sorted(children(zygote))[0 if victim else 2], signal.SIGKILL)
+    assert running.wait(timeout=120) == 0
+    record = json.loads((out / "run.json").read_text())
+    restarts = {plugin["name"]: plugin["restarts"] for plugin in record["plugins"]}
+    assert sum(restarts.values()) >= 2, restarts
+    assert record["weights_sha256"] == expected
+
+
+def wait_for_step(running, out, step):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert running.poll() is None, "the run ended before it could be disturbed"
+        metrics = out / "metrics.jsonl"
+        if metrics.exists() and f'"step":{step},' in metrics.read_text():
+            return
+        time.sleep(0.002)
+    raise TimeoutError(step)
+
+
+def children(pid):
+    """Return the processes whose parent is ``pid``."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
 def test_the_host_never_imports_a_builtin_plugin(job, tmp_path):
     script = (
         "import sys\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def train_job(
     elif out is not None:
         run_folder.check_new(out)
     job_file, base = _read(path, sets, plugins, resume)
+    share_processors()
     # Torch takes seconds to import; a job that cannot be read is told of at once.
     from ..run import prepare, run  # noqa: PLC0415
 
@@ -71,6 +73,16 @@ def train_job(
         _say(f"continue with: ringfence train --resume {folder}")
         return INTERRUPTED
     return 0
+
+
+def share_processors() -> None:
+    """Let threads of torch that wait for each other sleep instead of spin; to be called before torch is imported.
+
+    A trainer shares its processors with its plugins and with whatever else runs
+    there. Spinning gains up to a fifth where nothing else runs, and costs a
+    factor of eight where something does.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class StopFlag:

@@ -391,6 +391,7 @@ class IsolatedPlugin:
 
     def _fork(self, limit: int) -> _Worker:
         process, sock = self._services.fork()
+        process.inherited_bytes = used_bytes(process.pid) or 0
         sock.settimeout(self.spec.deadline_s)
         channel = Channel(
             self.spec.name, sock, process, self._account, limit, self._services.reap, self._oom_kills
@@ -418,8 +419,6 @@ class IsolatedPlugin:
             except SandboxUnavailableError as error:
                 error.layers = self.layers
                 raise
-            process = worker.channel.process
-            process.inherited_bytes = used_bytes(process.pid) or 0
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
 
     def _load(self) -> None:
