@@ -90,9 +90,25 @@ class PluginError(RingfenceError):
 
 
 class PluginLoadError(PluginError):
-    """A plugin could not be found, imported, checked or constructed; the run did not start with it."""
+    """A plugin could not be found, imported, checked or constructed; the run did not start with it.
+
+    Attributes:
+        remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it raised.
+    """
 
     exit_status = 2
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        plugin: str,
+        hook: str | None = None,
+        step: int | None = None,
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        self.remote_traceback = remote_traceback
 
 
 class PluginRaisedError(PluginError):

@@ -31,7 +31,8 @@ class PluginSpec:
         start_deadline_s: Longest that importing and constructing may take.
         on_failure: What happens after a fault.
         memory_fraction: Share of the machine's memory, at most 0.15.
-        search_path: Folders that hold its code: put on ``sys.path`` and readable in the sandbox.
+        search_path: Folders that hold its code: put on ``sys.path``.
+        readable: Files and folders of its code that it may read; the search path if empty.
         job_seed: Seed of the job.
     """
 
@@ -51,6 +52,7 @@ class PluginSpec:
     on_failure: OnFailure = "restart"
     memory_fraction: float = 0.15
     search_path: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
     job_seed: int = 0
 
     @property
