@@ -186,11 +186,7 @@ class TensorMap(Mapping[str, Tensor]):
         return TensorMap([spec for spec in self.specs if spec.name in wanted], self.buffer)
 
     def clone(self) -> TensorMap:
-        """Return a writable copy.
-
-        Inside a sandbox the first copy of what a plugin may change is made where
-        the host will read the result, so that returning it costs no second copy.
-        """
+        """Return a writable copy."""
         return TensorMap(self.specs, self.buffer.clone())
 
     def flat(self) -> Tensor | None:

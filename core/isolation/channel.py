@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import select
 import signal
 import socket
@@ -23,14 +24,11 @@ from ..hooks.errors import (
 )
 from .protocol import (
     MAX_MESSAGE_BYTES,
-    Done,
     Fault,
     FromWorker,
-    Large,
     Locked,
     MessageError,
     Ready,
-    Size,
     ToWorker,
     from_worker,
     receive,
@@ -39,6 +37,10 @@ from .protocol import (
 from .watchdog import Account, Process
 
 MIB = 1024 * 1024
+
+#: For what is sent outside of a call: locking up, starting, state.
+_LIFE_DEADLINE_S = 30.0
+_LEAST_WAIT_S = 0.001
 _SIGNAL_NAMES = {each.value: each.name for each in signal.Signals}
 
 
@@ -55,11 +57,11 @@ class Pending:
 
     __slots__ = ("elapsed_s", "hook", "reply", "sent_at", "seq", "step")
 
-    def __init__(self, seq: int, hook: str | None, step: int | None) -> None:
+    def __init__(self, seq: int, hook: str | None, step: int | None, began_at: float) -> None:
         self.seq = seq
         self.hook = hook
         self.step = step
-        self.sent_at = time.monotonic()
+        self.sent_at = began_at
         self.elapsed_s = 0.0
         self.reply: FromWorker | None = None
 
@@ -98,10 +100,18 @@ class Channel:
         self._numbers = itertools.count(1)
         self._pending: deque[Pending] = deque()
         self._answered_at = 0.0
+        self._began_at = time.monotonic()
+        self._deadline_s = _LIFE_DEADLINE_S
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._error: PluginError | None = None
         self._timed_out: float | None = None
+        self._closed = False
+
+    def begin(self, deadline_s: float) -> None:
+        """Start the clock of one request: all that is sent for it, and the reply, share one deadline."""
+        self._began_at = time.monotonic()
+        self._deadline_s = deadline_s
 
     def next_seq(self) -> int:
         """Return a number for a request."""
@@ -121,7 +131,7 @@ class Channel:
     ) -> Pending:
         """Send a request; its reply comes through ``wait``."""
         self._send(message, (), hook, step)
-        pending = Pending(seq, hook, step)
+        pending = Pending(seq, hook, step, self._began_at)
         self._pending.append(pending)
         return pending
 
@@ -159,7 +169,11 @@ class Channel:
         return error
 
     def close(self) -> None:
-        """Kill the worker, collect it, and close what led to it."""
+        """Kill the worker, collect it, and close what led to it; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._error = PluginCrashedError("its worker was ended", plugin=self.plugin)
         self.process.kill()
         self._reap(self.process)
         self._sock.close()
@@ -171,11 +185,12 @@ class Channel:
     def _send(self, message: ToWorker, fds: tuple[int, ...], hook: str | None, step: int | None) -> None:
         if self._error is not None:
             raise self._error
+        self._sock.settimeout(max(self._began_at + self._deadline_s - time.monotonic(), _LEAST_WAIT_S))
         try:
             send(self._sock, message, fds)
         except TimeoutError:
-            # Its queue is full: it has not read for as long as the socket waits.
-            self._timed_out = self._sock.gettimeout()
+            # Its queue is full: it does not read.
+            self._timed_out = self._deadline_s
             self._die(hook, step)
         except OSError:
             self._die(hook, step)
@@ -276,13 +291,17 @@ class Channel:
 
     def _from_fault(self, fault: Fault, pending: Pending) -> PluginError:
         if fault.kind == "memory":
-            used = min(fault.used_bytes, self.limit_bytes) + self._account.result_bytes
+            used = min(max(fault.used_bytes, 0), self.limit_bytes) + self._account.result_bytes
             return self._memory_error(used, "RLIMIT_DATA", pending.hook, pending.step)
         cause, remote = printable(fault.cause), printable(fault.traceback)
         if fault.kind == "result":
             return PluginProtocolError(cause, plugin=self.plugin, hook=pending.hook, step=pending.step)
         if fault.kind == "load":
-            return PluginLoadError(f"could not be loaded: {cause}{_detail(remote)}", plugin=self.plugin)
+            return PluginLoadError(
+                f"could not be loaded: {cause}{_last_frame(remote)}",
+                plugin=self.plugin,
+                remote_traceback=remote,
+            )
         return PluginRaisedError(
             f"raised {cause}",
             plugin=self.plugin,
@@ -303,8 +322,7 @@ def _hint(signal_name: str) -> str:
     return ""
 
 
-def _detail(remote_traceback: str) -> str:
-    return f"\n{remote_traceback}" if remote_traceback else ""
-
-
-__all__ = ["Channel", "Done", "Large", "Pending", "Size", "printable"]
+def _last_frame(remote_traceback: str) -> str:
+    """Return where in the plugin's files it happened, as `` (file:line)``."""
+    frames = re.findall(r'File "([^"\n]+)", line (\d+)', remote_traceback)
+    return f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..hooks.types import (
-    ALIGNMENT_BYTES,
     AnotherPass,
     Batch,
     Histogram,
@@ -20,7 +19,7 @@ from ..hooks.types import (
     TensorSpec,
 )
 from .channel import Channel
-from .memory import Arena, Region
+from .memory import Arena, Region, aligned
 from .protocol import (
     Argument,
     Attach,
@@ -42,11 +41,8 @@ from .protocol import (
 OUTBOX_BYTES = 8 * 1024 * 1024
 SMALL_OUTBOX_BYTES = 256 * 1024
 _MAX_LAYOUT_ALIASES = 64
+_MAX_LAYOUTS = 256
 _RGB = 3
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def _nbytes(tensor: Tensor) -> int:
@@ -67,6 +63,7 @@ class Exchange:
         self._attached: set[int] = set()
         self._own: dict[int, Region] = {}
         self._shared: list[Tensor] = []
+        self._releases_seen = len(arena.released)
         self._layouts: dict[tuple[TensorSpec, ...], int] = {}
         # Hashing thousands of specs for every call would cost more than the call.
         self._layout_aliases: dict[int, tuple[tuple[TensorSpec, ...], int]] = {}
@@ -110,6 +107,10 @@ class Exchange:
         if alias is not None:
             return alias[1]
         number = self._layouts.get(specs)
+        if number is None and len(self._layouts) >= _MAX_LAYOUTS:
+            # Numbers start again; the worker drops what it knew by them.
+            self._layouts.clear()
+            self._layout_aliases.clear()
         if number is None:
             number = self._layouts[specs] = len(self._layouts) + 1
             data = encoder.encode(
@@ -140,6 +141,20 @@ class Exchange:
         self._shared.append(tensor)
         return tensor
 
+    def release(self, tensor: Tensor) -> None:
+        """Give up a tensor that ``allocate`` returned."""
+        self._shared = [other for other in self._shared if other is not tensor]
+        self._arena.release(tensor)
+
+    def forget_released(self) -> None:
+        """Let the worker unmap what others have given up."""
+        released = self._arena.released
+        for region in released[self._releases_seen :]:
+            if region in self._attached:
+                self._channel.tell(Detach(region))
+                self._attached.discard(region)
+        self._releases_seen = len(released)
+
     def locate(self, tensor: Tensor) -> tuple[Region, int] | None:
         """Return where the worker can read ``tensor`` without a copy, if anywhere."""
         place = self._arena.locate(tensor)
@@ -161,6 +176,9 @@ class Slot:
         self._staging: Region | None = None
         self._result: Region | None = None
         self._staged = 0
+        #: Host-owned memory for results that are maps, and views of it and the result region by layout.
+        self._copy: Tensor | None = None
+        self._copy_specs: tuple[TensorSpec, ...] = ()
         self._result_maps: dict[int, tuple[TensorMap, TensorMap]] = {}
         self.outbox = exchange.new_region(outbox_bytes, writable=True)
 
@@ -176,6 +194,7 @@ class Slot:
         wanted = {
             name: _as_map(value) if isinstance(value := arguments[name], Mapping) else value for name in names
         }
+        self._exchange.forget_released()
         needed = sum(self._staging_bytes(value, snapshot=snapshot) for value in wanted.values())
         self._staging = self._ensure(self._staging, needed, writable=False)
         self._staged = 0
@@ -189,7 +208,7 @@ class Slot:
             case "batch":
                 batch: Batch = arguments["batch"]
                 soft = len(batch) * (batch.num_classes or 0) * torch.float32.itemsize
-                nbytes = _aligned(_nbytes(batch.inputs)) + max(_nbytes(batch.targets), soft)
+                nbytes = aligned(_nbytes(batch.inputs)) + max(_nbytes(batch.targets), soft)
             case "loss":
                 nbytes = _nbytes(arguments["outputs"])
             case _:
@@ -248,7 +267,7 @@ class Slot:
             case _:
                 return 0
         return sum(
-            _aligned(_nbytes(tensor))
+            aligned(_nbytes(tensor))
             for tensor in tensors
             if snapshot or self._exchange.locate(tensor) is None
         )
@@ -276,7 +295,7 @@ class Slot:
         if place is not None:
             return (place[0].id, place[1], dtype, shape)
         offset, nbytes = self._staged, _nbytes(tensor)
-        self._staged += _aligned(nbytes)
+        self._staged += aligned(nbytes)
         if self._staging is None:
             return (self._exchange_empty(), 0, dtype, shape)
         self._staging.buffer[offset : offset + nbytes].view(tensor.dtype).view(shape).copy_(tensor.detach())
@@ -299,24 +318,40 @@ class Slot:
             if batch.num_classes is None:
                 raise MessageError("class probabilities for a regression")
             example = torch.empty((len(batch), batch.num_classes), dtype=torch.float32)
-        return batch.with_(inputs=inputs, targets=self._copy_like(example, _aligned(_nbytes(inputs))))
+        return batch.with_(inputs=inputs, targets=self._copy_like(example, aligned(_nbytes(inputs))))
 
     def _copy_map(self, argument: TensorMap) -> TensorMap:
-        """Copy tensor by tensor, so that gaps keep the host's zeros; the copy is reused by the next call."""
+        """Copy tensor by tensor, so that gaps keep the host's zeros.
+
+        The memory of the copy is used again by the next call of this slot.
+        """
+        written, copy = self._maps_of(argument)
+        if argument.specs is not self._copy_specs:
+            # Gaps lie elsewhere in another layout.
+            copy.buffer.zero_()
+            self._copy_specs = argument.specs
+        if len(copy):
+            torch._foreach_copy_(list(copy.values()), list(written.values()))
+        return copy
+
+    def _maps_of(self, argument: TensorMap) -> tuple[TensorMap, TensorMap]:
         assert self._result is not None  # noqa: S101 - place_result has run for this call
+        size = argument.buffer.numel()
+        if self._copy is None or self._copy.numel() < size:
+            if self._copy is not None:
+                self._exchange.release(self._copy)
+            self._copy = self._exchange.allocate((size,), torch.uint8)
+            self._copy_specs = ()
+            self._result_maps.clear()
         pair = self._result_maps.get(id(argument.specs))
         if pair is None:
             if len(self._result_maps) >= _MAX_LAYOUT_ALIASES:
                 self._result_maps.clear()
-            size = argument.buffer.numel()
-            copy = TensorMap(argument.specs, self._exchange.allocate((size,), torch.uint8).zero_())
             pair = self._result_maps[id(argument.specs)] = (
                 TensorMap(argument.specs, self._result.buffer[:size]),
-                copy,
+                TensorMap(argument.specs, self._copy[:size]),
             )
-        written, copy = pair
-        torch._foreach_copy_(list(copy.values()), list(written.values()))
-        return copy
+        return pair
 
 
 def _as_map(value: Mapping[str, Tensor]) -> TensorMap:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import itertools
 import os
+import site
 import socket
 import sys
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +57,7 @@ SLOTS_PER_WORKER = 2
 #: A value in the zygote's environment that no worker may see; the self-probe looks for it.
 ENV_CANARY = "RINGFENCE_ENV_CANARY"
 
-#: The least that a plugin can start in; below it the message says so instead of a failed import.
+#: The least that a plugin needs beyond what it is forked with; below it the message says so.
 MIN_BUDGET_BYTES = 64 * MIB
 
 #: Pages of the zygote that a worker writes to count in its cgroup, though they are not its own.
@@ -65,7 +69,7 @@ _MEASURED_BY = {"loss": "outputs"}
 
 _SCRATCH_FILE_BYTES = 64 * MIB
 _MAX_FDS = 256
-_SYSTEM_FILES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
+_SYSTEM_FILES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime")
 
 
 class Services(Protocol):
@@ -83,6 +87,9 @@ class Services(Protocol):
     def reap(self, process: Process) -> int | None:
         """Collect a worker that was killed."""
 
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a worker's scratch folder, whatever it made of it."""
+
 
 class _Worker:
     """One process of a plugin, with the memory that it shares with the host."""
@@ -92,6 +99,28 @@ class _Worker:
         self.exchange = exchange
         self.slots: list[Slot] = []
         self.state_region: Region | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A batch on its way through a worker; ``step`` is the job's, ``own`` the plugin's."""
+
+    worker: _Worker
+    slot: Slot
+    pending: Pending | None
+    batch: Batch
+    step: StepInfo
+    own: StepInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """A call of a monitor that nobody waits for."""
+
+    pending: Pending
+    slot: Slot
+    method: str
+    step: StepInfo
 
 
 class IsolatedPlugin:
@@ -113,9 +142,10 @@ class IsolatedPlugin:
         self._workers: list[_Worker] = []
         self._cgroup: Cgroup | None = None
         self._account = Account(self.usage.budget_bytes, self.usage)
-        self._posted: deque[tuple[Pending, Slot, str, Mapping[str, Any], StepInfo]] = deque()
+        self._posted: deque[_Posted] = deque()
         self._refused_step = -1
-        self._keeps_state = False
+        self._ready: Ready | None = None
+        self.accepts: Mapping[str, tuple[str, ...]] = {}
         self._start()
 
     # calls
@@ -139,68 +169,81 @@ class IsolatedPlugin:
             yield from batches
             return
         source = iter(batches)
-        flying: deque[tuple[_Worker, Slot, Pending, Batch, StepInfo, StepInfo]] = deque()
-        turn = 0
+        flying: deque[_Flight] = deque()
+        turns = itertools.cycle(
+            [(worker, worker.slots[n]) for n in range(SLOTS_PER_WORKER) for worker in self._workers]
+        )
         try:
             while self.usage.state == "running":
-                while len(flying) < len(self._workers) * SLOTS_PER_WORKER:
-                    item = next(source, None)
-                    if item is None:
-                        break
-                    batch, step = item
-                    worker = self._workers[turn % len(self._workers)]
-                    slot = worker.slots[turn // len(self._workers) % SLOTS_PER_WORKER]
-                    turn += 1
-                    own = step.for_plugin(self.spec.job_seed, self.spec.name)
-                    try:
-                        pending = self._submit(worker, slot, "forward", {"batch": batch}, own, snapshot=False)
-                    except PluginError as error:
-                        failed(error)
-                        yield from ((waiting[3], waiting[4]) for waiting in flying)
-                        flying.clear()
-                        yield batch, step
-                        break
-                    flying.append((worker, slot, pending, batch, step, own))
-                if not flying:
-                    break
-                worker, slot, pending, batch, step, own = flying[0]
                 try:
-                    changed = self._finish(worker, pending, slot, "forward", {"batch": batch}, own)
+                    self._fill(flying, source, turns)
+                    if not flying:
+                        return
+                    changed = self._land(flying[0])
                 except PluginError as error:
                     failed(error)
-                    yield from ((waiting[3], waiting[4]) for waiting in flying)
-                    flying.clear()
                     break
-                done(own)
-                flying.popleft()
-                yield (batch if changed is None else changed), step
+                flight = flying.popleft()
+                done(flight.own)
+                yield (flight.batch if changed is None else changed), flight.step
+            # Disabled: what was under way passes unchanged, and so does all that follows. It is let go
+            # of first, since its workers are gone and nothing can be waited for.
+            unchanged = [(flight.batch, flight.step) for flight in flying]
+            flying.clear()
+            yield from unchanged
             yield from source
         finally:
-            self._forget([(waiting[0], waiting[2]) for waiting in flying])
+            self._forget(flying)
+
+    def _fill(
+        self,
+        flying: deque[_Flight],
+        source: Iterator[tuple[Batch, StepInfo]],
+        turns: Iterator[tuple[_Worker, Slot]],
+    ) -> None:
+        """Send batches until every slot of every worker is taken."""
+        while len(flying) < len(self._workers) * SLOTS_PER_WORKER:
+            item = next(source, None)
+            if item is None:
+                return
+            worker, slot = next(turns)
+            own = item[1].for_plugin(self.spec.job_seed, self.spec.name)
+            flight = _Flight(worker, slot, None, *item, own)
+            # Listed before it is sent: a batch must not be lost with a worker that refuses it.
+            flying.append(flight)
+            arguments = {"batch": flight.batch}
+            flight.pending = self._submit(worker, slot, "forward", arguments, own, snapshot=False)
+
+    def _land(self, flight: _Flight) -> Any:
+        if flight.pending is None:
+            raise ValueError("a batch that was never sent has no reply")
+        arguments = {"batch": flight.batch}
+        return self._finish(flight.worker, flight.pending, flight.slot, "forward", arguments, flight.own)
 
     def post(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> bool:
         """Start a call on a copy; refused while a call of an earlier step is unanswered."""
         if step.global_step == self._refused_step:
             return True
-        if self._posted and self._posted[0][4].global_step != step.global_step:
+        if self._posted and self._posted[0].step.global_step != step.global_step:
             self._refused_step = step.global_step
             return False
         worker = self._workers[0]
         slot = worker.slots[len(self._posted) % SLOTS_PER_WORKER]
         pending = self._submit(worker, slot, method, arguments, step, snapshot=True)
-        # Results are checked against the shapes of arguments; a report needs none, so none are kept.
-        self._posted.append((pending, slot, method, {}, step))
+        self._posted.append(_Posted(pending, slot, method, step))
         return True
 
     def poll(self) -> list[tuple[StepInfo, Any]]:
         """Return posted calls that have been answered, without waiting."""
         finished = []
-        while self._posted and self._workers[0].channel.answered(self._posted[0][0], self.spec.deadline_s):
+        channel, deadline_s = self._workers[0].channel, self.spec.deadline_s
+        while self._posted and channel.answered(self._posted[0].pending, deadline_s):
             finished.append(self._finish_posted())
         return finished
 
     def drain(self) -> list[tuple[StepInfo, Any]]:
         """Wait for posted calls."""
+        self._refused_step = -1
         finished = []
         while self._posted:
             finished.append(self._finish_posted())
@@ -210,10 +253,11 @@ class IsolatedPlugin:
 
     def state_dict(self) -> Any:
         """Return the first worker's state as plain data, in tensors of the host's own."""
-        if not self._keeps_state:
+        if self._ready is None or not self._ready.keeps_state:
             return None
         worker, hook = self._workers[0], f"{self.spec.role}.state_dict"
         channel = worker.channel
+        channel.begin(self.spec.deadline_s)
         pending = channel.ask(Save(seq := channel.next_seq()), seq, hook=hook)
         size = channel.wait(pending, self.spec.deadline_s)
         if not isinstance(size, Size):
@@ -239,6 +283,7 @@ class IsolatedPlugin:
         """Give every worker the state."""
         data = torch.frombuffer(bytearray(plain.dumps(state)), dtype=torch.uint8)
         for worker in self._workers:
+            worker.channel.begin(self.spec.deadline_s)
             region = worker.exchange.new_region(data.numel(), writable=False)
             region.buffer[: data.numel()].copy_(data)
             channel = worker.channel
@@ -273,6 +318,7 @@ class IsolatedPlugin:
         *,
         snapshot: bool,
     ) -> Pending:
+        worker.channel.begin(self.spec.deadline_s)
         changes = self.spec.role_info.changes.get(method)
         names = dict.fromkeys(name for name in self.accepts[method] if name != "step")
         if changes is not None:
@@ -296,7 +342,6 @@ class IsolatedPlugin:
             ),
             packed,
             place,
-            0,
             slot.outbox.id,
         )
         return worker.channel.ask(call, seq, hook=f"{self.spec.role}.{method}", step=step.global_step)
@@ -326,22 +371,25 @@ class IsolatedPlugin:
         except ResultError as error:
             raise channel.reject(str(error), pending) from error
         # What a worker says of its own time is believed up to what the host saw.
-        self.usage.seconds += min(max(reply.seconds, 0.0), pending.elapsed_s)
+        believed = 0.0 <= reply.seconds <= pending.elapsed_s
+        self.usage.seconds += reply.seconds if believed else pending.elapsed_s
         step.scalars.update(reply.scalars)
         return result
 
     def _finish_posted(self) -> tuple[StepInfo, Any]:
-        pending, slot, method, arguments, step = self._posted.popleft()
-        return step, self._finish(self._workers[0], pending, slot, method, arguments, step)
+        posted = self._posted.popleft()
+        # A report is measured by no argument, so none are kept for it.
+        return posted.step, self._finish(
+            self._workers[0], posted.pending, posted.slot, posted.method, {}, posted.step
+        )
 
-    def _forget(self, flying: list[tuple[_Worker, Pending]]) -> None:
+    def _forget(self, flying: Iterable[_Flight]) -> None:
         """Wait for calls whose results nobody wants any more."""
-        for worker, pending in flying:
-            try:
-                worker.channel.wait(pending, self.spec.deadline_s)
-            except PluginError:
-                # The worker is dead; whoever calls it next is told why.
-                continue
+        for flight in flying:
+            # A worker that is dead tells whoever calls it next why.
+            with contextlib.suppress(PluginError):
+                if flight.pending is not None:
+                    flight.worker.channel.wait(flight.pending, self.spec.deadline_s)
 
     def _count_results(self) -> None:
         self._account.result_bytes = sum(worker.exchange.result_bytes for worker in self._workers)
@@ -351,16 +399,11 @@ class IsolatedPlugin:
     def _start(self) -> None:
         spec = self.spec
         limit = self.usage.budget_bytes // spec.workers
-        if limit < MIN_BUDGET_BYTES:
-            raise PluginLoadError(
-                f"each of its {spec.workers} workers may use {limit // MIB} MiB, and needs "
-                f"{MIN_BUDGET_BYTES // MIB} to start; use fewer workers or a larger memory_fraction",
-                plugin=spec.name,
-            )
         self._account = Account(self.usage.budget_bytes, self.usage)
         try:
             cgroup_status = self._make_cgroup()
-            self._workers = [self._fork(limit) for _ in range(spec.workers)]
+            for _ in range(spec.workers):
+                cgroup_status = self._fork(limit, cgroup_status)
             self._services.watchdog.add(self._account)
             self._lock(limit, cgroup_status)
             self._load()
@@ -389,25 +432,40 @@ class IsolatedPlugin:
         limit = self.usage.budget_bytes // MIB
         return LayerStatus("cgroup", "active", f"{limit} MiB and what it inherits", ("created",))
 
-    def _fork(self, limit: int) -> _Worker:
+    def _fork(self, limit: int, cgroup_status: LayerStatus) -> LayerStatus:
+        """Add a worker; returns how the cgroup stands with it."""
         process, sock = self._services.fork()
         process.inherited_bytes = used_bytes(process.pid) or 0
-        sock.settimeout(self.spec.deadline_s)
         channel = Channel(
             self.spec.name, sock, process, self._account, limit, self._services.reap, self._oom_kills
         )
+        # Listed at once, so that it is ended whatever happens next.
+        self._workers.append(_Worker(channel, Exchange(channel, self._services.arena)))
         self._account.processes.append(process)
-        if self._cgroup is not None:
+        least = process.inherited_bytes + MIN_BUDGET_BYTES
+        if limit < least:
+            raise PluginLoadError(
+                f"each of its {self.spec.workers} workers may use {limit // MIB} MiB, and torch needs "
+                f"{least // MIB} to start; use fewer workers or a larger memory_fraction",
+                plugin=self.spec.name,
+            )
+        if self._cgroup is None:
+            return cgroup_status
+        try:
             self._cgroup.add(process.pid)
-        return _Worker(channel, Exchange(channel, self._services.arena))
+        except OSError as error:
+            return lacking("cgroup", "failed", f"a worker could not be put into it: {error}")
+        return cgroup_status
 
     def _lock(self, limit: int, cgroup_status: LayerStatus) -> None:
         """Have every worker lock itself up, and refuse to go on where a required layer does not hold."""
         asked = []
-        for number, worker in enumerate(self._workers):
-            scratch = self._services.folder / f"{self.spec.name}-{worker.channel.process.pid}-{number}"
+        for worker in self._workers:
+            scratch = self._services.folder / f"scratch-{worker.channel.process.pid}"
             scratch.mkdir(mode=0o700)
+            worker.channel.process.scratch = str(scratch)
             message = Open(self._confinement(str(scratch), limit), self._probe_context(str(scratch)))
+            worker.channel.begin(_LOCK_DEADLINE_S)
             asked.append((worker, worker.channel.ask(message)))
         for worker, pending in asked:
             locked = worker.channel.wait(pending, _LOCK_DEADLINE_S)
@@ -432,14 +490,22 @@ class IsolatedPlugin:
             spec.threads,
             derive_seed(spec.job_seed, spec.name, "start"),
         )
-        asked = [(worker, worker.channel.ask(start)) for worker in self._workers]
+        asked = []
+        try:
+            for worker in self._workers:
+                worker.channel.begin(spec.start_deadline_s)
+                asked.append((worker, worker.channel.ask(start)))
+        except (MessageError, OverflowError) as error:
+            raise PluginLoadError(f"its options cannot be sent: {error}", plugin=spec.name) from error
+        outbox = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES
         for worker, pending in asked:
             ready = worker.channel.wait(pending, spec.start_deadline_s)
             if not isinstance(ready, Ready):
                 raise worker.channel.reject(f"answered 'start' with {type(ready).__name__}", pending)
-            self.accepts: Mapping[str, tuple[str, ...]] = ready.accepts
-            self._keeps_state = ready.keeps_state
-            outbox = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES
+            # What was checked when it first started must be what runs now, in every worker.
+            if self._ready not in (None, ready):
+                raise worker.channel.reject("is not the plugin that was started before", pending)
+            self._ready, self.accepts = ready, ready.accepts
             worker.slots = [Slot(worker.exchange, outbox) for _ in range(SLOTS_PER_WORKER)]
         self._count_results()
 
@@ -469,11 +535,14 @@ class IsolatedPlugin:
 
     def _end(self) -> None:
         self._posted.clear()
+        self._refused_step = -1
         self._services.watchdog.remove(self._account)
-        for worker in self._workers:
+        while self._workers:
+            worker = self._workers.pop()
             worker.channel.close()
             worker.exchange.close()
-        self._workers.clear()
+            if worker.channel.process.scratch is not None:
+                self._services.remove_scratch(worker.channel.process.scratch)
         self._account.processes.clear()
         self.usage.memory_bytes = 0
         if self._cgroup is not None:
@@ -492,14 +561,18 @@ def _from_outbox(outbox: Region, nbytes: int) -> Done:
 
 
 def readable_paths(spec: PluginSpec) -> tuple[str, ...]:
-    """Return what a plugin must read to run at all: the interpreter, installed packages, its own code."""
-    paths = [*_SYSTEM_FILES, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()]
+    """Return what a plugin must read to run at all: Python's library, installed packages, its own code.
+
+    Not the environment as a whole: a ``pip.conf`` with a token may lie at its top.
+    """
+    paths = [*_SYSTEM_FILES, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    paths += [*site.getsitepackages(), str(Path(sys.base_prefix, "lib"))]
     # An editable install keeps ringfence and its builtin plugins outside the environment.
     for package in ("ringfence", "ringfence.builtin"):
         found = importlib.util.find_spec(package)
         if found is not None:
             paths += found.submodule_search_locations or ()
-    paths += spec.search_path
+    paths += spec.readable or spec.search_path
     return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
 
 

@@ -19,6 +19,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..hooks.types import ALIGNMENT_BYTES
+
 _F_ADD_SEALS = 1033
 _SEAL_SEAL = 0x1
 _SEAL_SHRINK = 0x2
@@ -26,6 +28,11 @@ _SEAL_GROW = 0x4
 _SEAL_FUTURE_WRITE = 0x10
 
 _ids = itertools.count(1)
+
+
+def aligned(nbytes: int) -> int:
+    """Return ``nbytes`` rounded up to where the next tensor may start."""
+    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 class Region:
@@ -80,6 +87,8 @@ class Arena:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._regions: list[Region] = []
+        #: Numbers of regions that are gone, oldest first; workers that map one are told to forget it.
+        self.released: list[int] = []
 
     def allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor in a region of its own; an ``Allocate``."""
@@ -95,7 +104,9 @@ class Arena:
         """Forget the region of a tensor that ``allocate`` returned."""
         at = bisect.bisect_left(self._starts, tensor.data_ptr())
         self._starts.pop(at)
-        self._regions.pop(at).close()
+        region = self._regions.pop(at)
+        region.close()
+        self.released.append(region.id)
 
     def locate(self, tensor: Tensor) -> tuple[Region, int] | None:
         """Return region and offset in bytes of a contiguous CPU tensor, or None if it lies elsewhere."""

@@ -21,6 +21,7 @@ from .probes import ProbeContext
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_TEXT = 8 * 1024
+_MAX_QUOTED = 200
 _FD_BYTES = array.array("i").itemsize
 
 #: Tensor in shared memory: (region, offset in bytes, dtype without "torch.", shape).
@@ -129,8 +130,8 @@ class Call(_Message, frozen=True):
 
     Attributes:
         result: Region where the changed argument goes, or 0. A map is written in
-            the layout of the argument, a batch as inputs then targets at
-            ``result_offset``, a loss term as its gradient.
+            the layout of the argument, a batch as inputs then targets, a loss term
+            as its gradient.
         outbox: Region for a reply that is too large for a message.
     """
 
@@ -139,7 +140,6 @@ class Call(_Message, frozen=True):
     step: Step
     arguments: dict[str, Argument]
     result: int
-    result_offset: int
     outbox: int
 
 
@@ -368,4 +368,6 @@ def decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes | memoryview) -> _T
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise MessageError(f"not a message of this protocol: {error}") from error
+        # The library quotes what it was given, terminal escapes included.
+        why = "".join(c for c in str(error) if c.isprintable())[:_MAX_QUOTED]
+        raise MessageError(f"not a message of this protocol: {why}") from error

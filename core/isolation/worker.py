@@ -26,7 +26,7 @@ from ..hooks.specs import ROLES, Role
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo, TensorMap, TensorSpec
 from .budget import used_bytes
 from .layers import LayerError, confine
-from .memory import map_region
+from .memory import aligned, map_region
 from .probes import run_probes
 from .protocol import (
     MAX_MESSAGE_BYTES,
@@ -39,6 +39,7 @@ from .protocol import (
     Done,
     Fault,
     Fetch,
+    FromWorker,
     Large,
     Layout,
     Load,
@@ -52,13 +53,13 @@ from .protocol import (
     Start,
     TensorAt,
     TensorRef,
+    ToWorker,
     WireHistogram,
     WireImage,
     WireReport,
     encoder,
     layout_specs,
     receive_with_fds,
-    send,
     to_worker,
 )
 from .status import lacking
@@ -80,7 +81,7 @@ def main(sock: socket.socket, log: int) -> NoReturn:
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         Worker(sock).serve()
         status = 0
-    except EOFError:
+    except _HostGoneError:
         status = 0
     except BaseException:  # noqa: BLE001 - the last frame of the process: say why, then end it
         traceback.print_exc()
@@ -88,20 +89,8 @@ def main(sock: socket.socket, log: int) -> NoReturn:
         os._exit(status)
 
 
-class _ResultMap(TensorMap):
-    """A map of read-only tensors whose copy is made where the host reads the result."""
-
-    __slots__ = ("_result",)
-
-    def __init__(self, specs: tuple[TensorSpec, ...], buffer: Tensor) -> None:
-        super().__init__(specs, buffer)
-        self._result: TensorMap | None = None
-
-    def clone(self) -> TensorMap:
-        if self._result is None:
-            return super().clone()
-        self._result.buffer.copy_(self.buffer)
-        return self._result
+class _HostGoneError(Exception):
+    """The host has closed; not to be mistaken for an EOFError that a plugin raises."""
 
 
 class Worker:
@@ -121,23 +110,30 @@ class Worker:
         """Answer messages in the order in which they come."""
         torch.set_grad_enabled(False)
         while True:
-            message, fds = receive_with_fds(self._sock, to_worker, 1)
+            message, fds = self._receive()
             match message:
                 case Attach(region, nbytes, writable):
                     self._regions[region] = map_region(fds[0], nbytes, writable=writable)
                 case Detach(region):
                     self._detach(region)
                 case Layout(layout, region, nbytes):
+                    self._maps = {key: tensors for key, tensors in self._maps.items() if key[0] != layout}
                     self._layouts[layout] = self._read_layout(region, nbytes)
                 case _:
                     self._serve_request(message)
+
+    def _receive(self) -> tuple[ToWorker, list[int]]:
+        try:
+            return receive_with_fds(self._sock, to_worker, 1)
+        except EOFError:
+            raise _HostGoneError from None
 
     def _serve_request(self, message: Open | Start | Call | Save | Fetch | Load) -> None:
         match message:
             case Call():
                 self._answer(message.seq, "raised", lambda: self._call(message))
             case Open():
-                send(self._sock, self._lock(message))
+                self._send(self._lock(message))
             case Start():
                 self._answer(0, "load", lambda: self._start(message))
             case Save(seq):
@@ -148,7 +144,7 @@ class Worker:
                 data = torch.frombuffer(bytearray(self._state), dtype=torch.uint8)
                 self._regions[region][: data.numel()] = data
                 self._state = b""
-                send(self._sock, _done(seq))
+                self._send(_done(seq))
 
     def _lock(self, message: Open) -> Locked:
         keep_fds = (self._sock.fileno(),)
@@ -183,10 +179,10 @@ class Worker:
         key = (layout, region, offset)
         if key not in self._maps:
             buffer = self._regions[region][offset : offset + nbytes]
-            self._maps[key] = _ResultMap(self._layouts[layout], buffer)
+            self._maps[key] = TensorMap(self._layouts[layout], buffer)
         return self._maps[key]
 
-    def _argument(self, argument: Argument, *, result: int) -> Any:
+    def _argument(self, argument: Argument) -> Any:
         match argument:
             case Number(value):
                 return value
@@ -195,10 +191,7 @@ class Worker:
             case BatchAt(inputs, targets, indices, num_classes):
                 return Batch(self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes)
             case MapAt(layout, region, offset, nbytes):
-                tensors = self._map(layout, region, offset, nbytes)
-                if result and isinstance(tensors, _ResultMap):
-                    tensors._result = self._map(layout, result, 0, nbytes)  # noqa: SLF001 - same module
-                return tensors
+                return self._map(layout, region, offset, nbytes)
 
     # requests
 
@@ -214,14 +207,11 @@ class Worker:
         self._accepts = accepted_arguments(cls)
         self._plugin = cls(**start.options)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
-        send(self._sock, Ready(self._accepts, keeps_state))
+        self._send(Ready(self._accepts, keeps_state))
 
     def _call(self, call: Call) -> None:
         changes = self._role.changes.get(call.method)
-        arguments = {
-            name: self._argument(argument, result=call.result if name == changes else 0)
-            for name, argument in call.arguments.items()
-        }
+        arguments = {name: self._argument(argument) for name, argument in call.arguments.items()}
         counters = call.step
         step = StepInfo(
             counters.global_step,
@@ -261,13 +251,13 @@ class Worker:
                 soft = result.targets.dtype != arguments["batch"].targets.dtype or (
                     result.targets.shape != arguments["batch"].targets.shape
                 )
-                end = self._put(call, call.result_offset, result.inputs)
+                end = self._put(call, 0, result.inputs)
                 self._put(call, end, result.targets)
                 return msgspec.structs.replace(done, result="soft_batch" if soft else "batch")
             case LossScale(factor):
                 return msgspec.structs.replace(done, result="loss_scale", value=factor)
             case LossTerm(value, gradient):
-                self._put(call, call.result_offset, gradient)
+                self._put(call, 0, gradient)
                 return msgspec.structs.replace(done, result="loss_term", value=value)
             case Report():
                 return msgspec.structs.replace(done, result="report", report=_wire_report(result))
@@ -278,52 +268,62 @@ class Worker:
         return msgspec.structs.replace(done, result="map")
 
     def _put(self, call: Call, offset: int, tensor: Tensor) -> int:
-        """Copy ``tensor`` to ``offset``; returns the next offset that is a multiple of 64 bytes."""
+        """Copy ``tensor`` to ``offset``; returns where the next may start."""
         nbytes = tensor.numel() * tensor.element_size()
         place = self._regions[call.result][offset : offset + nbytes].view(tensor.dtype).view(tensor.shape)
         place.copy_(tensor)
-        return offset + -(-nbytes // 64) * 64
+        return offset + aligned(nbytes)
 
     def _put_map(self, call: Call, changes: str, tensors: Mapping[str, Tensor]) -> None:
         argument = call.arguments[changes]
         assert isinstance(argument, MapAt)  # noqa: S101 - the host says so
         place = self._map(argument.layout, call.result, 0, argument.nbytes)
-        if tensors is not place:
-            for name, tensor in tensors.items():
-                if place[name].data_ptr() != tensor.data_ptr():
-                    place[name].copy_(tensor)
+        if isinstance(tensors, TensorMap) and tensors.specs is place.specs:
+            place.buffer.copy_(tensors.buffer[: place.buffer.numel()])
+            return
+        for name, tensor in tensors.items():
+            place[name].copy_(tensor)
 
     def _reply(self, call: Call, done: Done) -> None:
         data = encoder.encode(done)
         if len(data) <= MAX_MESSAGE_BYTES - _MARGIN_BYTES:
-            self._sock.send(data)
+            self._send_bytes(data)
             return
         outbox = self._regions[call.outbox]
         if len(data) > outbox.numel():
             raise ResultError(f"reported {len(data)} bytes in one call; at most {outbox.numel()}")
         outbox[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        send(self._sock, Large(call.seq, len(data)))
+        self._send(Large(call.seq, len(data)))
 
     def _save(self, seq: int) -> None:
         state = self._plugin.state_dict() if hasattr(self._plugin, "state_dict") else None
         self._state = b"" if state is None else plain.dumps(state)
-        send(self._sock, Size(seq, len(self._state)))
+        self._send(Size(seq, len(self._state)))
 
     def _load(self, load: Load) -> None:
         state = plain.loads(self._regions[load.region][: load.nbytes].numpy().tobytes())
         self._plugin.load_state_dict(state)
-        send(self._sock, _done(load.seq))
+        self._send(_done(load.seq))
+
+    def _send(self, message: FromWorker) -> None:
+        self._send_bytes(encoder.encode(message))
+
+    def _send_bytes(self, data: bytes) -> None:
+        try:
+            self._sock.send(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _HostGoneError from error
 
     def _answer(self, seq: int, kind: Any, run: Any) -> None:
         """Run a request; whatever the plugin raises becomes a ``Fault``."""
         try:
             run()
-        except (BrokenPipeError, EOFError):
+        except _HostGoneError:
             raise
         except ResultError as error:
-            send(self._sock, Fault(seq, "result", _clip(str(error)), "", 0))
+            self._send(Fault(seq, "result", _clip(str(error)), "", 0))
         except plain.PlainDataError as error:
-            send(self._sock, Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
+            self._send(Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
             out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
             used = used_bytes(os.getpid()) or 0
@@ -337,7 +337,7 @@ class Worker:
             # What the frames of the error hold may be all the memory there is.
             error.__traceback__ = None
             del error
-            send(self._sock, fault)
+            self._send(fault)
 
 
 def _done(seq: int, *, seconds: float = 0.0, scalars: dict[str, float] | None = None) -> Done:

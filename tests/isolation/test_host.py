@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ringfence import AnotherPass, LossScale, Report, StepInfo, TensorMap
+from ringfence import AnotherPass, LossScale, PluginRaisedError, Report, StepInfo, TensorMap
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.manager import Hooks
 from ringfence.isolation.landlock import PINNED
@@ -149,6 +149,119 @@ def test_an_optimizer_may_ask_for_another_pass(start, gradients, step):
     assert torch.equal(first.parameters["bias"], torch.ones(3))
     second = plugin.call("backward", arguments, StepInfo(4, pass_index=1, seed=99))
     assert torch.allclose(second["bias"], gradients["bias"] * -0.1)
+
+
+def test_copies_are_copies(both, gradients, step):
+    """Several in one call, and one that is kept over calls; in the sandbox as outside."""
+    parameters = TensorMap.like(gradients)
+    results, logged = [], []
+    for plugin in both("obedient:Average", "optimizer"):
+        for number in range(3):
+            parameters.buffer.zero_()
+            parameters["weight"].fill_(number)
+            now = StepInfo(number)
+            arguments = {"parameters": parameters, "gradients": gradients, "loss": 0.0}
+            results.append(plugin.call("backward", arguments, now)["weight"].clone())
+            logged.append(now.scalars["slow"])
+    assert logged == [0.0] * 6
+    for isolated, local in zip(results[:3], results[3:], strict=True):
+        assert torch.equal(isolated, local)
+
+
+def test_results_of_any_strides_and_places_arrive(both, step):
+    gradients = TensorMap.like({"a": torch.zeros(3), "b": torch.zeros(3), "square": torch.zeros(3, 3)})
+    for name, tensor in gradients.items():
+        tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name))))
+    results = [
+        plugin.call("backward", {"gradients": gradients}, fresh(step))
+        for plugin in both("obedient:Transposed")
+    ]
+    for name in gradients:
+        assert torch.equal(results[0][name], results[1][name])
+    assert torch.equal(results[0]["square"], gradients["square"].t())
+    assert torch.equal(results[0]["a"], gradients["b"])
+
+
+def test_what_a_constructor_draws_is_the_same_isolated_and_trusted(both, gradients, step):
+    drawn = []
+    for plugin in both("obedient:DrawsAtStart", job_seed=3):
+        now = fresh(step)
+        plugin.call("backward", {"gradients": gradients}, now)
+        drawn.append(now.scalars["drawn"])
+    assert drawn[0] == drawn[1]
+
+
+def test_an_end_of_file_that_a_plugin_raises_is_told_as_its_own(start, gradients, step):
+    with pytest.raises(PluginRaisedError, match="EOFError: No data left in file"):
+        start("obedient:Reads").call("backward", {"gradients": gradients}, step)
+
+
+def test_layouts_that_change_do_not_pile_up_memory(sandbox, start, gradients, step):
+    plugin = start("obedient:HalveIntoNew")
+    plugin.call("backward", {"gradients": gradients}, fresh(step))
+    regions = len(sandbox.arena._regions)
+    for size in range(1, 400):
+        other = TensorMap.like({f"{size}": torch.zeros(1 + size % 7)})
+        result = plugin.call("backward", {"gradients": other}, fresh(step))
+        assert list(result) == [f"{size}"]
+    assert len(sandbox.arena._regions) <= regions + 1
+    result = plugin.call("backward", {"gradients": gradients}, fresh(step))
+    assert torch.equal(result["bias"], gradients["bias"] * 0.5)
+
+
+def test_memory_that_one_plugin_gives_up_is_unmapped_by_the_others(start, gradients):
+    first, second = start("obedient:Halve"), start("obedient:HalveIntoNew")
+    for _ in range(5):
+        halved = first.call("backward", {"gradients": gradients}, StepInfo(0))
+        second.call("backward", {"gradients": halved}, StepInfo(0))
+        first.restart()
+    attached = second._workers[0].exchange._attached
+    second.call("backward", {"gradients": gradients}, StepInfo(0))
+    assert len(attached) <= 6
+
+
+def test_a_stream_whose_plugin_is_disabled_can_be_abandoned(start, batch):
+    plugin = start("faulty:FaultyAugment", "augment", options={"at": 2})
+
+    def disable(error):
+        plugin.usage.state = "disabled"
+        plugin.close()
+
+    source = ((batch, StepInfo(k)) for k in range(20))
+    stream = plugin.stream(source, done=lambda step: None, failed=disable)
+    taken = [next(stream)[1].global_step for _ in range(3)]
+    assert taken == [0, 1, 2]
+    stream.close()
+
+
+def test_a_stream_whose_plugin_is_disabled_passes_every_batch_on(start, batch):
+    plugin = start("faulty:FaultyAugment", "augment", options={"at": 5}, workers=2)
+
+    def disable(error):
+        plugin.usage.state = "disabled"
+        plugin.close()
+
+    source = ((batch, StepInfo(k)) for k in range(20))
+    stream = plugin.stream(source, done=lambda step: None, failed=disable)
+    assert [step.global_step for _, step in stream] == list(range(20))
+
+
+def test_a_monitor_that_was_refused_a_step_may_have_it_after_a_roll_back(start):
+    plugin = start("obedient:Verbose", "monitor")
+    plugin._refused_step = 11
+    plugin.drain()
+    assert plugin.post("backward", {}, StepInfo(11))
+    assert len(plugin.drain()) == 1
+
+
+def test_closing_twice_is_harmless_and_leaves_no_scratch(sandbox, start):
+    plugin = start("obedient:Halve")
+    before = set(sandbox.folder.iterdir())
+    plugin.restart()
+    assert len(set(sandbox.folder.iterdir())) == len(before)
+    plugin.close()
+    plugin.close()
+    assert len(set(sandbox.folder.iterdir())) == len(before) - 1
 
 
 def test_a_monitor_is_handed_a_copy_and_reports_later(start, batch, gradients, step):

@@ -132,6 +132,19 @@ class Faulty:
         return self._worker()._sock
 
 
+class FaultyAugment:
+    role = "augment"
+    backward = passthrough
+
+    def __init__(self, at: int = 0):
+        self.at = at
+
+    def forward(self, batch, step):
+        if step.global_step == self.at:
+            raise RuntimeError("the plugin's own fault")
+        return batch.with_(inputs=batch.inputs + 1)
+
+
 class ImportFault:
     role = "gradient"
     forward = backward = passthrough

@@ -143,3 +143,55 @@ class Inspect:
         step.log("live_threads", threading.active_count())
         step.log("open_fds", sum(is_open(fd) for fd in range(1024)))
         step.log("shared", float("ringfence.isolation.host" in sys.modules))
+
+
+class Average:
+    """Keeps a copy of the parameters over calls, and makes several in one."""
+
+    role = "optimizer"
+    forward = passthrough
+
+    def __init__(self):
+        self.slow = None
+
+    def backward(self, parameters, gradients, step):
+        if self.slow is None:
+            self.slow = parameters.clone()
+        first, second = parameters.clone(), parameters.clone()
+        for name, gradient in gradients.items():
+            first[name].add_(100)
+            second[name].sub_(gradient)
+        step.log("slow", float(self.slow["weight"].sum()))
+        return second
+
+
+class Transposed:
+    """Returns tensors of other strides and swapped places."""
+
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients, step):
+        copy = gradients.clone()
+        return {"a": copy["b"], "b": copy["a"], "square": copy["square"].t()}
+
+
+class Reads:
+    """Raises what a closed socket would."""
+
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients, step):
+        raise EOFError("No data left in file")
+
+
+class DrawsAtStart:
+    role = "gradient"
+    forward = passthrough
+
+    def __init__(self):
+        self.drawn = float(torch.rand(()))
+
+    def backward(self, gradients, step):
+        step.log("drawn", self.drawn)
