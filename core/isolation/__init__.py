@@ -1,8 +1,8 @@
 r"""Where plugins run: one sandbox each, made of layers that the kernel enforces.
 
     trainer (host) --socketpair--> zygote (clean exec, torch imported) --fork--> workers of plugin A
-           |                                                            \\--fork--> workers of plugin B
-           \\--socketpair and sealed memory, one set for each worker------------------/
+           |                                                            \--fork--> workers of plugin B
+           \--socketpair and sealed memory, one set for each worker------------------/
 
 What is covered: plugin code that is wrong or hostile. It cannot read the user's
 files or environment, reach the network, start or signal processes, keep the run
@@ -14,7 +14,7 @@ valid but wrong; what a source distribution does while ``pip`` installs it; a
 plugin that the job declares ``isolation: trusted``.
 
 Files, from the outside in: ``pool`` (the sandbox of a run), ``host`` (the
-stand-in for one plugin), ``exchange`` (arguments and results in shared memory),
+stand-in for one plugin), ``crew`` (its processes, from fork to end), ``exchange`` (arguments and results in shared memory),
 ``channel`` (requests and deadlines), ``watchdog`` and ``budget`` (memory),
 ``cgroup``; then ``protocol`` and ``memory``, which both sides share; then, inside,
 ``zygote``, ``worker``, ``layers`` and ``probes``. ``report`` says how each layer stands.

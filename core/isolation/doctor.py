@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from ..hooks.errors import SandboxUnavailableError
-from ..hooks.plugin import PluginSpec
+from ..hooks.plugin import PluginSpec, PluginUsage
 from .budget import MAX_FRACTION, budget_bytes, total_bytes
-from .host import IsolatedPlugin
+from .crew import Crew
 from .pool import Sandbox
 from .report import grade, is_held, table
 from .status import REQUIRED, LayerStatus
@@ -75,15 +74,6 @@ class Diagnosis:
         return lines
 
 
-class _Locked(IsolatedPlugin):
-    """A process that is locked up as a plugin's is, and given nothing to load."""
-
-    accepts: Mapping[str, tuple[str, ...]]
-
-    def _load(self) -> None:
-        self.accepts = {}
-
-
 def examine(*, skip_layers: tuple[str, ...] = ()) -> tuple[LayerStatus, ...]:
     """Lock up a process, have it try to get out, and return how each layer stands.
 
@@ -91,20 +81,11 @@ def examine(*, skip_layers: tuple[str, ...] = ()) -> tuple[LayerStatus, ...]:
         skip_layers: Layers to leave out, to show what is said of them.
 
     Raises:
-        SandboxUnavailableError: No process could be locked up at all.
+        SandboxUnavailableError: No process could be started at all.
     """
     spec = PluginSpec("doctor", "ringfence", "", "", "", role="monitor")
     with Sandbox(skip_layers=skip_layers) as sandbox:
-        try:
-            examined = _Locked(spec, sandbox)
-        except SandboxUnavailableError as error:
-            # Which layers are missing is just what was asked.
-            layers = tuple(layer for layer in error.layers if isinstance(layer, LayerStatus))
-            if not layers:
-                raise
-            return layers
-        examined.close()
-        return examined.layers
+        return Crew(spec, PluginUsage(budget_bytes=budget_bytes(MAX_FRACTION)), sandbox).examine()
 
 
 def diagnose(*, skip_layers: tuple[str, ...] = ()) -> Diagnosis:

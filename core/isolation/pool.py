@@ -18,7 +18,8 @@ from torch import Tensor
 from ..hooks.errors import SandboxUnavailableError
 from ..hooks.plugin import PluginSpec
 from .cgroup import sweep_stale
-from .host import ENV_CANARY, IsolatedPlugin
+from .crew import ENV_CANARY
+from .host import IsolatedPlugin
 from .memory import Arena
 from .protocol import Fork, Forked, MessageError, Reap, Reaped, from_zygote, receive_with_fds, send
 from .watchdog import Process, Watchdog
@@ -133,6 +134,10 @@ class Sandbox:
         if isinstance(reply, Reaped):
             process.status = reply.status
         return process.status
+
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a worker's scratch folder, whatever it made of it."""
+        shutil.rmtree(folder, ignore_errors=True)
 
     # inside
 
