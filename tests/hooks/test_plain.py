@@ -2,6 +2,10 @@
 
 import json
 import pickle
+import random
+import struct
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from ringfence.hooks import plain
 
-KEYS = st.one_of(st.text(max_size=8), st.integers(), st.booleans())
+KEYS = st.one_of(st.text(max_size=8), st.integers(-(2**63), 2**63 - 1), st.booleans())
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8))
 VALUES = st.recursive(
     LEAVES,
@@ -65,6 +69,146 @@ class Bomb:
 
     def __reduce__(self):
         return (pytest.fail, ("a plugin's bytes were unpickled",))
+
+
+def test_what_loads_would_refuse_dumps_refuses():
+    with pytest.raises(plain.PlainDataError, match=r"over 500000 values.*in tensors"):
+        plain.dumps([0] * 600_000)
+    with pytest.raises(plain.PlainDataError, match=r"9\d{6} bytes beside its tensors"):
+        plain.dumps("x" * 9_000_000)
+    with pytest.raises(plain.PlainDataError, match="more than 64 bits as a key"):
+        plain.dumps({2**63: 1})
+
+
+def test_a_tensor_used_twice_is_written_twice():
+    shared = torch.ones(3)
+    first, second = plain.loads(plain.dumps([shared, shared]))
+    first.zero_()
+    assert torch.equal(second, shared)
+
+
+def raw(header, body=b""):
+    """Build a file around a header as it stands, or around one to write as JSON."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def one(structure, shape=(1,), dtype="U8", body=b"0", offsets=(0, 1), name="0"):
+    return raw(
+        {
+            "__metadata__": {"ringfence": structure},
+            name: {"dtype": dtype, "shape": shape, "data_offsets": offsets},
+        },
+        body,
+    )
+
+
+IMPOSSIBLE = {
+    "size overflows": one('{"t":"0"}', (0, 2**62, 2**62), "F32", b"", (0, 0)),
+    "dimension overflows": one('{"t":"0"}', (0, 2**63), "F32", b"", (0, 0)),
+    "dimension is no 64-bit number": one('{"t":"0"}', (0, 2**64), "F32", b"", (0, 0)),
+    "too many dimensions": one('{"t":"0"}', (1,) * 65),
+    "far too many dimensions": one('{"t":"0"}', (1,) * 3_000_000),
+    "unknown type": one('{"t":"0"}', dtype="F6_E2M3"),
+    "type of half a byte": one('{"t":"0"}', (2,), dtype="F4"),
+    "tensor twice": one('[{"t":"0"},{"t":"0"}]'),
+    "tensor never": one("[]"),
+    "numbers too long": one("[" + "1" * 5000 + "]"),
+    "key too long": one('{"d":[[' + str(2**63) + ",1]]}"),
+    "header cut off": struct.pack("<Q", 2**63) + b"{}",
+}
+
+
+@pytest.mark.parametrize("data", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_what_no_state_can_hold_is_refused(data):
+    with pytest.raises(plain.PlainDataError):
+        plain.loads(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        one('{"t":"0"}', name="\x1b[31mEVIL\x1b]0;title\x07\n", offsets=(5, 9)),
+        one('{"t":"0"}', dtype="\x1b[31mEVIL"),
+        raw({"__metadata__": {"ringfence": "\x1b[31mEVIL"}}),
+        raw({"__metadata__": {"ringfence": "1"}, "\x1b" + "E" * 5000: 1}),
+    ],
+)
+def test_what_a_parser_says_is_made_fit_for_a_terminal(data):
+    with pytest.raises(plain.PlainDataError) as caught:
+        plain.loads(data)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=200, deadline=None)
+def test_flipped_bytes_load_or_are_refused(seed):
+    source = random.Random(seed)  # noqa: S311 - the same damage on every run
+    data = bytearray(plain.dumps({"a": torch.ones(3), "b": [1, {"c": None}, torch.zeros(0, 2)]}))
+    for _ in range(source.randint(1, 4)):
+        data[source.randrange(len(data))] = source.randrange(256)
+    try:
+        plain.loads(bytes(data))
+    except plain.PlainDataError:
+        return
+
+
+def meta(text):
+    return json.dumps({"__metadata__": {"ringfence": text}}, separators=(",", ":")).encode()
+
+
+def bombs():
+    """Yield headers that would cost hundreds of MiB once they are parsed; each meets another limit."""
+    yield "long", raw(meta("[" + ",".join(["[]"] * 5_000_000) + "]"))
+    yield "lists", raw(meta("[" + ",".join(["[]"] * 2_600_000) + "]"))
+    yield "dicts", raw(meta("[" + ",".join(["{}"] * 2_600_000) + "]"))
+    yield "escaped", raw(meta("@").replace(b"@", b"[" + rb"[\u005d\u002c" * 600_000 + b"1]"))
+    ours = b'{"__metadata__":{"ringfence":"1"'
+    keys = b"".join(b',"%x":""' % i for i in range(700_000))
+    yield "metadata", raw(ours + keys + b"}}")
+    yield "metadata twice", raw(b'{"__metadata__":{' + keys[1:] + b"}," + ours[1:] + b"}}")
+    yield "unknown", raw(ours + b'},"x":[' + b"[]," * 2_600_000 + b"[]]}")
+    entry = b',"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    yield "tensors", raw(ours + b"}" + b"".join(entry % i for i in range(140_000)) + b"}")
+    yield (
+        "dims",
+        raw(ours + b'},"0":{"dtype":"U8","data_offsets":[0,1],"shape":[' + b"1," * 3_900_000 + b"1]}}", b"0"),
+    )
+
+
+MEASURE = """
+import sys, time
+from pathlib import Path
+from ringfence.hooks import plain
+peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1])
+plain.loads(plain.dumps([1]))
+data = Path(sys.argv[1]).read_bytes()
+before, started = peak(), time.process_time()
+try:
+    plain.loads(data)
+except plain.PlainDataError as error:
+    print(time.process_time() - started, peak() - before, error, sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    ["long", "lists", "dicts", "escaped", "metadata", "metadata twice", "unknown", "tensors", "dims"],
+)
+def test_a_bomb_is_refused_before_it_costs_memory(bomb, tmp_path):
+    data = dict(bombs())[bomb]
+    assert len(data) > 7_000_000
+    (tmp_path / "state").write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "state")], capture_output=True, text=True, check=True
+    )
+    seconds, kib, said = done.stdout.strip().split("|")
+    print(bomb, seconds, "s", kib, "KiB", len(data), "bytes:", said)
+    assert float(seconds) < 0.05
+    # The state itself, its header and its metadata are some MiB each.
+    assert int(kib) < 20 * 1024
 
 
 def hostile():
