@@ -90,6 +90,18 @@ class Objective:
             )
 
 
+#: What a user's forward raises when something does not fit it; anything else is no matter of shapes.
+_MODEL_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 def check_fit(
     model: nn.Module, data: Data, objective: Objective, *, samples: int, device: torch.device
 ) -> None:
@@ -118,11 +130,12 @@ def check_fit(
     with _no_trace(model, device):
         try:
             outputs = model(normalise(batch.inputs.to(device)))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except _MODEL_FAULTS as error:
             raise DataError(
                 f"the model failed on a batch of {samples} with inputs of shape "
-                f"{tuple(batch.inputs.shape)}: {type(error).__name__}: {error}. Choose a model that takes "
-                f"this shape{_too_small(samples)}"
+                f"{tuple(batch.inputs.shape)}: {type(error).__name__}: {error}. "
+                f"{type(model).__name__} does not take this shape: choose a model that does"
+                f"{_too_small(samples)}"
             ) from error
     objective.check_outputs(outputs, batch.targets, batch.num_classes)
 

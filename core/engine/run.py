@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hooks.check import is_finite
-from ..hooks.errors import CheckpointError, PluginError, RunAbortedError
+from ..hooks.errors import CheckpointError, PluginError, RunAbortedError, SandboxUnavailableError
 from ..hooks.manager import Hooks
 from .checkpoint import list_checkpoints, read_latest, write_checkpoint
 from .config import TrainConfig
@@ -143,8 +143,9 @@ def recover(run: Run, error: PluginError) -> None:
     Restarting may fail in its turn; each such fault counts as one more in a row, so this ends.
 
     Raises:
-        RunAbortedError: The plugin's policy is to abort, it failed too often, or
-            the run has diverged and no plugin is to blame.
+        RunAbortedError: The plugin's policy is to abort, it failed too often, it
+            cannot be isolated any more, or the run has diverged and no plugin is
+            to blame.
     """
     snapshot = run.snapshot
     if snapshot is None:
@@ -154,8 +155,11 @@ def recover(run: Run, error: PluginError) -> None:
     while True:
         try:
             run.hooks.recover(error)
-            restart_without_state(run.hooks, snapshot)
+            restart_without_state(run.hooks, snapshot, but=error.plugin)
             _restore(run, snapshot)
+        except SandboxUnavailableError as fault:
+            why = f"{error}; it could not be restarted: {fault}"
+            raise _aborted(run, snapshot, why) from fault
         except PluginError as fault:
             if fault is error:
                 raise _aborted(run, snapshot, f"{error}; the run was ended") from error

@@ -210,17 +210,24 @@ def load_plugin_states(hooks: Hooks, snapshot: Snapshot) -> None:
     hooks.load_state_dict({name: plain.loads(state) for name, state in snapshot.plugins.items()})
 
 
-def restart_without_state(hooks: Hooks, snapshot: Snapshot) -> None:
+def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None:
     """Start those plugins anew that may have gained a state since ``snapshot``, where they had none.
 
     An optimizer has none before its first step, for example, and there is no
     other way back to that. Left alone are monitors, whose results change nothing,
     and augment plugins that run ahead, whose results depend on nothing but the step.
 
+    Args:
+        hooks: The plugins.
+        snapshot: What the run goes back to.
+        but: The plugin that has just been started anew.
+
     Raises:
         PluginError: A plugin did not start.
     """
     for plugin in hooks.plugins:
+        if plugin.spec.name == but:
+            continue
         role = plugin.spec.role_info
         bound_to_step = not role.observes and ("backward" in plugin.accepts or not role.runs_ahead)
         if plugin.usage.state == "running" and bound_to_step and plugin.spec.name not in snapshot.plugins:

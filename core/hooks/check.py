@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import cmath
 import itertools
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +20,14 @@ MAX_HISTOGRAMS = 1024
 MAX_BINS = 512
 MAX_IMAGES = 64
 MAX_IMAGE_SIDE = 1024
+#: Of one report: its pictures' bytes, and eight for each number.
+MAX_REPORT_BYTES = 8 * 2**20
+_NUMBER_BYTES = 8
 _NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
 _IMAGE_DIMS = (2, 3)
+#: Arguments that are named tensors.
+_MAPPINGS = ("gradients", "parameters")
+_MAX_LAYOUTS = 8
 
 
 class ResultError(ValueError):
@@ -27,11 +35,11 @@ class ResultError(ValueError):
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Tell whether every number of ``tensor`` is finite; integers always are."""
-    if not tensor.is_floating_point():
+    """Tell whether every number of ``tensor`` is finite, both parts of a complex one; integers always are."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     # A sum is finite only if every term is; it can overflow without, so a second look decides.
-    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
+    return cmath.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def check_result(
@@ -133,6 +141,45 @@ def _all_finite(result: Mapping[str, Tensor]) -> bool:
     return flat is not None and is_finite(flat)
 
 
+class Canonical:
+    """Lay out what a plugin in this process returned like the argument that it replaces.
+
+    Plugins that come after know tensors by the layout of their specs, and would
+    have to learn the new ones of each mapping that was made for one call only.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[int, TensorMap] = {}
+
+    def __call__(self, changes: str | None, result: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return a checked ``result``, its mappings copied into maps that the next call reuses."""
+        if changes not in _MAPPINGS or result is None:
+            return result
+        expected = arguments[changes]
+        if isinstance(result, AnotherPass):
+            return AnotherPass(self._laid_out(result.parameters, expected))
+        return self._laid_out(result, expected)
+
+    def _laid_out(self, result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not isinstance(expected, TensorMap) or _same_layout(result, expected):
+            return result
+        place = self._place(expected)
+        for name, tensor in place.items():
+            tensor.copy_(result[name])
+        return place
+
+    def _place(self, expected: TensorMap) -> TensorMap:
+        # By identity: hashing thousands of specs would cost more than the call. The map holds
+        # the tuple, so that its id is not given to another.
+        known = self._maps.get(id(expected.specs))
+        if known is None:
+            if len(self._maps) >= _MAX_LAYOUTS:
+                self._maps.clear()
+            known = TensorMap(expected.specs, torch.zeros_like(expected.buffer))
+            self._maps[id(expected.specs)] = known
+        return known
+
+
 def check_loss(result: Any, outputs: Tensor, *, finite: bool = True) -> LossTerm | LossScale:
     """Check a loss term against the outputs that it is a function of."""
     if isinstance(result, LossScale):
@@ -161,7 +208,18 @@ def check_report(result: Any) -> Report:
     for name, image in result.images.items():
         _check_name(name)
         _check_image(name, image)
+    nbytes = _report_bytes(result)
+    if nbytes > MAX_REPORT_BYTES:
+        raise ResultError(
+            f"reported {nbytes / 2**20:.1f} MiB in one call; at most {MAX_REPORT_BYTES // 2**20} MiB: report "
+            "fewer or smaller pictures, or histograms of fewer bins"
+        )
     return result
+
+
+def _report_bytes(report: Report) -> int:
+    numbers = len(report.scalars) + sum(len(h.counts) + len(h.edges) for h in report.histograms.values())
+    return _NUMBER_BYTES * numbers + sum(image.numel() for image in report.images.values())
 
 
 def check_scalars(scalars: Mapping[str, Any]) -> None:
@@ -172,6 +230,10 @@ def check_scalars(scalars: Mapping[str, Any]) -> None:
         _check_name(name)
         if not isinstance(value, (int, float)):
             raise ResultError(f"logged '{name}' of type {type(value).__name__}; expected a number")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ResultError(
+                f"logged '{name}' of {value.bit_length()} bits; expected a number that a float holds"
+            )
 
 
 def _check_name(name: object) -> None:
@@ -182,7 +244,10 @@ def _check_name(name: object) -> None:
 def _check_histogram(name: str, histogram: Any) -> None:
     if not isinstance(histogram, Histogram):
         raise ResultError(f"histogram '{name}' is a {type(histogram).__name__}; expected a Histogram")
-    counts, edges = list(histogram.counts), list(histogram.edges)
+    try:
+        counts, edges = [float(x) for x in histogram.counts], [float(x) for x in histogram.edges]
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ResultError(f"histogram '{name}' holds what is no number: {error}") from error
     if not 1 <= len(counts) <= MAX_BINS or len(edges) != len(counts) + 1:
         raise ResultError(
             f"histogram '{name}' has {len(counts)} counts and {len(edges)} edges; "
@@ -200,10 +265,11 @@ def _check_image(name: str, image: Any) -> None:
         isinstance(image, Tensor)
         and image.dtype == torch.uint8
         and image.dim() in _IMAGE_DIMS
+        and min(image.shape[:2]) >= 1
         and max(image.shape[:2]) <= MAX_IMAGE_SIDE
         and (image.dim() == _IMAGE_DIMS[0] or image.shape[2] == 3)  # noqa: PLR2004 - RGB
     )
     if not fits:
         raise ResultError(
-            f"image '{name}' is not uint8 (H, W) or (H, W, 3) of at most {MAX_IMAGE_SIDE} a side"
+            f"image '{name}' is not uint8 (H, W) or (H, W, 3) of 1 to {MAX_IMAGE_SIDE} pixels a side"
         )

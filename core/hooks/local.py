@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from .check import ResultError, check_result, check_scalars
+from .check import Canonical, ResultError, check_result, check_scalars
 from .errors import PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
 from .plugin import PluginSpec, PluginUsage
 from .specs import HOOKS, METHODS
-from .types import Batch, StepInfo, passthrough
+from .types import Batch, StepInfo, derive_seed, passthrough
 
 #: Hook to the names of its arguments.
 _ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
@@ -74,15 +75,27 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+def openblas_pools() -> ThreadpoolController:
+    """Return a handle on the thread pools of numpy and others; of the libraries loaded by now only."""
+    return ThreadpoolController().select(internal_api="openblas")
+
+
 @contextlib.contextmanager
-def as_in_sandbox(seed: int, threads: int) -> Iterator[None]:
-    """Give a call the random state and threads of a sandbox, then restore the host's."""
+def as_in_sandbox(seed: int, threads: int, pools: ThreadpoolController) -> Iterator[None]:
+    """Give a call what it has in a sandbox, then restore the host's: random states, threads, no gradients.
+
+    Args:
+        seed: For the global generators.
+        threads: Threads of torch.
+        pools: Are set to one thread, as a sandbox's are.
+    """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     host_threads = torch.get_num_threads()
     seed_everything(seed)
     torch.set_num_threads(threads)
     try:
-        yield
+        with torch.no_grad(), pools.limit(limits=1):
+            yield
     finally:
         torch.set_num_threads(host_threads)
         torch.set_rng_state(states[0])
@@ -102,6 +115,9 @@ class LocalPlugin:
         self.spec = spec
         self.usage = PluginUsage()
         self._instance: Any = instance
+        self._canonical = Canonical()
+        self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
+        self._pools = openblas_pools()
         if instance is None:
             self._construct()
         try:
@@ -117,9 +133,10 @@ class LocalPlugin:
         given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         started = time.perf_counter()
         try:
-            with torch.no_grad(), as_in_sandbox(step.call_seed, spec.threads):
+            with as_in_sandbox(step.call_seed, spec.threads, self._pools):
                 result = getattr(self._instance, method)(**given)
-            checked = check_result(spec.role_info.changes.get(method), result, arguments)
+            changes = spec.role_info.changes.get(method)
+            checked = self._canonical(changes, check_result(changes, result, arguments), arguments)
             check_scalars(step.scalars)
         except ResultError as error:
             raise PluginProtocolError(
@@ -173,13 +190,15 @@ class LocalPlugin:
         return self.poll()
 
     def state_dict(self) -> Any:
-        """Return the plugin's state, or None if it keeps none."""
-        method = getattr(self._instance, "state_dict", None)
-        return None if method is None else self._guard("state_dict", method)
+        """Return the plugin's state, or None if it keeps none: that takes both methods, as in a sandbox."""
+        instance = self._instance
+        if not (hasattr(instance, "state_dict") and hasattr(instance, "load_state_dict")):
+            return None
+        return self._guard("state_dict", instance.state_dict)
 
     def load_state_dict(self, state: Any) -> None:
         """Give the plugin its state back."""
-        self._guard("load_state_dict", self._instance.load_state_dict, state)
+        self._guard("load_state_dict", lambda: self._instance.load_state_dict(state))
 
     def restart(self) -> None:
         """Construct the plugin again."""
@@ -189,9 +208,10 @@ class LocalPlugin:
     def close(self) -> None:
         """Nothing to free."""
 
-    def _guard(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _guard(self, name: str, function: Callable[[], Any]) -> Any:
         try:
-            return function(*arguments)
+            with as_in_sandbox(self._start_seed, self.spec.threads, self._pools):
+                return function()
         except Exception as error:
             raise PluginRaisedError(
                 f"raised {type(error).__name__}: {error}",
@@ -206,9 +226,12 @@ class LocalPlugin:
             if folder not in sys.path:
                 sys.path.insert(0, folder)
         try:
-            self._instance = load_class(spec.module, spec.qualname)(**spec.options)
+            with as_in_sandbox(self._start_seed, spec.threads, self._pools):
+                self._instance = load_class(spec.module, spec.qualname)(**spec.options)
         except Exception as error:
             raise PluginLoadError(
                 f"{spec.module}:{spec.qualname} could not be loaded: {type(error).__name__}: {error}",
                 plugin=spec.name,
             ) from error
+        # What the plugin imported may have brought pools of its own.
+        self._pools = openblas_pools()

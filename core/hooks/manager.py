@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -187,7 +188,11 @@ class Hooks:
     # state and faults
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plugin name to state, for the running plugins whose state is that of this step."""
+        """Return plugin name to state, for the running plugins whose state is that of this step.
+
+        Waits for what monitors still hold, each for at most its deadline: a snapshot
+        without it would lose reports when the run goes back to it.
+        """
         self.drain()
         return {plugin.spec.name: plugin.state_dict() for plugin in self._running() if _keeps_step(plugin)}
 
@@ -207,7 +212,8 @@ class Hooks:
 
         Raises:
             PluginError: ``error`` itself, if the plugin's policy is to abort, or
-                it has failed more than three times without progress between.
+                it has failed more than three times without progress between; it
+                then says so.
         """
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
         if plugin.spec.on_failure == "disable":
@@ -217,6 +223,8 @@ class Hooks:
         if plugin.spec.on_failure != "restart" or in_a_row > MAX_RESTARTS_IN_A_ROW:
             plugin.usage.state = "failed"
             plugin.close()
+            if plugin.spec.on_failure == "restart":
+                error.cause += f"; it was restarted {in_a_row - 1} times in a row before"
             raise error
         self._restarts_in_a_row[error.plugin] = in_a_row
         plugin.usage.restarts += 1
@@ -228,11 +236,12 @@ class Hooks:
         self._restarts_in_a_row.clear()
 
     def close(self) -> None:
-        """End all plugins."""
-        for plugin in self.plugins:
-            if plugin.usage.state == "running":
-                plugin.usage.state = "closed"
-            plugin.close()
+        """End all plugins, the last first; whatever one of them raises is raised once all were asked."""
+        with contextlib.ExitStack() as stack:
+            for plugin in self.plugins:
+                if plugin.usage.state == "running":
+                    plugin.usage.state = "closed"
+                stack.callback(plugin.close)
 
     # inside
 

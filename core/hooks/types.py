@@ -1,8 +1,9 @@
 """What hooks receive and return.
 
 Tensors that a hook receives are read-only. A plugin returns new values, or
-``None`` to leave things as they are; an edit in place is refused by the kernel
-in the sandbox, and lost outside it.
+``None`` to leave things as they are. In the sandbox the kernel refuses an edit in
+place. A trusted plugin is given the run's own tensors, and nothing but its care
+keeps it from editing them: that is what trusted means.
 """
 
 from __future__ import annotations
@@ -256,10 +257,12 @@ class Histogram:
 class Report:
     """What a monitor found; names may hold letters, digits and ``._-/``.
 
+    At most 8 MiB in all: the pictures' bytes, and eight for each number.
+
     Attributes:
         scalars: Name to number; numbers that are not finite are kept as such.
         histograms: Name to histogram, at most 512 bins.
-        images: Name to picture, uint8 (H, W) or (H, W, 3), at most 1024 pixels a side.
+        images: Name to picture, uint8 (H, W) or (H, W, 3), 1 to 1024 pixels a side.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)

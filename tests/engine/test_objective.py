@@ -223,3 +223,35 @@ def test_what_does_not_fit_is_told_before_training(make_model, make_data, loss, 
 def test_unknown_metric_is_told_with_those_there_are():
     with pytest.raises(JobError, match="no metric 'acc'; choose one of accuracy, f1"):
         Objective(CrossEntropy(), "acc")
+
+
+class Picky(nn.Module):
+    """Raises what it is told to."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.error = error
+
+    def forward(self, inputs):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("want 3 channels"),
+        AttributeError("no such layer"),
+        IndexError("out of range"),
+        KeyError("size"),
+        TypeError("missing argument"),
+        ZeroDivisionError("division by zero"),
+    ],
+)
+def test_whatever_the_users_model_raises_names_model_and_shape(error):
+    with pytest.raises(DataError) as caught:
+        fit(Picky(error), image_data(), Objective(CrossEntropy(), "accuracy"))
+    shape = tuple(image_data().train.inputs[:8].shape)
+    assert f"inputs of shape {shape}: {type(error).__name__}: {error}" in str(caught.value)
+    assert "Picky does not take this shape" in str(caught.value)
+    assert caught.value.__cause__ is error

@@ -25,7 +25,13 @@ from engine_helpers import (
 )
 
 from ringfence.engine import read_latest, weights_sha256
-from ringfence.hooks.errors import PluginError, PluginProtocolError, RunAbortedError
+from ringfence.hooks.errors import (
+    PluginError,
+    PluginLoadError,
+    PluginProtocolError,
+    RunAbortedError,
+    SandboxUnavailableError,
+)
 from ringfence.hooks.local import LocalPlugin
 
 
@@ -195,6 +201,9 @@ class Secretive:
     def state_dict(self):
         return {"file": object()}
 
+    def load_state_dict(self, state):
+        pass
+
 
 def test_state_that_cannot_be_saved_is_refused_before_the_first_step():
     from ringfence.hooks.local import LocalPlugin
@@ -225,3 +234,45 @@ def test_fault_while_a_plugin_gives_its_state_is_recovered():
     run(model, image_data(), hooks, config(snapshot_every=4), recorder=recorder)
     assert recorder.rollbacks == [4]
     assert weights_sha256(model) == weights_sha256(reference)
+
+
+@pytest.mark.parametrize("step", [0, 6])
+def test_the_plugin_that_failed_is_started_anew_once(step):
+    """At step 0 the optimizer has no state to give back, which takes a fresh start by itself."""
+    FAULTS.append(("optim", "backward", step))
+    optimizer, starts = adamw(), []
+    restart = optimizer.restart
+    optimizer.restart = lambda: starts.append(1) or restart()
+    run(mlp(), image_data(), hooks_of(optimizer), config(snapshot_every=4))
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (
+            lambda: SandboxUnavailableError("layer 'seccomp' cannot be had"),
+            "could not be restarted: layer 'seccomp'",
+        ),
+        (lambda: PluginLoadError("gone", plugin="optim"), "gone; it was restarted 3 times in a row before"),
+    ],
+)
+def test_a_restart_that_fails_ends_the_run_with_a_checkpoint(tmp_path, fault, says):
+    FAULTS.append(("optim", "backward", 10))
+    optimizer = adamw()
+
+    def restart():
+        raise fault()
+
+    optimizer.restart = restart
+    with pytest.raises(RunAbortedError, match=says) as caught:
+        run(
+            mlp(),
+            image_data(),
+            hooks_of(optimizer),
+            config(snapshot_every=4),
+            checkpoints=tmp_path / "checkpoints",
+        )
+    assert caught.value.exit_status == 3
+    _, contents = read_latest(tmp_path / "checkpoints", {}, note=pytest.fail)
+    assert contents.step == 8

@@ -131,3 +131,34 @@ def test_an_overflowing_sum_is_not_taken_for_infinity():
     assert is_finite(torch.full((4,), 3e38))
     assert not is_finite(torch.tensor([1.0, -math.inf, math.inf]))
     assert is_finite(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("bad", [complex(math.nan, 0), complex(0, math.inf)])
+def test_a_complex_number_is_finite_if_both_its_parts_are(bad):
+    assert is_finite(torch.tensor([1 + 2j, 3]))
+    assert not is_finite(torch.tensor([1 + 2j, bad]))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 4, 3), (1025, 1), (1, 1025)])
+def test_a_picture_has_one_to_1024_pixels_a_side(shape):
+    assert "1 to 1024 pixels" in refused(None, Report(images={"i": torch.zeros(shape, dtype=torch.uint8)}))
+
+
+def test_a_report_is_bounded_by_pictures_and_numbers_together():
+    picture = torch.zeros(1024, 1024, dtype=torch.uint8)
+    histograms = {f"h{n}": Histogram([1.0] * 512, list(range(513))) for n in range(255)}
+    pictures = {f"i{n}": picture for n in range(6)}
+    assert check_result(None, Report({"x": 1.0}, histograms, pictures), {}).images.keys() == pictures.keys()
+    message = refused(None, Report({"x": 1.0}, histograms, {**pictures, "one-more": picture}))
+    assert "reported 9.0 MiB in one call; at most 8 MiB" in message
+
+
+@pytest.mark.parametrize("hostile", [10**400, -(10**400)])
+def test_an_integer_that_no_float_holds_is_refused(hostile):
+    with pytest.raises(ResultError, match="of 1329 bits"):
+        check_scalars({"x": hostile})
+    assert "no number" in refused(None, Report(histograms={"h": Histogram([hostile], [0.0, 1.0])}))
+
+
+def test_a_number_that_a_float_holds_may_be_an_integer():
+    check_scalars({"x": 10**300, "y": True})

@@ -141,7 +141,7 @@ def test_restart_is_given_up_after_three_in_a_row():
         with pytest.raises(PluginRaisedError) as caught:
             hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
         hooks.recover(caught.value)
-    with pytest.raises(PluginRaisedError):
+    with pytest.raises(PluginRaisedError, match="broken; it was restarted 3 times in a row before"):
         hooks.recover(caught.value)
     assert failing.usage.restarts == 3
     assert failing.usage.state == "failed"
@@ -213,3 +213,32 @@ def test_a_hook_without_plugins_wants_nothing():
     hooks = Hooks()
     assert not any(hooks.wants(hook) for hook in specs.HOOKS)
     assert hooks.order() == {}
+
+
+def test_a_fault_of_the_first_kind_is_not_told_as_one_after_restarts():
+    hooks = Hooks()
+    hooks.register(plugin(Failing(), on_failure="abort"))
+    with pytest.raises(PluginRaisedError) as caught:
+        hooks.recover(PluginRaisedError("x", plugin="failing"))
+    assert "restarted" not in str(caught.value)
+
+
+def test_all_plugins_are_ended_even_if_some_cannot_be():
+    hooks, closed = Hooks(), []
+
+    def closing(name, error=None):
+        def close():
+            closed.append(name)
+            if error:
+                raise error
+
+        return close
+
+    for name, error in (("a", None), ("b", OSError("first")), ("c", OSError("second")), ("d", None)):
+        one = plugin(Scale(1.0), name)
+        one.close = closing(name, error)
+        hooks.register(one)
+    with pytest.raises(OSError, match="first"):
+        hooks.close()
+    assert sorted(closed) == ["a", "b", "c", "d"]
+    assert {one.usage.state for one in hooks.plugins} == {"closed"}
