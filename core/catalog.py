@@ -6,29 +6,36 @@ metadata is damaged is told of and passed over; it does not hide the others.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from importlib_metadata import Distribution
 from packaging.utils import canonicalize_name
 
 from .hooks.compat import CORE, Candidate, check
-from .hooks.errors import JobError
+from .hooks.errors import JobError, visible
 from .hooks.snapshot import Index
 from .hooks.source import PluginSource, read_plugin
-from .hooks.verdict import Verdict
+from .hooks.verdict import Finding, Verdict, ordered
+from .places import Layout, Place, check_files
 from .problems import suggest
 from .version import __version__
 
 GROUP = "ringfence.plugins"
 
 #: What reading damaged metadata raises.
-_DAMAGED = (OSError, ValueError, KeyError, AttributeError, TypeError)
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, AttributeError, TypeError),
+    *(SyntaxError, RecursionError, MemoryError),
+)
+#: What a plugin may be called: nothing that a terminal, a path or a log could take for something else.
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHOWN_CHARACTERS = 200
+_VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,8 @@ class Found:
         requires: Its ``Requires-Dist`` entries.
         module: Module of the entry point.
         qualname: Class within the module.
-        search_path: Folders that hold its code, as on ``sys.path``; that of an editable install included.
-        roots: Dotted package to folder, where an editable install maps one to another.
+        place: Where its code lies, and what a sandbox may read of it.
+        hazards: Why it can be used in no sandbox, if so.
         classifiers: Its trove classifiers.
         summary: Its one-line description.
     """
@@ -54,8 +61,8 @@ class Found:
     requires: tuple[str, ...]
     module: str
     qualname: str
-    search_path: tuple[str, ...]
-    roots: Mapping[str, str] = field(default_factory=dict)
+    place: Place
+    hazards: tuple[Finding, ...] = ()
     classifiers: tuple[str, ...] = ()
     summary: str = ""
 
@@ -104,19 +111,22 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
     seen: set[str] = set()
     for distribution in Distribution.discover(path=list(sys.path if path is None else path)):
         try:
+            check_files(distribution, "entry_points.txt")
             text = distribution.read_text("entry_points.txt")
             if text is None or GROUP not in text:
                 continue
-            name = str(distribution.metadata["Name"])
+            check_files(distribution)
+            name = _name_of(distribution)
             # A distribution that is found twice, as an editable one is from inside its clone, counts once.
             if canonicalize_name(name) in seen:
                 continue
             seen.add(canonicalize_name(name))
-            for plugin in _plugins(distribution, name, damaged):
+            for plugin in list(_plugins(distribution, name, damaged)):
                 found.setdefault(plugin.name, []).append(plugin)
         except _DAMAGED as error:
             where = getattr(distribution, "_path", "a distribution")
-            damaged.append(f"{where} has damaged metadata ({type(error).__name__}: {error})")
+            cause = _one_line(f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS])
+            damaged.append(f"{_one_line(where)} has damaged metadata ({cause}); uninstall it")
     return Catalog(
         plugins={name: found[name][0] for name in sorted(found) if len(found[name]) == 1},
         conflicts={
@@ -130,7 +140,7 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
 
 def source_of(found: Found) -> PluginSource:
     """Read the plugin's class from its source text."""
-    return read_plugin(found.module, found.qualname, found.search_path, found.roots)
+    return read_plugin(found.module, found.qualname, found.place.search_path, found.place.packages)
 
 
 def check_found(found: Found, source: PluginSource | None = None, index: Index | None = None) -> Verdict:
@@ -141,7 +151,20 @@ def check_found(found: Found, source: PluginSource | None = None, index: Index |
         source: What ``source_of`` returned, if it was read already.
         index: The series that the core knows; those that it ships by default.
     """
-    return check(candidate_of(found), source or source_of(found), index or Index.read(), __version__)
+    return judge(found, source or source_of(found), index or Index.read(), __version__)
+
+
+def judge(found: Found, source: PluginSource, index: Index, running: str) -> Verdict:
+    """Judge a plugin by how it is installed, its metadata and its source text.
+
+    Args:
+        found: The plugin.
+        source: What ``source_of`` returned.
+        index: The series that the core knows.
+        running: Version of the core.
+    """
+    verdict = check(candidate_of(found), source, index, running)
+    return replace(verdict, findings=ordered([*found.hazards, *verdict.findings]))
 
 
 def candidate_of(found: Found) -> Candidate:
@@ -150,69 +173,66 @@ def candidate_of(found: Found) -> Candidate:
 
 
 def _plugins(distribution: Distribution, name: str, damaged: list[str]) -> Iterator[Found]:
-    search_path, roots = _places(distribution, name)
+    is_core = canonicalize_name(name) == CORE
+    layout = None if is_core else Layout(distribution)
+    hazards = () if layout is None else tuple(layout.hazards())
     metadata = distribution.metadata
+    if not _VERSION.fullmatch(distribution.version):
+        raise ValueError(f"its version is {distribution.version!r}")
     for point in distribution.entry_points.select(group=GROUP):
-        module, _, qualname = (part.strip() for part in point.value.partition("[")[0].partition(":"))
-        if not module or not qualname:
-            damaged.append(f"{name} declares plugin '{point.name}' as '{point.value}', not as 'module:Class'")
+        if not _NAME.fullmatch(point.name):
+            damaged.append(
+                f"{name} declares a plugin as {_one_line(repr(point.name))}; names have up to 64 letters, "
+                "digits, '.', '_' and '-'"
+            )
             continue
+        module, _, qualname = (part.strip() for part in point.value.partition("[")[0].partition(":"))
+        if not _is_dotted(module) or not _is_dotted(qualname):
+            value = _one_line(point.value)
+            damaged.append(f"{name} declares plugin '{point.name}' as '{value}', not as 'module:Class'")
+            continue
+        place = _own_place(distribution) if layout is None else layout.place(module)
         yield Found(
             name=point.name,
             distribution=name,
             version=distribution.version,
-            requires=tuple(distribution.requires or ()),
+            requires=tuple(_one_line(text) for text in distribution.requires or ()),
             module=module,
             qualname=qualname,
-            search_path=search_path,
-            roots=roots,
-            classifiers=tuple(metadata.get_all("Classifier") or ()),
-            summary=(metadata.get_all("Summary") or [""])[0],
+            place=place,
+            hazards=(*hazards, *_withheld(place, name)),
+            classifiers=tuple(_one_line(text) for text in metadata.get_all("Classifier") or ()),
+            summary=_one_line((metadata.get_all("Summary") or [""])[0]),
         )
 
 
-def _places(distribution: Distribution, name: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the folders that hold a distribution's code, and its mapped packages."""
-    base = Path(str(distribution.locate_file(""))).resolve()
-    if canonicalize_name(name) == CORE:
-        return (str(base),), _own_packages()
-    folders = [str(base)]
-    roots: dict[str, str] = {}
-    if _is_editable(distribution):
-        for file in distribution.files or ():
-            path = Path(str(distribution.locate_file(file)))
-            if path.suffix == ".pth":
-                folders += _folders_of(path)
-            elif path.name.endswith("_finder.py"):
-                roots |= _mapping_of(path)
-    folders += [str(Path(folder).parent) for folder in roots.values()]
-    return tuple(dict.fromkeys(folders)), roots
+def _withheld(place: Place, name: str) -> Iterator[Finding]:
+    if place.withheld:
+        remedy = f"install it without -e (pip uninstall {name}, then pip install the folder of its project)"
+        yield Finding("E-PLACE", f"{place.withheld}; {remedy}")
 
 
-def _own_packages() -> dict[str, str]:
+def _name_of(distribution: Distribution) -> str:
+    name = str(distribution.metadata["Name"])
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"its name is {name!r}")
+    return name
+
+
+def _is_dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _one_line(text: object) -> str:
+    """Return what a stranger wrote so that it can be shown: in one line, nothing for the terminal in it."""
+    return visible(" ".join(str(text).split()))
+
+
+def _own_place(distribution: Distribution) -> Place:
     """Return where ringfence and the plugins that come with it lie; they need not be side by side."""
     spec = importlib.util.find_spec(f"{__package__}.builtin")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    return {CORE: str(Path(__file__).parent)} | ({f"{CORE}.builtin": folders[0]} if folders else {})
-
-
-def _is_editable(distribution: Distribution) -> bool:
-    text = distribution.read_text("direct_url.json")
-    return text is not None and bool(json.loads(text).get("dir_info", {}).get("editable"))
-
-
-def _folders_of(path: Path) -> list[str]:
-    """Return the folders that a ``.pth`` file adds; lines that run code are not ours to run."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and Path(line.strip()).is_dir()]
-
-
-def _mapping_of(path: Path) -> dict[str, str]:
-    """Read package to folder from the import hook that setuptools writes, without running it."""
-    for node in ast.parse(path.read_bytes()).body:
-        match node:
-            case ast.AnnAssign(target=ast.Name(id="MAPPING"), value=ast.Dict() as value):
-                return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
-            case ast.Assign(targets=[ast.Name(id="MAPPING")], value=ast.Dict() as value):
-                return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
-    return {}
+    packages = {CORE: str(Path(__file__).parent)} | ({f"{CORE}.builtin": folders[0]} if folders else {})
+    # Every sandbox can read ringfence itself; the folder around it is nobody's business.
+    base = Path(str(distribution.locate_file(""))).resolve()
+    return Place((str(base),), packages, readable=tuple(packages.values()))

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from .hooks.errors import JobError, RingfenceError
+from .autoload import forbid_autoload
+from .hooks.errors import JobError, RingfenceError, visible
 from .version import __version__
 
 INTERRUPTED = 130
@@ -33,6 +34,7 @@ _Name = Annotated[str, typer.Argument(help="Name of the plugin, as a job spells 
 
 def main() -> None:
     """Run the command line."""
+    forbid_autoload()
     with errors_told():
         app(prog_name="ringfence")
 
@@ -44,7 +46,7 @@ def errors_told() -> Iterator[None]:
         yield
     except RingfenceError as error:
         sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(visible(f"error: {error}\n"))
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -112,7 +114,7 @@ def list_plugins(*, as_json: _Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(list_records(), indent=2))
     else:
-        typer.echo("\n".join(list_lines()))
+        typer.echo(visible("\n".join(list_lines())))
 
 
 @plugins_app.command("show")
@@ -120,7 +122,7 @@ def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
     """Show what a plugin is and which options it takes; its code is read, not run."""
     from .commands.plugins import show_lines, show_record  # noqa: PLC0415 - takes time
 
-    typer.echo(json.dumps(show_record(name), indent=2) if as_json else "\n".join(show_lines(name)))
+    typer.echo(json.dumps(show_record(name), indent=2) if as_json else visible("\n".join(show_lines(name))))
 
 
 @plugins_app.command("check")
@@ -129,7 +131,7 @@ def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
     from .commands.plugins import checked  # noqa: PLC0415 - imports torch
 
     verdict = checked(name)
-    typer.echo(json.dumps(verdict.to_dict(), indent=2) if as_json else verdict.message())
+    typer.echo(json.dumps(verdict.to_dict(), indent=2) if as_json else visible(verdict.message()))
     raise typer.Exit(0 if verdict.decision == "accepted" else JobError.exit_status)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from .catalog import Catalog, Found, candidate_of, catalog, source_of
-from .hooks.compat import Declaration, admitted, check, claimed_snapshots
+from .catalog import Catalog, Found, catalog, judge, source_of
+from .hooks.compat import Declaration, admitted, claimed_snapshots
 from .hooks.errors import IncompatiblePluginError, JobError, RingfenceError
 from .hooks.loaded import fits_series
 from .hooks.local import LocalPlugin
@@ -78,7 +78,7 @@ def plan(
             problems.append(Problem(("plugins", position, entry.name), str(error), at_key=True))
             continue
         source = source_of(found)
-        verdict = check(candidate_of(found), source, index, running)
+        verdict = judge(found, source, index, running)
         item = _planned(entry, found, source, verdict, index, file.job.memory_fraction, file.job.seed)
         problems += _problems(file, position, item)
         planned.append(item)
@@ -188,7 +188,9 @@ def _planned(
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or role.on_failure,
         memory_fraction=entry.memory_fraction or memory_fraction,
-        search_path=found.search_path,
+        search_path=found.place.search_path,
+        readable=found.place.readable,
+        roots=found.place.roots,
         job_seed=seed,
     )
     return Planned(spec, source, verdict, tuple(claimed_snapshots(claimed, index)))

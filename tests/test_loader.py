@@ -1,5 +1,6 @@
 """Plugins are found by metadata, checked by text, started once all are sound, and registered in order."""
 
+import json
 import sys
 import time
 
@@ -72,6 +73,11 @@ def job(tmp_path):
     return read
 
 
+def direct_url(project):
+    """What pip notes of an editable install."""
+    return json.dumps({"url": project.as_uri(), "dir_info": {"editable": True}})
+
+
 def start(spec):
     """Stand in for a sandbox: the loader only needs what a plugin accepts."""
     return LocalPlugin(spec)
@@ -103,7 +109,7 @@ def test_a_plugin_is_found_with_its_distribution_and_range(site):
         "Plugin",
     )
     assert found.requires == ("torch", "ringfence>=0.1")
-    assert found.search_path == (str(site.folder),)
+    assert found.place.search_path == (str(site.folder),)
     assert source_of(found).role == "gradient"
     assert check_found(found).decision == "accepted"
     assert "acme_clip" not in sys.modules
@@ -161,32 +167,34 @@ def test_a_distribution_found_twice_counts_once(site, tmp_path):
 
     installed = catalog([str(site.folder), str(twin.folder)])
 
-    assert installed.find("clip").search_path == (str(site.folder),)
+    assert installed.find("clip").place.search_path == (str(site.folder),)
 
 
 def test_the_source_of_an_editable_install_is_found(site, tmp_path):
     work = Site(tmp_path / "work")
     work.write("acme_clip.py", PLUGIN.format(role="monitor"))
+    work.write("pyproject.toml", "")
     site.install("acme-clip")
     (site.folder / "acme_clip.py").unlink()
     info = "acme_clip-1.2.dist-info"
-    site.write(f"{info}/direct_url.json", '{"url": "file:///work", "dir_info": {"editable": true}}')
+    site.write(f"{info}/direct_url.json", direct_url(work.folder))
     site.write(f"{info}/RECORD", "__editable__.acme.pth,,\n")
     site.write("__editable__.acme.pth", f"import sys\n{work.folder}\n")
 
     found = site.catalog().find("clip")
 
-    assert found.search_path == (str(site.folder), str(work.folder))
+    assert found.place.search_path == (str(site.folder), str(work.folder))
     assert source_of(found).role == "monitor"
 
 
 def test_the_source_of_a_mapped_editable_install_is_found(site, tmp_path):
     code = Site(tmp_path / "project" / "code")
     code.write("__init__.py", PLUGIN.format(role="monitor"))
+    (code.folder.parent / "pyproject.toml").touch()
     site.install("acme-clip")
     (site.folder / "acme_clip.py").unlink()
     info = "acme_clip-1.2.dist-info"
-    site.write(f"{info}/direct_url.json", '{"url": "file:///work", "dir_info": {"editable": true}}')
+    site.write(f"{info}/direct_url.json", direct_url(code.folder.parent))
     site.write(f"{info}/RECORD", "__editable___acme_finder.py,,\n")
     finder = f"MAPPING: dict[str, str] = {{'acme_clip': {str(code.folder)!r}}}\nraise SystemExit\n"
     site.write("__editable___acme_finder.py", finder)
@@ -194,7 +202,9 @@ def test_the_source_of_a_mapped_editable_install_is_found(site, tmp_path):
     found = site.catalog().find("clip")
 
     assert source_of(found).role == "monitor"
-    assert str(code.folder.parent) in found.search_path
+    assert found.place.roots == {"acme_clip": str(code.folder / "__init__.py")}
+    assert str(code.folder) in found.place.readable
+    assert str(code.folder.parent) not in found.place.readable
 
 
 def test_twenty_plugins_are_found_and_read_within_300_ms(site):
@@ -272,6 +282,7 @@ def test_a_plan_carries_the_settings_of_the_job(site, job):
     assert (item.spec.role, item.spec.on_failure, item.spec.deadline_s) == ("optimizer", "restart", 2.5)
     assert item.spec.memory_fraction == 0.1
     assert item.spec.search_path == (str(site.folder),)
+    assert item.spec.readable == (str(site.folder / "acme_optim.py"),)
     assert "acme_optim" not in sys.modules
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from .. import folder as run_folder
+from ..autoload import forbid_autoload
 from ..hooks.errors import JobError
 from ..job import JobFile, read_job
 from .progress import PlainView, Progress, QuietView, View
@@ -51,6 +52,7 @@ def train_job(
         run_folder.check_new(out)
     job_file, base = _read(path, sets, plugins, resume)
     share_processors()
+    forbid_autoload()
     # Torch takes seconds to import; a job that cannot be read is told of at once.
     from ..run import prepare, run  # noqa: PLC0415
 
@@ -76,7 +78,7 @@ def train_job(
 
 
 def share_processors() -> None:
-    """Let threads of torch that wait for each other sleep instead of spin; to be called before torch is imported.
+    """Let torch's threads sleep while they wait; to be called before torch is imported.
 
     A trainer shares its processors with its plugins and with whatever else runs
     there. Spinning gains up to a fifth where nothing else runs, and costs a

@@ -21,6 +21,14 @@ All are built in the host. Nothing that a plugin sends is ever unpickled.
 from __future__ import annotations
 
 
+def visible(text: str) -> str:
+    """Return ``text`` with control characters, except line ends, written as escapes.
+
+    A plugin's text may reach a terminal, and a terminal obeys such characters.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class RingfenceError(Exception):
     """Base of every error that ringfence raises on purpose."""
 
@@ -86,7 +94,8 @@ class PluginError(RingfenceError):
             where += f" in '{self.hook}'"
         if self.step is not None:
             where += f" at step {self.step}"
-        return f"{where}: {self.cause}"
+        # Indented, so that no line of the plugin's can pass for one of ours.
+        return f"{where}: " + visible(self.cause).replace("\n", "\n    ")
 
 
 class PluginLoadError(PluginError):

@@ -33,6 +33,7 @@ class PluginSpec:
         memory_fraction: Share of the machine's memory, at most 0.15.
         search_path: Folders that hold its code: put on ``sys.path``.
         readable: Files and folders of its code that it may read; the search path if empty.
+        roots: Dotted module to its file, for code whose surrounding folder the sandbox may not list.
         job_seed: Seed of the job.
     """
 
@@ -53,6 +54,7 @@ class PluginSpec:
     memory_fraction: float = 0.15
     search_path: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
+    roots: Mapping[str, str] = field(default_factory=dict)
     job_seed: int = 0
 
     @property

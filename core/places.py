@@ -1,0 +1,277 @@
+"""Where a distribution keeps its code, and which of it a sandbox may read.
+
+All of this is told by the distribution's own metadata, and a stranger's wheel may
+carry any: so nothing is read that is no small regular file, and no folder is opened
+to a plugin but the one that holds the module of its entry point.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import site
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from importlib_metadata import Distribution
+
+from .autoload import LOADED_UNASKED
+from .hooks.verdict import Finding
+
+MAX_BYTES = 2**20
+
+_READ_FROM_METADATA = (
+    *("entry_points.txt", "METADATA", "PKG-INFO", "RECORD", "direct_url.json"),
+    *("installed-files.txt", "SOURCES.txt", "top_level.txt"),
+)
+_AT_STARTUP = {"sitecustomize", "usercustomize"}
+_OF_A_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
+
+
+class UnsafeFileError(ValueError):
+    """A file of a distribution is not read: too large, or no regular file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the module of an entry point lies.
+
+    Attributes:
+        search_path: Folders that hold it, as on ``sys.path``.
+        packages: Dotted package to its folder, where the package's name does not lead there.
+        roots: Dotted module to its file, where it lies outside the folders of installed packages.
+        readable: What a sandbox must be able to read of it.
+        withheld: Why nothing of it may be opened to a sandbox, or ``""``.
+    """
+
+    search_path: tuple[str, ...]
+    packages: Mapping[str, str] = field(default_factory=dict)
+    roots: Mapping[str, str] = field(default_factory=dict)
+    readable: tuple[str, ...] = ()
+    withheld: str = ""
+
+
+class Layout:
+    """How one distribution is installed.
+
+    Args:
+        distribution: Its metadata; checked by ``check_files``.
+
+    Raises:
+        OSError, ValueError, SyntaxError, RecursionError, MemoryError: The metadata is damaged.
+    """
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.base = Path(str(distribution.locate_file(""))).resolve()
+        self.project = _project_of(distribution)
+        # "..", so that no file hides behind another folder's name.
+        self._files = [Path(os.path.normpath(self.base / str(file))) for file in distribution.files or ()]
+        self._groups = {point.group for point in distribution.entry_points}
+        self._folders: list[Path] = []
+        self._mapping: dict[str, str] = {}
+        for listed in self._files if self.project is not None else ():
+            if listed.suffix == ".pth":
+                self._folders += _folders_of(listed)
+            elif listed.name.endswith("_finder.py"):
+                self._mapping |= _mapping_of(listed)
+
+    def place(self, module: str) -> Place:
+        """Return where ``module`` lies; the first place counts, as when it is imported."""
+        installed = _code_below(self.base, module)
+        is_site = self.base in _site_folders()
+        if installed is not None and not is_site:
+            return self._opened(*installed, self.base)
+        own = str(self.base if is_site else self.base / module.partition(".")[0])
+        usual = Place((str(self.base),), readable=(own,))
+        if installed is not None:
+            return usual
+        for name, file, folder in self._candidates(module):
+            if self.project is not None and file.resolve().is_relative_to(self.project):
+                opened = self._opened(name, file, folder)
+                paths = tuple(dict.fromkeys((str(self.base), *opened.search_path)))
+                return Place(paths, opened.packages, opened.roots, (own, *opened.readable), opened.withheld)
+        return usual
+
+    def hazards(self) -> Iterator[Finding]:
+        """Yield what of the distribution runs without being asked, and so outside any sandbox."""
+        for group in sorted(self._groups & set(LOADED_UNASKED)):
+            text = f"declares an entry point of '{group}', which is run by {LOADED_UNASKED[group]}"
+            yield Finding(
+                "E-STARTUP", f"{text}, outside any sandbox; uninstall it", advice=f"leave out '{group}'"
+            )
+        for path in self._files:
+            if _runs_at_startup(path, self.base, is_editable=self.project is not None):
+                text = f"installs {path.name}, which can run code outside any sandbox whenever Python starts"
+                yield Finding(
+                    "E-STARTUP",
+                    f"{text}, and has had the chance; uninstall it",
+                    advice=f"leave out {path.name}",
+                )
+
+    def _candidates(self, module: str) -> Iterator[tuple[str, Path, Path]]:
+        """Yield dotted name, file and surrounding folder of what an editable install offers."""
+        for folder in self._folders:
+            found = _code_below(folder, module)
+            if found is not None:
+                yield (*found, folder)
+        for package, mapped in sorted(self._mapping.items(), key=lambda item: -len(item[0])):
+            inside = module == package or module.startswith(f"{package}.")
+            file = _file_of(Path(mapped)) if inside and Path(mapped).is_absolute() else None
+            if file is not None and _holds(file, module[len(package) + 1 :]):
+                yield package, file, Path(mapped).parent
+
+    def _opened(self, name: str, file: Path, folder: Path) -> Place:
+        """Open one package or one file of it, never the folder around."""
+        file = file.resolve()
+        is_package = file.name == "__init__.py"
+        code = file.parent if is_package else file
+        packages = {name: str(file.parent)} if is_package else {}
+        reason = _reserved(code)
+        return Place(
+            (str(folder),),
+            packages,
+            {name: str(file)},
+            () if reason else (str(code),),
+            f"its code is {code}, which no sandbox may open, since {reason}" if reason else "",
+        )
+
+
+def check_files(distribution: Distribution, *names: str) -> None:
+    """Check that the metadata can be read without harm.
+
+    Args:
+        distribution: Whose metadata.
+        names: The files to check; all by default.
+
+    Raises:
+        UnsafeFileError: A file is too large, or a pipe or device.
+    """
+    folder = getattr(distribution, "_path", None)
+    if isinstance(folder, Path):
+        for path in (
+            (folder / name for name in names or _READ_FROM_METADATA) if folder.is_dir() else (folder,)
+        ):
+            _check_file(path)
+
+
+def read_small(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        UnsafeFileError: It is too large, or a pipe or device.
+        OSError: It cannot be read.
+    """
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafeFileError(f"{path.name} is no regular file")
+    if found.st_size > MAX_BYTES:
+        raise UnsafeFileError(f"{path.name} is longer than {MAX_BYTES} bytes")
+
+
+def _site_folders() -> set[Path]:
+    """Return where pip puts packages: what one of them reads, all may."""
+    paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    paths += [*site.getsitepackages(), site.getusersitepackages()]
+    return {Path(path).resolve() for path in paths}
+
+
+def _reserved(code: Path) -> str:
+    """Return why ``code`` may be opened to no plugin, or ``""``."""
+    kept = {
+        "/": "the top of the file system",
+        "/home": "the home folders",
+        "/root": "a home folder",
+        os.path.expanduser("~"): "your home folder",  # noqa: PTH111 - never raises
+        tempfile.gettempdir(): "the folder of temporary files",
+        str(Path(sys.prefix).parent): "the folder around this Python environment",
+        str(Path.cwd()): "the current folder",
+    }
+    held = (what for path, what in kept.items() if Path(path).resolve().is_relative_to(code))
+    what = next(held, None)
+    return "" if what is None else f"it is or holds {what}"
+
+
+def _project_of(distribution: Distribution) -> Path | None:
+    """Return the project that an editable install points to, or None if it is no such install."""
+    text = distribution.read_text("direct_url.json")
+    told = None if text is None else json.loads(text)
+    if not isinstance(told, dict) or not isinstance(told.get("dir_info"), dict):
+        return None
+    url = urlsplit(str(told.get("url")))
+    if not told["dir_info"].get("editable") or url.scheme != "file":
+        return None
+    folder = Path(url2pathname(url.path)).resolve()
+    return folder if any((folder / name).is_file() for name in _OF_A_PROJECT) else None
+
+
+def _runs_at_startup(path: Path, base: Path, *, is_editable: bool) -> bool:
+    folder = path.parent.parent if path.name == "__init__.py" else path.parent
+    module = path.parent.name if path.name == "__init__.py" else path.name.partition(".")[0]
+    if module in _AT_STARTUP and folder == base:
+        return path.suffix in {".py", ".pyc", ".so"}
+    if path.suffix != ".pth" or path.parent != base:
+        return False
+    # pip's own way of pointing to a project; setuptools names its hook so, others list folders only.
+    return not (is_editable and (path.name.startswith("_") or not _has_code(path)))
+
+
+def _has_code(path: Path) -> bool:
+    return any(line.startswith((b"import ", b"import\t")) for line in read_small(path).splitlines())
+
+
+def _folders_of(path: Path) -> list[Path]:
+    """Return the folders that a ``.pth`` file adds; lines that run code are not ours to run."""
+    lines = [line.strip() for line in read_small(path).decode("utf-8").splitlines()]
+    return [path.parent / line for line in lines if line and (path.parent / line).is_dir()]
+
+
+def _mapping_of(path: Path) -> dict[str, str]:
+    """Read package to folder from the import hook that setuptools writes, without running it."""
+    for node in ast.parse(read_small(path)).body:
+        match node:
+            case ast.AnnAssign(target=ast.Name(id="MAPPING"), value=ast.Dict() as value):
+                return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
+            case ast.Assign(targets=[ast.Name(id="MAPPING")], value=ast.Dict() as value):
+                return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
+    return {}
+
+
+def _code_below(folder: Path, module: str) -> tuple[str, Path] | None:
+    """Return name and file of the outermost package, or module, of ``module`` if ``folder`` holds it."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        file = _file_of(folder.joinpath(*parts[:depth]))
+        if file is not None:
+            name = ".".join(parts[:depth])
+            return (name, file) if _holds(file, ".".join(parts[depth:])) else None
+    return None
+
+
+def _holds(file: Path, rest: str) -> bool:
+    if not rest:
+        return True
+    return file.name == "__init__.py" and _file_of(file.parent.joinpath(*rest.split("."))) is not None
+
+
+def _file_of(path: Path) -> Path | None:
+    """Return the file of the package or module whose path without ending is ``path``."""
+    endings = [f"{path.name}{suffix}" for suffix in (".py", *EXTENSION_SUFFIXES)]
+    candidates = [path / "__init__.py", *(path.with_name(name) for name in endings), path]
+    return next((file for file in candidates if file.is_file()), None)

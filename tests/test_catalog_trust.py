@@ -1,0 +1,284 @@
+"""What a stranger's metadata may claim: it opens no folder, runs no code, and takes down nobody else."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from ringfence import places
+from ringfence.catalog import catalog, check_found, source_of
+from ringfence.hooks.errors import PluginRaisedError, visible
+from ringfence.hooks.roots import RootFinder
+
+PLUGIN = """
+from ringfence import passthrough
+
+class Plugin:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, step): ...
+"""
+
+
+class Wheel:
+    """One installed distribution, of which the test may write anything."""
+
+    def __init__(self, folder, name="acme", module="acme"):
+        self.folder = folder
+        self.info = f"{name}-1.0.dist-info"
+        self.record = []
+        self.write(f"{self.info}/METADATA", f"Name: {name}\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n")
+        self.write(f"{self.info}/entry_points.txt", f"[ringfence.plugins]\n{name} = {module}:Plugin\n")
+
+    def write(self, name, text):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        self.record.append(name)
+        (self.folder / self.info / "RECORD").write_text("".join(f"{line},,\n" for line in self.record))
+        return path
+
+    def claim_editable(self, project):
+        told = {"url": project.as_uri(), "dir_info": {"editable": True}}
+        self.write(f"{self.info}/direct_url.json", json.dumps(told))
+
+    def map(self, mapping):
+        self.write("__editable___acme_finder.py", f"MAPPING: dict[str, str] = {mapping!r}\n")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder that pip would install to."""
+    folder = tmp_path / "environment" / "site-packages"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(places, "_site_folders", lambda: {folder})
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The folder of a user's own project, with code and with what is nobody's business."""
+    folder = tmp_path / "project"
+    (folder / "acme").mkdir(parents=True)
+    (folder / "acme" / "__init__.py").write_text(PLUGIN)
+    (folder / "secret.txt").write_text("a secret")
+    (folder / "pyproject.toml").touch()
+    return folder
+
+
+def found(site, name="acme"):
+    return catalog([str(site)]).find(name)
+
+
+# folders
+
+
+def test_a_mapping_in_a_wheel_opens_no_folder(site, project):
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    wheel.claim_editable(project)
+    wheel.map({"a": "/root/x", "b": "/home/x", "acme": str(project / "acme"), "acme.x": "/etc"})
+
+    assert found(site).place.readable == (str(site),)
+
+
+def test_a_mapped_folder_is_opened_only_if_it_holds_the_entry_points_module(site, project):
+    wheel = Wheel(site, module="acme.absent")
+    wheel.claim_editable(project)
+    wheel.map({"acme": str(project / "acme"), "b": str(project)})
+
+    assert found(site).place.readable == (str(site),)
+
+
+def test_a_folder_outside_the_project_is_not_opened(site, project, tmp_path):
+    wheel = Wheel(site)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "pyproject.toml").touch()
+    wheel.claim_editable(other)
+    wheel.map({"acme": str(project / "acme")})
+
+    assert found(site).place.readable == (str(site),)
+
+
+def test_an_editable_package_is_opened_without_the_folder_around_it(site, project, monkeypatch):
+    monkeypatch.chdir(project)
+    wheel = Wheel(site)
+    wheel.claim_editable(project)
+    wheel.write("__editable__.acme.pth", f"{project}\n")
+
+    plugin = found(site)
+
+    assert plugin.place.readable == (str(site), str(project / "acme"))
+    assert plugin.place.roots == {"acme": str(project / "acme" / "__init__.py")}
+    assert check_found(plugin).decision == "accepted"
+
+
+def test_an_editable_module_in_the_current_folder_is_opened_alone(site, project, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "single.py").write_text(PLUGIN)
+    wheel = Wheel(site, module="single")
+    wheel.claim_editable(project)
+    wheel.map({"single": str(project / "single")})
+
+    plugin = found(site)
+
+    assert plugin.place.readable == (str(site), str(project / "single.py"))
+    assert source_of(plugin).role == "gradient"
+
+
+@pytest.mark.parametrize("kept", ["home", "cwd"])
+def test_a_package_around_a_folder_of_the_user_is_refused_with_its_path(site, project, monkeypatch, kept):
+    inside = project / "acme" / "user"
+    inside.mkdir()
+    monkeypatch.setenv("HOME", str(inside)) if kept == "home" else monkeypatch.chdir(inside)
+    wheel = Wheel(site)
+    wheel.claim_editable(project)
+    wheel.map({"acme": str(project / "acme")})
+
+    plugin = found(site)
+    verdict = check_found(plugin)
+
+    assert plugin.place.readable == (str(site),)
+    assert verdict.decision == "refused"
+    assert f"its code is {project / 'acme'}, which no sandbox may open" in verdict.message()
+    assert "install it without -e" in verdict.message()
+
+
+def test_metadata_in_a_folder_on_the_path_does_not_open_that_folder(project):
+    Wheel(project)
+
+    assert found(project).place.readable == (str(project / "acme"),)
+
+
+def test_a_root_is_imported_though_the_folder_around_it_cannot_be_listed(project):
+    finder = RootFinder({"outer.acme": str(project / "acme" / "__init__.py")})
+
+    spec = finder.find_spec("outer.acme")
+
+    assert spec.submodule_search_locations == [str(project / "acme")]
+    assert finder.find_spec("outer").submodule_search_locations == []
+    assert finder.find_spec("other") is None
+
+
+# code that runs by itself
+
+
+@pytest.mark.parametrize("group", ["torch.backends", "pydantic", "triton.backends"])
+def test_an_entry_point_that_a_library_loads_by_itself_is_refused(site, group):
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    points = f"[ringfence.plugins]\nacme = acme:Plugin\n[{group}]\nx = acme:run\n"
+    wheel.write(f"{wheel.info}/entry_points.txt", points)
+
+    verdict = check_found(found(site))
+
+    assert verdict.decision == "refused"
+    assert f"E-STARTUP        declares an entry point of '{group}'" in verdict.message()
+
+
+@pytest.mark.parametrize(
+    "name", ["acme.pth", "_acme.pth", "sitecustomize.py", "usercustomize/__init__.py", "acme/../x.pth"]
+)
+def test_a_file_that_python_runs_at_its_start_is_refused(site, name):
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    (site / "acme").mkdir()
+    wheel.write(name, "import acme\n")
+
+    verdict = check_found(found(site))
+
+    assert verdict.decision == "refused"
+    assert "outside any sandbox whenever Python starts" in verdict.message()
+    assert "uninstall it" in verdict.message()
+
+
+def test_what_is_declared_for_torch_and_pydantic_does_not_run_in_the_command(tmp_path):
+    wheel = Wheel(tmp_path / "site")
+    wheel.write("evil.py", "import os\nos.write(2, b'EVIL RAN')\ndef run(): ...\n")
+    wheel.write(
+        f"{wheel.info}/entry_points.txt", "[torch.backends]\nx = evil:run\n[pydantic]\ny = evil:run\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "site"),
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "1",
+        "PYDANTIC_DISABLE_PLUGINS": "none",
+    }
+    command = [sys.executable, "-m", "ringfence", "train", "absent.yaml"]
+    code = (
+        "import sys\nfrom ringfence import cli\nsys.argv = ['ringfence', 'plugins', 'list']\n"
+        "try: cli.main()\nexcept SystemExit: pass\nimport torch, pydantic\n"
+        "class Model(pydantic.BaseModel): x: int\n"
+    )
+
+    for run in (command, [sys.executable, "-c", code]):
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        assert "EVIL" not in done.stderr
+        assert done.returncode in (0, 2), done.stderr
+
+
+# damage
+
+
+def _fifo(wheel):
+    os.mkfifo(wheel.folder / wheel.info / "direct_url.json")
+
+
+DAMAGE = {
+    "a finder that is no Python": lambda wheel: wheel.write("__editable___x_finder.py", "MAPPING = ("),
+    "a finder nested too deeply": lambda wheel: wheel.write(
+        "__editable___x_finder.py", "MAPPING = {'a': " + "-" * 50_000 + "1}"
+    ),
+    "a direct_url nested too deeply": lambda wheel: wheel.write(
+        f"{wheel.info}/direct_url.json", "[" * 100_000
+    ),
+    "a pipe for a file": _fifo,
+    "a huge file": lambda wheel: wheel.write(f"{wheel.info}/direct_url.json", " " * (2**20 + 1)),
+    "a name for the terminal": lambda wheel: wheel.write(
+        f"{wheel.info}/METADATA", "Name: ac\x1b[2Jme\nVersion: 1.0\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_one_damaged_distribution_is_told_of_and_passed_over(site, project, damage):
+    Wheel(site, "sound").write("sound.py", PLUGIN)
+    wheel = Wheel(site)
+    if "finder" in damage:
+        wheel.claim_editable(project)
+    DAMAGE[damage](wheel)
+    read = []
+
+    reader = threading.Thread(target=lambda: read.append(catalog([str(site)])), daemon=True)
+    reader.start()
+    reader.join(20)
+
+    (installed,) = read
+    assert list(installed.plugins) == ["sound"]
+    (told,) = installed.damaged
+    assert "acme-1.0.dist-info has damaged metadata" in told
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a/b", "a b", "a" * 65])
+def test_a_name_that_is_no_plain_word_is_refused(site, name):
+    wheel = Wheel(site)
+    wheel.write(f"{wheel.info}/entry_points.txt", f"[ringfence.plugins]\n{name} = acme:Plugin\n")
+
+    installed = catalog([str(site)])
+
+    assert not installed.plugins
+    assert "acme declares a plugin as" in installed.damaged[0]
+    assert installed.damaged[0].isprintable()
+
+
+def test_an_error_shows_no_control_characters_and_forges_no_line():
+    error = PluginRaisedError("raised X: \x1b[2J\rerror: y\ncompleted after 9 steps", plugin="acme")
+
+    assert str(error) == "plugin 'acme': raised X: \\x1b[2J\\rerror: y\n    completed after 9 steps"
+    assert visible("a\tb\nc") == "a\\tb\nc"
