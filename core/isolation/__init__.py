@@ -10,11 +10,13 @@ from going on, use more than its memory budget, change what it may only read, or
 hand over bytes that run as code.
 
 What is not covered: faults of the kernel itself; side channels; numbers that are
-valid but wrong; what a source distribution does while ``pip`` installs it; a
-plugin that the job declares ``isolation: trusted``.
+valid but wrong; what a source distribution does while ``pip`` installs it, and
+what an installed one has Python run at every start (``.pth`` files); a plugin
+that the job declares ``isolation: trusted``.
 
 Files, from the outside in: ``pool`` (the sandbox of a run), ``host`` (the
-stand-in for one plugin), ``crew`` (its processes, from fork to end), ``exchange`` (arguments and results in shared memory),
+stand-in for one plugin), ``crew`` (its processes, from fork to end),
+``exchange`` (arguments and results in shared memory),
 ``channel`` (requests and deadlines), ``watchdog`` and ``budget`` (memory),
 ``cgroup``; then ``protocol`` and ``memory``, which both sides share; then, inside,
 ``zygote``, ``worker``, ``layers`` and ``probes``. ``report`` says how each layer stands.
