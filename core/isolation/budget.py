@@ -7,6 +7,7 @@ a control group above it. A budget is a share of that, never more than 15 %.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import cgroup
@@ -19,6 +20,20 @@ NO_LIMIT_BYTES = 1 << 60
 
 _OWN = ("RssAnon:", "VmSwap:", "VmPTE:")
 _PROC = Path("/proc")
+_PF_EXITING = 0x4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process uses at one moment.
+
+    Attributes:
+        own_bytes: As for ``used_bytes``; None when its main thread has ended.
+        threads: All of its threads, one that has ended and was not collected included.
+    """
+
+    own_bytes: int | None
+    threads: int
 
 
 def total_bytes(proc: Path = _PROC) -> int:
@@ -52,6 +67,21 @@ def budget_bytes(fraction: float) -> int:
     return math.floor(fraction * total_bytes())
 
 
+def usage(pid: int) -> Usage | None:
+    """Return what process ``pid`` uses; None when it is gone.
+
+    Its name, which it chooses, comes first in the file and without a line end.
+    """
+    try:
+        lines = (_PROC / str(pid) / "status").read_bytes().split(b"\n")[1:]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = dict(line.split(b":", 1) for line in lines if b":" in line)
+    own = [_first_number(fields[key]) for name in _OWN if (key := name[:-1].encode()) in fields]
+    has_memory = b"RssAnon" in fields  # a zombie has none left
+    return Usage(sum(own) * 1024 if has_memory else None, _first_number(fields.get(b"Threads", b"")))
+
+
 def used_bytes(pid: int) -> int | None:
     """Return the memory that process ``pid`` has to itself, in bytes; None when it is gone.
 
@@ -61,14 +91,24 @@ def used_bytes(pid: int) -> int | None:
     started them with. Shared memory (RssShmem) does not count: the sandbox lets a plugin make
     none, so what it maps is the host's, who keeps the books on that.
     """
-    try:
-        status = (_PROC / str(pid) / "status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = kilobyte_fields(status)
-    if "RssAnon:" not in fields:  # a zombie: it has no memory left
-        return None
-    return own_bytes(fields)
+    now = usage(pid)
+    return None if now is None else now.own_bytes
+
+
+def threads_go_on(pid: int) -> bool:
+    """Tell whether a thread of ``pid`` runs and is not about to end; False when it is gone.
+
+    For a process whose main thread has ended: the others may be on their way out too.
+    """
+    for path in (_PROC / str(pid) / "task").glob("*/stat"):
+        try:
+            # State and flags are fields 3 and 9, counted after the name: the name may hold anything.
+            fields = path.read_bytes().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_EXITING:
+            return True
+    return False
 
 
 def own_bytes(fields: dict[str, int]) -> int:
@@ -80,6 +120,11 @@ def kilobyte_fields(text: str) -> dict[str, int]:
     """Return the fields given in kB of a ``/proc`` file such as status or meminfo, in bytes."""
     rows = (line.split() for line in text.splitlines())
     return {row[0]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}  # noqa: PLR2004 - name, number, unit
+
+
+def _first_number(text: bytes) -> int:
+    words = text.split()
+    return int(words[0]) if words and words[0].isdigit() else 0
 
 
 def _physical_bytes(proc: Path) -> int:

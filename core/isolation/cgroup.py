@@ -174,7 +174,18 @@ def sweep_stale() -> int:
     parents.update(_parents_v2(own[""]) if "" in own else ())
     found = {child for parent in parents for child in parent.glob(f"{_PREFIX}-*")}
     found.update(child for parent in parents for child in parent.parent.glob(f"*/{_PREFIX}-*"))
-    return sum(_remove(child, 1) for child in found if _is_stale(child.name))
+    return sum(_remove(child, 1) for child in found if is_stale(child.name))
+
+
+def owner_prefix() -> str:
+    """Return how names of things begin that outlive this process if it is killed."""
+    return f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-"
+
+
+def is_stale(name: str) -> bool:
+    """Tell whether ``name`` begins with the ``owner_prefix`` of a process that no longer runs."""
+    match = _STALE.match(name)
+    return match is not None and _started(int(match["pid"])) != int(match["started"])
 
 
 def read_limit(path: Path) -> int | None:
@@ -231,7 +242,7 @@ def _create_v2_below(parent: Path, label: str, limit_bytes: int) -> Cgroup:
 
 def _make(parent: Path, label: str) -> Path:
     clean = re.sub(r"[^A-Za-z0-9_-]", "_", label)[:64]
-    stem = f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-{clean}"
+    stem = f"{owner_prefix()}{clean}"
     for number in range(1000):
         folder = parent / f"{stem}-{number}"
         try:
@@ -269,11 +280,6 @@ def _remove(folder: Path, tries: int) -> bool:
         else:
             return True
     return False
-
-
-def _is_stale(name: str) -> bool:
-    match = _STALE.match(name)
-    return match is not None and _started(int(match["pid"])) != int(match["started"])
 
 
 def _started(pid: int) -> int:

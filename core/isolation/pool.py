@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,15 +16,11 @@ from torch import Tensor
 from ..hooks.errors import SandboxUnavailableError
 from ..hooks.plugin import PluginSpec
 from .cgroup import sweep_stale
-from .crew import ENV_CANARY
+from .forking import ForkRefusedError, Zygote, ZygoteLostError
 from .host import IsolatedPlugin
 from .memory import Arena
-from .protocol import Fork, Forked, MessageError, Reap, Reaped, from_zygote, receive_with_fds, send
+from .scratch import RunFolder, remove_tree, sweep_stale_folders
 from .watchdog import Process, Watchdog
-
-#: Importing torch takes seconds on a loaded machine; the first fork waits for it.
-ZYGOTE_START_S = 120.0
-ZYGOTE_REPLY_S = 20.0
 
 
 class Sandbox:
@@ -40,10 +34,13 @@ class Sandbox:
 
     Raises:
         SandboxUnavailableError: This is not Linux.
+        OSError: The process that plugins are forked from, or a folder for them, could not be made.
 
     Attributes:
         arena: Memory that the host writes and plugins read.
         watchdog: Holds every plugin to its budget.
+        folder: Where plugins' scratch folders lie; removed with the sandbox.
+        canary: A file that no plugin may read.
     """
 
     def __init__(self, *, skip_layers: tuple[str, ...] = ()) -> None:
@@ -54,14 +51,27 @@ class Sandbox:
             )
         # What a trainer that was killed could not take along.
         sweep_stale()
+        sweep_stale_folders()
         self.skip_layers = skip_layers
-        self.arena = Arena()
-        self.watchdog = Watchdog()
-        self.folder = Path(tempfile.mkdtemp(prefix="ringfence-"))
-        self.canary = self.folder / "canary"
-        self.canary.write_text("a file that no plugin may read")
         self._plugins: list[IsolatedPlugin] = []
-        self._start_zygote()
+        #: What to do at the end, last first.
+        self._at_end: list[Callable[[], None]] = []
+        try:
+            self.arena = Arena()
+            self._at_end.append(self.arena.close)
+            run_folder = RunFolder()
+            self._at_end.append(run_folder.close)
+            self.folder = run_folder.path
+            self.canary = self.folder / "canary"
+            self.canary.write_text("a file that no plugin may read")
+            self._zygote = Zygote(0)
+            self._at_end.append(self._close_zygote)
+            self.watchdog = Watchdog()
+            self._at_end.append(self.watchdog.close)
+        except BaseException:
+            self.close()
+            raise
+        self._is_open = True
 
     def __enter__(self) -> Self:
         return self
@@ -87,38 +97,52 @@ class Sandbox:
         return plugin
 
     def close(self) -> None:
-        """End all plugins and the zygote, and remove every file; safe to call twice."""
-        for plugin in self._plugins:
-            plugin.close()
+        """End all plugins and the zygote, and remove every file; safe to call twice.
+
+        Raises:
+            Exception: The first that something raised as it was ended; the rest was ended all the same.
+        """
+        self._is_open = False
+        steps = [*self._at_end, *(plugin.close for plugin in reversed(self._plugins))]
         self._plugins.clear()
-        self.watchdog.close()
-        self._stop_zygote()
-        self.arena.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._at_end.clear()
+        errors: list[BaseException] = []
+        while steps:
+            try:
+                steps.pop()()
+            except BaseException as error:  # noqa: BLE001 - no process may stay behind; raised below
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     # for the plugins' stand-ins
 
     def fork(self) -> tuple[Process, socket.socket]:
-        """Fork a worker that waits for ``Open``; returns it and the host's end of its socket."""
-        if self._zygote.poll() is not None:
-            self._stop_zygote()
-            self._start_zygote()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        log_read, log_write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(log_read, False)
+        """Fork a worker that waits for ``Open``; returns it and the host's end of its socket.
+
+        A zygote that is gone is replaced; its workers have gone with it.
+
+        Raises:
+            SandboxUnavailableError: There can be no other process, or no zygote.
+        """
         try:
-            pid, pidfd = self._request_fork(theirs.fileno(), log_write)
-        except BaseException:
-            ours.close()
-            os.close(log_read)
-            raise
-        finally:
-            theirs.close()
-            os.close(log_write)
-        return Process(pid, pidfd, log_read), ours
+            try:
+                return self._fork_once()
+            except ZygoteLostError as error:
+                if not error.may_retry:
+                    raise
+                return self._fork_once()
+        except ZygoteLostError as error:
+            raise SandboxUnavailableError(
+                f"the process that plugins are forked from is gone: {error}"
+            ) from error
+        except ForkRefusedError as error:
+            raise SandboxUnavailableError(
+                f"{error}; end other processes, or raise the limit on them (ulimit -u, pids.max)"
+            ) from error
 
     def reap(self, process: Process) -> int | None:
-        """Collect a worker that was killed or has ended; None if the zygote is gone as well.
+        """Collect a worker that was killed or has ended; None if its zygote is gone as well.
 
         Returns:
             Its exit code, or minus the number of the signal that ended it.
@@ -126,65 +150,39 @@ class Sandbox:
         if process.reaped:
             return process.status
         process.reaped = True
-        try:
-            send(self._control, Reap(process.pid))
-            reply, _ = receive_with_fds(self._control, from_zygote, 1)
-        except (OSError, EOFError, MessageError):
-            return None
-        if isinstance(reply, Reaped):
-            process.status = reply.status
+        if process.generation == self._zygote.generation and not self._zygote.has_ended():
+            process.status = self._zygote.reap(process.pid)
         return process.status
 
     def remove_scratch(self, folder: str) -> None:
-        """Remove a worker's scratch folder, whatever it made of it."""
-        shutil.rmtree(folder, ignore_errors=True)
+        """Remove a worker's scratch folder, whatever it made of it; the worker has ended."""
+        remove_tree(Path(folder))
 
     # inside
 
-    def _start_zygote(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.settimeout(ZYGOTE_START_S)
-        with theirs:
-            self._zygote = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "ringfence.isolation.zygote",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                env={
-                    "PATH": "/usr/bin:/bin",
-                    "LANG": "C.UTF-8",
-                    # No thread pool of any library may exist before a fork.
-                    "OMP_NUM_THREADS": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "MKL_NUM_THREADS": "1",
-                    # Workers share the processors with the trainer: one that waits must not spin.
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                    "NO_ALBUMENTATIONS_UPDATE": "1",
-                    ENV_CANARY: "a value that no plugin may see",
-                },
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                pass_fds=(theirs.fileno(),),
-            )
+    def _close_zygote(self) -> None:
+        # The one that there is now, which need not be the first.
+        self._zygote.close()
 
-    def _stop_zygote(self) -> None:
-        self._control.close()
-        self._zygote.kill()
-        self._zygote.wait()
-
-    def _request_fork(self, worker_socket: int, log: int) -> tuple[int, int]:
+    def _fork_once(self) -> tuple[Process, socket.socket]:
+        if not self._is_open:
+            raise SandboxUnavailableError("this sandbox has been closed; make another one")
+        if self._zygote.has_ended():
+            self._zygote.close()
+            self._zygote = Zygote(self._zygote.generation + 1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            send(self._control, Fork(), (worker_socket, log))
-            reply, fds = receive_with_fds(self._control, from_zygote, 1)
-        except (OSError, EOFError, MessageError) as error:
-            raise SandboxUnavailableError(
-                "the process that plugins are forked from did not start "
-                f"(exit status {self._zygote.poll()}): {error or type(error).__name__}"
-            ) from error
-        self._control.settimeout(ZYGOTE_REPLY_S)
-        assert isinstance(reply, Forked)  # noqa: S101 - the zygote runs no plugin code
-        return reply.pid, fds[0]
+            with theirs:
+                log_read, log_write = os.pipe2(os.O_CLOEXEC)
+                try:
+                    os.set_blocking(log_read, False)
+                    pid, pidfd = self._zygote.fork(theirs.fileno(), log_write)
+                except BaseException:
+                    os.close(log_read)
+                    raise
+                finally:
+                    os.close(log_write)
+        except BaseException:
+            ours.close()
+            raise
+        return Process(pid, pidfd, log_read, self._zygote.generation), ours

@@ -263,7 +263,7 @@ FromWorker = Locked | Ready | Done | Large | Size | Fault
 
 
 class Fork(_Message, frozen=True):
-    """Fork a worker; its socket and its log pipe come with the message. The reply is ``Forked``."""
+    """Fork a worker; its socket and its log pipe come along. The reply is ``Forked`` or ``Refused``."""
 
 
 class Forked(_Message, frozen=True):
@@ -273,7 +273,7 @@ class Forked(_Message, frozen=True):
 
 
 class Reap(_Message, frozen=True):
-    """Collect a worker that has ended or was just killed; the reply is ``Reaped``."""
+    """Collect a worker that has ended or was just killed; the reply is ``Reaped`` or ``Refused``."""
 
     pid: int
 
@@ -285,8 +285,14 @@ class Reaped(_Message, frozen=True):
     status: int
 
 
+class Refused(_Message, frozen=True):
+    """A fork or a collection was not possible; the zygote goes on."""
+
+    reason: str
+
+
 ToZygote = Fork | Reap
-FromZygote = Forked | Reaped
+FromZygote = Forked | Reaped | Refused
 
 #: How tensors lie in a map: (name, dtype, shape, offset, nbytes).
 LayoutSpecs = list[tuple[str, str, tuple[int, ...], int, int]]

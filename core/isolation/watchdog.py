@@ -1,7 +1,8 @@
-"""One thread that watches every worker: memory of its own, and what it prints.
+"""One thread that watches every worker: memory, threads and files of its own, and what it prints.
 
 Limits set inside a worker stop one process; this thread adds up a plugin's
 workers and its result buffers, so that together they stay within one budget.
+A plugin that it cannot measure is ended: nothing goes on unwatched.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..hooks.plugin import PluginUsage
-from .budget import used_bytes
+from .budget import threads_go_on, usage
+from .scratch import what_is_too_much
 
 INTERVAL_S = 0.05
+#: Files take longer to count than memory does.
+SCRATCH_INTERVAL_S = 1.0
+#: Of one worker; a thread costs kernel memory that its budget does not show.
+MAX_THREADS = 128
 MAX_LOG_LINES = 50
 _READ_BYTES = 64 * 1024
 #: Reads of one worker's log in a row, so that one that floods leaves time for the others.
@@ -32,18 +39,24 @@ class Process:
         pid: Its process id, valid until it is reaped.
         pidfd: By which it is signalled; never hits another process.
         log: Read end of its standard output and error, non-blocking.
+        generation: Which zygote forked it, counted from the first; only that one can collect it.
     """
 
-    def __init__(self, pid: int, pidfd: int, log: int) -> None:
+    def __init__(self, pid: int, pidfd: int, log: int, generation: int = 0) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.log = log
+        self.generation = generation
         #: Set once it has been collected; its number may then belong to another process.
         self.reaped = False
         #: Exit code, or minus the number of the signal that ended it, once it has been collected.
         self.status: int | None = None
         #: Memory that it was forked with and shares with all others until it writes there.
         self.inherited_bytes = 0
+        #: Folder that it may write to, once it has one.
+        self.scratch: str | None = None
+        #: Its main thread had ended, and others had not, when it was last looked at.
+        self.headless = False
         self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
         self._partial = ""
         self._lock = threading.Lock()
@@ -54,6 +67,14 @@ class Process:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+    def has_ended(self) -> bool:
+        """Tell whether all its threads have ended, so that its number may soon be another's."""
+        if self.reaped:
+            return True
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def read_log(self) -> None:
         """Take what it printed; only the last lines are kept, and only their beginnings."""
@@ -90,7 +111,8 @@ class Account:
         usage: Where the figures go.
         processes: Its workers.
         result_bytes: Buffers that it writes its results to.
-        exceeded_bytes: What it used when it was killed for it, or 0.
+        exceeded_bytes: What it used when it was killed for its memory, or 0.
+        exceeded: Why it was killed if not for its memory, as the end of a sentence about it, or ``""``.
     """
 
     budget_bytes: int
@@ -98,20 +120,54 @@ class Account:
     processes: list[Process] = field(default_factory=list)
     result_bytes: int = 0
     exceeded_bytes: int = 0
+    exceeded: str = ""
 
     def measure(self) -> None:
         """Add up what it uses now; kill all its workers if that is past the budget."""
         used = own = self.result_bytes
         for process in self.processes:
-            bytes_now = 0 if process.reaped else used_bytes(process.pid) or 0
+            bytes_now = self._measure_one(process)
             used += bytes_now
             own += max(bytes_now - process.inherited_bytes, 0)
         self.usage.memory_bytes = own
         self.usage.peak_bytes = max(self.usage.peak_bytes, own)
-        if used > self.budget_bytes and not self.exceeded_bytes:
+        if used > self.budget_bytes and not self.exceeded_bytes and not self.exceeded:
             self.exceeded_bytes = used
-            for process in self.processes:
-                process.kill()
+            self._kill()
+
+    def look_into_scratch(self) -> None:
+        """Kill all its workers if one has more files than it may, or larger ones."""
+        for process in self.processes:
+            if process.scratch is not None and (excess := what_is_too_much(process.scratch)):
+                self.end(excess)
+
+    def end(self, why: str) -> None:
+        """Kill all its workers.
+
+        Args:
+            why: Becomes ``exceeded`` unless there is a reason already.
+        """
+        if not self.exceeded_bytes and not self.exceeded:
+            self.exceeded = why
+        self._kill()
+
+    def _measure_one(self, process: Process) -> int:
+        now = usage(process.pid)
+        # Asked after it was measured: until it has ended the number was its own.
+        if now is None or process.has_ended():
+            return 0
+        if now.threads > MAX_THREADS:
+            self.end(f"has {now.threads} threads in one worker; at most {MAX_THREADS}")
+        headless = now.own_bytes is None and threads_go_on(process.pid)
+        if headless and process.headless:
+            # Whatever the others use is shown nowhere. One look may meet a process that is just ending.
+            self.end("went on in other threads after its main thread had ended, where it cannot be measured")
+        process.headless = headless
+        return now.own_bytes or 0
+
+    def _kill(self) -> None:
+        for process in self.processes:
+            process.kill()
 
 
 class Watchdog:
@@ -158,19 +214,37 @@ class Watchdog:
             self._poll.unregister(log)
 
     def _run(self) -> None:
-        due = 0.0
+        try:
+            self._watch()
+        finally:
+            if not self._stopping.is_set():
+                with self._lock:
+                    for account in self._accounts:
+                        account.end("was no longer watched: the thread that does has failed")
+
+    def _watch(self) -> None:
+        due = scratch_due = 0.0
         while not self._stopping.is_set():
             ready = self._poll.poll(INTERVAL_S * 1000)
             with self._lock:
                 for log, events in ready:
                     self._drain(log, events)
                 if time.monotonic() >= due:
-                    for account in self._accounts:
-                        account.measure()
+                    self._look(Account.measure)
                     due = time.monotonic() + INTERVAL_S
+                if time.monotonic() >= scratch_due:
+                    self._look(Account.look_into_scratch)
+                    scratch_due = time.monotonic() + SCRATCH_INTERVAL_S
             if ready:
                 # A worker that floods its log is read in portions, not as fast as it writes.
                 self._stopping.wait(INTERVAL_S / 5)
+
+    def _look(self, measure: Callable[[Account], None]) -> None:
+        for account in self._accounts:
+            try:
+                measure(account)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the others must go on being watched
+                account.end(f"could not be measured: {type(error).__name__}: {error}")
 
     def _drain(self, log: int, events: int) -> None:
         if log not in self._logs:

@@ -17,7 +17,7 @@ import socket
 import sys
 
 from . import layers, worker
-from .protocol import Fork, Forked, Reap, Reaped, receive_with_fds, send, to_zygote
+from .protocol import Fork, Forked, Reap, Reaped, Refused, receive_with_fds, send, to_zygote
 
 _PR_SET_PDEATHSIG = 1
 
@@ -44,35 +44,62 @@ def main() -> None:
 
 
 def serve(sock: socket.socket) -> None:
-    """Fork and reap workers as the host asks."""
+    """Fork and reap workers as the host asks; what the kernel refuses is answered, not died of."""
     while True:
         try:
             message, fds = receive_with_fds(sock, to_zygote, 2)
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         match message:
             case Fork():
                 _fork(sock, *fds)
             case Reap(pid):
-                _, status = os.waitpid(pid, 0)
-                send(sock, Reaped(pid, os.waitstatus_to_exitcode(status)))
+                _reap(sock, pid)
+
+
+def _reap(sock: socket.socket, pid: int) -> None:
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError as error:
+        send(sock, Refused(f"process {pid} is none of mine: {error.strerror}"))
+    else:
+        send(sock, Reaped(pid, os.waitstatus_to_exitcode(status)))
 
 
 def _fork(sock: socket.socket, worker_socket: int, log: int) -> None:
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        sock.close()
-        die_with_parent(parent)
-        worker.main(socket.socket(fileno=worker_socket), log)
-    os.close(worker_socket)
-    os.close(log)
-    # Nobody but this process reaps the worker, so the number cannot have been reused.
-    pidfd = os.pidfd_open(pid)
+    reply: Forked | Refused
+    fds: tuple[int, ...]
     try:
-        send(sock, Forked(pid), (pidfd,))
+        pid = os.fork()
+    except OSError as error:
+        reply, fds = _refuse(error), ()
+    else:
+        if pid == 0:
+            sock.close()
+            die_with_parent(parent)
+            worker.main(socket.socket(fileno=worker_socket), log)
+        reply, fds = _introduce(pid)
+    try:
+        send(sock, reply, fds)
     finally:
-        os.close(pidfd)
+        for fd in (worker_socket, log, *fds):
+            os.close(fd)
+
+
+def _introduce(pid: int) -> tuple[Forked | Refused, tuple[int, ...]]:
+    """Return what to tell of a new worker, with a descriptor to signal it by; without one it must not be."""
+    # Nobody but this process reaps the worker, so the number cannot have been reused.
+    try:
+        return Forked(pid), (os.pidfd_open(pid),)
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return _refuse(error), ()
+
+
+def _refuse(error: OSError) -> Refused:
+    return Refused(f"no process could be added: {error.strerror}")
 
 
 def die_with_parent(parent: int) -> None:
@@ -80,7 +107,3 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

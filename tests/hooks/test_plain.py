@@ -206,7 +206,8 @@ def test_a_bomb_is_refused_before_it_costs_memory(bomb, tmp_path):
     )
     seconds, kib, said = done.stdout.strip().split("|")
     print(bomb, seconds, "s", kib, "KiB", len(data), "bytes:", said)
-    assert float(seconds) < 0.05
+    # Some 20 ms where nothing else runs; parsing would take seconds.
+    assert float(seconds) < 0.25
     # The state itself, its header and its metadata are some MiB each.
     assert int(kib) < 20 * 1024
 

@@ -1,0 +1,331 @@
+"""A sandbox survives the loss of its zygote, says what it cannot do, and leaves nothing behind."""
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ringfence import PluginCrashedError, SandboxUnavailableError, StepInfo
+from ringfence.isolation import forking, pool, scratch
+from ringfence.isolation.cgroup import owner_prefix
+from ringfence.isolation.imports import import_paths
+from ringfence.isolation.pool import Sandbox
+
+
+@pytest.fixture(scope="module")
+def ended():
+    """Return the process id of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+@contextlib.contextmanager
+def forked(sandbox):
+    """Fork a bare worker, and collect it in the end."""
+    process, sock = sandbox.fork()
+    try:
+        yield process
+    finally:
+        process.kill()
+        sandbox.reap(process)
+        sock.close()
+        os.close(process.pidfd)
+        os.close(process.log)
+
+
+def stop_zygote(sandbox):
+    sandbox._zygote.kill()
+    sandbox._zygote.wait()
+
+
+def test_two_plugins_both_go_on_in_one_new_zygote(sandbox, start, gradients):
+    plugins = [start("obedient:Halve"), start("obedient:HalveIntoNew")]
+    stop_zygote(sandbox)
+    for plugin in plugins:
+        with pytest.raises(PluginCrashedError, match="the process that forked it too"):
+            plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+        plugin.restart()
+    generation = sandbox._zygote.generation
+    for number in range(3):
+        for plugin in plugins:
+            assert plugin.call("backward", {"gradients": gradients}, StepInfo(number)) is not None
+    assert sandbox._zygote.generation == generation
+
+
+def test_a_worker_of_a_zygote_that_is_gone_is_not_asked_of_the_next(sandbox):
+    with forked(sandbox) as old:
+        stop_zygote(sandbox)
+        with forked(sandbox) as new:
+            assert new.generation == old.generation + 1
+            assert sandbox.reap(old) is None
+            assert not sandbox._zygote.has_ended()
+            new.kill()
+            assert sandbox.reap(new) == -signal.SIGKILL
+
+
+def test_a_zygote_that_ends_as_it_is_asked_is_replaced_at_once(sandbox, monkeypatch):
+    with forked(sandbox):
+        pass
+    before = sandbox._zygote.generation
+    sandbox._zygote.kill()
+    # It is dead, but nobody has noticed: what is left is to be told by its socket.
+    monkeypatch.setattr(forking.Zygote, "has_ended", lambda self: False)
+    with forked(sandbox) as process:
+        assert process.generation == before + 1
+
+
+def test_a_process_that_is_not_the_zygotes_is_refused_and_it_lives_on(sandbox):
+    with forked(sandbox):
+        assert sandbox._zygote.reap(os.getpid()) is None
+        assert not sandbox._zygote.has_ended()
+        with forked(sandbox) as another:
+            another.kill()
+            assert sandbox.reap(another) == -signal.SIGKILL
+
+
+def test_a_late_reply_is_never_taken_for_another(sandbox, monkeypatch):
+    with forked(sandbox) as process:
+        monkeypatch.setattr(forking, "REPLY_S", 0.3)
+        with forked(sandbox):
+            pass  # from here on it has to answer within 0.3 s
+        zygote = sandbox._zygote
+        os.kill(zygote.pid, signal.SIGSTOP)
+        process.kill()
+        assert sandbox.reap(process) is None
+        assert zygote.has_ended()
+        monkeypatch.undo()
+        with forked(sandbox) as fresh:
+            assert fresh.pid != process.pid
+            fresh.kill()
+            assert sandbox.reap(fresh) == -signal.SIGKILL
+
+
+def test_a_zygote_that_hangs_is_told_and_replaced_at_the_next_fork(sandbox, monkeypatch):
+    monkeypatch.setattr(forking, "REPLY_S", 0.3)
+    with forked(sandbox):
+        pass
+    os.kill(sandbox._zygote.pid, signal.SIGSTOP)
+    with pytest.raises(SandboxUnavailableError, match=r"did not answer within 0\.3 s"):
+        sandbox.fork()
+    monkeypatch.undo()
+    with forked(sandbox) as process:
+        assert process.generation == sandbox._zygote.generation
+
+
+@pytest.mark.parametrize("limit", [resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE], ids=["fork", "pidfd"])
+def test_a_process_that_cannot_be_added_is_told_and_the_zygote_goes_on(sandbox, limit):
+    if limit == resource.RLIMIT_NPROC and os.geteuid() == 0:
+        pytest.skip("the limit on processes does not hold for root")
+    with forked(sandbox) as there:
+        zygote = sandbox._zygote
+        inside = len(list(Path(f"/proc/{zygote.pid}/fd").iterdir()))
+        # The two descriptors of the request still fit, a third does not.
+        lowest = inside + 2 if limit == resource.RLIMIT_NOFILE else 1
+        before = resource.prlimit(zygote.pid, limit, (lowest, resource.prlimit(zygote.pid, limit)[1]))
+        with pytest.raises(SandboxUnavailableError, match=r"no process could be added: .*ulimit"):
+            sandbox.fork()
+        resource.prlimit(zygote.pid, limit, before)
+        assert sandbox._zygote is zygote
+        with forked(sandbox):
+            there.kill()
+            assert sandbox.reap(there) == -signal.SIGKILL
+
+
+# ends
+
+
+def threads_and_folders():
+    return threading.active_count(), set(Path(tempfile.gettempdir()).glob(f"{owner_prefix()}*"))
+
+
+def test_nothing_is_left_when_the_zygote_cannot_be_started(monkeypatch):
+    before = threads_and_folders()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        Sandbox()
+    assert threads_and_folders() == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_zygote_that_cannot_import_says_what_may_be_missing(monkeypatch):
+    monkeypatch.setattr(sys, "path", ["/nowhere"])
+    with (
+        Sandbox() as sandbox,
+        pytest.raises(SandboxUnavailableError, match=r"as it started.*not from the current folder"),
+    ):
+        sandbox.fork()
+
+
+def test_closing_goes_on_where_a_plugin_cannot_be_closed(spec):
+    class StuckError(Exception):
+        pass
+
+    def stuck():
+        raise StuckError
+
+    before = threads_and_folders()
+    sandbox = Sandbox()
+    first, second = (sandbox.start(spec("obedient:Halve")) for _ in range(2))
+    pids = [plugin._workers[0].channel.process.pid for plugin in (first, second)] + [sandbox._zygote.pid]
+    close, second.close = second.close, stuck
+    with pytest.raises(StuckError):
+        sandbox.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert threads_and_folders() == before
+    sandbox.close()
+    close()
+    with pytest.raises(SandboxUnavailableError, match="closed"):
+        sandbox.fork()
+
+
+def test_folders_of_any_depth_are_removed(tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "kept").mkdir(parents=True)
+    tree = tmp_path / "tree"
+    (tree / "locked").mkdir(parents=True)
+    (tree / "locked/file").write_text("x")
+    (tree / "link").symlink_to(outside)
+    (tree / "locked/link").symlink_to(outside)
+    for number in range(2100):
+        (tree / f"file{number}").touch()
+        (tree / "locked" / f"folder{number}").mkdir()
+    (tree / "locked").chmod(0)
+    home = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tree)
+        for _ in range(5000):
+            os.mkdir("d")  # noqa: PTH102 - far beyond the longest path
+            os.chdir("d")
+    finally:
+        os.fchdir(home)
+        os.close(home)
+    started = time.monotonic()
+    assert scratch.remove_tree(tree)
+    print("removed in", time.monotonic() - started, "s")
+    assert not tree.exists()
+    assert (outside / "kept").exists()
+    assert scratch.remove_tree(tree)
+
+
+def test_removing_takes_no_longer_than_it_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "_REMOVE_S", 0.0)
+    for number in range(1500):
+        (tmp_path / f"file{number}").touch()
+    assert not scratch.remove_tree(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 500
+
+
+def test_folders_of_killed_trainers_are_swept_and_no_others(tmp_path, ended):
+    stale = tmp_path / f"ringfence-{ended}-123-abc"
+    (stale / "scratch-1/deep").mkdir(parents=True)
+    kept = [tmp_path / name for name in (f"{owner_prefix()}abc", "ringfence-notes", f"other-{ended}-1-x")]
+    # A process of another container, whose number means nothing here, holds its lock.
+    kept.append(tmp_path / f"ringfence-{ended}-124-locked")
+    for folder in kept:
+        folder.mkdir()
+    target = tmp_path / "target"
+    (target / "inside").mkdir(parents=True)
+    (tmp_path / f"ringfence-{ended}-125-link").symlink_to(target)
+    with open(kept[-1] / "file", "w"):  # noqa: PTH123 - only to be there
+        lock = os.open(kept[-1], os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        assert scratch.sweep_stale_folders(tmp_path) == 1
+    finally:
+        os.close(lock)
+    assert not stale.exists()
+    assert all(folder.exists() for folder in kept)
+    assert (target / "inside").exists()
+    assert scratch.sweep_stale_folders(tmp_path) == 1
+
+
+KILLED = """
+import os, signal
+from ringfence.isolation.pool import Sandbox
+print(Sandbox().folder, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_sandbox_sweeps_what_a_killed_trainer_left():
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
+    left = Path(done.stdout.strip())
+    assert left.exists()
+    Sandbox().close()
+    assert not left.exists()
+
+
+# what the zygote imports
+
+
+def run_host(code, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+FORK = """
+import os
+from ringfence.isolation.pool import Sandbox
+with Sandbox() as sandbox:
+    process, sock = sandbox.fork()
+    print(os.path.exists(f"/proc/{process.pid}"))
+    sock.close(); os.close(process.pidfd); os.close(process.log)
+"""
+
+
+def test_no_entry_point_is_loaded_where_plugins_are_forked_from(tmp_path):
+    metadata = tmp_path / "stranger-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[torch.backends]\nstranger = stranger:load\n")
+    marker = tmp_path / "loaded"
+    (tmp_path / "stranger.py").write_text(f"def load():\n    open({str(marker)!r}, 'w').close()\n")
+    assert run_host("import torch", PYTHONPATH=str(tmp_path)).returncode == 0
+    assert marker.exists()  # this is what torch does by itself
+    marker.unlink()
+    done = run_host(FORK, PYTHONPATH=str(tmp_path), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    assert done.stdout == "True\n", done.stderr
+    assert not marker.exists()
+
+
+def test_packages_are_found_where_the_host_finds_them(tmp_path):
+    """numpy stands for whatever is installed on PYTHONPATH only: the one there says that it was read."""
+    import numpy as np
+
+    (tmp_path / "numpy").symlink_to(Path(np.__file__).parent)
+    (tmp_path / "ringfence").symlink_to(Path(pool.__file__).parents[1])
+    (tmp_path / "more.pth").touch()
+    done = run_host(
+        FORK.replace(
+            "print(", "print(open(f'/proc/{sandbox._zygote.pid}/maps').read().count('tests') >= 0, "
+        ),
+        PYTHONPATH=str(tmp_path),
+    )
+    assert done.stdout == "True True\n", done.stderr
+
+
+def test_search_paths_are_the_hosts_without_what_lies_about(monkeypatch, tmp_path):
+    script = tmp_path / "scripts" / "train.py"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
+    monkeypatch.chdir(tmp_path)
+    places = ["", str(script.parent), "/user/packages", str(tmp_path), "relative", "/site", "/user/packages"]
+    monkeypatch.setattr(sys, "path", places)
+    assert import_paths() == ("/user/packages", "/site")
