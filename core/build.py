@@ -47,6 +47,13 @@ class Ingredients:
     data: Data
     config: TrainConfig
 
+    @property
+    def steps_total(self) -> int:
+        """Steps of the whole run."""
+        config = self.config
+        plan = Plan(len(self.data.train), config.batch_size, config.grad_accum_steps)
+        return config.steps_total(plan.steps_per_epoch)
+
 
 def check_names(job_file: JobFile) -> list[Problem]:
     """Return what is wrong with names and options, as far as can be told without reading data."""

@@ -13,6 +13,7 @@ import typer
 
 from .autoload import forbid_autoload
 from .hooks.errors import JobError, RingfenceError, visible
+from .remote import told_by_plugin
 from .version import __version__
 
 INTERRUPTED = 130
@@ -47,6 +48,7 @@ def errors_told() -> Iterator[None]:
     except RingfenceError as error:
         sys.stdout.flush()
         sys.stderr.write(visible(f"error: {error}\n"))
+        sys.stderr.write("".join(f"    {line}\n" for line in told_by_plugin(error)))
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -76,6 +76,12 @@ def check_old(folder: Path) -> None:
         )
 
 
+def steps_done(folder: Path) -> int:
+    """Return the step of the newest checkpoint in a run's folder; 0 if there is none."""
+    names = (path.name.removeprefix("step-") for path in (folder / CHECKPOINTS).glob("step-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def claim(folder: Path, flag: str = "--out") -> None:
     """Make ``folder`` and try to write to it.
 

@@ -8,14 +8,16 @@ the job calls ``trusted`` is the exception; it is imported here, and that is sai
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packaging.version import Version
 
 from .catalog import Catalog, Found, catalog, judge, source_of
 from .hooks.compat import Declaration, admitted, claimed_snapshots
-from .hooks.errors import IncompatiblePluginError, JobError, RingfenceError
+from .hooks.errors import IncompatiblePluginError, JobError, PluginLoadError, RingfenceError, visible
 from .hooks.loaded import fits_series
 from .hooks.local import LocalPlugin
 from .hooks.manager import Hooks
@@ -29,6 +31,11 @@ from .job.plugin_options import check_plugin_options
 from .problems import Problem
 from .version import __version__
 
+#: What a constructor says of options that it does not take.
+_WRONG_OPTIONS = re.compile(r"could not be loaded: (ValueError|TypeError): (?P<message>.+)", re.DOTALL)
+#: An option, or a place in it, that such a message starts with.
+_OPTION = re.compile(r"(?P<name>\w+)(\[(?P<index>\d+)\])?:? ")
+
 Start = Callable[[PluginSpec], Plugin]
 
 
@@ -41,12 +48,16 @@ class Planned:
         source: What its source text says.
         verdict: What the check found; ``"could not tell"`` until it is loaded, in the worst case.
         claimed: Snapshots of the series that its range admits.
+        job_file: The job that asks for it, if one does.
+        position: Its place in the job.
     """
 
     spec: PluginSpec
     source: PluginSource
     verdict: Verdict
     claimed: tuple[Snapshot, ...]
+    job_file: JobFile | None = None
+    position: int = 0
 
 
 def plan(
@@ -80,6 +91,7 @@ def plan(
         source = source_of(found)
         verdict = judge(found, source, index, running)
         item = _planned(entry, found, source, verdict, index, file.job.memory_fraction, file.job.seed)
+        item = replace(item, job_file=file, position=position)
         problems += _problems(file, position, item)
         planned.append(item)
     refused = [item.verdict.message() for item in planned if item.verdict.decision == "refused"]
@@ -101,11 +113,15 @@ def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable
         event: Told what the user must know, as sentences.
 
     Raises:
+        JobError: A plugin says that its options are wrong.
         PluginError: A plugin could not be started.
         IncompatiblePluginError: A loaded class does not fit a series that it claims.
     """
     for item in planned:
-        plugin = _start(item.spec, start, event)
+        try:
+            plugin = _start(item.spec, start, event)
+        except PluginLoadError as error:
+            raise _as_option_error(item, error) or error from error
         try:
             verdict = confirm(item, plugin.accepts)
             if verdict.decision != "accepted":
@@ -145,6 +161,32 @@ def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
         for snapshot in item.claimed
         for finding in fits_series(accepts, item.spec.role, snapshot, optional)
     )
+
+
+def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
+    """Return the fault of the job that a plugin's constructor told of, or None if it is none."""
+    told = _WRONG_OPTIONS.search(visible(error.cause))
+    if told is None or item.job_file is None or not _in_constructor(error):
+        return None
+    message = " ".join(told["message"].split())
+    place: tuple[str | int, ...] = ()
+    named = _OPTION.match(message)
+    if named is not None and named["name"] in item.spec.options:
+        place = (named["name"], *([int(named["index"])] if named["index"] else []))
+        message = message if message[named.end() :].startswith("is ") else message[named.end() :]
+    path = item.job_file.option_path(item.position, *place)
+    return item.job_file.error([Problem(path, message)])
+
+
+def _in_constructor(error: PluginLoadError) -> bool:
+    """Tell whether the constructor raised, not the import of the plugin's module."""
+    if "__init__()" in error.cause:  # arguments that it does not take
+        return True
+    if error.remote_traceback:
+        functions = re.findall(r'File "[^"\n]+", line \d+, in (\S+)', error.remote_traceback)
+        return "__init__" in functions and "<module>" not in functions
+    frames = traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)
+    return "__init__" in [frame.name for frame in frames] and "<module>" not in [f.name for f in frames]
 
 
 def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plugin:

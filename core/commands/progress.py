@@ -50,6 +50,11 @@ class Status:
     steps_per_s: float = 0.0
 
     @property
+    def is_last(self) -> bool:
+        """Whether no step is left; an evaluation follows, which is shown anyway."""
+        return self.info is not None and self.step >= self.info.steps_total
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds to the end at the present rate, or None if not known yet."""
         if self.info is None or self.steps_per_s <= 0:
@@ -183,6 +188,7 @@ class PlainView:
         self._every_s = every_s
         self._clock = clock
         self._written = clock()
+        self._evaluated: tuple[int, dict[str, float]] = (-1, {})
 
     def line(self, text: str) -> None:
         """Write it."""
@@ -191,8 +197,12 @@ class PlainView:
     def refresh(self, status: Status, *, evaluated: bool) -> None:
         """Write a line if it is time."""
         now = self._clock()
-        if not evaluated and now - self._written < self._every_s:
+        if not evaluated and (now - self._written < self._every_s or status.is_last):
             return
+        if evaluated and self._evaluated == (status.step, status.metrics):
+            return
+        if evaluated:
+            self._evaluated = (status.step, dict(status.metrics))
         self._written = now
         self._write("  ".join(status_words(status, with_metrics=evaluated)))
         if not evaluated and status.plugins:
@@ -267,6 +277,7 @@ def describe_plugins(plugins: Sequence[Plugin], order: Mapping[str, Sequence[str
     lines = ["hooks, in firing order:"]
     lines += [f"  {hook.replace('_', '.', 1)}: {' → '.join(names)}" for hook, names in order.items()]
     lines.append("plugins:")
+    every = list(dict.fromkeys(layer for plugin in plugins for layer in plugin.usage.layers))
     for plugin in plugins:
         spec, usage = plugin.spec, plugin.usage
         title = f"  {spec.name} {spec.version} ({spec.role})"
@@ -274,8 +285,14 @@ def describe_plugins(plugins: Sequence[Plugin], order: Mapping[str, Sequence[str
             lines.append(f"{title}: TRUSTED: runs in the trainer's own process, with no protection at all")
             continue
         workers = f", {spec.workers} workers" if spec.workers > 1 else ""
-        lines.append(
-            f"{title}: sandboxed{workers}, at most {usage.budget_bytes / MIB:.0f} MiB; "
-            f"layers: {', '.join(usage.layers)}"
-        )
+        lacking = _lacking(usage.layers, every)
+        lines.append(f"{title}: sandboxed{workers}, at most {usage.budget_bytes / MIB:.0f} MiB{lacking}")
+    if every:
+        lines.append(f"  layers of each sandbox: {', '.join(every)}")
     return lines
+
+
+def _lacking(layers: Sequence[str], every: Sequence[str]) -> str:
+    """Return what a sandbox lacks of the layers that hold elsewhere in the run."""
+    missing = [layer for layer in every if layer not in layers]
+    return f", WITHOUT {', '.join(missing)}" if missing else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,6 +15,14 @@ from .progress import Status, call_ms, duration, memory_words, step_ms
 
 _STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}
 _BAR_WIDTH = 30
+#: Columns from which on there is room for everything.
+_WIDE = 110
+#: Title, and whether it is shown on a narrow terminal too; the first three are words.
+_COLUMNS = (
+    *(("plugin", True), ("role", False), ("state", True), ("memory / budget", True)),
+    *(("ms a call", False), ("ms a step", True), ("calls", False), ("restarts", True)),
+)
+_LEFT = 3
 
 
 class TerminalView:
@@ -41,7 +49,7 @@ class TerminalView:
         if not self._started:
             self._live.start()
             self._started = True
-        self._live.update(render(status), refresh=True)
+        self._live.update(render(status, self._console.width), refresh=True)
 
     def close(self) -> None:
         """Leave the last picture standing."""
@@ -50,14 +58,14 @@ class TerminalView:
             self._started = False
 
 
-def render(status: Status) -> RenderableType:
-    """Return the picture of one moment."""
-    return Group(_headline(status), _plugin_table(status)) if status.plugins else _headline(status)
+def render(status: Status, width: int = 120) -> RenderableType:
+    """Return the picture of one moment for a terminal of ``width`` characters."""
+    head = _headline(status, is_wide=width >= _WIDE)
+    return Group(head, _plugin_table(status, is_wide=width >= _WIDE)) if status.plugins else head
 
 
-def _headline(status: Status) -> RenderableType:
+def _headline(status: Status, *, is_wide: bool) -> RenderableType:
     total = status.info.steps_total if status.info else 0
-    grid = Table.grid(padding=(0, 2))
     numbers = [f"step {status.step}/{total}", f"epoch {status.epoch:.2f}"]
     numbers.append("loss —" if math.isnan(status.loss) else f"loss {status.loss:.4f}")
     if status.info is not None and status.info.metric in status.metrics:
@@ -66,29 +74,29 @@ def _headline(status: Status) -> RenderableType:
     numbers.append(f"{status.steps_per_s:.1f} steps/s")
     numbers.append("" if status.eta_s is None else f"{duration(status.eta_s)} left")
     bar = ProgressBar(total=max(total, 1), completed=status.step, width=_BAR_WIDTH)
-    grid.add_row(bar, *numbers)
+    if not is_wide:
+        # A terminal of 80 columns has no room for both in one line.
+        above = Table.grid(padding=(0, 2))
+        above.add_row(bar, *numbers[-2:])
+        return Group(above, Text("  ".join(numbers[:-2]), no_wrap=True, overflow="ellipsis"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(bar, *(Text(number, no_wrap=True, overflow="ellipsis") for number in numbers))
     return grid
 
 
-def _plugin_table(status: Status) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for title in (
-        "plugin",
-        "role",
-        "state",
-        "memory / budget",
-        "ms a call",
-        "ms a step",
-        "calls",
-        "restarts",
-    ):
-        table.add_column(title, justify="left" if title in {"plugin", "role", "state"} else "right")
+def _plugin_table(status: Status, *, is_wide: bool) -> Table:
+    table = Table(box=None, padding=(0, 2) if is_wide else (0, 1), header_style="dim")
+    shown = [number for number, (_, is_needed) in enumerate(_COLUMNS) if is_wide or is_needed]
+    for number in shown:
+        justify: JustifyMethod = "left" if number < _LEFT else "right"
+        table.add_column(_COLUMNS[number][0], justify=justify, no_wrap=True, overflow="ellipsis")
     for plugin in status.plugins:
-        table.add_row(*_row(plugin, status))
+        cells = _cells(plugin, status)
+        table.add_row(*(cells[number] for number in shown))
     return table
 
 
-def _row(plugin: Plugin, status: Status) -> list[RenderableType]:
+def _cells(plugin: Plugin, status: Status) -> list[RenderableType]:
     usage, spec = plugin.usage, plugin.spec
     name = Text(spec.name)
     if spec.isolation == "trusted":

@@ -57,18 +57,22 @@ def train_job(
     from ..run import prepare, run  # noqa: PLC0415
 
     prepared = prepare(job_file, base)
+    if resume is not None:
+        _check_length(resume, prepared.ingredients.steps_total)
     folder = resume or out or run_folder.default_folder(Path(path or "job").stem)
     view = _view(quiet=quiet)
+    progress = Progress(view)
     with StopFlag(view) as stop:
         try:
-            outcome = run(
-                prepared, folder, resume=resume is not None, watchers=[Progress(view)], stop=stop.is_set
-            )
+            outcome = run(prepared, folder, resume=resume is not None, watchers=[progress], stop=stop.is_set)
         finally:
             view.close()
     result = outcome.result
     metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())
     _say(f"{result.status} after {result.steps} steps  {metrics}".rstrip())
+    for plugin in progress.status.plugins:
+        if plugin.usage.state == "disabled":
+            _say(f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it")
     _say(f"weights {result.weights_sha256[:_DIGITS_SHOWN]}…  {result.steps_per_second:.1f} steps/s")
     _say(f"report  {outcome.report}")
     if result.status == "interrupted":
@@ -139,6 +143,15 @@ def _read(
             f"--resume {resume}: {run_folder.RECORD} cannot be read ({error}); name the job file as well"
         ) from error
     return job_file, Path(base)
+
+
+def _check_length(resume: Path, steps_total: int) -> None:
+    done = run_folder.steps_done(resume)
+    if done > steps_total:
+        raise JobError(
+            f"--resume {resume}: the run has taken {done} steps already, and the job asks for {steps_total}; "
+            f"ask for more, for example with --set steps={2 * done}"
+        )
 
 
 def _view(*, quiet: bool) -> View:

@@ -12,6 +12,8 @@ _OPEN = {"[": "]", "{": "}", "(": ")"}
 #: Keys whose value may be a bare name that stands for ``{name: it}``.
 _CHOICES = ("model", "data", "loss", "schedule")
 
+_NESTED = (*_CHOICES, "early_stopping")
+
 
 class _FlagError(Exception):
     """A flag cannot be applied; the message says why and what would be right."""
@@ -78,10 +80,12 @@ class _Layer:
 
     def set(self, text: str) -> None:
         """Apply one ``--set``."""
-        key, value = _key_and_value(text)
+        key, value = _key_and_value(text, "epochs=3 or plugins.optim.lr=0.01")
         if key[0] == "plugins" and len(key) > 1:
             self._set_plugin(key[1:], value)
             return
+        if len(key) > 1 and key[0] not in _NESTED and self._find(key[0]) is not None:
+            raise _FlagError(f"'{key[0]}' is a plugin of the job; write --set plugins.{text.strip()}")
         self._lengths |= {key[0]} & {"epochs", "steps"}
         if key[0] in _CHOICES and len(key) > 1 and isinstance(self.job.get(key[0]), str):
             self.job[key[0]] = {"name": self.job[key[0]]}
@@ -101,7 +105,7 @@ class _Layer:
             self._note(("plugins", len(plugins) - 1), (name,))
         for part in split_outside(rest, ",") if colon else ():
             if part.strip():
-                key, value = _key_and_value(part)
+                key, value = _key_and_value(part, f"--plugin {name}:lr=0.01")
                 self._set_plugin((name, *key), value)
 
     def keep_one_length(self) -> None:
@@ -181,11 +185,11 @@ class _Layer:
         return found
 
 
-def _key_and_value(text: str) -> tuple[tuple[str, ...], Any]:
+def _key_and_value(text: str, example: str) -> tuple[tuple[str, ...], Any]:
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise _FlagError(f"'{text}' is not KEY=VALUE; write for example optim.lr=0.01")
+        raise _FlagError(f"'{text}' is not KEY=VALUE; write for example {example}")
     try:
         return parts, parse_value(value)
     except ValueError as error:

@@ -236,10 +236,12 @@ def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _no_setting(key: str, name: str, path: Path) -> Problem:
-    message = (
-        f"is no setting of a plugin; {suggest(key, SETTINGS)} Options of '{name}' go inside its braces; "
-    )
+    message = f"is no setting of a plugin; {_ended(suggest(key, SETTINGS))} Options of '{name}' go inside its braces; "
     return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
+
+
+def _ended(clause: str) -> str:
+    return clause if clause.endswith("?") else f"{clause}."
 
 
 def _repeated(names: Mapping[int, str]) -> list[Problem]:

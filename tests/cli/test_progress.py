@@ -118,7 +118,47 @@ def test_trusted_plugin_is_marked_loudly():
 
 def test_sandboxed_plugin_is_told_with_budget_and_layers():
     told = describe_plugins([Started(budget_bytes=100 * MIB, layers=("landlock", "seccomp"))], {})
-    assert told[-1] == "  optim 1.2 (optimizer): sandboxed, at most 100 MiB; layers: landlock, seccomp"
+    assert told[-2:] == [
+        "  optim 1.2 (optimizer): sandboxed, at most 100 MiB",
+        "  layers of each sandbox: landlock, seccomp",
+    ]
+
+
+def test_layers_are_told_once_and_a_sandbox_that_lacks_one_is_told_of():
+    whole = Started("whole", layers=("landlock", "seccomp"))
+    lacking = Started("lacking", layers=("landlock",))
+    told = describe_plugins([whole, lacking], {})
+    assert [line for line in told if "seccomp" in line] == [
+        "  lacking 1.2 (optimizer): sandboxed, at most 0 MiB, WITHOUT seccomp",
+        "  layers of each sandbox: landlock, seccomp",
+    ]
+
+
+def test_the_last_step_is_logged_once(progress, clock, lines):
+    progress.started(replace(INFO, steps_total=2))
+    take_steps(progress, clock, 2, seconds=6.0)
+    for _ in range(2):
+        progress.evaluated(2, 0, {"accuracy": 0.5}, best=True)
+    assert [line.split("  ")[0] for line in lines if line.startswith("step")] == ["step 1/2", "step 2/2"]
+
+
+def test_nothing_wraps_on_80_columns(clock):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    progress = Progress(TerminalView(console), clock)
+    usage = {"memory_bytes": 3000 * MIB, "budget_bytes": 20000 * MIB, "calls": 123456, "skipped": 1234}
+    progress.plugins_started([Started("a-plugin", state="disabled", **usage)], {})
+    progress.started(replace(INFO, steps_total=100000))
+    screen.truncate(0)
+    take_steps(progress, clock, 20)
+    progress.evaluated(20, 2, {"accuracy": 0.75}, best=True)
+    progress.view.close()
+    shown = screen.getvalue().splitlines()
+    (row,) = {line.rstrip() for line in shown if "a-plugin" in line}
+    assert row.split()[:4] == ["a-plugin", "disabled", "3000/20000", "MiB"]
+    assert row.split()[-1] == "0"
+    assert any("accuracy 0.7500 (best 0.7500)" in line for line in shown)
+    assert any(line.rstrip().endswith("left") and "10.0 steps/s" in line for line in shown)
 
 
 def test_hooks_are_told_in_order():

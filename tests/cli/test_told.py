@@ -1,0 +1,118 @@
+"""What a user is told of wrong options, of a plugin that raises, and of a resume that makes no sense."""
+
+import sys
+
+import pytest
+
+from ringfence.cli import errors_told
+from ringfence.hooks.errors import PluginRaisedError, RunAbortedError
+from ringfence.remote import own_frames
+
+from .conftest import SMALL_JOB, TRUSTED_JOB
+
+TRACEBACK = f"""Traceback (most recent call last):
+  File "{sys.modules["ringfence"].__path__[0]}/isolation/worker.py", line 243, in _call
+    result = getattr(self._plugin, call.method)(**given)
+  File "/site/acme/plugin.py", line 7, in backward
+    return helper(gradients)
+  File "/site/acme/plugin.py", line 3, in helper
+    raise ValueError("no")
+ValueError: no
+"""
+
+
+@pytest.mark.parametrize("isolation", ["", "    isolation: trusted\n"])
+def test_options_that_the_plugin_itself_refuses_are_told_with_their_place(ringfence, job, isolation):
+    text = SMALL_JOB.replace(
+        "plugins:\n", f"plugins:\n  - augment: {{ops: [{{mixup: {{alpha: -1}}}}]}}\n{isolation}"
+    )
+    done = ringfence("train", job(text), "--out", "run")
+
+    assert done.status == 2
+    assert done.err.startswith("error: job.yaml:7:21: plugins[0].augment.ops[0]: mixup: alpha is -1; ")
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_an_unknown_algorithm_is_told_with_its_place(ringfence, job):
+    done = ringfence("train", job(TRUSTED_JOB.replace("adamw", "sdg")), "--out", "run")
+
+    assert done.status == 2
+    assert done.err.startswith("error: job.yaml:7:")
+    assert "plugins[0].optim: there is no algorithm 'sdg'" in done.err
+
+
+def test_frames_of_ringfence_before_the_plugins_are_left_out():
+    kept = list(own_frames(TRACEBACK.splitlines()))
+
+    assert kept[:2] == [
+        "Traceback (most recent call last):",
+        '  File "/site/acme/plugin.py", line 7, in backward',
+    ]
+    assert kept[-1] == "ValueError: no"
+    assert not [line for line in kept if "worker.py" in line or "getattr" in line]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_plugin_that_raises_is_told_with_its_own_traceback(capsys, wrapped):
+    fault = PluginRaisedError("raised ValueError: no", plugin="acme", remote_traceback=TRACEBACK + "\x1b[2J")
+
+    with pytest.raises(SystemExit), errors_told():
+        if wrapped:
+            raise RunAbortedError("it ended") from fault
+        raise fault
+
+    told = capsys.readouterr().err.splitlines()
+    assert '      File "/site/acme/plugin.py", line 3, in helper' in told
+    assert all(line.startswith("    ") for line in told[1:])
+    assert "\x1b" not in "".join(told)
+
+
+def test_a_resume_to_fewer_steps_than_done_is_refused(ringfence, job):
+    name = job(TRUSTED_JOB)
+    assert ringfence("train", name, "--out", "run").status == 0
+
+    done = ringfence("train", "--resume", "run", "--set", "steps=3")
+
+    assert done.status == 2
+    assert "--resume run: the run has taken 6 steps already, and the job asks for 3" in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "right"),
+    [
+        (("--set", "optim.lr=0.1"), "write --set plugins.optim.lr=0.1"),
+        (("--set", "optim.lr"), "write for example epochs=3 or plugins.optim.lr=0.01"),
+        (("--plugin", "optim:lr"), "write for example --plugin optim:lr=0.01"),
+    ],
+)
+def test_a_flag_of_a_wrong_form_is_told_with_the_right_one(ringfence, job, flags, right):
+    done = ringfence("train", job(), *flags)
+
+    assert done.status == 2
+    assert right in done.err
+
+
+def test_a_disabled_plugin_is_named_even_when_quiet(ringfence, job, tmp_path, monkeypatch):
+    (tmp_path / "acme.py").write_text(
+        "from ringfence import passthrough\n"
+        "class Plugin:\n"
+        "    role = 'monitor'\n"
+        "    backward = passthrough\n"
+        "    def forward(self, loss, step):\n"
+        "        raise ValueError('no')\n"
+    )
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: acme\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n")
+    (info / "entry_points.txt").write_text("[ringfence.plugins]\nacme = acme:Plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    done = ringfence(
+        "train",
+        job(TRUSTED_JOB + "  - acme\n    isolation: trusted\n".replace("acme", "acme: {}")),
+        "--quiet",
+    )
+
+    assert done.status == 0, done.err
+    assert "plugin 'acme' failed and was disabled" in done.out
