@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ from .loader import Planned, load, plan
 from .record import RunRecord
 from .report import RunRecorder, write_report
 
-#: What a resumed run must agree with; the rest may change the cost of a run, not its course.
+#: What a resumed run must agree with. How long it trains and how it is judged (``steps``, ``epochs``,
+#: ``early_stopping``, ``eval_every``) may be changed on purpose, so that a finished run can be made longer;
+#: a schedule then follows the new length. The rest is about cost, such as workers, threads and snapshots.
 _COURSE = (
     "model",
     "data",
@@ -41,6 +44,9 @@ _COURSE = (
     "schedule",
     "seed",
 )
+
+#: What a page can fail with: it is made of numbers and names that nobody vouches for.
+_REPORT_FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +118,39 @@ def run(
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
     """
+    made = not folder.exists()
     run_folder.claim(folder, "--resume" if resume else "--out")
     job = prepared.job_file.job
     record = RunRecord(folder, job.to_yaml(), prepared.base, job.seed, str(resolve_device(job.device)))
     if not resume:
         # A run that is resumed keeps its record until its checkpoint is known to fit the job.
         record.open()
-    try:
-        names = prepared.ingredients.data.train.class_names
-        with closing(RunRecorder(folder, class_names=names)) as recorder:
-            keeper = Fanout(recorder, [record, *watchers])
-            result = _train(prepared, record, keeper, watchers, resume=resume, stop=stop)
-    except BaseException as fault:
-        error = _ended(fault, record)
-        record.fail(error)
-        # What went wrong matters more than that the disk may be full as well.
-        with contextlib.suppress(OSError, RunAbortedError):
-            _leave(record, report=not isinstance(error, KeyboardInterrupt))
-        if error is not fault:
-            raise error from fault
-        raise
-    record.finish(result)
-    return RunOutcome(folder, result, _leave(record))
+    names = prepared.ingredients.data.train.class_names
+    with closing(RunRecorder(folder, class_names=names, resumed=resume)) as recorder:
+        keeper = Fanout(recorder, [record, *watchers])
+        try:
+            result = _train(prepared, record, keeper, [recorder, *watchers], resume=resume, stop=stop)
+            # What is written late must be on disk before the record says how the run ended.
+            recorder.close()
+        except BaseException as fault:
+            error = _ended(fault, record)
+            record.fail(error)
+            # What went wrong matters more than that the disk may be full as well.
+            with contextlib.suppress(OSError, RunAbortedError):
+                if record.begun:
+                    recorder.event(f"ended: {record.error}")
+            with contextlib.suppress(OSError, RunAbortedError):
+                _leave(record, recorder, watchers, report=not isinstance(error, KeyboardInterrupt))
+            if made and not record.begun:
+                # Nothing was trained: the message tells all there is, and the name stays free.
+                shutil.rmtree(folder, ignore_errors=True)
+            if error is not fault:
+                raise error from fault
+            raise
+        record.finish(result)
+        if result.status == "interrupted":
+            recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
+        return RunOutcome(folder, result, _leave(record, recorder, watchers))
 
 
 def _ended(fault: BaseException, record: RunRecord) -> BaseException:
@@ -145,14 +162,27 @@ def _ended(fault: BaseException, record: RunRecord) -> BaseException:
     return fault
 
 
-def _leave(record: RunRecord, *, report: bool = True) -> Path:
+def _leave(
+    record: RunRecord, recorder: RunRecorder, watchers: Sequence[Watcher], *, report: bool = True
+) -> Path:
     """Write record and report of a run that has begun; return the report's path."""
     if record.opened:
         record.write()
+    path = record.folder / run_folder.REPORT
     if record.begun and report:
-        with run_folder.disk_faults_told(record.folder):
-            return write_report(record.folder)
-    return record.folder / run_folder.REPORT
+        try:
+            write_report(record.folder)
+        except _REPORT_FAULTS as fault:
+            # The run is what it is: its weights and its record are whole, and the page can be made again.
+            message = (
+                f"the report could not be written ({type(fault).__name__}: {fault}); "
+                f"try again with: ringfence report {record.folder}"
+            )
+            for watcher in watchers:
+                watcher.event(message)
+            with contextlib.suppress(OSError, RunAbortedError):
+                recorder.event(message)
+    return path
 
 
 def _train(

@@ -17,12 +17,16 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ringfence import Batch, Histogram, RunAbortedError, StepInfo
+from ringfence import Batch, Histogram, JobError, RunAbortedError, StepInfo, passthrough
 from ringfence.engine.recorder import RunInfo
+from ringfence.hooks.local import LocalPlugin
+from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Report
+from ringfence.job import read_job
 from ringfence.report import RunRecorder
 from ringfence.report.journal import Journal, encode, read_journal
 from ringfence.report.store import MAX_PICTURES, MAX_REPORTS, PluginStore, file_name
+from ringfence.run import prepare, run
 
 INFO = RunInfo(0, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True)
 
@@ -324,3 +328,118 @@ def test_recorder_leaves_no_file_open(tmp_path):
         recorder.close()
         recorder.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# whole runs
+
+
+JOB = """\
+model: {name: mlp, hidden: [8, 8]}
+data: {name: mnist10k, limit: 64}
+steps: 4
+batch_size: 32
+threads: 1
+checkpoint_every: 2
+plugins:
+  - optim: {algorithm: adamw, lr: 1e-3}
+    isolation: trusted
+"""
+
+
+class Told:
+    """A watcher that keeps the events, as the screen shows them."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def event(self, message: str) -> None:
+        self.events.append(message)
+
+    def wants_loss(self, step: StepInfo) -> bool:
+        return False
+
+    def __getattr__(self, name: str):
+        return lambda *_args, **_more: None
+
+
+def train(
+    folder: Path, *sets: str, resume: bool = False, told: Told | None = None, stop=lambda: False
+) -> Path:
+    """Run the job with ``sets`` laid over it."""
+    path = folder.parent / "job.yaml"
+    path.write_text(JOB)
+    threads = torch.get_num_threads()
+    try:
+        prepared = prepare(read_job(path, sets), folder.parent)
+        run(prepared, folder, resume=resume, watchers=[told] if told else [], stop=stop)
+    finally:
+        torch.set_num_threads(threads)
+    return folder
+
+
+def messages(folder: Path) -> list[str]:
+    return [str(event["message"]) for event in read_journal(folder / "events.jsonl")]
+
+
+def test_interruption_and_resume_are_events(tmp_path):
+    asked = itertools.count()
+    folder = train(tmp_path / "run", stop=lambda: next(asked) == 2)
+    train(folder, resume=True)
+    events = list(read_journal(folder / "events.jsonl"))
+    own = [(event["step"], event["message"]) for event in events if "trusted" not in str(event["message"])]
+    assert own == [
+        (2, "interrupted after 2 steps, with a checkpoint"),
+        (2, "resumed after 2 steps"),
+    ]
+
+
+def test_abort_is_an_event_with_its_reason(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(RunAbortedError) as caught:
+        train(folder, "plugins.optim.lr=1e30", "steps=40")
+    assert messages(folder)[-1] == f"ended: {caught.value}"
+    assert json.loads((folder / "run.json").read_text())["status"] == "aborted"
+    assert "diverged" in (folder / "report.html").read_text()
+
+
+def test_there_are_always_events_to_read(recorder, tmp_path):
+    assert (tmp_path / "events.jsonl").read_bytes() == b""
+
+
+def test_report_that_cannot_be_written_leaves_a_completed_run_and_says_so(tmp_path):
+    folder, told = tmp_path / "run", Told()
+    (folder / "report.html").mkdir(parents=True)
+    train(folder, told=told)
+    assert json.loads((folder / "run.json").read_text())["status"] == "completed"
+    said = "the report could not be written (IsADirectoryError: "
+    assert told.events[-1].startswith(said)
+    assert f"try again with: ringfence report {folder}" in told.events[-1]
+    assert messages(folder)[-1] == told.events[-1]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_plugin_that_does_not_start_leaves_no_folder_that_was_not_there(tmp_path, there):
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    with pytest.raises(JobError, match="nonsense"):
+        train(folder, "plugins.optim.options={nonsense: 1}")
+    assert folder.exists() == there
+
+
+def test_late_answers_of_a_monitor_do_not_come_twice(tmp_path):
+    """It was asked at a step that a roll-back took away; the run asks again when it comes there."""
+    with RunRecorder(tmp_path) as recorder:
+        recorder.started(INFO)
+        spec = PluginSpec("spy", "t", "1", "m", "C", "monitor", isolation="trusted")
+        recorder.plugins_started([LocalPlugin(spec, Spy())], {})
+        recorder.rolled_back(2, None)
+        recorder.reported("spy", StepInfo(5), {"x": 1.0}, None)
+        steps(recorder, 2, 3, 4, 5, 6)
+    assert not [line for line in lines(tmp_path, "plugin") if line["plugin"] == "spy"]
+
+
+class Spy:
+    role = "monitor"
+    forward = passthrough
+    backward = passthrough

@@ -17,6 +17,7 @@ import torch
 
 from ringfence import Batch, Histogram, StepInfo
 from ringfence.engine.recorder import RunInfo
+from ringfence.hooks.check import check_result
 from ringfence.hooks.types import Report
 from ringfence.record import RunRecord
 from ringfence.report import RunRecorder, write_report
@@ -223,6 +224,83 @@ def test_all_that_plugins_chose_is_escaped(folder):
     assert found.text.count(EVIL) > 8
 
 
+def test_a_terminals_commands_in_names_reach_neither_chart_nor_label():
+    hostile = "norm\x1b[31m\x07"
+    chart = line_chart("x", hostile, [Series(f"{hostile}/{n}", [0, 1], [1.0, 2.0]) for n in range(2)])
+    assert "\x1b" not in chart
+    assert "\x07" not in chart
+    assert "norm\N{REPLACEMENT CHARACTER}[31m" in chart
+
+
+@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.7e308, -1.7e308],
+        [1.7e308, 1.0],
+        [1.7e308, 1.6e308],
+        [5e-324, 1e30],
+        [5e-324, 1e-323],
+        [1e30, -1e30],
+        [10**19, 10**300],
+        [math.inf, -math.inf],
+    ],
+)
+def test_any_number_can_be_reported(values, log, smooth, count):
+    """Without a warning of numpy's or matplotlib's either: pytest makes errors of them."""
+    series = [Series(f"s{n}", list(range(400)), values * 200) for n in range(count)]
+    assert line_chart("x", "any", series, log=log, smooth=smooth, marks=[3]).startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("counts", "edges"),
+    [
+        ([1, 2], [-1.7e308, 0.0, 1.7e308]),
+        ([1, 2], [1.6e308, 1.65e308, 1.7e308]),
+        ([1, 2], [-1.7e308, -1.6e308, -1.5e308]),
+        ([1, 2], [0.0, 5e-324, 1e-323]),
+        ([10**19, 10**25], [0.0, 1.0, 2.0]),
+        ([1.7e308, 1.7e308], [0.0, 1.0, 2.0]),
+        ([0, 0], [0.0, 1.0, 2.0]),
+    ],
+)
+def test_any_histogram_can_be_reported(counts, edges):
+    layer = Layer("weights/w", [0, 1], [counts, [1, 1]], [edges, edges])
+    assert heat_map("x", "any", layer).startswith("<svg")
+    alone = Layer("weights/w", [0], [counts], [edges])
+    assert heat_map("x", "any", alone).startswith("<svg")
+
+
+def test_hostile_numbers_go_through_recorder_and_page(tmp_path):
+    """As a plugin may send them: everything that passes the check of reports."""
+    numbers = {"norm/a": 1.7e308, "norm/b": -1.7e308, "c": 10**300, "d": math.nan, "e": 5e-324}
+    histograms = {
+        "weights/a": Histogram([10**19, 10**300], [-1.7e308, 0.0, 1.7e308]),
+        "weights/b": Histogram([1.7e308, 0], [0, 5e-324, 1e-323]),
+    }
+    with RunRecorder(tmp_path) as recorder:
+        recorder.started(RunInfo(0, 4, 4, 64, 64, 9, "cpu", "accuracy", higher_is_better=True))
+        for step in range(4):
+            told = check_result(None, Report(numbers, histograms), {})
+            recorder.reported("hostile", StepInfo(step), {"x": -1.7e308}, told)
+            recorder.reported("hostile", StepInfo(step), {"x": -1.7e308}, told)
+            recorder.step(StepInfo(step), 1.7e308 if step % 2 else math.inf, 16)
+        recorder.evaluated(4, 1, {"loss": 1.7e308, "accuracy": math.nan}, best=False)
+    found = page(tmp_path)
+    assert "Distributions over time" in found.text
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, '"no number"', "null", "[1]"])
+def test_a_damaged_number_leaves_a_gap(folder, value):
+    line = f'{{"kind":"train","step":40,"epoch":4,"loss":{value}}}\n'
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(line)
+    assert math.isnan(read_run(folder).train["loss"].values[-1])
+    assert "Loss" in page(folder).text
+
+
 def test_samples_cannot_name_files_outside_the_folder(folder):
     (folder.parent / "secret.png").write_bytes(b"secret")
     content = {"images": [{"file": "../../secret.png", "target": "x"}]}
@@ -238,6 +316,15 @@ def test_trusted_plugin_is_shown_as_a_warning(folder):
     assert "Not isolated: swa ran in the trainer's own process" in found.text.replace("  ", " ")
     assert any(a.get("class") == "badge warn" for a in found.all("span"))
     assert "not bounded" in found.text
+
+
+def test_disabled_plugin_is_told_at_the_top_of_a_run_that_completed(folder):
+    def top():
+        return re.sub(r"\s+", " ", page(folder).text.partition("weights sha256")[0])
+
+    assert "Disabled:" not in top()
+    (folder / "run.json").write_text(json.dumps(record(plugins=[plugin("spy", state="disabled"), plugin()])))
+    assert "Disabled: spy failed, and the run went on without" in top()
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,10 @@ class Canonical:
         if not isinstance(expected, TensorMap) or _same_layout(result, expected):
             return result
         place = self._place(expected)
-        for name, tensor in place.items():
-            tensor.copy_(result[name])
+        # A plugin may have asked for gradients in its own code; they end here.
+        with torch.no_grad():
+            for name, tensor in place.items():
+                tensor.copy_(result[name])
         return place
 
     def _place(self, expected: TensorMap) -> TensorMap:

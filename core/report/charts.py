@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,8 @@ _POINTS = 300
 _HEAT_ROWS = 48
 _HEAT_COLUMNS = 64
 _LOG_RATIO = 30.0
+#: Beyond, matplotlib's own sums overflow; a single precision number hardly gets there.
+_LARGEST = 1e30
 _INCH = 72
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -179,8 +180,21 @@ def _no_label(value: float, _: float) -> str:
     return ""
 
 
+def _drawable(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return ``values`` with a gap where a number cannot be drawn."""
+    numbers = np.asarray(values, float)
+    return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
+
+
+def _printable(name: str) -> str:
+    """Return ``name`` without characters that no font has, such as those of a terminal's commands."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name
+    )
+
+
 def _draw_line(axes: Axes, series: Series, colour: str, *, smooth: bool) -> None:
-    steps, values = np.asarray(series.steps, float), np.asarray(series.values, float)
+    steps, values = np.asarray(series.steps, float), _drawable(series.values)
     if smooth and len(steps) > _POINTS // 6:
         faint_steps, faint = _thin(steps, values, _POINTS)
         axes.plot(faint_steps, faint, color=colour, alpha=0.25, linewidth=0.9)
@@ -188,7 +202,7 @@ def _draw_line(axes: Axes, series: Series, colour: str, *, smooth: bool) -> None
     else:
         steps, values = _thin(steps, values, _POINTS)
     marker = "o" if len(steps) <= _POINTS // 12 else None
-    axes.plot(steps, values, color=colour, label=series.name, marker=marker, markersize=3.2)
+    axes.plot(steps, values, color=colour, label=_printable(series.name), marker=marker, markersize=3.2)
 
 
 def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
@@ -197,7 +211,7 @@ def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
     place = {step: i for i, step in enumerate(steps)}
     table = np.full((len(series), len(steps)), np.nan)
     for row, one in zip(table, series, strict=True):
-        row[[place[step] for step in one.steps]] = one.values
+        row[[place[step] for step in one.steps]] = _drawable(one.values)
     known = ~np.isnan(table).all(axis=0)
     x, table = np.asarray(steps, float)[known], table[:, known]
     if not len(x):
@@ -224,8 +238,9 @@ def _thin(
 
 def _is_wide(values: Sequence[float]) -> bool:
     """Tell whether a logarithmic axis suits: all above zero, over a wide range."""
-    known = [value for value in values if not math.isnan(value)]
-    return bool(known) and min(known) > 0 and max(known) / min(known) > _LOG_RATIO
+    known = _drawable(values)
+    known = known[~np.isnan(known)]
+    return known.size > 0 and 0 < known.min() * _LOG_RATIO < known.max()
 
 
 def _on_common_edges(layer: Layer) -> tuple[NDArray[np.float64], float, float]:
@@ -235,12 +250,16 @@ def _on_common_edges(layer: Layer) -> tuple[NDArray[np.float64], float, float]:
         Shares of each column's largest, (rows, columns); the lowest and the highest edge.
     """
     chosen = np.unique(np.linspace(0, len(layer.steps) - 1, _HEAT_COLUMNS).round().astype(int))
-    low, high = min(layer.edges[i][0] for i in chosen), max(layer.edges[i][-1] for i in chosen)
+    all_edges = [np.clip(np.asarray(layer.edges[i], float), -_LARGEST, _LARGEST) for i in chosen]
+    low, high = min(float(edges[0]) for edges in all_edges), max(float(edges[-1]) for edges in all_edges)
+    if not low < high:
+        low, high = low - abs(low) / 2, high + abs(high) / 2
     common = np.linspace(low, high, _HEAT_ROWS + 1)
     columns = []
-    for i in chosen:
-        below = np.concatenate([[0.0], np.cumsum(layer.counts[i])])
-        inside = np.diff(np.interp(common, layer.edges[i], below))
+    for i, edges in zip(chosen, all_edges, strict=True):
+        counts = np.clip(np.asarray(layer.counts[i], float), 0, _LARGEST)
+        below = np.concatenate([[0.0], np.cumsum(counts)])
+        inside = np.diff(np.interp(common, edges, below))
         columns.append(inside / (inside.max() or 1.0))
     return np.stack(columns, axis=1), low, high
 
@@ -277,4 +296,4 @@ def _svg(figure: Figure, key: str, title: str) -> str:
         text = text.replace(colour, variable)
     text = text.replace("font-family: 'DejaVu Sans'", "font-family: inherit")
     head, _, body = text.partition(">")
-    return f'{head} role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">{body}'
+    return f'{head} role="img" aria-label="{escape(_printable(title), {chr(34): "&quot;"})}">{body}'

@@ -115,6 +115,7 @@ def render(run: RunFolder) -> str:
         pictures=list(_pictures(run)),
         plugins=[_plugin_row(plugin) for plugin in record.get("plugins", [])],
         trusted=[p.get("name") for p in record.get("plugins", []) if p.get("isolation") == "trusted"],
+        disabled=[p.get("name") for p in record.get("plugins", []) if p.get("state") == "disabled"],
         events=run.events,
         job=run.job,
     )

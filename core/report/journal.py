@@ -71,6 +71,11 @@ class Journal:
         self.path = path
         self._handle: int | None = None
 
+    def open(self) -> None:
+        """Make the file, if it is not there."""
+        if self._handle is None:
+            self._handle = self._open()
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line."""
         if self._handle is None:

@@ -125,7 +125,10 @@ def _collect(series: dict[str, Series], record: Mapping[str, Any]) -> None:
 
 def _number(value: object) -> float:
     """Return a number of a journal; what is not finite was spelled out."""
-    number = float(value) if isinstance(value, int | float | str) else math.nan
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (OverflowError, ValueError):
+        return math.nan
     return number if math.isfinite(number) else math.nan
 
 

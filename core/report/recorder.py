@@ -41,7 +41,7 @@ class RunRecorder:
 
     ======================  ==================================================
     ``metrics.jsonl``       every number, one line a step and origin
-    ``events.jsonl``        restarts, disabled plugins, checkpoints given up …
+    ``events.jsonl``        resumes, restarts, disabled plugins, why the run ended …
     ``reports/``            histograms and pictures of monitors, bounded
     ``samples/``            images of the first batch, as the model saw them
     ``tensorboard/``        all of it for TensorBoard
@@ -53,13 +53,15 @@ class RunRecorder:
     Args:
         folder: Of the run; exists.
         class_names: Of the data, to label the samples.
+        resumed: Whether the run goes on from a checkpoint.
 
     Raises:
         RunAbortedError: From any method: the disk is full or the folder unwritable.
     """
 
-    def __init__(self, folder: Path, *, class_names: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *, class_names: tuple[str, ...] = (), resumed: bool = False) -> None:
         self._folder = folder
+        self._resumed = resumed
         self._class_names = class_names
         self._metrics = Journal(folder / METRICS)
         self._events = Journal(folder / EVENTS)
@@ -91,6 +93,9 @@ class RunRecorder:
             if info.first_step == 0:
                 self._start_over()
             self._metrics.append({"kind": "run", "step": info.first_step, **dataclasses.asdict(info)})
+            self._events.open()
+        if self._resumed:
+            self.event(f"resumed after {info.first_step} steps")
 
     def sampled(self, batch: Batch, step: StepInfo) -> None:
         """Keep some images of the first batch."""

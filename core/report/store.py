@@ -18,6 +18,7 @@ from .pictures import to_png
 MAX_REPORTS = 256
 #: Pictures that are kept for each plugin; beyond, the oldest goes.
 MAX_PICTURES = 64
+_EXACT = 2**53
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -108,5 +109,6 @@ def _step_of(file: Path) -> int:
 
 
 def _plain(histogram: Histogram) -> dict[str, Any]:
-    counts = [int(n) if float(n).is_integer() else float(n) for n in histogram.counts]
+    # Beyond 2**53 a float is no exact count, and readers of JSON differ about integers.
+    counts = [int(n) if n < _EXACT and float(n).is_integer() else float(n) for n in histogram.counts]
     return {"counts": counts, "edges": [float(x) for x in histogram.edges]}

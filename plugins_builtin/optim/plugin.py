@@ -72,7 +72,7 @@ class Optim:
             raise RuntimeError(
                 "the step before was never finished and the state is that of half a step; load a state first"
             )
-        # A new copy each call: what the host was given last time is never written again.
+        # A new copy each call: the one that was returned last time may still be in use.
         point = parameters.clone()
         bound = self._bind(point)
         bound.set_gradients(gradients, copy=self._copy_gradients)
