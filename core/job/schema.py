@@ -236,7 +236,10 @@ def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _no_setting(key: str, name: str, path: Path) -> Problem:
-    message = f"is no setting of a plugin; {_ended(suggest(key, SETTINGS))} Options of '{name}' go inside its braces; "
+    message = (
+        f"is no setting of a plugin; {_ended(suggest(key, SETTINGS))} "
+        f"Options of '{name}' go inside its braces; "
+    )
     return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
 
 

@@ -57,10 +57,14 @@ def test_frames_of_ringfence_before_the_plugins_are_left_out():
 def test_a_plugin_that_raises_is_told_with_its_own_traceback(capsys, wrapped):
     fault = PluginRaisedError("raised ValueError: no", plugin="acme", remote_traceback=TRACEBACK + "\x1b[2J")
 
-    with pytest.raises(SystemExit), errors_told():
-        if wrapped:
-            raise RunAbortedError("it ended") from fault
-        raise fault
+    def fail():
+        with errors_told():
+            if wrapped:
+                raise RunAbortedError("it ended") from fault
+            raise fault
+
+    with pytest.raises(SystemExit):
+        fail()
 
     told = capsys.readouterr().err.splitlines()
     assert '      File "/site/acme/plugin.py", line 3, in helper' in told
