@@ -439,6 +439,19 @@ def test_late_answers_of_a_monitor_do_not_come_twice(tmp_path):
     assert not [line for line in lines(tmp_path, "plugin") if line["plugin"] == "spy"]
 
 
+def test_a_run_tells_its_recorder_which_plugins_there_are(tmp_path, monkeypatch):
+    started = []
+
+    class Noting(RunRecorder):
+        def plugins_started(self, plugins, order) -> None:
+            started.extend(plugin.spec.name for plugin in plugins)
+            super().plugins_started(plugins, order)
+
+    monkeypatch.setattr("ringfence.run.RunRecorder", Noting)
+    train(tmp_path / "run")
+    assert started == ["optim"]
+
+
 class Spy:
     role = "monitor"
     forward = passthrough
