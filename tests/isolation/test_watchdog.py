@@ -1,0 +1,231 @@
+"""Whatever a plugin does to its processes, it is measured or ended, and the others are watched on."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ringfence.hooks.plugin import PluginUsage
+from ringfence.isolation import budget, scratch, watchdog
+from ringfence.isolation.watchdog import Account, Process, Watchdog
+
+MIB = 1 << 20
+
+RENAME = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+libc.prctl(15, ctypes.c_char_p(bytes.fromhex(sys.argv[1])), 0, 0, 0)
+"""
+EAT = """
+kept = bytearray(b"x") * (96 << 20)
+"""
+READY = """
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def watching():
+    watching = Watchdog()
+    yield watching
+    watching.close()
+
+
+@pytest.fixture
+def child():
+    """Start a process as the watchdog sees one; it says that it is ready, and waits."""
+    with contextlib.ExitStack() as stack:
+
+        def child(code, *arguments):
+            running = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", f"import sys\n{textwrap.dedent(code)}", *arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            stack.callback(running.kill)
+            assert running.stdout.readline() == b"ready\n"
+            log, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            pidfd = os.pidfd_open(running.pid)
+            for descriptor in (log, written, pidfd):
+                stack.callback(os.close, descriptor)
+            return Process(running.pid, pidfd, log)
+
+        yield child
+
+
+def account(*processes, mib=1024):
+    return Account(mib * MIB, PluginUsage(budget_bytes=mib * MIB), list(processes))
+
+
+def until(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.parametrize("name", [b"x kB", b"\xff\xfe", b"RssAnon: 0 kB", b"a\nRssAnon:", b"b\rVmPTE: 9"])
+def test_a_name_neither_hides_memory_nor_ends_the_watch(watching, child, name):
+    process = child(RENAME + EAT + READY, name.hex())
+    assert budget.used_bytes(process.pid) > 96 * MIB
+    watched = account(process, mib=64)
+    watching.add(watched)
+    assert until(process.has_ended)
+    assert watched.exceeded_bytes > 96 * MIB
+    assert watched.exceeded == ""
+    assert watching.is_alive()
+
+
+def test_an_account_that_cannot_be_measured_is_ended_and_the_others_are_watched(watching, child):
+    odd, hungry = child(READY), child(EAT + READY)
+    odd.pid = "no number\0"
+    accounts = account(odd), account(hungry, mib=64)
+    for each in accounts:
+        watching.add(each)
+    assert until(lambda: odd.has_ended() and hungry.has_ended())
+    assert accounts[0].exceeded.startswith("could not be measured: ValueError")
+    assert accounts[1].exceeded_bytes > 64 * MIB
+    assert watching.is_alive()
+
+
+def test_a_watch_that_ends_takes_the_plugins_with_it(watching, child, monkeypatch):
+    process = child(READY)
+    watched = account(process)
+    watching.add(watched)
+    monkeypatch.setattr(threading, "excepthook", lambda error: None)
+    watching._poll = None
+    assert until(process.has_ended)
+    assert "no longer watched" in watched.exceeded
+
+
+def test_a_process_whose_main_thread_ended_is_killed(watching, child):
+    process = child("""
+        import ctypes, threading, time
+        def rest():
+            time.sleep(0.2)
+            print("ready", flush=True)
+            time.sleep(60)
+        threading.Thread(target=rest).start()
+        ctypes.CDLL(None).syscall(60, 0)
+    """)
+    assert budget.used_bytes(process.pid) is None
+    assert budget.threads_go_on(process.pid)
+    watched = account(process)
+    watching.add(watched)
+    assert until(process.has_ended)
+    assert watched.exceeded.startswith("went on in other threads after its main thread had ended")
+
+
+def test_a_process_that_ends_with_threads_is_blamed_for_nothing(watching, child):
+    process = child("""
+        import os, threading, time
+        for _ in range(50):
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        kept = bytearray(b"x") * (256 << 20)
+        print("ready", flush=True)
+        time.sleep(0.3)
+        os._exit(3)
+    """)
+    watched = account(process)
+    watching.add(watched)
+    assert until(process.has_ended)
+    time.sleep(3 * watchdog.INTERVAL_S)
+    assert (watched.exceeded, watched.exceeded_bytes) == ("", 0)
+    assert not budget.threads_go_on(process.pid)
+
+
+THREADS = """
+import threading, time
+for _ in range(int(sys.argv[1]) - 1):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+"""
+
+
+def test_threads_are_counted(watching, child):
+    few, many = child(THREADS + READY, "128"), child(THREADS + READY, "129")
+    accounts = account(few), account(many)
+    for each in accounts:
+        watching.add(each)
+    assert until(many.has_ended)
+    assert accounts[1].exceeded == "has 129 threads in one worker; at most 128"
+    assert (few.has_ended(), accounts[0].exceeded) == (False, "")
+
+
+def test_a_number_that_another_process_has_now_is_not_measured(child):
+    ended, other = child(READY), child(EAT + READY)
+    ended.kill()
+    assert until(ended.has_ended)
+    ended.pid = other.pid
+    watched = account(ended, mib=64)
+    watched.measure()
+    assert watched.exceeded_bytes == 0
+    assert watched.usage.memory_bytes == 0
+
+
+# files
+
+
+def test_a_worker_with_too_many_files_is_killed_within_seconds(watching, child, tmp_path):
+    process = child(READY)
+    process.scratch = str(tmp_path)
+    watched = account(process)
+    watching.add(watched)
+    for folder in range(10):
+        (tmp_path / str(folder)).mkdir()
+        for number in range(999):
+            (tmp_path / str(folder) / str(number)).touch()
+    time.sleep(2 * watchdog.SCRATCH_INTERVAL_S)
+    assert watched.exceeded == ""
+    (tmp_path / "one more").touch()
+    assert until(process.has_ended)
+    assert watched.exceeded == "has over 10,000 files in its scratch folder"
+
+
+def test_bytes_are_counted_as_the_disk_does(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10 * MIB)
+    assert scratch.what_is_too_much(str(tmp_path), max_bytes=MIB) == ""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/full").write_bytes(b"x" * 2 * MIB)
+    said = scratch.what_is_too_much(str(tmp_path), max_bytes=MIB)
+    assert said == "has 2 MiB in its scratch folder; at most 1 MiB"
+
+
+def test_no_link_is_followed_and_what_is_gone_is_nothing(tmp_path):
+    (tmp_path / "link").symlink_to("/usr")
+    os.mkfifo(tmp_path / "pipe")
+    assert scratch.what_is_too_much(str(tmp_path), max_files=2) == ""
+    assert scratch.what_is_too_much(str(tmp_path / "link"), max_files=2) == ""
+    assert scratch.what_is_too_much(str(tmp_path / "gone"), max_files=2) == ""
+
+
+def test_a_look_costs_no_more_than_it_may(tmp_path):
+    for number in range(50):
+        (tmp_path / str(number)).touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert scratch.what_is_too_much(str(tmp_path), max_files=10) == "has over 10 files in its scratch folder"
+    deep = tmp_path.joinpath(*"d" * 40)
+    deep.mkdir(parents=True)
+    assert scratch.what_is_too_much(str(tmp_path)) == (
+        "has folders in its scratch folder nested over 32 deep"
+    )
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_ten_thousand_files_are_counted_in_a_fraction_of_a_second(tmp_path):
+    for number in range(9999):
+        (tmp_path / str(number)).touch()
+    started = time.process_time()
+    assert scratch.what_is_too_much(str(tmp_path)) == ""
+    seconds = time.process_time() - started
+    print(f"{seconds * 1000:.0f} ms")
+    assert seconds < 0.3
