@@ -235,6 +235,14 @@ class Channel:
         plugin = self.plugin
         if self._account.exceeded_bytes:
             return self._memory_error(self._account.exceeded_bytes, "watchdog", hook, step)
+        if self._account.exceeded:
+            return PluginCrashedError(
+                f"{self._account.exceeded}; its worker was killed",
+                plugin=plugin,
+                hook=hook,
+                step=step,
+                signal_name="SIGKILL",
+            )
         if self._oom_kills():
             return self._memory_error(self._account.usage.peak_bytes, "cgroup", hook, step)
         if self._timed_out is not None:

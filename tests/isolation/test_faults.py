@@ -19,7 +19,7 @@ from ringfence import (
 FAULTS = [
     ("raise", PluginRaisedError, "raised RuntimeError: the plugin's own fault"),
     ("exit", PluginRaisedError, "raised SystemExit: 3"),
-    ("os_exit", PluginCrashedError, "exited with status 7; it last printed:\nabout to leave"),
+    ("os_exit", PluginCrashedError, "exited with status 7; it last printed:\n    about to leave"),
     ("abort", PluginCrashedError, "ended by SIGABRT"),
     ("segfault", PluginCrashedError, "ended by SIGSEGV"),
     ("write_input", PluginCrashedError, "ended by SIGSEGV"),
@@ -68,6 +68,24 @@ def test_a_leak_stops_at_the_budget(start, gradients, kind):
     assert "MiB of its" in str(error)
     assert plugin.usage.peak_bytes <= 1.02 * budget
     print(kind, str(error))
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("many_files", "files"), ("many_bytes", "scratch"), ("many_threads", "thread")],
+)
+def test_what_is_not_memory_is_bounded_too(start, gradients, fault, says):
+    plugin = start("faulty:Faulty", options={"fault": fault}, deadline_s=25.0)
+    with pytest.raises((PluginCrashedError, PluginRaisedError), match=says):
+        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+
+
+def test_a_plugin_cannot_blind_the_watchdog_with_its_name(sandbox, start, gradients):
+    plugin = start("faulty:Faulty", options={"fault": "rename_and_leak"}, memory_fraction=0.02)
+    with pytest.raises(PluginMemoryError):
+        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+    assert sandbox.watchdog.is_alive()
+    assert plugin.usage.peak_bytes > 0
 
 
 def test_a_flood_of_output_neither_blocks_nor_grows_the_host(start, gradients):

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
@@ -57,6 +58,28 @@ class Faulty:
                 signal.signal(number, signal.SIG_IGN)
         while True:
             pass
+
+    def do_many_files(self, gradients):
+        number = 0
+        while True:
+            number += 1
+            with open(f"file-{number}", "w"):  # noqa: PTH123 - as a plugin might
+                pass
+
+    def do_many_bytes(self, gradients):
+        number = 0
+        while True:
+            number += 1
+            with open(f"file-{number}", "wb") as file:  # noqa: PTH123 - as a plugin might
+                file.write(b"x" * (1 << 20))
+
+    def do_rename_and_leak(self, gradients):
+        ctypes.CDLL(None).prctl(15, b"x kB", 0, 0, 0)
+        self.do_leak_torch(gradients)
+
+    def do_many_threads(self, gradients):
+        while True:
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 
     def do_flood(self, gradients):
         line = "x" * 1000
