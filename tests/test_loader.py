@@ -359,6 +359,14 @@ def test_a_plugin_that_cannot_be_constructed_is_named(site, job):
     )
     site.install("acme-optim", ["one"], text=text)
 
+    with pytest.raises(JobError, match=r"job.yaml:5:5: plugins\[0\].one: no"):
+        load(plan(job("  - one\n"), site.catalog()), Hooks(), start, pytest.fail)
+
+
+def test_a_plugin_that_cannot_be_imported_is_no_fault_of_the_job(site, job):
+    text = PLUGIN.format(role="optimizer") + "\nraise ValueError('no')\n"
+    site.install("acme-optim", ["one"], text=text)
+
     with pytest.raises(PluginLoadError, match=r"plugin 'one'.*ValueError: no"):
         load(plan(job("  - one\n"), site.catalog()), Hooks(), start, pytest.fail)
 
