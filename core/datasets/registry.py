@@ -37,7 +37,7 @@ def check_data(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if is_import_path(name):
         return dict(options)
     if name not in DATASETS:
-        raise DataError(f"data '{name}' is unknown; {suggest(name, DATASETS)}; or give module:function")
+        raise DataError(f"data '{name}' is unknown; {suggest(name, DATASETS)} (your own: module:function)")
     return check_options(DATASETS[name], options)
 
 

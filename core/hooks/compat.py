@@ -221,7 +221,10 @@ def _notes(
             Finding("I-CAPPED", f"declares {declaration}; a core beyond it will refuse the plugin")
         )
     if len(needed) < SPAN:
-        text = f"only {len(needed)} of the {SPAN} series exist that the rule asks for"
+        text = (
+            f"this core has had {len(needed)} series so far, and the plugin is held to all of them; "
+            f"once there are more, it will be held to the last {SPAN}"
+        )
         findings.append(Finding("I-BOOTSTRAP", text))
     current = index.up_to(running)[-1]
     if str(running.public) in current.yanked:

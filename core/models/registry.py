@@ -36,7 +36,7 @@ def check_model(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if is_import_path(name):
         return dict(options)
     if name not in MODELS:
-        raise JobError(f"model '{name}' is unknown; {suggest(name, MODELS)}; or give module:function")
+        raise JobError(f"model '{name}' is unknown; {suggest(name, MODELS)} (your own: module:function)")
     return check_options(MODELS[name], options)
 
 

@@ -120,3 +120,27 @@ def test_a_disabled_plugin_is_named_even_when_quiet(ringfence, job, tmp_path, mo
 
     assert done.status == 0, done.err
     assert "plugin 'acme' failed and was disabled" in done.out
+
+
+def test_a_check_of_a_plugin_that_cannot_be_imported_tells_that_alone(ringfence, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(
+        "from ringfence import passthrough\n"
+        "class Plugin:\n"
+        "    role = 'gradient'\n"
+        "    forward = passthrough\n"
+        "    def backward(self, step): ...\n"
+        "1 / 0\n"
+    )
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: broken\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n")
+    (info / "entry_points.txt").write_text("[ringfence.plugins]\nbroken = broken:Plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    done = ringfence("plugins", "check", "broken")
+
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith(
+        "error: plugin 'broken': could not be loaded: ZeroDivisionError: division by zero ("
+    )
