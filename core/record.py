@@ -44,6 +44,7 @@ class RunRecord(NullRecorder):
         order: Hook to plugins, in firing order.
         opened: Whether the files of this run are in the folder.
         begun: Whether the loop was reached.
+        checkpoint: The last one written, as far as this process was told.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class RunRecord(NullRecorder):
     order: Mapping[str, Sequence[str]] = field(default_factory=dict)
     opened: bool = False
     begun: bool = False
+    checkpoint: Path | None = None
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def open(self) -> None:
@@ -84,6 +86,10 @@ class RunRecord(NullRecorder):
         """Note that training begins: the job fits the folder's checkpoints."""
         self.begun = True
         self.open()
+
+    def checkpointed(self, step: int, path: Path) -> None:  # noqa: ARG002 - the recorder's signature
+        """Note the last checkpoint: a run that is aborted has one too."""
+        self.checkpoint = path
 
     def finish(self, result: Result) -> None:
         """Note how the run ended."""
@@ -113,7 +119,7 @@ class RunRecord(NullRecorder):
             "steps": None if result is None else result.steps,
             "epochs": None if result is None else result.epochs,
             "weights_sha256": None if result is None else result.weights_sha256,
-            "checkpoint": self._relative(None if result is None else result.checkpoint),
+            "checkpoint": self._relative(self.checkpoint if result is None else result.checkpoint),
             "seconds": None if result is None else round(result.seconds, 3),
             "steps_per_second": None if result is None else round(result.steps_per_second, 3),
             "started": self.began.isoformat(timespec="seconds"),

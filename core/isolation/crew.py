@@ -18,6 +18,7 @@ from .budget import used_bytes
 from .cgroup import Cgroup, CgroupUnavailableError
 from .channel import MIB, Channel
 from .exchange import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Exchange, Slot
+from .imports import user_site
 from .layers import Confinement, LayerStatus
 from .memory import Arena, Region
 from .probes import ProbeContext
@@ -209,6 +210,7 @@ class Crew:
             spec.role,
             dict(spec.options),
             spec.search_path,
+            dict(spec.roots),
             spec.threads,
             derive_seed(spec.job_seed, spec.name, "start"),
         )
@@ -283,6 +285,7 @@ def readable_paths(spec: PluginSpec) -> tuple[str, ...]:
         found = importlib.util.find_spec(package)
         if found is not None:
             paths += found.submodule_search_locations or ()
+    paths += [user_site()] if user_site() else []
     paths += spec.readable or spec.search_path
     return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
 

@@ -38,7 +38,8 @@ from .protocol import (
 )
 
 #: A reply that is larger than a message goes here: histograms and pictures of a monitor.
-OUTBOX_BYTES = 8 * 1024 * 1024
+#: Larger than any report that the check admits, once encoded.
+OUTBOX_BYTES = 12 * 1024 * 1024
 SMALL_OUTBOX_BYTES = 256 * 1024
 _MAX_LAYOUT_ALIASES = 64
 _MAX_LAYOUTS = 256

@@ -54,6 +54,7 @@ class Start(_Message, frozen=True):
     role: str
     options: dict[str, Any]
     search_path: tuple[str, ...]
+    roots: dict[str, str]
     threads: int
     seed: int
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..hooks import plain
 from ..hooks.check import ResultError, check_result, check_scalars
 from ..hooks.local import accepted_arguments, load_class, seed_everything
+from ..hooks.roots import add_roots
 from ..hooks.specs import ROLES, Role
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo, TensorMap, TensorSpec
 from .budget import used_bytes
@@ -105,6 +106,7 @@ class Worker:
         self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
         self._maps: dict[tuple[int, int, int], TensorMap] = {}
         self._state = b""
+        self._start_seed = 0
 
     def serve(self) -> None:
         """Answer messages in the order in which they come."""
@@ -197,9 +199,11 @@ class Worker:
 
     def _start(self, start: Start) -> None:
         # A plugin that uses a global generator before its first call is repeatable too.
+        self._start_seed = start.seed
         seed_everything(start.seed)
         torch.set_num_threads(start.threads)
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
+        add_roots(start.roots)
         cls = load_class(start.module, start.qualname)
         self._role = ROLES[start.role]
         if getattr(cls, "role", None) != start.role:
@@ -296,11 +300,13 @@ class Worker:
         self._send(Large(call.seq, len(data)))
 
     def _save(self, seq: int) -> None:
+        seed_everything(self._start_seed)
         state = self._plugin.state_dict() if hasattr(self._plugin, "state_dict") else None
         self._state = b"" if state is None else plain.dumps(state)
         self._send(Size(seq, len(self._state)))
 
     def _load(self, load: Load) -> None:
+        seed_everything(self._start_seed)
         state = plain.loads(self._regions[load.region][: load.nbytes].numpy().tobytes())
         self._plugin.load_state_dict(state)
         self._send(_done(load.seq))

@@ -189,8 +189,8 @@ def _find(name: str) -> tuple[str, Callable[..., Stepper]]:
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise ValueError(
-            f"there is no algorithm '{name}'{nearest(name.lower(), [*SHORT_NAMES, *WRAPPERS])}; "
-            "give a short name, or an import path such as torch_optimizer.Lamb"
+            f"there is no algorithm '{name}'{nearest(name.lower(), [*SHORT_NAMES, *WRAPPERS])} "
+            "(give a short name, or an import path such as torch_optimizer.Lamb)"
         )
     try:
         module = importlib.import_module(module_name)
