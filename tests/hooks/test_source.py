@@ -42,7 +42,8 @@ PLAIN = """
 """
 
 
-def test_role_methods_options_and_docstring_are_read_without_running_anything(read):
+def test_role_methods_options_and_docstring_are_read_without_running_anything(read, monkeypatch):
+    monkeypatch.delitem(sys.modules, "acme", raising=False)
     source = read(PLAIN)
 
     assert source.role == "gradient"
