@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,20 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(help="Name of the plugin, as a job spells it.")]
 
 
+def share_processors() -> None:
+    """Let torch's threads sleep while they wait; to be called before torch is imported.
+
+    A trainer shares its processors with its plugins and with whatever else runs
+    there. Spinning gains up to a fifth where nothing else runs, and costs a
+    factor of eight where something does.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def main() -> None:
     """Run the command line."""
     forbid_autoload()
+    share_processors()
     with errors_told():
         app(prog_name="ringfence")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -51,9 +50,8 @@ def train_job(
     elif out is not None:
         run_folder.check_new(out)
     job_file, base = _read(path, sets, plugins, resume)
-    share_processors()
     forbid_autoload()
-    # Torch takes seconds to import; a job that cannot be read is told of at once.
+    # The engine takes seconds to import; a job that cannot be read is told of at once.
     from ..run import prepare, run  # noqa: PLC0415
 
     prepared = prepare(job_file, base)
@@ -79,16 +77,6 @@ def train_job(
         _say(f"continue with: ringfence train --resume {folder}")
         return INTERRUPTED
     return 0
-
-
-def share_processors() -> None:
-    """Let torch's threads sleep while they wait; to be called before torch is imported.
-
-    A trainer shares its processors with its plugins and with whatever else runs
-    there. Spinning gains up to a fifth where nothing else runs, and costs a
-    factor of eight where something does.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class StopFlag:

@@ -1,6 +1,7 @@
 """``ringfence train`` from job to folder, in sandboxes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -241,3 +242,24 @@ def test_full_disk_is_told_as_such(job, tmp_path):
     assert "the disk is full" in done.stderr
     assert f"--resume {disk / 'run'}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(tmp_path):
+    """The trainer shares its processors with its plugins; this is read when torch is loaded."""
+    script = (
+        "import os, sys\n"
+        "from ringfence.cli import main\n"
+        "sys.argv = ['ringfence', '--version']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+    )
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+        )
+        assert done.stdout.splitlines()[-1] == f"{expected} False"
