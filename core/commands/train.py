@@ -13,7 +13,6 @@ from typing import Any, Self
 from rich.console import Console
 
 from .. import folder as run_folder
-from ..autoload import forbid_autoload
 from ..hooks.errors import JobError
 from ..job import JobFile, read_job
 from .progress import PlainView, Progress, QuietView, View
@@ -50,7 +49,6 @@ def train_job(
     elif out is not None:
         run_folder.check_new(out)
     job_file, base = _read(path, sets, plugins, resume)
-    forbid_autoload()
     # The engine takes seconds to import; a job that cannot be read is told of at once.
     from ..run import prepare, run  # noqa: PLC0415
 

@@ -98,42 +98,34 @@ class PluginError(RingfenceError):
         return f"{where}: " + visible(self.cause).replace("\n", "\n    ")
 
 
-class PluginLoadError(PluginError):
-    """A plugin could not be found, imported, checked or constructed; the run did not start with it.
+class _PluginCodeError(PluginError):
+    """Code of the plugin's ran and failed.
 
     Attributes:
         remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it raised.
     """
 
+    def __init__(
+        self,
+        cause: str,
+        *,
+        plugin: str,
+        hook: str | None = None,
+        step: int | None = None,
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        self.remote_traceback = remote_traceback
+
+
+class PluginLoadError(_PluginCodeError):
+    """A plugin could not be found, imported, checked or constructed; the run did not start with it."""
+
     exit_status = 2
 
-    def __init__(
-        self,
-        cause: str,
-        *,
-        plugin: str,
-        hook: str | None = None,
-        step: int | None = None,
-        remote_traceback: str = "",
-    ) -> None:
-        super().__init__(cause, plugin=plugin, hook=hook, step=step)
-        self.remote_traceback = remote_traceback
 
-
-class PluginRaisedError(PluginError):
-    """A plugin's code raised; ``remote_traceback`` is its traceback as text, cut to a bounded length."""
-
-    def __init__(
-        self,
-        cause: str,
-        *,
-        plugin: str,
-        hook: str | None = None,
-        step: int | None = None,
-        remote_traceback: str = "",
-    ) -> None:
-        super().__init__(cause, plugin=plugin, hook=hook, step=step)
-        self.remote_traceback = remote_traceback
+class PluginRaisedError(_PluginCodeError):
+    """A plugin's code raised; its traceback is attached."""
 
 
 class PluginMemoryError(PluginError):

@@ -21,6 +21,7 @@ from ..hooks.errors import (
     PluginProtocolError,
     PluginRaisedError,
     PluginTimeoutError,
+    visible,
 )
 from .protocol import (
     MAX_MESSAGE_BYTES,
@@ -301,7 +302,7 @@ class Channel:
         if fault.kind == "memory":
             used = min(max(fault.used_bytes, 0), self.limit_bytes) + self._account.result_bytes
             return self._memory_error(used, "RLIMIT_DATA", pending.hook, pending.step)
-        cause, remote = printable(fault.cause), printable(fault.traceback)
+        cause, remote = visible(fault.cause), visible(fault.traceback)
         if fault.kind == "result":
             return PluginProtocolError(cause, plugin=self.plugin, hook=pending.hook, step=pending.step)
         if fault.kind == "load":
@@ -317,11 +318,6 @@ class Channel:
             step=pending.step,
             remote_traceback=remote,
         )
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with control characters, except line ends, made visible."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _hint(signal_name: str) -> str:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..hooks.errors import visible
 from ..hooks.plugin import PluginUsage
 from .budget import threads_go_on, usage
 from .scratch import what_is_too_much
@@ -95,7 +96,7 @@ class Process:
         """Return the last lines, with control characters made visible."""
         with self._lock:
             lines = [*self._lines, self._partial] if self._partial else list(self._lines)
-        return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
+        return "\n".join(visible(line) for line in lines)
 
 
 @dataclass(slots=True, eq=False)
