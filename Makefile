@@ -1,6 +1,7 @@
 # make run    train the main job and say where its report is (OUT=DIR chooses the folder)
 # make test   formatting, lint, types and tests
 # make soak   the long runs that `make test` leaves out
+# make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
 # make lint   formatting, lint and types only
 # make clean  remove what these made
 #
@@ -13,19 +14,37 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+BENCH_STAMP := $(VENV)/.installed-bench
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test soak lint clean
+.PHONY: run test computes rest soak bench lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
+# What computes runs on two cores at a time. What has deadlines to keep comes after that, by itself.
+COMPUTES := tests/builtin tests/engine tests/hooks tests/testing
+WATCHES := tests/cli tests/fuzz tests/hostile tests/isolation
+FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
+REST := $(filter-out $(COMPUTES) $(WATCHES),$(FOLDERS)) $(wildcard tests/test_*.py)
+
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@echo "two runs of tests side by side; each is shown once it has ended, in some minutes"
+	@$(MAKE) --no-print-directory -j2 --output-sync=line computes rest
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(WATCHES)
+
+computes:
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(COMPUTES)
+
+rest:
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(REST)
 
 soak: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+bench: $(BENCH_STAMP)
+	$(BIN)/python bench/run.py $(BENCH_ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
@@ -45,4 +64,8 @@ $(STAMP): $(DECLARED)
 
 $(DEV_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
