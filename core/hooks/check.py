@@ -20,13 +20,15 @@ MAX_HISTOGRAMS = 1024
 MAX_BINS = 512
 MAX_IMAGES = 64
 MAX_IMAGE_SIDE = 1024
+#: Different names that one plugin may use in a run: whoever reads the run later holds a series for each.
+MAX_NAMES = 8192
 #: Of one report: its pictures' bytes, and eight for each number.
 MAX_REPORT_BYTES = 8 * 2**20
 _NUMBER_BYTES = 8
 _NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
 _IMAGE_DIMS = (2, 3)
 #: Arguments that are named tensors.
-_MAPPINGS = ("gradients", "parameters")
+NAMED_TENSORS = ("gradients", "parameters")
 _MAX_LAYOUTS = 8
 
 
@@ -151,24 +153,32 @@ class Canonical:
     def __init__(self) -> None:
         self._maps: dict[int, TensorMap] = {}
 
-    def __call__(self, changes: str | None, result: Any, arguments: Mapping[str, Any]) -> Any:
-        """Return a checked ``result``, its mappings copied into maps that the next call reuses."""
-        if changes not in _MAPPINGS or result is None:
+    def __call__(
+        self, changes: str | None, result: Any, arguments: Mapping[str, Any], into: TensorMap | None = None
+    ) -> Any:
+        """Return a checked ``result``, its mappings copied into maps that the next call reuses.
+
+        Args:
+            changes: As for ``check_result``.
+            result: What that returned.
+            arguments: What the hook was called with.
+            into: Where a mapping goes instead.
+        """
+        if changes not in NAMED_TENSORS or result is None:
             return result
         expected = arguments[changes]
         if isinstance(result, AnotherPass):
-            return AnotherPass(self._laid_out(result.parameters, expected))
-        return self._laid_out(result, expected)
+            return AnotherPass(self._laid_out(result.parameters, expected, into))
+        return self._laid_out(result, expected, into)
 
-    def _laid_out(self, result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _laid_out(
+        self, result: Mapping[str, Tensor], expected: Mapping[str, Tensor], into: TensorMap | None
+    ) -> Mapping[str, Tensor]:
+        if into is not None:
+            return _copied(result, into)
         if not isinstance(expected, TensorMap) or _same_layout(result, expected):
             return result
-        place = self._place(expected)
-        # A plugin may have asked for gradients in its own code; they end here.
-        with torch.no_grad():
-            for name, tensor in place.items():
-                tensor.copy_(result[name])
-        return place
+        return _copied(result, self._place(expected))
 
     def _place(self, expected: TensorMap) -> TensorMap:
         # By identity: hashing thousands of specs would cost more than the call. The map holds
@@ -182,17 +192,51 @@ class Canonical:
         return known
 
 
+def apart(result: Mapping[str, Tensor], place: TensorMap) -> list[Tensor]:
+    """Return the tensors of ``result`` in the order of ``place``, none of which copying there overwrites.
+
+    A plugin that was given ``place`` to work in may return parts of it under other names.
+    """
+    begin = place.buffer.data_ptr()
+    end = begin + place.buffer.numel()
+    tensors = [result[name] for name in place]
+    if all(
+        t is own or not begin <= t.data_ptr() < end for t, own in zip(tensors, place.values(), strict=True)
+    ):
+        return tensors
+    return [tensor.clone() for tensor in tensors]
+
+
+def _copied(result: Mapping[str, Tensor], place: TensorMap) -> TensorMap:
+    if not _is_there(result, place):
+        # A plugin may have asked for gradients in its own code; they end here.
+        with torch.no_grad():
+            torch._foreach_copy_(list(place.values()), apart(result, place))
+    return place
+
+
+def _is_there(result: Mapping[str, Tensor], place: TensorMap) -> bool:
+    """Tell whether ``result`` was computed in ``place``, be it as the argument that lies there too."""
+    return (
+        isinstance(result, TensorMap)
+        and result.specs is place.specs
+        and result.buffer.data_ptr() == place.buffer.data_ptr()
+    )
+
+
 def check_loss(result: Any, outputs: Tensor, *, finite: bool = True) -> LossTerm | LossScale:
     """Check a loss term against the outputs that it is a function of."""
+    # The loss is of the outputs' dtype: what is finite as a double need not be there.
+    most = torch.finfo(outputs.dtype).max
     if isinstance(result, LossScale):
-        if not math.isfinite(result.factor):
-            raise ResultError("returned a LossScale that is not finite")
+        if not abs(result.factor) <= most:
+            raise ResultError(f"returned a LossScale that is not finite as {outputs.dtype}")
         return LossScale(float(result.factor))
     if not isinstance(result, LossTerm):
         raise ResultError(f"returned {type(result).__name__}; expected LossTerm, LossScale or None")
     value = float(result.value)
-    if not math.isfinite(value):
-        raise ResultError("returned a LossTerm whose value is not finite")
+    if not abs(value) <= most:
+        raise ResultError(f"returned a LossTerm whose value is not finite as {outputs.dtype}")
     check_tensor("a loss term's gradient", result.gradient, outputs, finite=finite)
     return LossTerm(value, result.gradient)
 
@@ -235,6 +279,31 @@ def check_scalars(scalars: Mapping[str, Any]) -> None:
         if isinstance(value, int) and abs(value) > sys.float_info.max:
             raise ResultError(
                 f"logged '{name}' of {value.bit_length()} bits; expected a number that a float holds"
+            )
+
+
+class Names:
+    """The names that one plugin has used in a run, so that they stay few."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def add(self, scalars: Mapping[str, Any], result: Any) -> None:
+        """Take the names of what a call logged and reported, both checked already.
+
+        Raises:
+            ResultError: They are too many, with those of the calls before.
+        """
+        used = [scalars]
+        if isinstance(result, Report):
+            used += [result.scalars, result.histograms, result.images]
+        for names in used:
+            if not self._seen.issuperset(names):
+                self._seen.update(names)
+        if len(self._seen) > MAX_NAMES:
+            raise ResultError(
+                f"used over {MAX_NAMES} different names in this run; let names say what is "
+                "measured, and the step when"
             )
 
 

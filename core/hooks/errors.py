@@ -7,6 +7,7 @@
   - IncompatiblePluginError    the plugin does not fit the core's series; nothing of it ran (2)
   - SandboxUnavailableError    a required layer cannot be had on this machine (2)
   - RunAbortedError            a plugin's fault ended the run; a checkpoint was written (3)
+  - CutOffError                the user wants the run to end, and the time for that is over (130)
   - PluginError                a plugin failed; carries ``plugin``, ``hook`` and ``step``
     + PluginLoadError          could not be found, imported, checked or constructed
     + PluginRaisedError        its code raised; the remote traceback is attached
@@ -67,6 +68,22 @@ class RunAbortedError(RingfenceError):
     """A plugin's fault ended the run after its state was written to a checkpoint."""
 
     exit_status = 3
+
+
+class CutOffError(RingfenceError):
+    """Something had not ended when the user wanted the run to end; nobody is to blame for it.
+
+    The engine ends a run that has begun at its last snapshot; before that it is raised to the caller.
+
+    Attributes:
+        what: What had not ended, as the subject of a sentence.
+    """
+
+    exit_status = 130
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} had not ended when the time for that was over, and was cut off")
 
 
 class PluginError(RingfenceError):
@@ -134,7 +151,7 @@ class PluginMemoryError(PluginError):
     Attributes:
         used_bytes: Memory of its own when it was stopped, as far as the host could read it.
         limit_bytes: The budget of one of its workers.
-        enforced_by: ``"RLIMIT_DATA"``, ``"cgroup"`` or ``"watchdog"``.
+        enforced_by: ``"RLIMIT_DATA"``, ``"cgroup"``, ``"watchdog"``, or ``"host"`` before it was given more.
     """
 
     def __init__(

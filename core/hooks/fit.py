@@ -73,7 +73,7 @@ def _unresolved(item: Unresolved) -> Finding:
 
 
 def _complete(source: PluginSource) -> Iterator[Finding]:
-    """Tell of a missing role or method."""
+    """Tell of a missing role or method, and of needs that cannot stand."""
     open_questions = {item.about for item in source.unresolved}
     if source.role is None and "role" not in open_questions:
         text = "the class has no attribute role"
@@ -84,6 +84,8 @@ def _complete(source: PluginSource) -> Iterator[Finding]:
             text = f"the class has no {name}()"
             advice = f"write {name}(), or '{name} = passthrough'"
             yield Finding("E-METHOD", text, (), advice, source.path, source.line)
+    for fault in source.need_faults:
+        yield Finding("E-NEEDS", fault.text, (), fault.advice, source.path, fault.line)
     for method in source.methods.values():
         if not method.plain:
             text = f"{method.name}() is a static, class or async method"

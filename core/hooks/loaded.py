@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pluggy
 
-from .manager import declaration
+from .registration import declaration
 from .snapshot import Snapshot
 from .specs import METHODS, PROJECT, hookimpl, hookspec
 from .verdict import Finding

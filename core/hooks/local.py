@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
-import random
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
-
-from .check import Canonical, ResultError, check_result, check_scalars
+from . import plain
+from .check import Canonical, Names, ResultError, check_result, check_scalars
 from .errors import PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
-from .plugin import PluginSpec, PluginUsage
+from .plugin import PluginSpec, PluginUsage, excess_state
 from .specs import HOOKS, METHODS
-from .types import Batch, StepInfo, derive_seed, passthrough
+from .surroundings import Surroundings, openblas_pools
+from .tensor_file import TensorFile
+from .types import Batch, Changeable, StepInfo, TensorMap, derive_seed, passthrough
 
 #: Hook to the names of its arguments.
 _ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
@@ -64,45 +61,6 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
     return accepts
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and random, so that a plugin that uses them is repeatable too.
-
-    Only torch's CPU generator: ``torch.manual_seed`` would take 0.4 ms, and in the trainer's
-    process it would seed the GPU that the model draws its dropout from.
-    """
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the old global generator
-    random.seed(seed)
-
-
-def openblas_pools() -> ThreadpoolController:
-    """Return a handle on the thread pools of numpy and others; of the libraries loaded by now only."""
-    return ThreadpoolController().select(internal_api="openblas")
-
-
-@contextlib.contextmanager
-def as_in_sandbox(seed: int, threads: int, pools: ThreadpoolController) -> Iterator[None]:
-    """Give a call what it has in a sandbox, then restore the host's: random states, threads, no gradients.
-
-    Args:
-        seed: For the global generators.
-        threads: Threads of torch.
-        pools: Are set to one thread, as a sandbox's are.
-    """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    host_threads = torch.get_num_threads()
-    seed_everything(seed)
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad(), pools.limit(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(host_threads)
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
-
-
 class LocalPlugin:
     """A plugin that runs in this process; see ``Plugin`` for the methods.
 
@@ -116,8 +74,10 @@ class LocalPlugin:
         self.usage = PluginUsage()
         self._instance: Any = instance
         self._canonical = Canonical()
+        self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
+        self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
-        self._pools = openblas_pools()
+        self._as_in_sandbox = Surroundings(spec.threads)
         if instance is None:
             self._construct()
         try:
@@ -126,18 +86,23 @@ class LocalPlugin:
             raise PluginLoadError(str(error), plugin=spec.name) from error
         self._finished: list[tuple[StepInfo, Any]] = []
 
-    def call(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> Any:
+    def call(
+        self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
+    ) -> Any:
         """Run one method and check its result."""
         spec = self.spec
+        changes = spec.role_info.changes.get(method)
+        if into is not None and changes is not None:
+            arguments = {**arguments, changes: self._with_place(arguments[changes], into)}
         hook = f"{spec.role}.{method}"
         given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         started = time.perf_counter()
         try:
-            with as_in_sandbox(step.call_seed, spec.threads, self._pools):
+            with self._as_in_sandbox(step.call_seed):
                 result = getattr(self._instance, method)(**given)
-            changes = spec.role_info.changes.get(method)
-            checked = self._canonical(changes, check_result(changes, result, arguments), arguments)
+            checked = self._canonical(changes, check_result(changes, result, arguments), arguments, into)
             check_scalars(step.scalars)
+            self._names.add(step.scalars, checked)
         except ResultError as error:
             raise PluginProtocolError(
                 str(error), plugin=spec.name, hook=hook, step=step.global_step
@@ -189,16 +154,31 @@ class LocalPlugin:
         """Return what ``post`` has run."""
         return self.poll()
 
-    def state_dict(self) -> Any:
-        """Return the plugin's state, or None if it keeps none: that takes both methods, as in a sandbox."""
-        instance = self._instance
-        if not (hasattr(instance, "state_dict") and hasattr(instance, "load_state_dict")):
-            return None
-        return self._guard("state_dict", instance.state_dict)
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its class has both methods for that."""
+        return hasattr(self._instance, "state_dict") and hasattr(self._instance, "load_state_dict")
 
-    def load_state_dict(self, state: Any) -> None:
-        """Give the plugin its state back."""
-        self._guard("load_state_dict", lambda: self._instance.load_state_dict(state))
+    def state_dict(self) -> TensorFile | None:
+        """Return a copy of the plugin's state; None if it lacks one of the two methods, as in a sandbox."""
+        if not self.keeps_state:
+            return None
+        state = self._guard("state_dict", self._instance.state_dict)
+        if state is None:
+            return None
+        try:
+            return plain.encode(state, refuse=lambda n: excess_state(n, self.usage.state_of_bytes))
+        except plain.PlainDataError as error:
+            raise PluginProtocolError(
+                f"state_dict() returned what cannot be saved: {error}",
+                plugin=self.spec.name,
+                hook=f"{self.spec.role}.state_dict",
+            ) from error
+
+    def load_state_dict(self, state: TensorFile) -> None:
+        """Give the plugin its state back, in tensors of its own."""
+        value = plain.decode(state)
+        self._guard("load_state_dict", lambda: self._instance.load_state_dict(value))
 
     def restart(self) -> None:
         """Construct the plugin again."""
@@ -208,9 +188,15 @@ class LocalPlugin:
     def close(self) -> None:
         """Nothing to free."""
 
+    def _with_place(self, argument: TensorMap, into: TensorMap) -> Changeable:
+        known = self._changeable
+        if known is None or known[0] is not argument or known[1] is not into:
+            known = self._changeable = (argument, into, Changeable(argument, into))
+        return known[2]
+
     def _guard(self, name: str, function: Callable[[], Any]) -> Any:
         try:
-            with as_in_sandbox(self._start_seed, self.spec.threads, self._pools):
+            with self._as_in_sandbox(self._start_seed):
                 return function()
         except Exception as error:
             raise PluginRaisedError(
@@ -226,7 +212,7 @@ class LocalPlugin:
             if folder not in sys.path:
                 sys.path.insert(0, folder)
         try:
-            with as_in_sandbox(self._start_seed, spec.threads, self._pools):
+            with self._as_in_sandbox(self._start_seed):
                 self._instance = load_class(spec.module, spec.qualname)(**spec.options)
         except Exception as error:
             raise PluginLoadError(
@@ -234,4 +220,4 @@ class LocalPlugin:
                 plugin=spec.name,
             ) from error
         # What the plugin imported may have brought pools of its own.
-        self._pools = openblas_pools()
+        self._as_in_sandbox.pools = openblas_pools()

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import types
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pluggy
 from torch import Tensor
 
 from . import specs
-from .errors import PluginError, PluginLoadError
+from .attempts import AttemptNews
+from .errors import PluginError, PluginLoadError, PluginProtocolError
+from .failures import Failures, Place
+from .listener import Listener, Silent
 from .plugin import Plugin
+from .registration import implementations
 from .specs import PROJECT
-from .types import AnotherPass, Batch, Gradients, LossScale, LossTerm, Parameters, Report, StepInfo
-
-MAX_RESTARTS_IN_A_ROW = 3
-
-
-class Listener(Protocol):
-    """Where the manager tells what plugins report and what became of them."""
-
-    def reported(
-        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
-    ) -> None:
-        """Take what ``plugin`` logged or returned at ``step``."""
-
-    def event(self, message: str) -> None:
-        """Take one decision about a plugin, as a sentence."""
-
-
-class Silent:
-    """A listener that drops everything."""
-
-    def reported(
-        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
-    ) -> None:
-        """Drop it."""
-
-    def event(self, message: str) -> None:
-        """Drop it."""
+from .tensor_file import TensorFile
+from .types import AnotherPass, Batch, Gradients, LossScale, LossTerm, Parameters, Report, StepInfo, TensorMap
 
 
 class Hooks:
@@ -48,20 +26,28 @@ class Hooks:
 
     pluggy validates each plugin against the specifications and keeps the order;
     since it would hand every implementation the original argument, the folds
-    here pass on results instead. A hook that no plugin implements costs one test.
+    here pass on results instead. Who implements which hook is asked of pluggy once a
+    plugin is registered, never in a step.
 
     Args:
         seed: Seed of the job; each plugin derives its own from it.
         listener: Told of reports and faults.
+
+    Attributes:
+        plugins: In the job's order.
+        failures: What became of each fault.
     """
 
     def __init__(self, seed: int = 0, listener: Listener | None = None) -> None:
         self.seed = seed
         self.plugins: list[Plugin] = []
         self._listener = listener or Silent()
-        self._restarts_in_a_row: dict[str, int] = {}
+        self._attempts = AttemptNews(self._listener.event)
+        self.failures = Failures(self._listener.event)
+        self._step = 0
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(specs)
+        self._implementing: dict[str, list[Plugin]] = {hook.__name__: [] for hook in specs.HOOKS}
 
     # registration
 
@@ -73,12 +59,16 @@ class Hooks:
         """
         name = plugin.spec.name
         try:
-            self._manager.register(_implementations(plugin), name)
+            self._manager.register(implementations(plugin), name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             self._manager.unregister(name=name)
             raise PluginLoadError(str(error), plugin=name) from error
         self.plugins.append(plugin)
+        for hook in self._implementing:
+            found = getattr(self._manager.hook, hook).get_hookimpls()
+            self._implementing[hook] = [implementation.plugin.plugin for implementation in found]
+        self._attempts.tell(plugin)  # of what it did while it was imported
 
     def order(self) -> dict[str, list[str]]:
         """Return hook name to plugin names, in firing order; hooks that nobody implements are absent."""
@@ -117,10 +107,22 @@ class Hooks:
         return _closing(streams)
 
     def optimizer_forward(self, parameters: Parameters, step: StepInfo) -> Mapping[str, Tensor] | None:
-        """Return the parameters to use for this step, or None to keep them."""
+        """Return the parameters to use for this step, or None to keep them.
+
+        What is returned is ``parameters``, changed: one copy less. A fault may leave them half changed; no
+        run goes on without its optimizer, so that each ends in a snapshot being restored.
+        """
         result = None
         for plugin in self._implementers("optimizer_forward"):
-            result = self._call(plugin, "forward", {"parameters": parameters}, step)
+            result = self._call(plugin, "forward", {"parameters": parameters}, step, into=parameters)
+            if isinstance(result, AnotherPass):
+                error = PluginProtocolError(
+                    "asked for another pass before the first; only backward may ask for one",
+                    plugin=plugin.spec.name,
+                    hook="optimizer.forward",
+                    step=step.global_step,
+                )
+                self._failed(plugin, error)
         return result
 
     def gradient_forward(
@@ -153,11 +155,15 @@ class Hooks:
     def optimizer_backward(
         self, parameters: Parameters, gradients: Gradients, loss: float, step: StepInfo
     ) -> Mapping[str, Tensor] | AnotherPass | None:
-        """Return the updated parameters, a request for another pass, or None."""
+        """Return the updated parameters, a request for another pass, or None.
+
+        The parameters are changed in place, as by ``optimizer_forward``.
+        """
+        self._step = step.global_step
         result = None
         for plugin in self._implementers("optimizer_backward"):
             arguments = {"parameters": parameters, "gradients": gradients, "loss": loss}
-            result = self._call(plugin, "backward", arguments, step)
+            result = self._call(plugin, "backward", arguments, step, into=parameters)
         return result
 
     def monitor_backward(
@@ -174,7 +180,9 @@ class Hooks:
     # monitors report when they are done
 
     def poll(self) -> None:
-        """Collect what monitors have finished, without waiting."""
+        """Collect what monitors have finished, without waiting, and tell what plugins tried."""
+        for plugin in self.plugins:
+            self._attempts.tell(plugin)
         for plugin in self._running():
             if plugin.spec.role_info.observes:
                 self._collect(plugin, plugin.poll)
@@ -187,53 +195,77 @@ class Hooks:
 
     # state and faults
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return plugin name to state, for the running plugins whose state is that of this step.
+    def state_dict(self) -> dict[str, TensorFile]:
+        """Return plugin name to state, for the running plugins that have one which is that of this step.
 
         Waits for what monitors still hold, each for at most its deadline: a snapshot
-        without it would lose reports when the run goes back to it.
+        without it would lose reports when the run goes back to it. A plugin that may be
+        disabled and cannot give its state is, and is left out.
+
+        Raises:
+            PluginError: Another plugin could not give its state.
         """
         self.drain()
-        return {plugin.spec.name: plugin.state_dict() for plugin in self._running() if _keeps_step(plugin)}
+        states = {}
+        for plugin in self._running():
+            if _keeps_step(plugin):
+                with self._disabling(plugin):
+                    state = plugin.state_dict()
+                    if state is not None:
+                        states[plugin.spec.name] = state
+        return states
 
-    def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Give each running plugin its state back; one without an entry keeps what it has."""
+    def load_state_dict(self, states: Mapping[str, TensorFile]) -> None:
+        """Give each running plugin its state back; one without an entry keeps what it has.
+
+        Raises:
+            PluginError: A plugin that may not be disabled did not take it.
+        """
         # What monitors still hold belongs to the steps before; it must not turn up after them.
         self.drain()
         for plugin in self._running():
             state = states.get(plugin.spec.name)
             if state is not None:
-                plugin.load_state_dict(state)
+                with self._disabling(plugin):
+                    plugin.load_state_dict(state)
 
-    def recover(self, error: PluginError) -> None:
+    def recover(self, error: PluginError, place: Place, wait: Callable[[float], None]) -> None:
         """Start the plugin that raised ``error`` anew; the caller then restores a snapshot.
 
-        A plugin that may be disabled is: some faults, as in ``state_dict``, are known here only.
+        A plugin that may be disabled is: some faults, as of a state that cannot be saved, are known here
+        only.
+
+        Args:
+            error: The fault.
+            place: Where the run stood when it was noticed.
+            wait: Waits so many seconds, or less if the user wants the run to stop.
 
         Raises:
-            PluginError: ``error`` itself, if the plugin's policy is to abort, or
-                it has failed more than three times without progress between; it
-                then says so.
+            PluginError: ``error`` itself, if the plugin's policy is to abort or it failed too often, which
+                it then says; another, if the plugin did not start.
+            SandboxUnavailableError: It cannot be isolated any more.
         """
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
+        self._attempts.tell(plugin)
         if plugin.spec.on_failure == "disable":
-            self._failed(plugin, error)
+            self._failed(plugin, error, place)
             return
-        in_a_row = self._restarts_in_a_row.get(error.plugin, 0) + 1
-        if plugin.spec.on_failure != "restart" or in_a_row > MAX_RESTARTS_IN_A_ROW:
+        try:
+            if plugin.spec.on_failure == "abort":
+                raise error
+            may_disable = plugin.spec.role_info.may_disable
+            pause_s = self.failures.restart(error, place, may_disable=may_disable)
+        except PluginError:
             plugin.usage.state = "failed"
             plugin.close()
-            if plugin.spec.on_failure == "restart":
-                error.cause += f"; it was restarted {in_a_row - 1} times in a row before"
-            raise error
-        self._restarts_in_a_row[error.plugin] = in_a_row
+            raise
         plugin.usage.restarts += 1
-        self._listener.event(f"{error}; restarted ({in_a_row} of {MAX_RESTARTS_IN_A_ROW} in a row)")
+        wait(pause_s)
         plugin.restart()
 
     def progressed(self) -> None:
         """Note that a new snapshot was taken: restarts before it no longer count as in a row."""
-        self._restarts_in_a_row.clear()
+        self.failures.progressed()
 
     def close(self) -> None:
         """End all plugins, the last first; whatever one of them raises is raised once all were asked."""
@@ -242,6 +274,7 @@ class Hooks:
                 if plugin.usage.state == "running":
                     plugin.usage.state = "closed"
                 stack.callback(plugin.close)
+                self._attempts.tell(plugin)
 
     # inside
 
@@ -249,14 +282,19 @@ class Hooks:
         return [plugin for plugin in self.plugins if plugin.usage.state == "running"]
 
     def _implementers(self, hook: str) -> list[Plugin]:
-        implementations = getattr(self._manager.hook, hook).get_hookimpls()
-        plugins = [implementation.plugin.plugin for implementation in implementations]
-        return [plugin for plugin in plugins if plugin.usage.state == "running"]
+        return [plugin for plugin in self._implementing[hook] if plugin.usage.state == "running"]
 
-    def _call(self, plugin: Plugin, method: str, arguments: Mapping[str, Any], step: StepInfo) -> Any:
+    def _call(
+        self,
+        plugin: Plugin,
+        method: str,
+        arguments: Mapping[str, Any],
+        step: StepInfo,
+        into: TensorMap | None = None,
+    ) -> Any:
         own = step.for_plugin(self.seed, plugin.spec.name)
         try:
-            result = plugin.call(method, arguments, own)
+            result = plugin.call(method, arguments, own, into)
         except PluginError as error:
             self._failed(plugin, error)
             return None
@@ -306,13 +344,22 @@ class Hooks:
         if step.scalars or report is not None:
             self._listener.reported(plugin.spec.name, step, step.scalars, report)
 
-    def _failed(self, plugin: Plugin, error: PluginError) -> None:
+    @contextlib.contextmanager
+    def _disabling(self, plugin: Plugin) -> Iterator[None]:
+        """Do to ``plugin`` what may fail; go on without it if its policy says so."""
+        try:
+            yield
+        except PluginError as error:
+            self._failed(plugin, error)
+
+    def _failed(self, plugin: Plugin, error: PluginError, place: Place | None = None) -> None:
         """Disable the plugin and return if its policy says so; raise ``error`` otherwise."""
         if plugin.spec.on_failure != "disable":
             raise error
+        self._attempts.tell(plugin)
         plugin.usage.state = "disabled"
         plugin.close()
-        self._listener.event(f"{error}; disabled, the run goes on without it")
+        self.failures.disable(error, place or Place(self._step))
 
 
 def _closing(
@@ -333,34 +380,3 @@ def _keeps_step(plugin: Plugin) -> bool:
     Such a plugin is a function of its batch and step, so it needs no state to go on.
     """
     return not plugin.spec.role_info.runs_ahead or "backward" in plugin.accepts
-
-
-class _Registered:
-    """What pluggy holds for one plugin: an attribute for each hook that it implements."""
-
-    def __init__(self, plugin: Plugin) -> None:
-        self.plugin = plugin
-
-
-def _implementations(plugin: Plugin) -> _Registered:
-    registered = _Registered(plugin)
-    for method, arguments in plugin.accepts.items():
-        hook = f"{plugin.spec.role}_{method}"
-        setattr(registered, hook, specs.hookimpl(declaration(hook, arguments)))
-    return registered
-
-
-def declaration(hook: str, arguments: tuple[str, ...]) -> Callable[..., None]:
-    """Return an empty function that takes ``arguments``; pluggy only validates it.
-
-    pluggy reads a function's code object, not its signature, so the names are put there.
-    """
-
-    def empty() -> None:
-        return None
-
-    count = len(arguments)
-    code = empty.__code__.replace(
-        co_argcount=count, co_nlocals=count, co_varnames=arguments, co_name=hook, co_qualname=hook
-    )
-    return types.FunctionType(code, {}, hook)

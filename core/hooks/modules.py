@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import ast
+import functools
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 MAX_SOURCE_BYTES = 2_000_000
+#: Endings of modules, in the order in which Python looks for them.
+_ENDINGS = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 MAX_HOPS = 20  # a name re-exported more often than this is a circle
 
+#: What other readers of a module look for; see ``Module.parts``.
+_PARTS = frozenset(
+    (
+        *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef),
+        *(ast.Attribute, ast.Call, ast.Try, ast.If),
+    )
+)
+#: The most frequent of the nodes that have none of these inside.
+_LEAVES = frozenset((ast.Name, ast.Constant, ast.alias, ast.Load, ast.Store, ast.Del))
+
+FileOf = Callable[[Path], Path | None]
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr
 
 
@@ -23,12 +39,14 @@ class Module:
         path: The file.
         tree: Its syntax tree.
         bindings: Top-level name to the statement that binds it last.
+        parts: Every import, attribute, call, function, ``try`` and ``if`` in it, at any depth.
     """
 
     name: str
     path: Path
     tree: ast.Module
     bindings: Mapping[str, ast.stmt]
+    parts: tuple[ast.AST, ...]
 
     @property
     def package(self) -> str:
@@ -68,6 +86,8 @@ class Modules:
         self._folders = [Path(folder) for folder in folders]
         self._roots = sorted((roots or {}).items(), key=lambda item: -len(item[0]))
         self._read: dict[str, Module | None] = {}
+        # Most names that are looked for lie in a few packages.
+        self._file_of = functools.cache(file_of)
         self.broken: dict[str, str] = {}
 
     def find(self, name: str) -> Module | None:
@@ -142,14 +162,13 @@ class Modules:
     def _locate(self, name: str) -> Path | None:
         for package, folder in self._roots:
             if name == package or name.startswith(f"{package}."):
-                path = _in_folder(Path(folder), name[len(package) + 1 :])
-                if path is not None:
-                    return path
-        for base in self._folders:
-            path = _in_folder(base, name)
-            if path is not None:
-                return path
-        return None
+                root, rest = self._file_of(Path(folder)), name.split(".")[package.count(".") + 1 :]
+                file = None if root is None else file_below(root, rest, self._file_of)
+                if file is not None:
+                    return _as_source(file)
+        places = (file_in(base, name, self._file_of) for base in self._folders)
+        found = next(filter(None, places), None)
+        return None if found is None else _as_source(found[2])
 
     def _parse(self, name: str, path: Path) -> Module | None:
         try:
@@ -165,7 +184,7 @@ class Modules:
         if len(text) > MAX_SOURCE_BYTES:
             self.broken[name] = f"{path} is longer than {MAX_SOURCE_BYTES} bytes"
             return None
-        return Module(name, path, tree, dict(_bindings(tree.body)))
+        return Module(name, path, tree, dict(_bindings(tree.body)), tuple(_parts(tree)))
 
 
 def imported_from(module: Module, node: ast.ImportFrom) -> str:
@@ -189,10 +208,77 @@ def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from statements(handler.body)
 
 
-def _in_folder(folder: Path, name: str) -> Path | None:
-    base = folder.joinpath(*name.split(".")) if name else folder
-    candidates = [base / "__init__.py", *([base.with_name(f"{base.name}.py")] if name else [])]
-    return next((path for path in candidates if path.is_file()), None)
+def _parts(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield what is told apart in ``Module.parts``, in the order of ``ast.walk``.
+
+    Every reader of a module looks for a few kinds of nodes; what a walk costs is paid once for all of them.
+    """
+    level: list[ast.AST] = [tree]
+    while level:
+        below: list[ast.AST] = []
+        for node in level:
+            if type(node) in _PARTS:
+                yield node
+            for name in node._fields:
+                value = getattr(node, name)
+                if type(value) is list:
+                    below += [n for n in value if type(n) not in _LEAVES and isinstance(n, ast.AST)]
+                elif type(value) not in _LEAVES and isinstance(value, ast.AST):
+                    below.append(value)
+        level = below
+
+
+def _as_source(file: Path) -> Path | None:
+    return file if file.suffix == ".py" else None
+
+
+def file_of(path: Path) -> Path | None:
+    """Return the file of the package or module whose path without ending is ``path``, as Python chooses."""
+    # Plain strings: this is asked for every name that a plugin's source mentions.
+    start = str(path)
+    is_folder = os.path.isdir(start)  # noqa: PTH112
+    packages = [f"{start}{os.sep}__init__{ending}" for ending in _ENDINGS] if is_folder else []
+    modules = [f"{start}{ending}" for ending in _ENDINGS]
+    return next((Path(file) for file in packages + modules if os.path.isfile(file)), None)  # noqa: PTH113
+
+
+def file_in(folder: Path, module: str, look: FileOf = file_of) -> tuple[str, Path, Path] | None:
+    """Return what ``module`` is imported from if ``folder`` is where it is looked for.
+
+    Args:
+        folder: As on ``sys.path``.
+        module: Dotted name.
+        look: ``file_of``, or one that remembers.
+
+    Returns:
+        Dotted name and file of the outermost package, or module, and the file of ``module``
+        itself; None if ``folder`` lacks one of them.
+    """
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        outermost = look(folder.joinpath(*parts[:depth]))
+        if outermost is not None:
+            file = file_below(outermost, parts[depth:], look)
+            return None if file is None else (".".join(parts[:depth]), outermost, file)
+    return None
+
+
+def file_below(file: Path, rest: Sequence[str], look: FileOf = file_of) -> Path | None:
+    """Return the file of the module ``rest`` inside the package whose file is ``file``."""
+    if not rest:
+        return file
+    # What a module that is no package says of its path is known only once it runs.
+    depths = range(1, len(rest) + 1) if is_package(file) else ()
+    for depth in depths:
+        inner = look(file.parent.joinpath(*rest[:depth]))
+        if inner is not None:
+            return file_below(inner, rest[depth:], look)
+    return None
+
+
+def is_package(file: Path) -> bool:
+    """Tell whether a module's file is that of a package."""
+    return file.name.partition(".")[0] == "__init__"
 
 
 def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:

@@ -2,32 +2,34 @@
 
 The bytes are a safetensors file whose metadata holds the structure as JSON.
 Reading them runs no code, and every limit is checked before memory is spent.
+
+Numbers come back as they were, infinities and NaN included (which NaN it was is
+kept in tensors only): what a state may hold is its plugin's affair. What a plugin
+does with it is checked where it comes back, as parameters or gradients.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
-import safetensors
-import safetensors.torch
+import torch
 from torch import Tensor
+
+from . import tensor_file
+from .tensor_file import MAX_TENSORS, NODES_PER_TENSOR, SIZE_BYTES, TensorFile, TensorFileError, shorten
 
 MAX_DEPTH = 32
 #: Brackets, braces and commas of the structure: each costs some 40 to 300 bytes once it is parsed.
 MAX_NODES = 500_000
-MAX_TENSORS = 100_000
-MAX_DIMS = 64
-#: Names, shapes and structure together; the tensors' own bytes come after them.
-MAX_HEADER_BYTES = 8 << 20
-_SIZE_BYTES = 8
-_MAX_DETAIL = 200
-#: Brackets, braces and commas of a tensor's entry, besides one for each dimension.
-_NODES_PER_TENSOR = 8
+#: Keys of one dict that are no strings. Their hashes are known beforehand, so that they can be chosen
+#: to lie in each other's way: n of them then cost n * n / 4 looks, 0.1 s at this many.
+MAX_NUMBER_KEYS = 16_384
 _KEY_RANGE = range(-(2**63), 2**63)
 _KEY = "ringfence"
+_USE_STR = "Use str keys, or tensors"
 
 
 class PlainDataError(ValueError):
@@ -44,70 +46,117 @@ class _Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     structure: str = msgspec.field(name=_KEY)
 
 
-def dumps(value: object) -> bytes:
+def encode(
+    value: object, *, copy: bool = True, refuse: Callable[[int], str | None] = lambda _: None
+) -> TensorFile:
     """Encode dicts, lists, tuples, str, int, float, bool, None and tensors.
 
     Args:
-        value: Nested at most 32 deep; dict keys are str, int of 64 bits, float, bool or None.
-            Tuples come back as lists.
+        value: Nested at most 32 deep; dict keys are str, int of 64 bits, float, bool or None, and
+            at most 16,384 of one dict are no str. Tuples come back as lists.
+        copy: Whether the tensors of the result are copies, so that no one else can change them.
+        refuse: Given the bytes that the tensors take, before any is copied; returns why that is
+            too much, or None.
 
     Raises:
         PlainDataError: ``value`` holds something else, the message says where; or so
-            much beside its tensors that ``loads`` would refuse it.
+            much beside its tensors that ``decode`` would refuse it; or ``refuse`` did.
     """
-    tensors: dict[str, Tensor] = {}
-    structure = _encode(value, tensors, "state", 0)
-    data: bytes = safetensors.torch.save(tensors, metadata={_KEY: json.dumps(structure)})
-    _read_structure(data)
-    return data
+    found: dict[str, Tensor] = {}
+    structure = _encode(value, found, "state", 0)
+    why = refuse(sum(tensor.nbytes for tensor in found.values()))
+    if why is not None:
+        raise PlainDataError(why)
+    try:
+        text = json.dumps(structure)
+        tensors = {name: _own(tensor) for name, tensor in found.items()} if copy else found
+        file = TensorFile.of(tensors, {_KEY: text})
+    except TensorFileError as error:
+        raise PlainDataError(f"state has {error}") from error
+    except ValueError as error:
+        # Of an int with more digits than Python writes.
+        raise PlainDataError(f"state cannot be written: {error}") from error
+    _read_structure(file.head)
+    return file
 
 
-def loads(data: bytes) -> Any:
-    """Decode what ``dumps`` made; tensors are private copies, and none comes twice.
+def decode(file: TensorFile, *, copy: bool = True) -> Any:
+    """Decode what ``encode`` made; none of its tensors comes twice.
+
+    Args:
+        file: What to decode.
+        copy: Whether the tensors are private copies, or those of ``file``.
 
     Raises:
-        PlainDataError: The bytes are damaged, hold more than a limit allows, or are not ours.
+        PlainDataError: It is damaged, holds more than a limit allows, or is not ours.
     """
-    structure = _read_structure(data)
+    structure = _read_structure(file.head)
     try:
         parsed = json.loads(structure)
-        tensors = safetensors.torch.load(data)
-    except (
-        safetensors.SafetensorError,
-        AssertionError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-        # What torch says of shapes that no tensor can have.
-        RuntimeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
+    except (ValueError, RecursionError) as error:
         raise _not_ours(error) from error
-    if any(tensor.dim() > MAX_DIMS for tensor in tensors.values()):
-        raise PlainDataError(f"state has a tensor of over {MAX_DIMS} dimensions")
-    value = _decode(parsed, tensors, 0)
+    tensors = dict(file.tensors)
+    value = _decode(parsed, tensors, 0, copy=copy)
     if tensors:
         raise PlainDataError(f"state has {len(tensors)} tensors that stand nowhere in it")
     return value
 
 
-def _read_structure(data: bytes) -> str:
-    """Return the structure's JSON once header and structure are known to be small enough to parse."""
-    size = int.from_bytes(data[:_SIZE_BYTES], "little")
-    if len(data) < _SIZE_BYTES or size > len(data) - _SIZE_BYTES:
-        raise PlainDataError("not a state that ringfence wrote: it is cut off")
-    if size > MAX_HEADER_BYTES:
-        raise PlainDataError(
-            f"state has {size} bytes beside its tensors; at most {MAX_HEADER_BYTES}. "
-            "Keep long lists of numbers in tensors"
-        )
-    # Counted where it lies: a copy of the header would cost as much again.
-    start, end = _SIZE_BYTES, _SIZE_BYTES + size
-    header = memoryview(data)[start:end]
+def read(data: Tensor) -> TensorFile:
+    """Check bytes from outside; the tensors of the result are views into ``data``.
+
+    Args:
+        data: (N,) uint8, which nobody else can change.
+
+    Raises:
+        PlainDataError: They are damaged, hold more than a limit allows, or are not ours.
+    """
     try:
-        metadata = bytes(msgspec.json.decode(header, type=_Header).metadata)
+        head, body = tensor_file.split(data)
+        _read_structure(head)
+        file = TensorFile(head, tensor_file.views(head, body))
+    except TensorFileError as error:
+        raise PlainDataError(f"not a state that ringfence wrote: {error}") from error
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        # What torch says of shapes that no tensor can have.
+        raise _not_ours(error) from error
+    decode(file, copy=False)
+    return file
+
+
+def dumps(value: object) -> bytes:
+    """Return ``encode``'s file as bytes.
+
+    Raises:
+        PlainDataError: As ``encode``.
+    """
+    return encode(value, copy=False).to_bytes()
+
+
+def loads(data: bytes) -> Any:
+    """Decode the bytes of such a file; tensors are private copies, and none comes twice.
+
+    Raises:
+        PlainDataError: As ``read``.
+    """
+    try:
+        _read_structure(data)
+    except TensorFileError as error:
+        raise PlainDataError(f"not a state that ringfence wrote: {error}") from error
+    return decode(read(torch.frombuffer(bytearray(data), dtype=torch.uint8)), copy=False)
+
+
+def _read_structure(data: bytes) -> str:
+    """Return the structure's JSON once header and structure are known to be small enough to parse.
+
+    Args:
+        data: Begins with the head of a file; what follows it is not looked at.
+    """
+    end = tensor_file.head_bytes(data[:SIZE_BYTES], len(data))
+    # Looked at where it lies: each copy of a header or of a structure would cost as much again.
+    header = memoryview(data)[SIZE_BYTES:end]
+    try:
+        metadata = memoryview(msgspec.json.decode(header, type=_Header).metadata)
         structure = msgspec.json.decode(metadata, type=_Metadata).structure
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _not_ours(error) from error
@@ -116,20 +165,29 @@ def _read_structure(data: bytes) -> str:
         raise PlainDataError(
             f"state has over {MAX_NODES} values beside its tensors. Keep long lists of numbers in tensors"
         )
-    if data.count(b"__metadata__", start, end) != 1 or data.count(b"\\", start, end) != metadata.count(b"\\"):
+    begins = data.find(metadata, data.find(b"__metadata__", SIZE_BYTES))
+    ends = begins + len(metadata)
+
+    def outside(mark: bytes) -> int:
+        return data.count(mark, SIZE_BYTES, begins) + data.count(mark, ends, end)
+
+    if data.count(b"__metadata__", SIZE_BYTES, end) != 1 or outside(b"\\"):
         raise PlainDataError("not a state that ringfence wrote: it names its tensors otherwise")
     # All marks outside the metadata are the tensors'.
-    tensors = data.count(b"{", start, end) - metadata.count(b"{") - 1
-    marks = sum(data.count(mark, start, end) - metadata.count(mark) for mark in (b"[", b"{", b","))
-    if tensors > MAX_TENSORS or marks > MAX_TENSORS * _NODES_PER_TENSOR + MAX_NODES:
+    tensors = outside(b"{") - 1
+    marks = sum(outside(mark) for mark in (b"[", b"{", b","))
+    if tensors > MAX_TENSORS or marks > MAX_TENSORS * NODES_PER_TENSOR + MAX_NODES:
         raise PlainDataError(f"state has over {MAX_TENSORS} tensors, or ones of far too many dimensions")
     return structure
 
 
 def _not_ours(error: Exception) -> PlainDataError:
-    # Names that whoever made the bytes has chosen come back in messages of the parsers.
-    text = "".join(c for c in str(error) if c.isprintable())[:_MAX_DETAIL]
-    return PlainDataError(f"not a state that ringfence wrote: {text or type(error).__name__}")
+    return PlainDataError(f"not a state that ringfence wrote: {shorten(error)}")
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy: views into one storage would keep all of it."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _encode(value: object, tensors: dict[str, Tensor], where: str, depth: int) -> Any:
@@ -141,18 +199,16 @@ def _encode(value: object, tensors: dict[str, Tensor], where: str, depth: int) -
         return value
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        # Views into one storage would be written twice or refused; a copy of its own is neither.
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value
         return {"t": name}
     if isinstance(value, (list, tuple)):
         return [_encode(item, tensors, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
+        if _has_too_many_numbers(value):
+            raise PlainDataError(f"{where} has over {MAX_NUMBER_KEYS} keys that are no str. {_USE_STR}")
         items = []
         for key, item in value.items():
-            if key is not None and not isinstance(key, (str, int, float, bool)):
-                raise PlainDataError(f"{where} has a key of type {type(key).__name__}; use str or int")
-            if isinstance(key, int) and key not in _KEY_RANGE:
-                raise PlainDataError(f"{where} has an int of more than 64 bits as a key")
+            _check_key(key, where)
             items.append([key, _encode(item, tensors, f"{where}[{key!r}]", depth + 1)])
         return {"d": items}
     raise PlainDataError(
@@ -161,27 +217,43 @@ def _encode(value: object, tensors: dict[str, Tensor], where: str, depth: int) -
     )
 
 
-def _decode(node: Any, tensors: dict[str, Tensor], depth: int) -> Any:
+def _check_key(key: object, where: str) -> None:
+    if key is not None and not isinstance(key, (str, int, float, bool)):
+        raise PlainDataError(f"{where} has a key of type {type(key).__name__}; use str or int")
+    if isinstance(key, int) and key not in _KEY_RANGE:
+        raise PlainDataError(f"{where} has an int of more than 64 bits as a key")
+
+
+def _decode(node: Any, tensors: dict[str, Tensor], depth: int, *, copy: bool) -> Any:
     """Build the value of a node; each tensor is taken out, so that it costs its memory once."""
     if depth > MAX_DEPTH:
         raise PlainDataError(f"state is nested more than {MAX_DEPTH} deep")
     if isinstance(node, list):
-        return [_decode(item, tensors, depth + 1) for item in node]
+        return [_decode(item, tensors, depth + 1, copy=copy) for item in node]
     if isinstance(node, dict):
         match node:
             case {"t": str(name)} if len(node) == 1 and name in tensors:
-                return tensors.pop(name)
+                tensor = tensors.pop(name)
+                return tensor.clone() if copy else tensor
             case {"d": list(items)} if len(node) == 1:
-                return dict(_pair(item, tensors, depth) for item in items)
+                if _has_too_many_numbers(item[0] for item in items if isinstance(item, list) and item):
+                    raise PlainDataError(
+                        f"state has a dict of over {MAX_NUMBER_KEYS} keys that are no str. {_USE_STR}"
+                    )
+                return dict(_pair(item, tensors, depth, copy=copy) for item in items)
         raise PlainDataError("state has a node that is neither a dict nor a tensor of its own")
     return node
 
 
-def _pair(item: Any, tensors: dict[str, Tensor], depth: int) -> tuple[Any, Any]:
+def _has_too_many_numbers(keys: Iterable[object]) -> bool:
+    return sum(not isinstance(key, str) for key in keys) > MAX_NUMBER_KEYS
+
+
+def _pair(item: Any, tensors: dict[str, Tensor], depth: int, *, copy: bool) -> tuple[Any, Any]:
     match item:
         # Larger ints can be chosen to share one hash, which makes a dict of them take minutes.
         case [int(key), value] if key in _KEY_RANGE:
-            return key, _decode(value, tensors, depth + 1)
+            return key, _decode(value, tensors, depth + 1, copy=copy)
         case [str() | float() | None as key, value]:
-            return key, _decode(value, tensors, depth + 1)
+            return key, _decode(value, tensors, depth + 1, copy=copy)
     raise PlainDataError("state has a dict entry that is not a key and a value")

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from .errors import PluginError
+from .permissions import Permissions
 from .specs import ROLES, OnFailure, Role
-from .types import Batch, StepInfo
+from .tensor_file import TensorFile
+from .types import Batch, StepInfo, TensorMap
+
+#: Share of the machine's memory that all sandboxed plugins of a job may have together; the rest is the
+#: trainer's and the system's.
+MAX_FRACTION_TOGETHER = 0.9
+#: How often a plugin's state may lie in memory at one time: in the plugin, on its way out of it, and in the
+#: run's snapshots, the old one and the new. More than this share of its memory it cannot have.
+COPIES_OF_STATE = 4
+
+
+def excess_state(nbytes: int, memory_bytes: int) -> str | None:
+    """Return why a plugin's state of ``nbytes`` is too large, None if it is not.
+
+    Args:
+        nbytes: What the state takes as ``hooks.plain`` encodes it.
+        memory_bytes: What the plugin may use: its budget, or the whole machine if it has none.
+    """
+    limit = memory_bytes // COPIES_OF_STATE
+    if nbytes <= limit:
+        return None
+    return (
+        f"its state takes {nbytes} bytes; at most {limit}, a quarter of the memory that it may use, as "
+        f"saving takes up to {COPIES_OF_STATE} copies. Keep less in state_dict(), give it a larger "
+        "memory_fraction, or use a machine with more memory"
+    )
+
+
+def machine_bytes() -> int:
+    """Return the physical memory of this machine, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +64,10 @@ class PluginSpec:
         on_failure: What happens after a fault.
         memory_fraction: Share of the machine's memory, at most 0.15.
         search_path: Folders that hold its code: put on ``sys.path``.
-        readable: Files and folders of its code that it may read; the search path if empty.
+        readable: Files and folders of its code that it may read.
         roots: Dotted module to its file, for code whose surrounding folder the sandbox may not list.
         job_seed: Seed of the job.
+        permissions: What it says that it needs, and what the job grants it; a trusted plugin needs no grant.
     """
 
     name: str
@@ -56,6 +89,7 @@ class PluginSpec:
     readable: tuple[str, ...] = ()
     roots: Mapping[str, str] = field(default_factory=dict)
     job_seed: int = 0
+    permissions: Permissions = Permissions()  # noqa: RUF009 - frozen
 
     @property
     def role_info(self) -> Role:
@@ -71,23 +105,33 @@ class PluginUsage:
         state: ``"running"``, ``"disabled"``, ``"failed"`` or ``"closed"``.
         layers: Sandbox layers verified as active, in the order of application.
         budget_bytes: Memory that all its workers may use together; 0 if not bounded.
+        state_of_bytes: The memory that ``excess_state`` holds its state against.
         memory_bytes: Memory of its own that its workers use now, together.
         peak_bytes: The most of it so far.
         calls: Calls of its hooks.
         seconds: Time that it spent inside them.
         restarts: Times it was started anew after a fault.
         skipped: Snapshots that it was too busy to take.
+        demoted: Why it gets only the processor time that nobody else wants, as the end of a sentence
+            about it; ``""`` as long as it takes no more than the job allows.
+        attempts: What it tried and was refused, in words with the system call's name, to how often;
+            None where that cannot be told.
+        attempts_at_least: Whether there were more than were counted.
     """
 
     state: Literal["running", "disabled", "failed", "closed"] = "running"
     layers: tuple[str, ...] = ()
     budget_bytes: int = 0
+    state_of_bytes: int = field(default_factory=machine_bytes)
     memory_bytes: int = 0
     peak_bytes: int = 0
     calls: int = 0
     seconds: float = 0.0
     restarts: int = 0
     skipped: int = 0
+    demoted: str = ""
+    attempts: Mapping[str, int] | None = None
+    attempts_at_least: bool = False
 
 
 class Plugin(Protocol):
@@ -103,13 +147,22 @@ class Plugin(Protocol):
     #: Method to the arguments that it takes, in its own order; a pass-through is absent.
     accepts: Mapping[str, tuple[str, ...]]
 
-    def call(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> Any:
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its class has both ``state_dict`` and ``load_state_dict``."""
+
+    def call(
+        self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
+    ) -> Any:
         """Run ``forward`` or ``backward`` and return its checked result.
 
         Args:
             method: ``"forward"`` or ``"backward"``; must be in ``accepts``.
             arguments: At least those of ``accepts[method]``, without ``step``.
             step: Made by ``StepInfo.for_plugin``; afterwards ``step.scalars`` holds what was logged.
+            into: Where a map goes that replaces an argument, laid out like that argument and maybe the
+                argument itself; the result then is this. A fault leaves it undefined. By default the result
+                is valid until the next call, and a fault changes nothing.
         """
 
     def stream(
@@ -138,11 +191,14 @@ class Plugin(Protocol):
     def drain(self) -> list[tuple[StepInfo, Any]]:
         """Wait for posted calls, at most ``deadline_s``, and return them as ``poll`` does."""
 
-    def state_dict(self) -> Any:
-        """Return the plugin's state as plain data; None if it keeps none."""
+    def state_dict(self) -> TensorFile | None:
+        """Return a copy of the plugin's state, as ``hooks.plain`` encodes it; None if it keeps none.
 
-    def load_state_dict(self, state: Any) -> None:
-        """Give back a state that ``state_dict`` returned."""
+        It is of a size that ``excess_state`` admits.
+        """
+
+    def load_state_dict(self, state: TensorFile) -> None:
+        """Give back a state that ``state_dict`` returned; ``state`` stays as it is."""
 
     def restart(self) -> None:
         """Replace its processes by fresh ones, with nothing loaded."""

@@ -1,21 +1,24 @@
 """Read what a plugin is from its source text; nothing of it is imported or run.
 
 What is read: the class behind an entry point, its bases in the plugin's own
-files, its two methods, the options that its constructor takes, and what it uses
-of ringfence (``uses.py``). What the text does not settle is listed in
-``PluginSource.unresolved``, never guessed. Not seen at all: what code outside
-the plugin's own files does with a batch or step that it is given.
+files, its two methods, the options that its constructor takes, what it says that
+it needs (``needs.py``), and what it uses of ringfence (``uses.py``). What the
+text does not settle is listed in ``PluginSource.unresolved``, never guessed. Not
+seen at all: what code outside the plugin's own files does with a batch or step
+that it is given.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from .modules import Defined, Foreign, Module, Modules, statements
+from .needs import NeedFault, NotLiteralError, read_needs
+from .permissions import Need
 from .uses import Import, Use, imports_of, own_modules, uses_of
 
 METHODS = ("forward", "backward")
@@ -39,7 +42,7 @@ _PASSTHROUGH = {"ringfence.passthrough", "ringfence.hooks.types.passthrough"}
 MAX_BASES = 20
 MAX_ALIASES = 10
 
-About = Literal["class", "arguments", "options", "role", "names", "attributes"]
+About = Literal["class", "arguments", "options", "role", "names", "attributes", "needs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Unresolved:
 
     Attributes:
         about: What it concerns. Loading settles ``class``, ``arguments`` and ``options``;
-            nothing but the author settles ``role``, ``names`` and ``attributes``.
+            nothing but the author settles ``role``, ``names``, ``attributes`` and ``needs``.
         reason: Why it could not be told, as a clause.
         path: File, or None if there is none to read.
         line: Line, 0 if unknown.
@@ -120,6 +123,8 @@ class PluginSource:
         uses: Attributes of ringfence's types that its files read.
         unresolved: What the text does not settle.
         files: The plugin's own files that were read.
+        needs: What it says that it needs beyond its sandbox.
+        need_faults: What is wrong with what it says there.
     """
 
     path: Path | None
@@ -133,6 +138,8 @@ class PluginSource:
     uses: tuple[Use, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
     files: tuple[Path, ...] = ()
+    needs: tuple[Need, ...] = ()
+    need_faults: tuple[NeedFault, ...] = ()
 
 
 def read_plugin(
@@ -210,6 +217,7 @@ class _Reader:
         methods = {name: method for name in METHODS if (method := self._method(name)) is not None}
         role = self._role()
         parameters, takes_any = self._options()
+        needs, need_faults = self._needs(None if takes_any else [each.name for each in parameters])
         files, imports, uses = self._surroundings(methods)
         return PluginSource(
             path=self._module.path,
@@ -223,6 +231,8 @@ class _Reader:
             uses=uses,
             unresolved=tuple(self._unresolved),
             files=files,
+            needs=tuple(needs),
+            need_faults=tuple(need_faults),
         )
 
     def member(self, name: str) -> Defined | None:
@@ -300,6 +310,21 @@ class _Reader:
             case (_, node):
                 self._note("role", "the role is not a string written out", line=getattr(node, "lineno", 0))
         return None
+
+    # needs
+
+    def _needs(self, options: Collection[str] | None) -> tuple[list[Need], list[NeedFault]]:
+        match self._find("needs"):
+            case None | (_, None):
+                return [], []  # a base from elsewhere states no needs: nothing is granted unasked
+            case (cls, ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value)):
+                try:
+                    return read_needs(value, options)
+                except NotLiteralError as error:
+                    self._note("needs", str(error), cls.module.path, value.lineno)
+            case (cls, node):
+                self._note("needs", "needs is no literal", cls.module.path, getattr(node, "lineno", 0))
+        return [], []
 
     # methods
 

@@ -90,9 +90,9 @@ def imports_of(modules: Modules, module: Module) -> Iterator[Import]:
     def is_public(name: str) -> bool:
         return (name == PUBLIC or name.startswith(f"{PUBLIC}.")) and not modules.owns(name)
 
-    guarded = _guarded_lines(module.tree)
+    guarded = _guarded_lines(module)
     aliases: dict[str, str] = {}
-    for node in ast.walk(module.tree):
+    for node in module.parts:
         if isinstance(node, ast.ImportFrom) and is_public(imported_from(module, node)):
             for alias in node.names:
                 source = imported_from(module, node)
@@ -101,7 +101,7 @@ def imports_of(modules: Modules, module: Module) -> Iterator[Import]:
             for alias in node.names:
                 if is_public(alias.name):
                     aliases[alias.asname or PUBLIC] = alias.name if alias.asname else PUBLIC
-    for node in ast.walk(module.tree):
+    for node in module.parts if aliases else ():
         match node:
             case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in aliases:
                 line = node.lineno
@@ -126,7 +126,7 @@ def uses_of(
     for function, method, arguments in hooks:
         reader.read(function, {name: Subject(method, name) for name in arguments})
     for module in own:
-        for node in ast.walk(module.tree):
+        for node in module.parts:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 typed = reader.annotated(module, node)
                 if typed:
@@ -152,7 +152,7 @@ class _Uses:
             return
         self._done.add(key)
         body = function.node.body
-        reader = _FunctionUses(self, function, dict(subjects), _hasattr(function.node))
+        reader = _FunctionUses(self, function, dict(subjects), _hasattr(function))
         for statement in body if isinstance(body, list) else [body]:
             reader.visit(statement)
 
@@ -295,21 +295,29 @@ class _FunctionUses(ast.NodeVisitor):
         )
 
 
-def _hasattr(function: ast.AST) -> frozenset[tuple[str, str]]:
+def _hasattr(function: Defined) -> frozenset[tuple[str, str]]:
     """Return (name, attribute) of the ``hasattr`` tests in a function."""
+    start, end = _span(function.node)
     found = set()
-    for node in ast.walk(function):
+    for node in function.module.parts:
         match node:
             case ast.Call(
                 func=ast.Name(id="hasattr"), args=[ast.Name(id=name), ast.Constant(value=str(value))]
             ):
-                found.add((name, value))
+                first, last = _span(node)
+                if start <= first and last <= end:
+                    found.add((name, value))
     return frozenset(found)
+
+
+def _span(node: ast.expr | ast.stmt) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where a node begins and ends; of those inside, both lie between."""
+    return (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
 
 
 def _imported_names(module: Module) -> Iterator[str]:
     """Yield every dotted name that may be a module which ``module`` imports."""
-    for node in ast.walk(module.tree):
+    for node in module.parts:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -318,10 +326,10 @@ def _imported_names(module: Module) -> Iterator[str]:
             yield from (f"{package}.{alias.name}" for alias in node.names)
 
 
-def _guarded_lines(tree: ast.Module) -> set[int]:
+def _guarded_lines(module: Module) -> set[int]:
     """Return the lines inside ``try … except ImportError`` and ``if TYPE_CHECKING``."""
     lines: set[int] = set()
-    for node in ast.walk(tree):
+    for node in module.parts:
         match node:
             case ast.Try(body=body, handlers=handlers) if any(
                 "ImportError" in ast.unparse(h.type) or "ModuleNotFoundError" in ast.unparse(h.type)

@@ -7,6 +7,7 @@ a control group above it. A budget is a share of that, never more than 15 %.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,12 @@ class Usage:
     Attributes:
         own_bytes: As for ``used_bytes``; None when its main thread has ended.
         threads: All of its threads, one that has ended and was not collected included.
+        held_bytes: What RLIMIT_DATA counts: private memory that may be written, touched or not.
     """
 
     own_bytes: int | None
     threads: int
+    held_bytes: int = 0
 
 
 def total_bytes(proc: Path = _PROC) -> int:
@@ -79,7 +82,8 @@ def usage(pid: int) -> Usage | None:
     fields = dict(line.split(b":", 1) for line in lines if b":" in line)
     own = [_first_number(fields[key]) for name in _OWN if (key := name[:-1].encode()) in fields]
     has_memory = b"RssAnon" in fields  # a zombie has none left
-    return Usage(sum(own) * 1024 if has_memory else None, _first_number(fields.get(b"Threads", b"")))
+    held = _first_number(fields.get(b"VmData", b"")) * 1024
+    return Usage(sum(own) * 1024 if has_memory else None, _first_number(fields.get(b"Threads", b"")), held)
 
 
 def used_bytes(pid: int) -> int | None:
@@ -93,6 +97,37 @@ def used_bytes(pid: int) -> int | None:
     """
     now = usage(pid)
     return None if now is None else now.own_bytes
+
+
+def held_bytes(pid: int) -> int:
+    """Return what RLIMIT_DATA counts of process ``pid``; 0 when it is gone."""
+    now = usage(pid)
+    return 0 if now is None else now.held_bytes
+
+
+def has_let_go(pid: int) -> bool:
+    """Tell whether process ``pid`` is gone, or has given its memory back because its main thread has ended.
+
+    From then on its files of ``/proc`` belong to root, and an ordinary user is told that it may not look.
+    """
+    now = usage(pid)
+    return now is None or now.own_bytes is None
+
+
+def while_there(pid: int, count: Callable[[], int]) -> int:
+    """Return what ``count`` finds in the ``/proc`` of process ``pid``; 0 once it is gone.
+
+    Raises:
+        PermissionError: It is there, and does not let itself be looked at.
+    """
+    try:
+        return count()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except PermissionError:
+        if has_let_go(pid):
+            return 0
+        raise
 
 
 def threads_go_on(pid: int) -> bool:
@@ -114,6 +149,19 @@ def threads_go_on(pid: int) -> bool:
 def own_bytes(fields: dict[str, int]) -> int:
     """Return what ``used_bytes`` counts, from the fields of a status file."""
     return sum(fields.get(name, 0) for name in _OWN)
+
+
+def read_only_bytes(smaps: Iterable[str]) -> int:
+    """Return the private memory in mappings that may not be written, from lines of ``/proc/pid/smaps``."""
+    total = 0
+    counts = False
+    for line in smaps:
+        words = line.split()
+        if not words[0].endswith(":"):
+            counts = "w" not in words[1]
+        elif counts and words[0] == "Anonymous:":
+            total += int(words[1]) * 1024
+    return total
 
 
 def kilobyte_fields(text: str) -> dict[str, int]:

@@ -112,6 +112,11 @@ class Cgroup:
         for folder in self._folders:
             (folder / "cgroup.procs").write_text(str(pid))
 
+    def holds(self, pid: int) -> bool:
+        """Tell whether process ``pid`` is in the group, and the group has a limit."""
+        members = (self._memory / "cgroup.procs").read_text().split()
+        return str(pid) in members and read_limit(self._memory / self._files.limit) is not None
+
     def used_bytes(self) -> int:
         """Return what the group is charged with now, file cache included; 0 once it is closed."""
         return read_limit(self._memory / self._files.usage) or 0
@@ -128,6 +133,15 @@ class Cgroup:
             return self._last[1]
         counts = dict(line.split(maxsplit=1) for line in text.splitlines())
         return int(counts.get("oom_kill", 0))
+
+    def put_last(self) -> None:
+        """Let its processes have only the processor time that no other group wants, if it shares that out."""
+        for name, value in (("cpu.idle", "1"), ("cpu.weight", "1")):
+            try:
+                (self._memory / name).write_text(value)
+            except OSError:
+                continue  # an older kernel, or none with the processor in it: threads are weighed instead
+            return
 
     def close(self) -> None:
         """Remove the group; safe to call twice.
@@ -182,6 +196,11 @@ def owner_prefix() -> str:
     return f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-"
 
 
+def has_owner(name: str) -> bool:
+    """Tell whether ``name`` begins with the ``owner_prefix`` of any process."""
+    return _STALE.match(name) is not None
+
+
 def is_stale(name: str) -> bool:
     """Tell whether ``name`` begins with the ``owner_prefix`` of a process that no longer runs."""
     match = _STALE.match(name)
@@ -206,7 +225,11 @@ def _create_v1(own: dict[str, Path], label: str, limit_bytes: int) -> Cgroup:
         tasks = None  # the watchdog counts threads as well
     if tasks is None:
         return Cgroup((memory,), _V1)
-    (tasks / "pids.max").write_text(str(MAX_TASKS))
+    try:
+        (tasks / "pids.max").write_text(str(MAX_TASKS))
+    except OSError:
+        _remove(tasks, 1)
+        return Cgroup((memory,), _V1)
     return Cgroup((memory, tasks), _V1)
 
 

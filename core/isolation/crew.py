@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import os
 import site
 import socket
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from ..hooks.errors import PluginLoadError, SandboxUnavailableError
+from ..hooks.attempts import described
+from ..hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
+from ..hooks.grace import GracePeriod
 from ..hooks.plugin import PluginSpec, PluginUsage
+from ..hooks.spares import Spares
 from ..hooks.types import derive_seed
+from .account import INTERVAL_S, Account
+from .advice import how_to_allow
+from .attempts import Answerer, Attempts
+from .broker import Broker
 from .budget import used_bytes
+from .ceiling import Ceiling
 from .cgroup import Cgroup, CgroupUnavailableError
-from .channel import MIB, Channel
+from .channel import MIB, Channel, Pending
+from .claims import check_locked, check_ready
+from .dialler import Network
 from .exchange import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Exchange, Slot
+from .grants import is_unchanged
 from .imports import user_site
+from .landlock import SYSTEM
 from .layers import Confinement, LayerStatus
 from .memory import Arena, Region
 from .probes import ProbeContext
+from .probes_files import network_inode
+from .process import Process
 from .protocol import Locked, MessageError, Open, Ready, Start
-from .report import combine, refuse_if_missing
+from .report import combine, explain_missing, refuse_if_missing, worst
+from .scratch import MAX_FILE_BYTES, MAX_IN_MEMORY_BYTES
 from .status import lacking
-from .watchdog import INTERVAL_S, Account, Process, Watchdog
+from .storage import is_in_memory
+from .watchdog import Watchdog
 
 #: Calls that a worker may have in hand: one that it computes, one that waits, so that it never idles.
 SLOTS_PER_WORKER = 2
@@ -36,12 +55,18 @@ ENV_CANARY = "RINGFENCE_ENV_CANARY"
 #: The least that a plugin needs beyond what it is forked with; below it the message says so.
 MIN_BUDGET_BYTES = 64 * MIB
 
-#: Pages of the zygote that a worker writes to count in its cgroup, though they are not its own.
-_INHERITED_BYTES = 256 * MIB
 _LOCK_DEADLINE_S = 30.0
-_SCRATCH_FILE_BYTES = 64 * MIB
 _MAX_FDS = 256
 _SYSTEM_FILES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime")
+
+_Claim = TypeVar("_Claim")
+
+#: What libraries read to know how many threads to start: OpenMP, OpenBLAS, MKL, OpenCV, numexpr, numba,
+#: polars, and those written in Rust.
+_POOLS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
+    *("NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
+)
 
 
 class Services(Protocol):
@@ -49,9 +74,12 @@ class Services(Protocol):
 
     arena: Arena
     watchdog: Watchdog
+    answerer: Answerer
     folder: Path
     canary: Path
     skip_layers: tuple[str, ...]
+    plugins: int
+    grace: GracePeriod
 
     def fork(self) -> tuple[Process, socket.socket]:
         """Fork a worker."""
@@ -71,6 +99,7 @@ class Worker:
         self.exchange = exchange
         self.slots: list[Slot] = []
         self.state_region: Region | None = None
+        self.attempts: Attempts | None = None
 
 
 class Crew:
@@ -95,6 +124,7 @@ class Crew:
         self.ready: Ready | None = None
         self._services = services
         self._cgroup: Cgroup | None = None
+        self._broker: Broker | None = None
         self._account = Account(usage.budget_bytes, usage)
 
     def start(self) -> None:
@@ -108,6 +138,11 @@ class Crew:
             self._lock_up()
             self._refuse_if_missing()
             self._load()
+        except PluginError as error:
+            self.end()
+            if self.usage.attempts:
+                error.cause += f"; it tried to {'; to '.join(described(self.usage.attempts))}; refused"
+            raise
         except BaseException:
             self.end()
             raise
@@ -126,7 +161,12 @@ class Crew:
 
     def _lock_up(self) -> None:
         limit = self.usage.budget_bytes // self.spec.workers
-        self._account = Account(self.usage.budget_bytes, self.usage)
+        self._account = Account(
+            self.usage.budget_bytes,
+            self.usage,
+            threads=self.spec.threads,
+            files_are_memory=is_in_memory(self._services.folder),
+        )
         cgroup_status = self._make_cgroup()
         for _ in range(self.spec.workers):
             cgroup_status = self._fork(limit, cgroup_status)
@@ -143,7 +183,7 @@ class Crew:
     def _own_layers(self) -> tuple[LayerStatus, LayerStatus]:
         """Say how the layers stand that work on this side of the boundary."""
         watchdog = (
-            LayerStatus("watchdog", "active", f"looks every {INTERVAL_S * 1000:.0f} ms", ("thread_alive",))
+            LayerStatus("watchdog", "active", self._cadence(), ("thread_alive",))
             if self._services.watchdog.is_alive()
             else lacking("watchdog", "failed", "its thread has ended")
         )
@@ -152,55 +192,138 @@ class Crew:
         )
         return watchdog, messages
 
+    def _cadence(self) -> str:
+        looks = f"looks every {INTERVAL_S * 1000:.0f} ms, more often the less memory is left"
+        if not self._account.files_are_memory:
+            return looks
+        return f"{looks}; scratch folders lie in memory, which it alone bounds (no disk to put them on)"
+
+    def _scratch_bytes(self) -> int:
+        """Return what a worker's files may take of its memory."""
+        return MAX_IN_MEMORY_BYTES if self._account.files_are_memory else 0
+
     def _make_cgroup(self) -> LayerStatus:
-        allowance = _INHERITED_BYTES * self.spec.workers
+        if "cgroup" in self._services.skip_layers:
+            return lacking("cgroup", "disabled", "switched off")
         try:
-            self._cgroup = Cgroup.create(self.spec.name, self.usage.budget_bytes + allowance)
+            # What it inherits is charged to the zygote, as long as it does not write to it.
+            self._cgroup = Cgroup.create(self.spec.name, self.usage.budget_bytes)
+            self._account.cgroup = self._cgroup
         except CgroupUnavailableError as error:
             return lacking("cgroup", "unavailable", str(error))
         limit = self.usage.budget_bytes // MIB
-        return LayerStatus("cgroup", "active", f"{limit} MiB and what it inherits", ("created",))
+        return LayerStatus("cgroup", "active", f"{limit} MiB", ("limit_set", "worker_inside"))
 
     def _fork(self, limit: int, cgroup_status: LayerStatus) -> LayerStatus:
         """Add a worker; returns how the cgroup stands with it."""
         process, sock = self._services.fork()
         process.inherited_bytes = used_bytes(process.pid) or 0
         channel = Channel(
-            self.spec.name, sock, process, self._account, limit, self._services.reap, self._oom_kills
+            self.spec.name,
+            sock,
+            process,
+            self._account,
+            limit,
+            self._services.reap,
+            self._oom_kills,
+            self._advise,
+            self._services.grace,
+            self._services.watchdog.clock,
         )
         # Listed at once, so that it is ended whatever happens next.
         self.workers.append(Worker(channel, Exchange(channel, self._services.arena)))
         self._account.processes.append(process)
         least = process.inherited_bytes + MIN_BUDGET_BYTES
         if limit < least:
+            others = self._services.plugins
+            among = (
+                f" ({others} plugins share this machine's memory: use fewer, or let one that you trust run "
+                "with 'isolation: trusted')"
+                if others > 1
+                else ""
+            )
             raise PluginLoadError(
                 f"each of its {self.spec.workers} workers may use {limit // MIB} MiB, and torch needs "
-                f"{least // MIB} to start; use fewer workers or a larger memory_fraction",
+                f"{least // MIB} to start{among}; use fewer workers or a larger memory_fraction",
                 plugin=self.spec.name,
             )
         if self._cgroup is None:
             return cgroup_status
         try:
             self._cgroup.add(process.pid)
+            held = self._cgroup.holds(process.pid)
         except OSError as error:
             return lacking("cgroup", "failed", f"a worker could not be put into it: {error}")
-        return cgroup_status
+        return (
+            cgroup_status
+            if held
+            else lacking("cgroup", "failed", "a worker that was put into it is not there")
+        )
 
     def _lock(self, limit: int, cgroup_status: LayerStatus) -> None:
         """Have every worker lock itself up and try to get out."""
-        asked = []
-        for worker in self.workers:
-            scratch = self._services.folder / f"scratch-{worker.channel.process.pid}"
-            scratch.mkdir(mode=0o700)
-            worker.channel.process.scratch = str(scratch)
-            message = Open(self._confinement(str(scratch), limit), self._probe_context(str(scratch)))
-            worker.channel.begin(_LOCK_DEADLINE_S)
-            asked.append((worker, worker.channel.ask(message)))
+        self._check_grants()
+        if self.spec.permissions.targets:
+            self._broker = Broker(self.spec.name, self.spec.permissions.targets, len(self.workers))
+        asked = [(worker, self._open(worker, limit)) for worker in self.workers]
+        found = []
         for worker, pending in asked:
-            locked = worker.channel.wait(pending, _LOCK_DEADLINE_S)
+            try:
+                locked = worker.channel.wait(pending, _LOCK_DEADLINE_S)
+            except PluginTimeoutError as error:
+                raise SandboxUnavailableError(
+                    f"a process was to be locked up for plugin '{self.spec.name}', and did not say within "
+                    f"{_LOCK_DEADLINE_S:g} s how its layers stand, so none of them counts as active. "
+                    "Something holds system calls up, or this machine is too busy: see to that, or write "
+                    f"'isolation: trusted' beside '{self.spec.name}' to run it unprotected"
+                ) from error
             if not isinstance(locked, Locked):
                 raise worker.channel.reject(f"answered 'open' with {type(locked).__name__}", pending)
-            self.layers = combine(locked.layers, locked.probes, cgroup_status, *self._own_layers())
+            _believe(check_locked, locked, worker, pending)
+            if worker.attempts is not None:
+                _believe(Attempts.count_from_now, worker.attempts, worker, pending)
+            # One that is gone by now is told of by the next request, with its cause.
+            with contextlib.suppress(ProcessLookupError):
+                worker.channel.process.ceiling = Ceiling(worker.channel.process.pid)
+            worker.channel.refuse_descriptors()
+            found.append(combine(locked.layers, locked.probes, cgroup_status, *self._own_layers()))
+        self.layers = worst(found)
+
+    def _open(self, worker: Worker, limit: int) -> Pending:
+        scratch = self._make_scratch(worker.channel.process)
+        network = Network(self.spec.name, self.spec.permissions.targets)
+        message = Open(self._confinement(scratch, limit), self._probe_context(scratch), network)
+        take_listener = functools.partial(self._watch, worker)
+        worker.channel.begin(_LOCK_DEADLINE_S)
+        if self._broker is None:
+            return worker.channel.ask(message, take_listener=take_listener)
+        with self._broker.ends.pop() as line:
+            return worker.channel.ask(message, fds=(line.fileno(),), take_listener=take_listener)
+
+    def _watch(self, worker: Worker, listener: int) -> None:
+        pid = worker.channel.process.pid
+        worker.attempts = self._services.answerer.watch(listener, pid, self.usage)
+
+    def _check_grants(self) -> None:
+        for grant in self.spec.permissions.paths:
+            if not is_unchanged(grant):
+                raise PluginLoadError(
+                    f"{grant.path}, which the job grants it, was replaced or removed since the run began; "
+                    "put it back, or start the run again",
+                    plugin=self.spec.name,
+                )
+
+    def _make_scratch(self, process: Process) -> str:
+        scratch = self._services.folder / f"scratch-{process.pid}"
+        try:
+            scratch.mkdir(mode=0o700)
+        except OSError as error:
+            status = lacking("environment", "failed", f"no scratch folder: {error.strerror}: {scratch}")
+            raise SandboxUnavailableError(
+                explain_missing([status], self.spec.name), layers=(status,)
+            ) from error
+        process.scratch = str(scratch)
+        return process.scratch
 
     def _load(self) -> None:
         spec = self.spec
@@ -221,29 +344,31 @@ class Crew:
                 asked.append((worker, worker.channel.ask(start)))
         except (MessageError, OverflowError) as error:
             raise PluginLoadError(f"its options cannot be sent: {error}", plugin=spec.name) from error
-        outbox = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES
+        outbox, spares = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES, Spares()
         for worker, pending in asked:
             ready = worker.channel.wait(pending, spec.start_deadline_s)
             if not isinstance(ready, Ready):
                 raise worker.channel.reject(f"answered 'start' with {type(ready).__name__}", pending)
+            _believe(check_ready, ready, worker, pending)
             # What was checked when it first started must be what runs now, in every worker.
             if self.ready not in (None, ready):
                 raise worker.channel.reject("is not the plugin that was started before", pending)
             self.ready = ready
-            worker.slots = [Slot(worker.exchange, outbox) for _ in range(SLOTS_PER_WORKER)]
+            worker.slots = [Slot(worker.exchange, outbox, spares) for _ in range(SLOTS_PER_WORKER)]
         self.count_results()
 
     def _confinement(self, scratch: str, limit: int) -> Confinement:
         return Confinement(
             readable=readable_paths(self.spec),
             scratch=scratch,
-            data_limit_bytes=limit,
-            scratch_file_bytes=_SCRATCH_FILE_BYTES,
+            data_limit_bytes=limit - self._scratch_bytes(),
+            scratch_file_bytes=MAX_IN_MEMORY_BYTES if self._account.files_are_memory else MAX_FILE_BYTES,
             max_fds=_MAX_FDS,
             keep_fds=(),
             environment=_environment(scratch, self.spec.threads),
             parent_pid=0,
             skip=self._services.skip_layers,
+            grants=self.spec.permissions.paths,
         )
 
     def _probe_context(self, scratch: str) -> ProbeContext:
@@ -252,7 +377,12 @@ class Crew:
             canary_path=str(self._services.canary),
             scratch=scratch,
             env_canary=ENV_CANARY,
+            host_network=network_inode(),
         )
+
+    def _advise(self, cause: str) -> str:
+        spec = self.spec
+        return how_to_allow(cause, spec.name, spec.permissions, (*readable_paths(spec), *SYSTEM))
 
     def _oom_kills(self) -> int:
         return 0 if self._cgroup is None else self._cgroup.oom_kills()
@@ -260,9 +390,16 @@ class Crew:
     def end(self) -> None:
         """End all processes and free what they held; safe to call twice."""
         self._services.watchdog.remove(self._account)
+        if self._broker is not None:
+            self._broker.close()
+            self._broker = None
         while self.workers:
             worker = self.workers.pop()
+            if worker.attempts is not None:
+                self._services.answerer.forget(worker.attempts)
             worker.channel.close()
+            for slot in worker.slots:
+                slot.close()
             worker.exchange.close()
             if worker.channel.process.scratch is not None:
                 self._services.remove_scratch(worker.channel.process.scratch)
@@ -271,6 +408,18 @@ class Crew:
         if self._cgroup is not None:
             self._cgroup.close()
             self._cgroup = None
+
+
+def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: Worker, pending: Pending) -> None:
+    """Check what a worker says of itself; one that says what cannot be is ended.
+
+    Raises:
+        PluginProtocolError: It did.
+    """
+    try:
+        check(claim)
+    except MessageError as error:
+        raise worker.channel.reject(f"named {error}", pending) from error
 
 
 def readable_paths(spec: PluginSpec) -> tuple[str, ...]:
@@ -286,7 +435,7 @@ def readable_paths(spec: PluginSpec) -> tuple[str, ...]:
         if found is not None:
             paths += found.submodule_search_locations or ()
     paths += [user_site()] if user_site() else []
-    paths += spec.readable or spec.search_path
+    paths += spec.readable
     return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
 
 
@@ -302,7 +451,8 @@ def _environment(scratch: str, threads: int) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": scratch,
         "USER": "plugin",
         "LOGNAME": "plugin",
-        "OMP_NUM_THREADS": str(threads),
+        # Libraries that keep threads of their own would have one for each core.
+        **dict.fromkeys(_POOLS, str(threads)),
         # albumentations looks for a newer version of itself at import unless told not to.
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from ..hooks.errors import SandboxUnavailableError
+from ..hooks.errors import PluginError, SandboxUnavailableError
 from ..hooks.plugin import PluginSpec, PluginUsage
 from .budget import MAX_FRACTION, budget_bytes, total_bytes
+from .coverage import NOT_COVERED
 from .crew import Crew
 from .pool import Sandbox
-from .report import grade, is_held, table
-from .status import REQUIRED, LayerStatus
-
-_GIB = 2**30
+from .report import grade, is_held, way_out
+from .status import CONSEQUENCES, REQUIRED, LayerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,10 @@ class Diagnosis:
     """How this machine does as a place for plugins that nobody has to trust.
 
     Attributes:
-        layers: Each layer as it stands, verified by trying to get past it.
-        total_bytes: Memory that is ours to share out.
-        budget_bytes: The most that one plugin may have of it.
+        layers: Each layer as it stands, verified by trying to get past it; empty, or of few layers, where
+            no process could be locked up.
+        total_bytes: Memory that is ours to share out; 0 if the machine does not tell.
+        budget_bytes: The most that one plugin may have of it; 0 likewise.
         fault: Why no process could be locked up at all; ``""`` if one could.
     """
 
@@ -38,66 +39,95 @@ class Diagnosis:
     @property
     def usable(self) -> bool:
         """Tell whether untrusted plugins can run here."""
-        held = {status.name for status in self.layers if is_held(status)}
-        return held.issuperset(REQUIRED)
+        return not self.fault and self._held.issuperset(REQUIRED)
+
+    @property
+    def missing(self) -> tuple[LayerStatus, ...]:
+        """Layers that do not hold, or hold less than they might."""
+        return tuple(status for status in self.layers if status.status != "active")
+
+    @property
+    def memory_is_held_by(self) -> tuple[str, ...]:
+        """What keeps a plugin within its budget here, in the order in which it acts."""
+        by_layer: Mapping[str, str] = {
+            "rlimits": "a limit of each process (RLIMIT_DATA)",
+            "watchdog": "a watchdog that adds all of them up",
+            "cgroup": "a control group (cgroup) of the plugin",
+        }
+        return tuple(words for name, words in by_layer.items() if name in self._held)
+
+    @property
+    def _held(self) -> frozenset[str]:
+        return frozenset(status.name for status in self.layers if is_held(status))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {
             "usable": self.usable,
-            "grade": grade(self.layers),
+            "grade": self.grade,
             "fault": self.fault,
             "kernel": platform.release(),
             "total_bytes": self.total_bytes,
             "budget_bytes": self.budget_bytes,
+            "memory_is_held_by": list(self.memory_is_held_by),
             "required": list(REQUIRED),
-            "layers": [msgspec.to_builtins(status) for status in self.layers],
+            "layers": [
+                {
+                    **msgspec.to_builtins(status),
+                    "without_it": CONSEQUENCES[status.name],
+                    "way_out": "" if is_held(status) else way_out(status),
+                }
+                for status in self.layers
+            ],
+            "not_covered": NOT_COVERED,
         }
 
-    def lines(self) -> list[str]:
-        """Return the diagnosis for people."""
-        lines = [f"{name:<12} {status:<12} {detail}" for name, status, detail, _ in table(self.layers)]
-        lines += [
-            f"{name} is {status}{' (REQUIRED)' if name in REQUIRED else ''}: {consequence}"
-            for name, status, _, consequence in table(self.layers)
-            if consequence
-        ]
-        lines += [self.fault] if self.fault else []
-        budget, total = self.budget_bytes / _GIB, self.total_bytes / _GIB
-        lines += [
-            f"memory: {budget:.2f} GiB for each plugin, {MAX_FRACTION:.0%} of {total:.2f} GiB",
-            f"kernel {platform.release()}",
-            f"grade {grade(self.layers)}",
-        ]
-        if not self.usable:
-            lines.append("ringfence refuses to run untrusted plugins here")
-        return lines
+    @property
+    def grade(self) -> str:
+        """What the layers together are good for, in a sentence."""
+        return grade(self.layers)
 
 
-def examine(*, skip_layers: tuple[str, ...] = ()) -> tuple[LayerStatus, ...]:
+def examine(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = None) -> tuple[LayerStatus, ...]:
     """Lock up a process, have it try to get out, and return how each layer stands.
 
     Args:
         skip_layers: Layers to leave out, to show what is said of them.
+        sandbox: Where; by default in one of its own, which ends with it. One that is given leaves out what
+            it was made to leave out.
 
     Raises:
-        SandboxUnavailableError: No process could be started at all.
+        SandboxUnavailableError: No process could be started or locked up at all.
+        PluginError: The process ended as it was locked up, or its budget is too small to start in.
+        ValueError: There is no such layer to leave out.
     """
-    spec = PluginSpec("doctor", "ringfence", "", "", "", role="monitor")
-    with Sandbox(skip_layers=skip_layers) as sandbox:
-        return Crew(spec, PluginUsage(budget_bytes=budget_bytes(MAX_FRACTION)), sandbox).examine()
+    if sandbox is None:
+        with Sandbox(skip_layers=skip_layers) as own:
+            return examine(sandbox=own)
+    spec = PluginSpec("any plugin", "ringfence", "", "", "", role="monitor")
+    return Crew(spec, PluginUsage(budget_bytes=budget_bytes(MAX_FRACTION)), sandbox).examine()
 
 
-def diagnose(*, skip_layers: tuple[str, ...] = ()) -> Diagnosis:
+def diagnose(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = None) -> Diagnosis:
     """Examine this machine and work out what that means.
 
     Args:
         skip_layers: As for ``examine``.
+        sandbox: As for ``examine``.
+
+    Raises:
+        ValueError: There is no such layer to leave out.
     """
     layers: tuple[LayerStatus, ...] = ()
     fault = ""
     try:
-        layers = examine(skip_layers=skip_layers)
+        layers = examine(skip_layers=skip_layers, sandbox=sandbox)
     except SandboxUnavailableError as error:
         fault = str(error)
-    return Diagnosis(layers, total_bytes(), budget_bytes(MAX_FRACTION), fault)
+        layers = tuple(layer for layer in error.layers if isinstance(layer, LayerStatus))
+    except PluginError as error:
+        fault = str(error)
+    try:
+        return Diagnosis(layers, total_bytes(), budget_bytes(MAX_FRACTION), fault)
+    except (OSError, ValueError):
+        return Diagnosis(layers, 0, 0, fault)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..hooks.spares import Spares
 from ..hooks.types import (
     AnotherPass,
     Batch,
@@ -19,7 +21,8 @@ from ..hooks.types import (
     TensorSpec,
 )
 from .channel import Channel
-from .memory import Arena, Region, aligned
+from .checked_copy import CheckedCopy
+from .memory import Arena, Region, aligned, whole_pages
 from .protocol import (
     Argument,
     Attach,
@@ -45,9 +48,15 @@ _MAX_LAYOUT_ALIASES = 64
 _MAX_LAYOUTS = 256
 _RGB = 3
 
-
-def _nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+#: The argument that a method changes to the kinds of result that it may have.
+_RESULTS: Mapping[str | None, tuple[str, ...]] = {
+    None: ("report",),
+    "batch": ("batch", "soft_batch"),
+    "loss": ("loss_term", "loss_scale"),
+    "gradients": ("map",),
+    "parameters": ("map", "another_pass"),
+}
+_SINGULAR = {"gradients": "gradient", "parameters": "parameter"}
 
 
 class Exchange:
@@ -61,46 +70,74 @@ class Exchange:
     def __init__(self, channel: Channel, arena: Arena) -> None:
         self._channel = channel
         self._arena = arena
-        self._attached: set[int] = set()
+        self._attached: dict[int, int] = {}  # number to size in bytes
         self._own: dict[int, Region] = {}
+        #: Memory that the worker writes results to; it counts towards the plugin's budget. What was replaced
+        #: by something larger stays in the count: nothing makes a worker let go of it.
+        self.result_bytes = 0
         self._shared: list[Tensor] = []
         self._releases_seen = len(arena.released)
         self._layouts: dict[tuple[TensorSpec, ...], int] = {}
         # Hashing thousands of specs for every call would cost more than the call.
         self._layout_aliases: dict[int, tuple[tuple[TensorSpec, ...], int]] = {}
+        # Maps in shared memory, by identity: a run hands over the same two or three at every step.
+        self._places: dict[int, tuple[TensorMap, MapAt]] = {}
+
+    def place(self, tensors: TensorMap) -> MapAt | None:
+        """Return where the worker can read a map without a copy, None if it cannot."""
+        buffer = tensors.buffer  # what was not there yet comes there now
+        known = self._places.get(id(tensors))
+        if known is not None:
+            return known[1]
+        found = self.locate(buffer)
+        if found is None:
+            return None
+        at = MapAt(self.layout(tensors.specs), found[0].id, found[1], buffer.numel())
+        if len(self._places) >= _MAX_LAYOUT_ALIASES:
+            self._places.clear()
+        # Holding the map keeps its id from being given to another.
+        self._places[id(tensors)] = (tensors, at)
+        return at
 
     def attach(self, region: Region) -> None:
         """Let the worker map ``region``, if it has not yet."""
         if region.id not in self._attached:
+            self._channel.widen(region.nbytes)
             self._channel.tell(Attach(region.id, region.nbytes, region.writable), (region.fd,))
-            self._attached.add(region.id)
+            self._attached[region.id] = region.nbytes
 
     def new_region(self, nbytes: int, *, writable: bool) -> Region:
-        """Make a region of this worker's own."""
+        """Make a region of this worker's own.
+
+        Raises:
+            PluginMemoryError: A writable one does not fit into what is left of the budget.
+        """
+        if writable:
+            self._reserve(whole_pages(nbytes))
         region = Region(nbytes, writable=writable)
         self._own[region.id] = region
         self.attach(region)
         return region
 
+    def _reserve(self, nbytes: int) -> None:
+        self._channel.reserve(self.result_bytes + nbytes)
+        self.result_bytes += nbytes
+
     def drop_region(self, region: Region) -> None:
         """Let the worker forget a region of its own and free it."""
-        self._channel.tell(Detach(region.id))
-        self._attached.discard(region.id)
+        self._detach(region.id)
         self._own.pop(region.id).close()
-
-    @property
-    def result_bytes(self) -> int:
-        """Memory that the worker writes results to; it counts towards the plugin's budget."""
-        return sum(region.nbytes for region in self._own.values() if region.writable)
 
     def close(self) -> None:
         """Free this worker's regions."""
         for region in self._own.values():
             region.close()
         self._own.clear()
+        self.result_bytes = 0
         for tensor in self._shared:
             self._arena.release(tensor)
         self._shared.clear()
+        self._places.clear()
 
     def layout(self, specs: tuple[TensorSpec, ...]) -> int:
         """Return the number by which the worker knows ``specs``."""
@@ -112,13 +149,14 @@ class Exchange:
             # Numbers start again; the worker drops what it knew by them.
             self._layouts.clear()
             self._layout_aliases.clear()
+            self._places.clear()
         if number is None:
             number = self._layouts[specs] = len(self._layouts) + 1
             data = encoder.encode(
                 [
                     (
                         spec.name,
-                        str(spec.dtype).removeprefix("torch."),
+                        _dtype_name(spec.dtype),
                         spec.shape,
                         spec.offset_bytes,
                         spec.nbytes,
@@ -150,11 +188,18 @@ class Exchange:
     def forget_released(self) -> None:
         """Let the worker unmap what others have given up."""
         released = self._arena.released
+        if len(released) == self._releases_seen:
+            return
+        # A map that is kept here would keep the memory under it.
+        self._places.clear()
         for region in released[self._releases_seen :]:
             if region in self._attached:
-                self._channel.tell(Detach(region))
-                self._attached.discard(region)
+                self._detach(region)
         self._releases_seen = len(released)
+
+    def _detach(self, region: int) -> None:
+        self._channel.tell(Detach(region))
+        self._channel.widen(-self._attached.pop(region))
 
     def locate(self, tensor: Tensor) -> tuple[Region, int] | None:
         """Return where the worker can read ``tensor`` without a copy, if anywhere."""
@@ -170,17 +215,22 @@ class Slot:
     Args:
         exchange: The worker's.
         outbox_bytes: Size of the largest reply.
+        spares: Memory for results that are no maps, which whoever gets them may keep; one for all slots of
+            a plugin, since each would keep some.
     """
 
-    def __init__(self, exchange: Exchange, outbox_bytes: int) -> None:
+    def __init__(self, exchange: Exchange, outbox_bytes: int, spares: Spares) -> None:
         self._exchange = exchange
         self._staging: Region | None = None
         self._result: Region | None = None
         self._staged = 0
-        #: Host-owned memory for results that are maps, and views of it and the result region by layout.
+        #: Host-owned memory for results that are maps.
         self._copy: Tensor | None = None
-        self._copy_specs: tuple[TensorSpec, ...] = ()
-        self._result_maps: dict[int, tuple[TensorMap, TensorMap]] = {}
+        #: The layout of what is in it.
+        self._copied_specs: tuple[TensorSpec, ...] = ()
+        #: By the identities of a layout and of the memory that its tensors are copied to.
+        self._copies: dict[tuple[int, int], tuple[tuple[TensorSpec, ...], Tensor, CheckedCopy]] = {}
+        self._spares = spares
         self.outbox = exchange.new_region(outbox_bytes, writable=True)
 
     def pack(
@@ -192,14 +242,34 @@ class Slot:
             names: Those to place; ``step`` travels by itself.
             snapshot: Copy even what lies in shared memory, because it changes before the worker reads it.
         """
-        wanted = {
-            name: _as_map(value) if isinstance(value := arguments[name], Mapping) else value for name in names
-        }
         self._exchange.forget_released()
-        needed = sum(self._staging_bytes(value, snapshot=snapshot) for value in wanted.values())
+        packed: dict[str, Argument] = {}
+        to_copy: dict[str, Any] = {}
+        for name in names:
+            value = arguments[name]
+            if isinstance(value, Mapping):
+                value = _as_map(value)
+                place = None if snapshot else self._exchange.place(value)
+                if place is not None:
+                    packed[name] = place
+                    continue
+            to_copy[name] = value
+        if to_copy:
+            self._stage(to_copy, packed, snapshot=snapshot)
+        return packed
+
+    def _stage(self, values: Mapping[str, Any], packed: dict[str, Argument], *, snapshot: bool) -> None:
+        """Place what does not lie in shared memory as a whole."""
+        tensors = [tensor for value in values.values() for tensor in _tensors(value)]
+        places = [None if snapshot else self._exchange.locate(tensor) for tensor in tensors]
+        needed = sum(
+            aligned(tensor.nbytes) for tensor, place in zip(tensors, places, strict=True) if place is None
+        )
         self._staging = self._ensure(self._staging, needed, writable=False)
         self._staged = 0
-        return {name: self._pack(value, snapshot=snapshot) for name, value in wanted.items()}
+        refs = iter([self._put(tensor, place) for tensor, place in zip(tensors, places, strict=True)])
+        for name, value in values.items():
+            packed[name] = self._describe(value, refs)
 
     def place_result(self, changes: str | None, arguments: Mapping[str, Any]) -> int:
         """Make room for what the method may change; returns the region's number, or 0."""
@@ -209,27 +279,37 @@ class Slot:
             case "batch":
                 batch: Batch = arguments["batch"]
                 soft = len(batch) * (batch.num_classes or 0) * torch.float32.itemsize
-                nbytes = aligned(_nbytes(batch.inputs)) + max(_nbytes(batch.targets), soft)
+                nbytes = aligned(batch.inputs.nbytes) + max(batch.targets.nbytes, soft)
             case "loss":
-                nbytes = _nbytes(arguments["outputs"])
+                nbytes = arguments["outputs"].nbytes
             case _:
                 nbytes = _as_map(arguments[changes]).buffer.numel()
         self._result = self._ensure(self._result, nbytes, writable=True)
         return self._result.id if self._result else 0
 
-    def unpack(self, done: Done, changes: str | None, arguments: Mapping[str, Any]) -> Any:
+    def unpack(
+        self,
+        done: Done,
+        changes: str | None,
+        arguments: Mapping[str, Any],
+        into: TensorMap | None = None,
+    ) -> Any:
         """Copy the result out of what the worker can still write, before anyone looks at it.
+
+        Args:
+            done: What the worker said of it.
+            changes: The argument that it replaces.
+            arguments: Of the call.
+            into: Where a map goes, of the argument's layout; memory of the slot's by default.
+
+        Returns:
+            The result. A map is one whose numbers are all finite; it is valid until the next call.
 
         Raises:
             MessageError: The reply names a result that this hook does not have.
+            ResultError: A map holds a number that is not finite; ``into`` is then undefined.
         """
-        expected = {
-            None: ("report",),
-            "batch": ("batch", "soft_batch"),
-            "loss": ("loss_term", "loss_scale"),
-            "gradients": ("map",),
-            "parameters": ("map", "another_pass"),
-        }[changes]
+        expected = _RESULTS[changes]
         if done.result == "none":
             return None
         if done.result not in expected:
@@ -242,10 +322,16 @@ class Slot:
             case "loss_term":
                 return LossTerm(done.value, self._copy_like(arguments["outputs"], 0))
             case "another_pass":
-                return AnotherPass(self._copy_map(_as_map(arguments["parameters"])))
+                return AnotherPass(self._copy_map("parameters", arguments, into))
             case "map":
-                return self._copy_map(_as_map(arguments[str(changes)]))
+                return self._copy_map(str(changes), arguments, into)
         return self._copy_batch(arguments["batch"], soft=done.result == "soft_batch")
+
+    def close(self) -> None:
+        """Let go of all memory at once: the error that ended its worker may hold the slot for long."""
+        self._staging = self._result = self._copy = None
+        self._copied_specs = ()
+        self._copies.clear()
 
     # inside
 
@@ -253,49 +339,28 @@ class Slot:
         if nbytes == 0 or (region is not None and region.nbytes >= nbytes):
             return region
         if region is not None:
-            self._result_maps.clear()
+            self._copies.clear()
             self._exchange.drop_region(region)
         return self._exchange.new_region(nbytes, writable=writable)
 
-    def _staging_bytes(self, value: Any, *, snapshot: bool) -> int:
+    def _describe(self, value: Any, refs: Iterator[TensorRef]) -> Argument:
+        """Describe an argument by what ``_put`` returned for each of its tensors."""
         match value:
             case Batch():
-                tensors = [value.inputs, value.targets, value.indices]
+                return BatchAt(next(refs), next(refs), next(refs), value.num_classes)
             case TensorMap():
-                tensors = [value.buffer]
+                region, offset, _, _ = next(refs)
+                return MapAt(self._exchange.layout(value.specs), region, offset, value.buffer.numel())
             case Tensor():
-                tensors = [value]
-            case _:
-                return 0
-        return sum(
-            aligned(_nbytes(tensor))
-            for tensor in tensors
-            if snapshot or self._exchange.locate(tensor) is None
-        )
-
-    def _pack(self, value: Any, *, snapshot: bool) -> Argument:
-        match value:
-            case Batch(inputs, targets, indices, num_classes):
-                return BatchAt(
-                    self._pack_tensor(inputs, snapshot=snapshot),
-                    self._pack_tensor(targets, snapshot=snapshot),
-                    self._pack_tensor(indices, snapshot=snapshot),
-                    num_classes,
-                )
-            case TensorMap():
-                layout = self._exchange.layout(value.specs)
-                region, offset, _, _ = self._pack_tensor(value.buffer, snapshot=snapshot)
-                return MapAt(layout, region, offset, value.buffer.numel())
-            case Tensor():
-                return TensorAt(self._pack_tensor(value, snapshot=snapshot))
+                return TensorAt(next(refs))
         return Number(float(value))
 
-    def _pack_tensor(self, tensor: Tensor, *, snapshot: bool) -> TensorRef:
-        dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-        place = None if snapshot else self._exchange.locate(tensor)
+    def _put(self, tensor: Tensor, place: tuple[Region, int] | None) -> TensorRef:
+        """Copy a tensor unless it lies in shared memory; return where the worker finds it."""
+        dtype, shape = _dtype_name(tensor.dtype), tuple(tensor.shape)
         if place is not None:
             return (place[0].id, place[1], dtype, shape)
-        offset, nbytes = self._staged, _nbytes(tensor)
+        offset, nbytes = self._staged, tensor.nbytes
         self._staged += aligned(nbytes)
         if self._staging is None:
             return (self._exchange_empty(), 0, dtype, shape)
@@ -309,8 +374,12 @@ class Slot:
 
     def _copy_like(self, example: Tensor, offset: int) -> Tensor:
         assert self._result is not None  # noqa: S101 - place_result has run for this call
-        place = self._result.buffer[offset : offset + _nbytes(example)]
-        return place.view(example.dtype).view(example.shape).clone()
+        place = self._result.buffer[offset : offset + example.nbytes]
+        if example.dtype == torch.bool:
+            # A byte that is neither 0 nor 1 is no bool, and what torch does with it is not defined.
+            return place.ne(0).view(example.shape)
+        written = place.view(example.dtype).view(example.shape)
+        return self._spares.take(example.shape, example.dtype).copy_(written)
 
     def _copy_batch(self, batch: Batch, *, soft: bool) -> Batch:
         inputs = self._copy_like(batch.inputs, 0)
@@ -319,40 +388,56 @@ class Slot:
             if batch.num_classes is None:
                 raise MessageError("class probabilities for a regression")
             example = torch.empty((len(batch), batch.num_classes), dtype=torch.float32)
-        return batch.with_(inputs=inputs, targets=self._copy_like(example, aligned(_nbytes(inputs))))
+        return batch.with_(inputs=inputs, targets=self._copy_like(example, aligned(inputs.nbytes)))
 
-    def _copy_map(self, argument: TensorMap) -> TensorMap:
-        """Copy tensor by tensor, so that gaps keep the host's zeros.
-
-        The memory of the copy is used again by the next call of this slot.
-        """
-        written, copy = self._maps_of(argument)
-        if argument.specs is not self._copy_specs:
-            # Gaps lie elsewhere in another layout.
-            copy.buffer.zero_()
-            self._copy_specs = argument.specs
-        if len(copy):
-            torch._foreach_copy_(list(copy.values()), list(written.values()))
-        return copy
-
-    def _maps_of(self, argument: TensorMap) -> tuple[TensorMap, TensorMap]:
-        assert self._result is not None  # noqa: S101 - place_result has run for this call
+    def _copy_map(self, changes: str, arguments: Mapping[str, Any], into: TensorMap | None) -> TensorMap:
+        argument = _as_map(arguments[changes])
         size = argument.buffer.numel()
+        target = self._own_copy(size) if into is None else into.buffer
+        if into is None and argument.specs is not self._copied_specs:
+            # What one layout has, another may lack: that must not show in a flat pass.
+            target.zero_()
+            self._copied_specs = argument.specs
+        key = (id(argument.specs), id(target))
+        known = self._copies.get(key)
+        if known is None:
+            if len(self._copies) >= _MAX_LAYOUT_ALIASES:
+                self._copies.clear()
+            assert self._result is not None  # noqa: S101 - place_result has run for this call
+            # Holding the tuple and the target keeps their ids from being given to others.
+            copy = CheckedCopy(argument.specs, self._result.buffer[:size], target[:size])
+            known = self._copies[key] = (argument.specs, target, copy)
+        copied = known[2].run(_SINGULAR[changes])
+        return copied if into is None else into
+
+    def _own_copy(self, size: int) -> Tensor:
+        """Return memory for a map that is to be handed on, in which other plugins can read it.
+
+        The next call of this slot uses it again.
+        """
         if self._copy is None or self._copy.numel() < size:
             if self._copy is not None:
                 self._exchange.release(self._copy)
+            self._copies.clear()
+            self._copied_specs = ()
             self._copy = self._exchange.allocate((size,), torch.uint8)
-            self._copy_specs = ()
-            self._result_maps.clear()
-        pair = self._result_maps.get(id(argument.specs))
-        if pair is None:
-            if len(self._result_maps) >= _MAX_LAYOUT_ALIASES:
-                self._result_maps.clear()
-            pair = self._result_maps[id(argument.specs)] = (
-                TensorMap(argument.specs, self._result.buffer[:size]),
-                TensorMap(argument.specs, self._copy[:size]),
-            )
-        return pair
+        return self._copy
+
+
+def _tensors(value: Any) -> tuple[Tensor, ...]:
+    match value:
+        case Batch():
+            return (value.inputs, value.targets, value.indices)
+        case TensorMap():
+            return (value.buffer,)
+        case Tensor():
+            return (value,)
+    return ()
+
+
+@functools.cache
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _as_map(value: Mapping[str, Tensor]) -> TensorMap:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
+import time
 
+from ..hooks.grace import GracePeriod
 from .crew import ENV_CANARY
 from .imports import import_paths, user_site
+from .process import DEATH_S
 from .protocol import (
+    Dying,
     Fork,
     Forked,
     FromZygote,
@@ -26,15 +32,25 @@ from .protocol import (
 #: Importing torch takes seconds on a loaded machine; the first reply waits for it.
 START_S = 120.0
 REPLY_S = 20.0
+#: The same once the user wants the run to end and the time for that is over.
+_LAST_REPLY_S = 0.5
+_STARTING = "starting a process for a plugin"
 #: How long one that has closed its socket may take to end, before it is killed.
 _END_S = 1.0
 
-# Isolated from environment and current folder, but not from where packages are.
+# Isolated from environment and current folder, but not from where packages are. What takes time comes
+# after the kernel was asked to end it with its parent: importing torch takes seconds.
 _BOOT = """
-import site, sys
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[2]):
+    os._exit(1)
+import site
 if sys.argv[3]:
     site.addsitedir(sys.argv[3])
 sys.path[:] = sys.argv[4:]
+from ringfence.hooks.guard import guard
+guard()
 from ringfence.isolation.zygote import main
 main()
 """
@@ -52,6 +68,10 @@ class ZygoteLostError(Exception):
         self.may_retry = may_retry
 
 
+class NotEndedError(Exception):
+    """A worker that was killed has not ended yet, as when the kernel waits for a disk on its behalf."""
+
+
 class ForkRefusedError(Exception):
     """The kernel has refused the zygote another process; what there is goes on."""
 
@@ -61,13 +81,20 @@ class Zygote:
 
     Args:
         generation: How many there were before it in this run.
+        grace: Cuts off what is waited for, once the user wants the run to end.
     """
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, grace: GracePeriod | None = None) -> None:
         self.generation = generation
+        self._grace = grace or GracePeriod()
         self._has_answered = False
+        self._is_closed = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.settimeout(START_S)
+        self._control.settimeout(REPLY_S)
+        #: How long the next reply may take.
+        self._patience_s = START_S
+        self._readable = select.poll()
+        self._readable.register(self._control, select.POLLIN)
         arguments = [str(theirs.fileno()), str(os.getpid()), user_site(), *import_paths()]
         try:
             with theirs:
@@ -76,6 +103,8 @@ class Zygote:
                     env=_environment(),
                     stdin=subprocess.DEVNULL,
                     cwd="/",
+                    # Ctrl-C and Ctrl-Z in the trainer's terminal are for the trainer to act on.
+                    start_new_session=True,
                     pass_fds=(theirs.fileno(),),
                 )
         except BaseException:
@@ -89,7 +118,7 @@ class Zygote:
 
     def has_ended(self) -> bool:
         """Tell whether it is gone, by itself or by ``close``."""
-        return self._process.poll() is not None
+        return self._is_closed or self._process.poll() is not None
 
     def kill(self) -> None:
         """Send SIGKILL to it."""
@@ -103,7 +132,10 @@ class Zygote:
         """End it, and its workers with it; safe to call twice."""
         self._control.close()
         self._process.kill()
-        self._process.wait()
+        self._is_closed = True
+        # Killed, it hangs only where the kernel holds it, mostly for a slow disk: it ends when it can.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(DEATH_S)
 
     def fork(self, worker_socket: int, log: int) -> tuple[int, int]:
         """Fork a worker that is handed two descriptors; returns its process id and a pidfd.
@@ -111,7 +143,9 @@ class Zygote:
         Raises:
             ForkRefusedError: There can be no other process now.
             ZygoteLostError: It is gone.
+            CutOffError: The user wants the run to end, and the time for that is over.
         """
+        self._grace.check(_STARTING)
         reply, fds = self._ask(Fork(), (worker_socket, log))
         match reply:
             case Forked(pid) if len(fds) == 1:
@@ -124,7 +158,11 @@ class Zygote:
         raise ZygoteLostError(f"it answered a fork with {type(reply).__name__}")
 
     def reap(self, pid: int) -> int | None:
-        """Collect a worker of its own; None if that, or it, is gone."""
+        """Collect a worker of its own; None if that, or it, is gone.
+
+        Raises:
+            NotEndedError: It can be collected later.
+        """
         try:
             reply, _ = self._ask(Reap(pid))
         except ZygoteLostError:
@@ -132,6 +170,8 @@ class Zygote:
         match reply:
             case Reaped(collected, status) if collected == pid:
                 return status
+            case Dying(there) if there == pid:
+                raise NotEndedError
             case Refused():
                 return None
         self.close()
@@ -140,6 +180,7 @@ class Zygote:
     def _ask(self, message: ToZygote, fds: tuple[int, ...] = ()) -> tuple[FromZygote, list[int]]:
         try:
             send(self._control, message, fds)
+            self._await_reply(may_be_cut_off=isinstance(message, Fork))
             reply, received = receive_with_fds(self._control, from_zygote, 1)
         except (OSError, EOFError, MessageError) as error:
             raise self._lost(error) from error
@@ -147,13 +188,28 @@ class Zygote:
             # A reply that comes later would be taken for one to another request.
             self.close()
             raise
-        self._control.settimeout(REPLY_S)
+        self._patience_s = REPLY_S
         self._has_answered = True
         return reply, received
 
+    def _await_reply(self, *, may_be_cut_off: bool) -> None:
+        due = time.monotonic() + self._patience_s
+        while not self._grace.is_over:
+            left = due - time.monotonic()
+            if self._readable.poll(int(self._grace.shortest(left) * 1000) + 1):
+                return
+            if left <= 0:
+                raise TimeoutError
+        if may_be_cut_off:
+            self._grace.check(_STARTING)
+        # To collect a worker takes no time, or it hangs.
+        self._patience_s = _LAST_REPLY_S
+        if not self._readable.poll(_LAST_REPLY_S * 1000):
+            raise TimeoutError
+
     def _lost(self, error: Exception) -> ZygoteLostError:
         if isinstance(error, TimeoutError):
-            reason = f"it did not answer within {self._control.gettimeout():g} s"
+            reason = f"it did not answer within {self._patience_s:g} s"
             self.close()
             return ZygoteLostError(reason)
         try:

@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..hooks import plain
-from ..hooks.check import ResultError, check_result, check_scalars
-from ..hooks.errors import PluginError
-from ..hooks.plugin import PluginSpec, PluginUsage
-from ..hooks.types import Batch, StepInfo
+from ..hooks.check import NAMED_TENSORS, Names, ResultError, check_result, check_scalars
+from ..hooks.errors import CutOffError, PluginError, PluginMemoryError
+from ..hooks.plugin import PluginSpec, PluginUsage, excess_state
+from ..hooks.tensor_file import TensorFile
+from ..hooks.types import Batch, StepInfo, TensorMap
 from .budget import budget_bytes
-from .channel import Pending
+from .channel import Channel, Pending
 from .crew import SLOTS_PER_WORKER, Crew, Services, Worker
 from .exchange import Slot
 from .layers import LayerStatus
@@ -33,11 +32,26 @@ from .protocol import (
     Size,
     Step,
     decode,
-    from_worker,
+    from_outbox,
 )
 
 #: Argument whose shape a result must have, where it is not the one that it replaces.
 _MEASURED_BY = {"loss": "outputs"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What all calls of one method have in common.
+
+    Attributes:
+        hook: For messages.
+        changes: The argument that its result replaces.
+        names: Arguments to send.
+    """
+
+    hook: str
+    changes: str | None
+    names: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -72,11 +86,16 @@ class IsolatedPlugin:
 
     def __init__(self, spec: PluginSpec, services: Services) -> None:
         self.spec = spec
-        self.usage = PluginUsage(budget_bytes=budget_bytes(spec.memory_fraction))
+        budget = budget_bytes(spec.memory_fraction)
+        self.usage = PluginUsage(budget_bytes=budget, state_of_bytes=budget)
         self.accepts: Mapping[str, tuple[str, ...]] = {}
+        self._grace = services.grace
         self._crew = Crew(spec, self.usage, services)
         self._posted: deque[_Posted] = deque()
         self._refused_step = -1
+        self._forms: Mapping[str, _Form] = {}
+        #: Kept over restarts, as what reads them is.
+        self._names = Names()
         self._start()
 
     @property
@@ -85,17 +104,29 @@ class IsolatedPlugin:
         return self._crew.layers
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether its class has both methods for that, as it said when it was loaded."""
+        return self._crew.ready is not None and self._crew.ready.keeps_state
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has processes."""
+        return bool(self._crew.workers)
+
+    @property
     def _workers(self) -> list[Worker]:
         return self._crew.workers
 
     # calls
 
-    def call(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> Any:
+    def call(
+        self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
+    ) -> Any:
         """Run one method in the first worker and return its checked result."""
         worker = self._workers[0]
         slot = worker.slots[0]
         pending = self._submit(worker, slot, method, arguments, step, snapshot=False)
-        return self._finish(worker, pending, slot, method, arguments, step)
+        return self._finish(worker, pending, slot, method, arguments, step, into)
 
     def stream(
         self,
@@ -125,7 +156,15 @@ class IsolatedPlugin:
                     break
                 flight = flying.popleft()
                 done(flight.own)
-                yield (flight.batch if changed is None else changed), flight.step
+                result = flight.batch if changed is None else changed
+                try:
+                    # Now, not when the next is asked for: a step of the loop is long for an idle worker.
+                    self._fill(flying, source, turns)
+                except PluginError as error:
+                    failed(error)
+                    yield result, flight.step
+                    break
+                yield result, flight.step
             # Disabled: what was under way passes unchanged, and so does all that follows. It is let go
             # of first, since its workers are gone and nothing can be waited for.
             unchanged = [(flight.batch, flight.step) for flight in flying]
@@ -191,49 +230,68 @@ class IsolatedPlugin:
 
     # state
 
-    def state_dict(self) -> Any:
-        """Return the first worker's state as plain data, in tensors of the host's own."""
-        if self._crew.ready is None or not self._crew.ready.keeps_state:
+    def state_dict(self) -> TensorFile | None:
+        """Return the first worker's state, in memory of the host's own."""
+        if not self.keeps_state:
             return None
         worker, hook = self._workers[0], f"{self.spec.role}.state_dict"
         channel = worker.channel
-        channel.begin(self.spec.deadline_s)
+        channel.begin(self.spec.deadline_s, hook)
         pending = channel.ask(Save(seq := channel.next_seq()), seq, hook=hook)
         size = channel.wait(pending, self.spec.deadline_s)
         if not isinstance(size, Size):
             raise channel.reject(f"answered 'save' with {type(size).__name__}", pending)
         if size.nbytes == 0:
             return None
-        if not 0 < size.nbytes <= self.usage.budget_bytes:
-            raise channel.reject(f"asked to save {size.nbytes} bytes, more than its budget", pending)
-        if worker.state_region is None or worker.state_region.nbytes < size.nbytes:
-            if worker.state_region is not None:
-                worker.exchange.drop_region(worker.state_region)
-            worker.state_region = worker.exchange.new_region(size.nbytes, writable=True)
-            self._crew.count_results()
-        pending = channel.ask(Fetch(seq := channel.next_seq(), worker.state_region.id), seq, hook=hook)
-        channel.wait(pending, self.spec.deadline_s)
-        data = worker.state_region.buffer[: size.nbytes].numpy().tobytes()
+        excess = excess_state(size.nbytes, self.usage.state_of_bytes)
+        if excess is not None or size.nbytes < 0:
+            raise channel.reject(excess or f"asked to save {size.nbytes} bytes", pending)
+        region = self._state_region(worker, size.nbytes)
+        pending = channel.ask(Fetch(seq := channel.next_seq(), region.id), seq, hook=hook)
+        self._wait_done(channel, pending)
         try:
-            return plain.loads(data)
+            # Copied first, checked then: the worker could still write to the region.
+            return plain.read(region.buffer[: size.nbytes].clone())
         except plain.PlainDataError as error:
             raise channel.reject(f"saved {error}", pending) from error
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: TensorFile) -> None:
         """Give every worker the state."""
-        data = torch.frombuffer(bytearray(plain.dumps(state)), dtype=torch.uint8)
+        nbytes = state.nbytes
+        hook = f"{self.spec.role}.load_state_dict"
         for worker in self._workers:
-            worker.channel.begin(self.spec.deadline_s)
-            region = worker.exchange.new_region(data.numel(), writable=False)
-            region.buffer[: data.numel()].copy_(data)
             channel = worker.channel
-            pending = channel.ask(
-                Load(seq := channel.next_seq(), region.id, data.numel()),
-                seq,
-                hook=f"{self.spec.role}.load_state_dict",
-            )
-            channel.wait(pending, self.spec.deadline_s)
-            worker.exchange.drop_region(region)
+            channel.begin(self.spec.deadline_s, hook)
+            region = self._state_region(worker, nbytes)
+            target, at = region.buffer.numpy().data, 0
+            for chunk in state.chunks():
+                target[at : at + len(chunk)] = chunk
+                at += len(chunk)
+            pending = channel.ask(Load(seq := channel.next_seq(), region.id, nbytes), seq, hook=hook)
+            self._wait_done(channel, pending)
+
+    def _state_region(self, worker: Worker, nbytes: int) -> Region:
+        """Return the region through which a worker's state goes in and out.
+
+        One for both, and replaced by one twice as large: a worker may keep all that it ever mapped, so
+        that the more there are, the more of its budget is gone.
+        """
+        old = worker.state_region
+        if old is not None and old.nbytes >= nbytes:
+            return old
+        worker.state_region = None
+        if old is not None:
+            worker.exchange.drop_region(old)
+        wanted = nbytes if old is None else max(nbytes, 2 * old.nbytes)
+        try:
+            region = worker.exchange.new_region(wanted, writable=True)
+        except PluginMemoryError:
+            if wanted == nbytes:
+                raise
+            region = worker.exchange.new_region(nbytes, writable=True)
+        worker.state_region = region
+        self._crew.count_results()
+        return region
 
     # life
 
@@ -258,15 +316,13 @@ class IsolatedPlugin:
         *,
         snapshot: bool,
     ) -> Pending:
-        worker.channel.begin(self.spec.deadline_s)
-        changes = self.spec.role_info.changes.get(method)
-        names = dict.fromkeys(name for name in self.accepts[method] if name != "step")
-        if changes is not None:
-            # The inside needs it to tell the plugin what is wrong with a result.
-            names[_MEASURED_BY.get(changes, changes)] = None
-        packed = slot.pack(tuple(names), arguments, snapshot=snapshot)
-        place = slot.place_result(changes, arguments)
-        self._crew.count_results()
+        form = self._forms[method]
+        worker.channel.begin(self.spec.deadline_s, form.hook, step.global_step)
+        packed = slot.pack(form.names, arguments, snapshot=snapshot)
+        held = worker.exchange.result_bytes
+        place = slot.place_result(form.changes, arguments)
+        if worker.exchange.result_bytes != held:
+            self._crew.count_results()
         seq = worker.channel.next_seq()
         call = Call(
             seq,
@@ -284,7 +340,7 @@ class IsolatedPlugin:
             place,
             slot.outbox.id,
         )
-        return worker.channel.ask(call, seq, hook=f"{self.spec.role}.{method}", step=step.global_step)
+        return worker.channel.ask(call, seq, hook=form.hook, step=step.global_step)
 
     def _finish(
         self,
@@ -294,18 +350,23 @@ class IsolatedPlugin:
         method: str,
         arguments: Mapping[str, Any],
         step: StepInfo,
+        into: TensorMap | None = None,
     ) -> Any:
         channel = worker.channel
         reply = channel.wait(pending, self.spec.deadline_s)
         self.usage.calls += 1
-        changes = self.spec.role_info.changes.get(method)
+        changes = self._forms[method].changes
         try:
             if isinstance(reply, Large):
                 reply = _from_outbox(slot.outbox, reply.nbytes)
             if not isinstance(reply, Done):
                 raise MessageError(f"a {type(reply).__name__} in answer to a call")
             check_scalars(reply.scalars)
-            result = check_result(changes, slot.unpack(reply, changes, arguments), arguments)
+            result = slot.unpack(reply, changes, arguments, into)
+            if changes not in NAMED_TENSORS:
+                # Those were checked as they were copied.
+                result = check_result(changes, result, arguments)
+            self._names.add(reply.scalars, result)
         except MessageError as error:
             raise channel.reject(f"sent {error}", pending) from error
         except ResultError as error:
@@ -324,12 +385,20 @@ class IsolatedPlugin:
         )
 
     def _forget(self, flying: Iterable[_Flight]) -> None:
-        """Wait for calls whose results nobody wants any more."""
+        """Wait for calls whose results nobody wants any more, unless the run ends."""
+        if self._grace.has_begun:
+            return
         for flight in flying:
             # A worker that is dead tells whoever calls it next why.
-            with contextlib.suppress(PluginError):
+            with contextlib.suppress(PluginError, CutOffError):
                 if flight.pending is not None:
                     flight.worker.channel.wait(flight.pending, self.spec.deadline_s)
+
+    def _wait_done(self, channel: Channel, pending: Pending) -> None:
+        """Wait for a request that only has to be done."""
+        reply = channel.wait(pending, self.spec.deadline_s)
+        if not isinstance(reply, Done):
+            raise channel.reject(f"answered with {type(reply).__name__} where a Done is due", pending)
 
     # inside, life
 
@@ -337,7 +406,16 @@ class IsolatedPlugin:
         self._crew.start()
         ready = self._crew.ready
         self.accepts = {} if ready is None else ready.accepts
+        self._forms = {method: self._form(method, names) for method, names in self.accepts.items()}
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
+
+    def _form(self, method: str, accepted: tuple[str, ...]) -> _Form:
+        changes = self.spec.role_info.changes.get(method)
+        names = dict.fromkeys(name for name in accepted if name != "step")
+        if changes is not None:
+            # The inside needs it to tell the plugin what is wrong with a result.
+            names[_MEASURED_BY.get(changes, changes)] = None
+        return _Form(f"{self.spec.role}.{method}", changes, tuple(names))
 
     def _end(self) -> None:
         self._posted.clear()
@@ -349,7 +427,4 @@ def _from_outbox(outbox: Region, nbytes: int) -> Done:
     if not 0 < nbytes <= outbox.nbytes:
         raise MessageError(f"a reply of {nbytes} bytes in an outbox of {outbox.nbytes}")
     # Copied before it is decoded: the worker can still write there.
-    reply = decode(from_worker, outbox.buffer[:nbytes].numpy().tobytes())
-    if not isinstance(reply, Done):
-        raise MessageError(f"a {type(reply).__name__} in its outbox")
-    return reply
+    return decode(from_outbox, outbox.buffer[:nbytes].numpy().tobytes())

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterable
 
 import landlockpy
 from landlockpy import AccessFS, Ruleset, Scope
 
+from ..hooks.permissions import GrantedPath
 from .status import LayerError, LayerStatus, active
 
 _READ = AccessFS.READ_FILE | AccessFS.READ_DIR
@@ -52,15 +54,16 @@ _ABILITIES = (
 )
 
 
-def apply(readable: Iterable[str], scratch: str) -> LayerStatus:
+def apply(readable: Iterable[str], scratch: str, grants: Iterable[GrantedPath] = ()) -> LayerStatus:
     """Confine this thread, and all that it starts, to reading ``readable`` and writing ``scratch``.
 
     Args:
         readable: Files and folders; what does not exist, or could not be reached anyway, is skipped.
-        scratch: The only folder where files may be made.
+        scratch: The only folder where files may be made, unless ``grants`` has others.
+        grants: What the job grants besides; each must be what it was when it was checked.
 
     Raises:
-        LayerError: The kernel has no Landlock, or it is not switched on.
+        LayerError: The kernel has no Landlock, it is not switched on, or a grant is no longer what it was.
         OSError: The kernel refused a rule, or there is no ``scratch``.
     """
     abi = landlockpy.abi_version()
@@ -68,12 +71,15 @@ def apply(readable: Iterable[str], scratch: str) -> LayerStatus:
         raise LayerError(
             "landlock",
             "this kernel has no Landlock (Linux 5.13 or newer, with 'landlock' in the boot option lsm=)",
+            "unavailable",
         )
     with Ruleset(scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET) as rules:
         rules.allow_path(scratch, _SCRATCH)
         _allow(rules, "/dev/null", _OF_A_FILE)
         for path in (*SYSTEM, *PINNED, *readable):
             _allow(rules, path, _READ)
+        for grant in grants:
+            _grant(rules, grant)
         for path in filter(os.path.exists, PINNED):
             os.open(path, os.O_PATH | os.O_CLOEXEC)
         rules.restrict()
@@ -95,6 +101,26 @@ def _allow(rules: Ruleset, path: str, access: AccessFS) -> None:
         rules.allow_path(path, wanted)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
+
+
+def _grant(rules: Ruleset, grant: GrantedPath) -> None:
+    """Allow the very file or folder that was checked: what is opened here is compared, then ruled on."""
+    try:
+        handle = os.open(grant.path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise LayerError(
+            "landlock", f"{grant.path}, which the job grants, is gone: {error.strerror}"
+        ) from error
+    try:
+        found = os.fstat(handle)
+        if (found.st_dev, found.st_ino) != (grant.device, grant.inode):
+            raise LayerError("landlock", f"{grant.path} is no longer what the job granted: it was replaced")
+        access = _SCRATCH if grant.write else _READ
+        rules.allow_path(
+            f"/proc/self/fd/{handle}", access if stat.S_ISDIR(found.st_mode) else access & _OF_A_FILE
+        )
+    finally:
+        os.close(handle)
 
 
 def _describe(abi: int) -> LayerStatus:

@@ -8,6 +8,8 @@ out of reach half-way through.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import resource
 import signal
@@ -19,6 +21,7 @@ import landlockpy
 import msgspec
 import seccompy
 
+from ..hooks.permissions import GrantedPath
 from . import budget, kernel, landlock, namespaces, privileges, seccomp
 from .status import REQUIRED, LayerError, LayerStatus, active, lacking
 
@@ -27,7 +30,12 @@ __all__ = ["REQUIRED", "Confinement", "LayerError", "LayerStatus", "confine", "p
 _STACK_BYTES = 8 << 20
 _PENDING_SIGNALS = 128
 _PAGES_BY_TABLE = 512  # a page of page tables, which the budget counts too, maps this many
+_SPACE_BY_BUDGET = 8  # page tables of this much address space are 1.6 % of the budget
 _ALWAYS_OPEN = (0, 1, 2)
+_GIVEN_UP_FIRST = 1000  # the most that oom_score_adj takes; to raise it takes no rights
+#: A dump of one byte is none, and to a program that takes dumps, which no other limit holds up, it
+#: means that there is to be none (core(5), fs/coredump.c).
+_NO_CORE = 1
 _CHANGE_CREDENTIALS = ("namespaces", "privileges")  # then the kernel forgets the signal of the parent's death
 
 
@@ -46,6 +54,7 @@ class Confinement(msgspec.Struct, frozen=True):
         parent_pid: The zygote's process id; the process dies with it.
         skip: Layers left out, for tests that show what each one holds; they are reported as disabled.
         max_threads: Threads that it may have, where the kernel can count them by process.
+        grants: Files and folders that the job grants it besides.
     """
 
     readable: tuple[str, ...]
@@ -58,20 +67,32 @@ class Confinement(msgspec.Struct, frozen=True):
     parent_pid: int
     skip: tuple[str, ...] = ()
     max_threads: int = 64
+    grants: tuple[GrantedPath, ...] = ()
 
 
 def prepare() -> None:
     """Do what all children need once, so that forking stays cheap: call it in the zygote.
 
-    Looks up the C library (which may run a program) and compiles the system call filter.
+    Looks up the C library (which may run a program), compiles the system call filter and measures the
+    memory that is inherited. What this machine refuses is for ``confine`` to tell, layer by layer.
     """
-    landlockpy.abi_version()
-    if seccompy.supported():
-        seccomp.build()
+    with contextlib.suppress(OSError):
+        landlockpy.abi_version()
+    with contextlib.suppress(OSError):
+        if seccompy.supported():
+            seccomp.prepare()
+    with contextlib.suppress(OSError):
+        _read_only_bytes()
 
 
-def confine(confinement: Confinement) -> list[LayerStatus]:
+def confine(
+    confinement: Confinement, take_listener: Callable[[int], object] | None = None
+) -> list[LayerStatus]:
     """Apply every layer to this process, in order, for good.
+
+    Args:
+        confinement: What it may have.
+        take_listener: See ``seccomp.apply``.
 
     Returns:
         The state of each layer, in the order of application. ``active`` means applied;
@@ -80,10 +101,17 @@ def confine(confinement: Confinement) -> list[LayerStatus]:
     Raises:
         LayerError: A required layer could not be applied, the parent is gone, or there is
             more than one thread (the others would stay free). The process is half confined: end it.
+            The layers after the first that failed were tried all the same, so that all that is
+            missing can be told at once.
     """
     prepare()
     _require_one_thread()
-    return [_attempt(name, apply, confinement) for name, apply in _STEPS]
+    steps = (*_STEPS, ("seccomp", lambda _: seccomp.apply(take_listener)))
+    applied = [_attempt(name, apply, confinement) for name, apply in steps]
+    for status in applied:
+        if status.name in REQUIRED and status.status in ("failed", "unavailable"):
+            raise LayerError(status.name, status.detail, status.status, tuple(applied))
+    return applied
 
 
 def _require_one_thread() -> None:
@@ -98,11 +126,15 @@ def _attempt(name: str, apply: Callable[[Confinement], LayerStatus], confinement
     try:
         status = apply(confinement)
     except (OSError, ValueError) as error:
-        if name in REQUIRED:
-            raise LayerError(name, f"{type(error).__name__}: {error}") from error
         status = lacking(name, "failed", f"{type(error).__name__}: {error}")
+    except LayerError as error:
+        if error.layer != name or name not in REQUIRED:  # the process itself is at fault
+            raise
+        status = lacking(name, error.status, error.reason)
     if name in _CHANGE_CREDENTIALS and "process" not in confinement.skip:
-        _die_with(confinement.parent_pid)
+        # Where the kernel refuses this, that has been told of the layer 'process', and a probe looks again.
+        with contextlib.suppress(OSError):
+            _die_with(confinement.parent_pid)
     return status
 
 
@@ -119,7 +151,16 @@ def _process(confinement: Confinement) -> LayerStatus:
     os.dup2(null, 0)
     os.close(null)
     _die_with(confinement.parent_pid)
-    return active("process", "own session, no terminal, ends with its parent")
+    return active("process", f"own session, no terminal, ends with its parent, {_give_up_first()}")
+
+
+def _give_up_first() -> str:
+    """Have the kernel end this process before any other when memory is short; returns what came of it."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(_GIVEN_UP_FIRST))
+    except OSError as error:
+        return f"but may outlive the trainer when the machine's memory is short ({error.strerror})"
+    return "and before others when the machine's memory is short"
 
 
 def _fds(confinement: Confinement) -> LayerStatus:
@@ -144,19 +185,34 @@ def _environment(confinement: Confinement) -> LayerStatus:
     os.environ.update(confinement.environment)
     os.chdir(confinement.scratch)
     os.umask(0o077)
+    _require_room(Path(confinement.scratch))
     tempfile.tempdir = confinement.scratch  # a library may have asked for it in the zygote
     return active("environment", f"{len(confinement.environment)} variables, working in its scratch folder")
 
 
+def _require_room(scratch: Path) -> None:
+    """Find out by writing whether the folder takes a file: the disk may be full, or read-only."""
+    trial = scratch / "room"
+    trial.write_bytes(b"x")
+    trial.unlink()
+
+
 def _rlimits(confinement: Confinement) -> LayerStatus:
     data = _data_limit(confinement.data_limit_bytes)
+    own = f"{confinement.data_limit_bytes >> 20} MiB of private memory"
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if 0 <= most < data:
+        own = (
+            f"{max(confinement.data_limit_bytes - (data - most), 0) >> 20} MiB of private memory, "
+            f"not the {confinement.data_limit_bytes >> 20} of its budget (ulimit -d is lower)"
+        )
     limits = {
         resource.RLIMIT_DATA: data,
+        resource.RLIMIT_AS: _address_space(confinement.data_limit_bytes),
         resource.RLIMIT_STACK: _STACK_BYTES,
         resource.RLIMIT_FSIZE: confinement.scratch_file_bytes,
         resource.RLIMIT_NOFILE: confinement.max_fds,
         resource.RLIMIT_SIGPENDING: _PENDING_SIGNALS,
-        resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_NICE: 0,
@@ -165,27 +221,58 @@ def _rlimits(confinement: Confinement) -> LayerStatus:
     for kind, wanted in limits.items():
         _, hard = resource.getrlimit(kind)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(kind, (value, value))
-    own = confinement.data_limit_bytes >> 20
-    return active("rlimits", f"{own} MiB of private memory, {confinement.max_fds} open files, no core dumps")
+        # The host widens this one by each buffer of its own that it has the worker map.
+        resource.setrlimit(kind, (value, hard if kind == resource.RLIMIT_AS else value))
+    return active("rlimits", f"{own}, {confinement.max_fds} open files, {_no_core_dumps()}")
+
+
+def _no_core_dumps() -> str:
+    """Forbid core dumps to programs as well, where the limit that was inherited leaves room to say so."""
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
+    except (OSError, ValueError):
+        return "no core dumps but to a program of the machine's (ulimit -c 1 forbids those, 0 does not)"
+    return "no core dumps"
 
 
 def _data_limit(limit_bytes: int) -> int:
-    """Return the RLIMIT_DATA at which private memory will have grown to ``limit_bytes``.
+    """Return the RLIMIT_DATA at which private memory can never grow past ``limit_bytes``.
 
-    The limit counts address space that may be written, the budget counts pages in use; at
-    this moment both are known, and what is mapped from now on adds to both.
+    The kernel counts all private address space that may be written, touched or not. What
+    it does not count is left out beforehand: the main thread's stack, page tables, and pages that were
+    written to and then made read-only, as the linker does.
     """
     fields = budget.kilobyte_fields(Path("/proc/self/status").read_text())
-    mapped, used = fields["VmData:"], budget.own_bytes(fields)
-    if used >= limit_bytes:
+    uncounted = _STACK_BYTES + limit_bytes // _PAGES_BY_TABLE
+    uncounted += _read_only_bytes()
+    least = fields["VmData:"] + uncounted
+    if least >= limit_bytes:
         raise ValueError(
-            f"a budget of {limit_bytes >> 20} MiB is less than the {used >> 20} MiB that torch needs"
+            f"a budget of {limit_bytes >> 20} MiB is less than the {least >> 20} MiB that torch needs"
         )
-    left = limit_bytes - used
-    return mapped + left - left // _PAGES_BY_TABLE
+    return limit_bytes - uncounted
 
 
+@functools.cache
+def _read_only_bytes() -> int:
+    """Return the private memory of this process that may not be written; it is the same in every child.
+
+    To read it takes longer than all else that a child does to lock itself up, and leaves megabytes behind.
+    """
+    with Path("/proc/self/smaps").open() as lines:
+        return budget.read_only_bytes(lines)
+
+
+def _address_space(limit_bytes: int) -> int:
+    """Return the RLIMIT_AS that bounds page tables, which grow without a page being owned.
+
+    Libraries and reserved memory are free in the budget, and need room for themselves.
+    """
+    fields = budget.kilobyte_fields(Path("/proc/self/status").read_text())
+    return fields["VmSize:"] + _SPACE_BY_BUDGET * limit_bytes
+
+
+#: All but the last one, seccomp.
 _STEPS: tuple[tuple[str, Callable[[Confinement], LayerStatus]], ...] = (
     ("process", _process),
     ("fds", _fds),
@@ -193,6 +280,5 @@ _STEPS: tuple[tuple[str, Callable[[Confinement], LayerStatus]], ...] = (
     ("rlimits", _rlimits),
     ("namespaces", lambda c: namespaces.apply(c.max_threads)),
     ("privileges", lambda _: privileges.apply()),
-    ("landlock", lambda c: landlock.apply(c.readable, c.scratch)),
-    ("seccomp", lambda _: seccomp.apply()),
+    ("landlock", lambda c: landlock.apply(c.readable, c.scratch, c.grants)),
 )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from pathlib import Path
 
 from . import kernel
 from .status import LayerStatus, active, lacking
 
 _KINDS = kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+_HOST_NAME = "plugin"  # the machine's is nobody else's business
 
 
 def apply(max_threads: int) -> LayerStatus:
@@ -26,14 +28,16 @@ def apply(max_threads: int) -> LayerStatus:
     Raises:
         OSError: The kernel gave a user namespace but no user in it.
     """
+    before = _uts()
     try:
         kernel.syscall("unshare", _KINDS)
     except OSError:
-        return _as_a_user(max_threads)
+        return _as_a_user(max_threads, before)
+    _rename(before)
     return active("namespaces", "network, ipc, uts")
 
 
-def _as_a_user(max_threads: int) -> LayerStatus:
+def _as_a_user(max_threads: int, before: int) -> LayerStatus:
     uid, gid = os.getuid(), os.getgid()
     try:
         # One call: either all of it happens, or nothing does.
@@ -44,5 +48,22 @@ def _as_a_user(max_threads: int) -> LayerStatus:
     (own / "setgroups").write_text("deny")
     (own / "uid_map").write_text(f"{uid} {uid} 1")
     (own / "gid_map").write_text(f"{gid} {gid} 1")
+    _rename(before)
     resource.setrlimit(resource.RLIMIT_NPROC, (max_threads, max_threads))
     return active("namespaces", f"user, network, ipc, uts; at most {max_threads} threads")
+
+
+def _uts() -> int:
+    """Return the number of the namespace that this process has its host name from."""
+    return Path("/proc/self/ns/uts").stat().st_ino
+
+
+def _rename(before: int) -> None:
+    """Take another host name, but only in a namespace of its own: elsewhere it is the machine's.
+
+    Raises:
+        OSError: It is in the namespace that it was in ``before``, whatever the kernel said.
+    """
+    if _uts() == before:
+        raise OSError("the kernel said that it gave namespaces, and gave none")
+    socket.sethostname(_HOST_NAME)

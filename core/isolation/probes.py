@@ -20,7 +20,7 @@ LAYER_PROBES: dict[str, tuple[str, ...]] = {
     "fds": ("inherited_fd",),
     "environment": ("env_canary", "scratch_is_own"),
     "rlimits": ("data_limit", "core_dump"),
-    "namespaces": ("tcp_connect", "udp_connect"),
+    "namespaces": ("own_network", "tcp_connect", "udp_connect"),
     "privileges": ("capabilities", "no_new_privs", "chroot"),
     "landlock": (
         *("read_canary", "write_canary", "write_beside_canary", "list_canary_folder", "list_root"),

@@ -15,19 +15,21 @@ from .probing import Probe, ProbeContext, opens, refused
 _NO_TERMINAL = frozenset({errno.ENXIO, errno.ENOENT})
 # Landlock's refusal to link or move out of a folder looks like two file systems; neither does it.
 _TWO_FILE_SYSTEMS = frozenset({errno.EXDEV})
+# A small container has no accounts and no /dev/shm; /proc may hide processes that may not be inspected.
+_NOT_THERE = frozenset({errno.ENOENT})
 _LAST_FD = 1024
 
 
-def _reads(path: str | Path) -> bool:
-    return opens(lambda: os.open(path, os.O_RDONLY))
+def _reads(path: str | Path, also: frozenset[int] = frozenset()) -> bool:
+    return opens(lambda: os.open(path, os.O_RDONLY), also)
 
 
-def _makes(path: Path) -> bool:
+def _makes(path: Path, also: frozenset[int] = frozenset()) -> bool:
     def attempt() -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         path.unlink()
 
-    return refused(attempt)
+    return refused(attempt, also)
 
 
 def _links(make: Callable[[Path, Path], None], context: ProbeContext) -> bool:
@@ -85,11 +87,11 @@ def _write_canary(context: ProbeContext) -> bool:
 
 
 def _of_host(name: str) -> Probe:
-    return lambda context: _reads(f"/proc/{context.host_pid}/{name}")
+    return lambda context: _reads(f"/proc/{context.host_pid}/{name}", _NOT_THERE)
 
 
 def _host_link(context: ProbeContext) -> bool:
-    return refused(lambda: Path(f"/proc/{context.host_pid}/cwd").readlink())
+    return refused(lambda: Path(f"/proc/{context.host_pid}/cwd").readlink(), _NOT_THERE)
 
 
 def _scratch_is_own(context: ProbeContext) -> bool:
@@ -121,6 +123,19 @@ def _stdin(_: ProbeContext) -> bool:
     return os.fstat(0).st_rdev == os.makedev(1, 3)
 
 
+def _own_network(context: ProbeContext) -> bool:
+    """Tell whether the network is another one; that seccomp refuses sockets too says nothing of it."""
+    return context.host_network not in (0, network_inode())
+
+
+def network_inode() -> int:
+    """Return what tells this process's network namespace from others, or 0 if the kernel does not say."""
+    try:
+        return os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - a Path adds nothing here
+    except FileNotFoundError:
+        return 0
+
+
 def _fallocate(context: ProbeContext) -> bool:
     path = context.in_scratch("probe-fallocate")
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -142,20 +157,21 @@ PROBES: dict[str, Probe] = {
     "list_canary_folder": lambda context: refused(lambda: os.listdir(context.canary.parent)),  # noqa: PTH208
     "list_root": lambda _: refused(lambda: os.listdir("/")),  # noqa: PTH208
     "list_processes": lambda _: refused(lambda: os.listdir("/proc")),  # noqa: PTH208
-    "read_accounts": lambda _: _reads("/etc/passwd"),
+    "read_accounts": lambda _: _reads("/etc/passwd", _NOT_THERE),
     "read_through_root_link": lambda context: _reads(f"/proc/self/root{context.canary_path}"),
     "symlink_escape": lambda context: _links(lambda target, link: link.symlink_to(target), context),
     "hardlink_escape": lambda context: _links(lambda target, link: link.hardlink_to(target), context),
     "rename_out": _rename_out,
     "setuid_bit": _setuid_bit,
-    "shared_memory_file": lambda _: _makes(Path(f"/dev/shm/probe-{os.getpid()}")),  # noqa: S108 - must be refused
-    "shared_zero_device": lambda _: _reads("/dev/zero"),
+    "shared_memory_file": lambda _: _makes(Path(f"/dev/shm/probe-{os.getpid()}"), _NOT_THERE),  # noqa: S108 - must be refused
+    "shared_zero_device": lambda _: _reads("/dev/zero", _NOT_THERE),
     "terminal": lambda _: opens(lambda: os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY), _NO_TERMINAL),
     "host_environment": _of_host("environ"),
     "host_memory": _of_host("mem"),
     "host_maps": _of_host("maps"),
     "host_folder": _host_link,
-    "own_network_table": lambda _: _reads("/proc/self/net/unix"),
+    "own_network": _own_network,
+    "own_network_table": lambda _: _reads("/proc/self/net/unix", _NOT_THERE),
     "fallocate": _fallocate,
     "scratch_is_own": _scratch_is_own,
     "env_canary": _env_canary,

@@ -210,7 +210,8 @@ def _anonymous_file(_: ProbeContext) -> bool:
 
 
 def _core_dump(_: ProbeContext) -> bool:
-    return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+    # 1 forbids dumps to programs too; where the limit was 0 already it takes rights to raise it to that.
+    return resource.getrlimit(resource.RLIMIT_CORE) in ((1, 1), (0, 0))
 
 
 #: Name to probe; each returns True when the attempt was refused.

@@ -24,6 +24,7 @@ class ProbeContext(msgspec.Struct, frozen=True):
         scratch: The plugin's own folder.
         env_canary: Name of a variable in the host's environment.
         keep_fds: Open files that the plugin is meant to have, besides 0, 1 and 2.
+        host_network: Inode of the host's network namespace; 0 if unknown, and then nothing is proved.
     """
 
     host_pid: int
@@ -31,6 +32,7 @@ class ProbeContext(msgspec.Struct, frozen=True):
     scratch: str
     env_canary: str
     keep_fds: tuple[int, ...] = ()
+    host_network: int = 0
 
     @property
     def canary(self) -> Path:

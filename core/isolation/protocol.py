@@ -12,10 +12,12 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from ..hooks.check import MAX_BINS, MAX_HISTOGRAMS, MAX_IMAGES, MAX_SCALARS
+from .dialler import Network
 from .layers import Confinement, LayerStatus
 from .probes import ProbeContext
 
@@ -23,6 +25,20 @@ MAX_MESSAGE_BYTES = 64 * 1024
 MAX_TEXT = 8 * 1024
 _MAX_QUOTED = 200
 _FD_BYTES = array.array("i").itemsize
+# As plain numbers: combining flags of an enumeration costs as much as a small system call.
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_WHOLE_SIZE = int(socket.MSG_TRUNC)
+#: Flag of ``send``: refuse at once where there is no room.
+AT_ONCE = int(socket.MSG_DONTWAIT)
+
+#: Text of a fault; the inside cuts it to ``MAX_TEXT`` and a mark.
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT + 16)]
+# A number of one byte becomes an object of 32. The decoder looks at these lengths before it makes any,
+# so that what a reply takes is bounded by what may be reported, not by the size of the outbox.
+_Scalars = Annotated[dict[str, float], msgspec.Meta(max_length=MAX_SCALARS)]
+_Counts = Annotated[list[float], msgspec.Meta(max_length=MAX_BINS)]
+_Edges = Annotated[list[float], msgspec.Meta(max_length=MAX_BINS + 1)]
 
 #: Tensor in shared memory: (region, offset in bytes, dtype without "torch.", shape).
 TensorRef = tuple[int, int, str, tuple[int, ...]]
@@ -40,10 +56,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Open(_Message, frozen=True):
-    """Lock yourself up; the reply is ``Locked``."""
+    """Lock yourself up; the reply is ``Locked``. A line to the host's broker comes along if it has one."""
 
     confinement: Confinement
     probes: ProbeContext
+    network: Network
 
 
 class Start(_Message, frozen=True):
@@ -171,6 +188,13 @@ ToWorker = Open | Start | Attach | Detach | Layout | Call | Save | Fetch | Load
 # worker → host
 
 
+class Listening(_Message, frozen=True):
+    """The layers are on; the listener of the system call filter comes along. ``Locked`` follows.
+
+    The only message of a worker that may bring a descriptor, and sent before plugin code is there.
+    """
+
+
 class Locked(_Message, frozen=True):
     """What each layer says of itself, and what was tried against it."""
 
@@ -188,8 +212,8 @@ class Ready(_Message, frozen=True):
 class WireHistogram(_Message, frozen=True):
     """A ``Histogram``."""
 
-    counts: list[float]
-    edges: list[float]
+    counts: _Counts
+    edges: _Edges
 
 
 class WireImage(_Message, frozen=True):
@@ -204,9 +228,14 @@ class WireImage(_Message, frozen=True):
 class WireReport(_Message, frozen=True):
     """A ``Report``."""
 
-    scalars: dict[str, float]
-    histograms: dict[str, WireHistogram]
-    images: dict[str, WireImage]
+    scalars: _Scalars
+    histograms: Annotated[dict[str, WireHistogram], msgspec.Meta(max_length=MAX_HISTOGRAMS)]
+    images: Annotated[dict[str, WireImage], msgspec.Meta(max_length=MAX_IMAGES)]
+
+
+ResultKind = Literal[
+    "none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report"
+]
 
 
 class Done(_Message, frozen=True):
@@ -220,10 +249,10 @@ class Done(_Message, frozen=True):
     """
 
     seq: int
-    result: Literal["none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report"]
+    result: ResultKind
     value: float
     seconds: float
-    scalars: dict[str, float]
+    scalars: _Scalars
     report: WireReport | None
 
 
@@ -252,12 +281,12 @@ class Fault(_Message, frozen=True):
 
     seq: int
     kind: Literal["raised", "memory", "result", "load"]
-    cause: str
-    traceback: str
+    cause: _Text
+    traceback: _Text
     used_bytes: int
 
 
-FromWorker = Locked | Ready | Done | Large | Size | Fault
+FromWorker = Listening | Locked | Ready | Done | Large | Size | Fault
 
 
 # host ↔ zygote
@@ -274,7 +303,7 @@ class Forked(_Message, frozen=True):
 
 
 class Reap(_Message, frozen=True):
-    """Collect a worker that has ended or was just killed; the reply is ``Reaped`` or ``Refused``."""
+    """Collect a worker that has ended; the reply comes at once: ``Reaped``, ``Dying`` or ``Refused``."""
 
     pid: int
 
@@ -286,6 +315,12 @@ class Reaped(_Message, frozen=True):
     status: int
 
 
+class Dying(_Message, frozen=True):
+    """A worker has not ended yet; it can be collected later."""
+
+    pid: int
+
+
 class Refused(_Message, frozen=True):
     """A fork or a collection was not possible; the zygote goes on."""
 
@@ -293,7 +328,7 @@ class Refused(_Message, frozen=True):
 
 
 ToZygote = Fork | Reap
-FromZygote = Forked | Reaped | Refused
+FromZygote = Forked | Reaped | Dying | Refused
 
 #: How tensors lie in a map: (name, dtype, shape, offset, nbytes).
 LayoutSpecs = list[tuple[str, str, tuple[int, ...], int, int]]
@@ -301,6 +336,8 @@ LayoutSpecs = list[tuple[str, str, tuple[int, ...], int, int]]
 encoder = msgspec.msgpack.Encoder()
 to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+#: An outbox is larger than a message, and holds nothing else.
+from_outbox: msgspec.msgpack.Decoder[Done] = msgspec.msgpack.Decoder(Done)
 to_zygote: msgspec.msgpack.Decoder[ToZygote] = msgspec.msgpack.Decoder(ToZygote)
 from_zygote: msgspec.msgpack.Decoder[FromZygote] = msgspec.msgpack.Decoder(FromZygote)
 layout_specs: msgspec.msgpack.Decoder[LayoutSpecs] = msgspec.msgpack.Decoder(LayoutSpecs)
@@ -308,20 +345,24 @@ layout_specs: msgspec.msgpack.Decoder[LayoutSpecs] = msgspec.msgpack.Decoder(Lay
 _T = TypeVar("_T")
 
 
-def send(sock: socket.socket, message: _Message, fds: tuple[int, ...] = ()) -> None:
+def send(sock: socket.socket, message: _Message, fds: tuple[int, ...] = (), flags: int = 0) -> None:
     """Send one message, with file descriptors if any.
+
+    Args:
+        flags: Of the system call.
 
     Raises:
         MessageError: It is larger than ``MAX_MESSAGE_BYTES``.
-        OSError: The other side is gone, or (``TimeoutError``) does not read.
+        OSError: The other side is gone, or (``TimeoutError``, ``BlockingIOError``) does not read.
     """
     data = encoder.encode(message)
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"a {type(message).__name__} of {len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
     if fds:
-        socket.send_fds(sock, [data], list(fds))
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+        sock.sendmsg([data], [rights], flags)
     else:
-        sock.send(data)
+        sock.send(data, flags)
 
 
 def receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], buffer: bytearray) -> _T:
@@ -335,7 +376,7 @@ def receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], buffer: b
         MessageError: The bytes are too many or no such message.
         OSError: (``TimeoutError``) Nothing came in time.
     """
-    size = sock.recv_into(buffer, 0, socket.MSG_TRUNC)
+    size = sock.recv_into(buffer, 0, _WHOLE_SIZE)
     if size == 0:
         raise EOFError
     if size > len(buffer):
@@ -344,22 +385,27 @@ def receive(sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], buffer: b
 
 
 def receive_with_fds(
-    sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], max_fds: int
+    sock: socket.socket, decoder: msgspec.msgpack.Decoder[_T], max_fds: int, buffer: bytearray | None = None
 ) -> tuple[_T, list[int]]:
-    """Receive one message and its file descriptors from a side that is trusted."""
-    data, ancillary, flags, _ = sock.recvmsg(
-        MAX_MESSAGE_BYTES, socket.CMSG_SPACE(max_fds * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+    """Receive one message and its file descriptors from a side that is trusted.
+
+    Args:
+        buffer: ``MAX_MESSAGE_BYTES`` long; reused so that a message costs no allocation.
+    """
+    buffer = bytearray(MAX_MESSAGE_BYTES) if buffer is None else buffer
+    size, ancillary, flags, _ = sock.recvmsg_into(
+        [buffer], socket.CMSG_SPACE(max_fds * _FD_BYTES), _CLOSE_ON_EXEC
     )
-    fds = array.array("i")
+    fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(payload[: len(payload) - len(payload) % _FD_BYTES])
-    if not data:
+            fds += array.array("i", payload[: len(payload) - len(payload) % _FD_BYTES])
+    if not size:
         raise EOFError
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _CUT_OFF:
             raise MessageError("a message was cut off")
-        return decode(decoder, data), list(fds)
+        return decode(decoder, memoryview(buffer)[:size]), fds
     except MessageError:
         for fd in fds:
             os.close(fd)

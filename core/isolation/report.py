@@ -10,15 +10,19 @@ from ..hooks.errors import SandboxUnavailableError
 from .probes import LAYER_PROBES
 from .status import CONSEQUENCES, LAYERS, REQUIRED, LayerStatus, lacking
 
-__all__ = ["CONSEQUENCES", "combine", "grade", "is_held", "refuse_if_missing", "table"]
+__all__ = ["CONSEQUENCES", "combine", "grade", "is_held", "refuse_if_missing", "table", "way_out", "worst"]
 
 _HOLDS = ("active", "degraded")
+_FROM_BEST = ("active", "degraded", "disabled", "unavailable", "failed")
 
 _WAY_OUT: dict[str, str] = {
     "landlock": "enable Landlock (Linux 5.13 or newer, with 'landlock' in the boot option lsm=)",
     "seccomp": "allow seccomp filters (in a container: a profile that admits the seccomp system call)",
     "rlimits": "raise memory_fraction or the machine's memory if the budget is too small for torch",
     "fds": "mount /proc",
+    "environment": "make room in the folder for temporary files, or name another one in TMPDIR",
+    "privileges": "let processes give up rights (in a container: a profile that admits capset and prctl)",
+    "watchdog": "raise the limit on threads (ulimit -u, pids.max), and start anew",
 }
 
 
@@ -48,9 +52,28 @@ def _judge(status: LayerStatus, probes: Mapping[str, bool]) -> LayerStatus:
     passed = [name for name in names if not probes.get(name, False)]
     if passed:
         return lacking(
-            status.name, "failed", f"{status.detail}; but this was not refused: {', '.join(passed)}"
+            status.name, "failed", f"{status.detail}; but not refused, or not even tried: {', '.join(passed)}"
         )
     return msgspec.structs.replace(status, verified_by=names)
+
+
+def worst(each: Sequence[tuple[LayerStatus, ...]]) -> tuple[LayerStatus, ...]:
+    """Return how the layers stand of several processes together: as of the one where each stands worst.
+
+    Args:
+        each: What ``combine`` returned for every process; at least one.
+    """
+    by_name: dict[str, list[LayerStatus]] = {}
+    for statuses in each:
+        for status in statuses:
+            by_name.setdefault(status.name, []).append(status)
+    # A layer that one process says nothing of is not known to hold there.
+    return tuple(
+        max(found, key=lambda status: _FROM_BEST.index(status.status))
+        if len(found) == len(each)
+        else lacking(name, "unavailable", "it was not applied in every process")
+        for name, found in by_name.items()
+    )
 
 
 def is_held(status: LayerStatus) -> bool:
@@ -71,15 +94,23 @@ def refuse_if_missing(statuses: Sequence[LayerStatus], plugin: str) -> None:
         raise SandboxUnavailableError(explain_missing(missing, plugin))
 
 
-def explain_missing(missing: Sequence[LayerStatus], plugin: str) -> str:
-    """Return the message for a plugin whose required layers do not hold."""
+def explain_missing(missing: Sequence[LayerStatus], plugin: str = "") -> str:
+    """Return the message for a plugin, or for all, whose required layers do not hold."""
     faults = "\n".join(
         f"  {status.name}: {status.status}: {status.detail}. Without it {CONSEQUENCES[status.name]}."
         for status in missing
     )
-    advice = [_WAY_OUT[status.name] for status in missing if status.name in _WAY_OUT]
-    ways = "; ".join([*advice, f"or write 'isolation: trusted' beside '{plugin}' to run it unprotected"])
-    return f"plugin '{plugin}' cannot be sandboxed on this machine:\n{faults}\nTo go on: {ways}."
+    advice = list(dict.fromkeys(way for status in missing if (way := way_out(status))))
+    who, beside = (f"plugin '{plugin}'", f"'{plugin}'") if plugin else ("plugins", "a plugin")
+    ways = "; ".join([*advice, f"or write 'isolation: trusted' beside {beside} to run it unprotected"])
+    return f"{who} cannot be sandboxed on this machine:\n{faults}\nTo go on: {ways}."
+
+
+def way_out(status: LayerStatus) -> str:
+    """Return what to do to have a layer that does not hold, or ``""`` where nothing general can be said."""
+    if "/proc" in status.detail and not is_held(status):
+        return "mount /proc"
+    return _WAY_OUT.get(status.name, "")
 
 
 def grade(statuses: Sequence[LayerStatus]) -> str:

@@ -9,14 +9,21 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from .cgroup import is_stale, owner_prefix
+from .storage import scratch_parent, scratch_parents
+from .unlinked import unlinked_bytes
 
 MAX_SCRATCH_BYTES = 256 * 1024 * 1024
 MAX_SCRATCH_FILES = 10_000
+#: Instead, of one worker, where there is no disk for it; taken from the worker's budget beforehand.
+MAX_IN_MEMORY_BYTES = 32 * 1024 * 1024
+#: Largest file that the kernel lets a worker make.
+MAX_FILE_BYTES = 64 * 1024 * 1024
 #: Each level costs a look two descriptors.
 MAX_SCRATCH_DEPTH = 32
 _MIB = 1024 * 1024
@@ -35,15 +42,16 @@ class RunFolder:
     """
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=owner_prefix()))
+        self.path = Path(tempfile.mkdtemp(prefix=owner_prefix(), dir=scratch_parent()))
         # Process ids mean nothing in another container that shares the folder; a lock does.
         self._lock = os.open(self.path, _OPEN_FOLDER)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
-    def close(self) -> None:
-        """Remove it; safe to call twice."""
+    def close(self, *, remove: bool = True) -> None:
+        """Remove it, or leave that to the next run; safe to call twice."""
         if self._lock >= 0:
-            remove_tree(self.path)
+            if remove:
+                remove_tree(self.path)
             os.close(self._lock)
             self._lock = -1
 
@@ -52,12 +60,10 @@ def sweep_stale_folders(parent: Path | None = None) -> int:
     """Remove folders of our own user's runs that no longer go on; return how many.
 
     Args:
-        parent: Where to look; the folder for temporary files by default.
+        parent: Where to look; wherever a run's folder may have been made by default.
     """
     swept = 0
-    with os.scandir(parent or tempfile.gettempdir()) as entries:
-        names = [entry.path for entry in entries if is_stale(entry.name)]
-    for path in names:
+    for path in _stale_in(scratch_parents() if parent is None else (parent,)):
         with contextlib.suppress(OSError), _opened(path) as folder:
             if os.fstat(folder).st_uid == os.geteuid():
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,18 +71,50 @@ def sweep_stale_folders(parent: Path | None = None) -> int:
     return swept
 
 
-def what_is_too_much(
-    path: str, *, max_bytes: int = MAX_SCRATCH_BYTES, max_files: int = MAX_SCRATCH_FILES
-) -> str:
-    """Return what a scratch folder has too much of, or ``""``.
+def _stale_in(parents: Iterable[Path]) -> list[str]:
+    found = []
+    for parent in parents:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
+            os.scandir(parent) as entries,
+        ):
+            found += [entry.path for entry in entries if is_stale(entry.name)]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a scratch folder holds.
+
+    Attributes:
+        used_bytes: All files together, as the disk counts; as far as was looked if there is too much.
+        too_much: What there is too much of, as the end of a sentence about its owner, or ``""``.
+    """
+
+    used_bytes: int
+    too_much: str = ""
+
+
+def look_into(
+    path: str,
+    *,
+    pid: int | None = None,
+    max_bytes: int = MAX_SCRATCH_BYTES,
+    max_files: int = MAX_SCRATCH_FILES,
+) -> Contents:
+    """Return what a scratch folder holds, and what of it is too much.
 
     Looks at no more than ``max_files`` entries and follows no link: its owner may
     change it meanwhile.
 
     Args:
         path: The folder; one that is gone holds nothing.
+        pid: Its owner, who may keep files in it that have no name.
         max_bytes: For all files together, as the disk counts.
         max_files: Files, folders and whatever else has a name.
+
+    Raises:
+        PermissionError: The owner is another user's process.
     """
     files = used = 0
     try:
@@ -84,14 +122,21 @@ def what_is_too_much(
             files += 1
             used += info.st_blocks * _BLOCK_BYTES
             if files > max_files:
-                return f"has over {max_files:,} files in its scratch folder"
+                return Contents(used, f"has over {max_files:,} files in its scratch folder")
             if used > max_bytes:
-                return f"has {used / _MIB:.0f} MiB in its scratch folder; at most {max_bytes / _MIB:.0f} MiB"
+                break
     except _TooDeepError:
-        return f"has folders in its scratch folder nested over {MAX_SCRATCH_DEPTH} deep"
+        return Contents(used, f"has folders in its scratch folder nested over {MAX_SCRATCH_DEPTH} deep")
     except PermissionError:
-        return "has a folder in its scratch folder that cannot be looked into"
-    return ""
+        return Contents(used, "has a folder in its scratch folder that cannot be looked into")
+    # After the names: a file that loses its name meanwhile is counted twice rather than not at all.
+    nameless = 0 if pid is None else unlinked_bytes(pid, path, min(MAX_FILE_BYTES, max_bytes))
+    used += nameless
+    if used <= max_bytes:
+        return Contents(used)
+    among = f", {nameless / _MIB:.0f} MiB of it in deleted files that it keeps" if nameless else ""
+    limit = f"at most {max_bytes / _MIB:.0f} MiB"
+    return Contents(used, f"has {used / _MIB:.0f} MiB in its scratch folder{among}; {limit}")
 
 
 def remove_tree(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -24,13 +25,13 @@ LAYERS = (
 )
 
 #: Layers without which a plugin is not run untrusted.
-REQUIRED = ("fds", "environment", "rlimits", "privileges", "landlock", "seccomp")
+REQUIRED = ("fds", "environment", "rlimits", "privileges", "landlock", "seccomp", "watchdog")
 
 #: What a plugin could do if this layer alone were missing, in plain words.
 CONSEQUENCES: dict[str, str] = {
-    "process": "a plugin may outlive a trainer that was killed, and share its terminal",
+    "process": "a plugin may outlive a trainer that was killed or is short of memory, and share its terminal",
     "fds": "a plugin may use files and connections that the trainer has open",
-    "environment": "a plugin may read tokens and passwords from environment variables",
+    "environment": "a plugin may read tokens and passwords from the environment, or has no folder of its own",
     "rlimits": "a plugin that leaks is stopped only after it has taken the memory, not before",
     "cgroup": "memory is held by RLIMIT_DATA and the watchdog alone; the kernel's own is not counted",
     "namespaces": "network and System V objects are guarded by seccomp and Landlock alone",
@@ -40,6 +41,22 @@ CONSEQUENCES: dict[str, str] = {
     "watchdog": "a plugin that hangs or goes past its budget is not stopped from outside",
     "messages": "what a plugin sends is not checked before use",
 }
+
+
+#: Layers that can be left out, to show what each of them stops; the other two are the host itself.
+SKIPPABLE = tuple(name for name in LAYERS if name not in ("watchdog", "messages"))
+
+
+def require_known(names: Iterable[str]) -> None:
+    """Check names of layers that are to be left out.
+
+    Raises:
+        ValueError: One is no layer, or one that cannot be left out; tells those that can.
+    """
+    for name in names:
+        if name not in SKIPPABLE:
+            what = "cannot be left out" if name in LAYERS else "is no layer of the sandbox"
+            raise ValueError(f"'{name}' {what}; those that can be are: {', '.join(SKIPPABLE)}")
 
 
 class LayerStatus(msgspec.Struct, frozen=True):
@@ -68,12 +85,18 @@ class LayerError(Exception):
     Attributes:
         layer: Name of the layer.
         reason: Why, without the name.
+        status: ``"unavailable"`` if this machine does not have it.
+        layers: How every layer stands, if all were tried.
     """
 
-    def __init__(self, layer: str, reason: str) -> None:
+    def __init__(
+        self, layer: str, reason: str, status: Status = "failed", layers: tuple[LayerStatus, ...] = ()
+    ) -> None:
         super().__init__(layer, reason)
         self.layer = layer
         self.reason = reason
+        self.status = status
+        self.layers = layers
 
     def __str__(self) -> str:
         return f"sandbox layer '{self.layer}' could not be applied: {self.reason}"

@@ -20,12 +20,28 @@ import torch
 from torch import Tensor
 
 from ..hooks import plain
-from ..hooks.check import ResultError, check_result, check_scalars
-from ..hooks.local import accepted_arguments, load_class, seed_everything
+from ..hooks.check import NAMED_TENSORS, ResultError, apart, check_result, check_scalars
+from ..hooks.connections import route_through
+from ..hooks.guard import take_off
+from ..hooks.local import accepted_arguments, load_class
 from ..hooks.roots import add_roots
 from ..hooks.specs import ROLES, Role
-from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo, TensorMap, TensorSpec
-from .budget import used_bytes
+from ..hooks.tensor_file import TensorFile
+from ..hooks.types import (
+    AnotherPass,
+    Batch,
+    Changeable,
+    LossScale,
+    LossTerm,
+    Report,
+    StepInfo,
+    TensorMap,
+    TensorSpec,
+)
+from .budget import held_bytes
+from .dialler import Dialler
+from .generators import Generators
+from .heap import keep_freed_memory
 from .layers import LayerError, confine
 from .memory import aligned, map_region
 from .probes import run_probes
@@ -43,12 +59,14 @@ from .protocol import (
     FromWorker,
     Large,
     Layout,
+    Listening,
     Load,
     Locked,
     MapAt,
     Number,
     Open,
     Ready,
+    ResultKind,
     Save,
     Size,
     Start,
@@ -61,6 +79,7 @@ from .protocol import (
     encoder,
     layout_specs,
     receive_with_fds,
+    send,
     to_worker,
 )
 from .status import lacking
@@ -105,7 +124,12 @@ class Worker:
         self._regions: dict[int, Tensor] = {}
         self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
         self._maps: dict[tuple[int, int, int], TensorMap] = {}
-        self._state = b""
+        #: By the identities of an argument and of the place that its result goes to.
+        self._changeable: dict[tuple[int, int], Changeable] = {}
+        self._generators = Generators()
+        self._buffer = bytearray(MAX_MESSAGE_BYTES)
+        #: What ``save`` was answered with, until it is fetched; its tensors are the plugin's.
+        self._state: TensorFile | None = None
         self._start_seed = 0
 
     def serve(self) -> None:
@@ -120,22 +144,23 @@ class Worker:
                     self._detach(region)
                 case Layout(layout, region, nbytes):
                     self._maps = {key: tensors for key, tensors in self._maps.items() if key[0] != layout}
+                    self._changeable.clear()
                     self._layouts[layout] = self._read_layout(region, nbytes)
                 case _:
-                    self._serve_request(message)
+                    self._serve_request(message, fds)
 
     def _receive(self) -> tuple[ToWorker, list[int]]:
         try:
-            return receive_with_fds(self._sock, to_worker, 1)
+            return receive_with_fds(self._sock, to_worker, 1, self._buffer)
         except EOFError:
             raise _HostGoneError from None
 
-    def _serve_request(self, message: Open | Start | Call | Save | Fetch | Load) -> None:
+    def _serve_request(self, message: Open | Start | Call | Save | Fetch | Load, fds: list[int]) -> None:
         match message:
             case Call():
                 self._answer(message.seq, "raised", lambda: self._call(message))
             case Open():
-                self._send(self._lock(message))
+                self._send(self._lock(message, fds))
             case Start():
                 self._answer(0, "load", lambda: self._start(message))
             case Save(seq):
@@ -143,19 +168,25 @@ class Worker:
             case Load(seq):
                 self._answer(seq, "raised", lambda: self._load(message))
             case Fetch(seq, region):
-                data = torch.frombuffer(bytearray(self._state), dtype=torch.uint8)
-                self._regions[region][: data.numel()] = data
-                self._state = b""
+                self._fetch(region)
                 self._send(_done(seq))
 
-    def _lock(self, message: Open) -> Locked:
-        keep_fds = (self._sock.fileno(),)
+    def _lock(self, message: Open, fds: list[int]) -> Locked:
+        keep_fds = (self._sock.fileno(), *fds)
+        line = socket.socket(fileno=fds[0]) if fds else None
+        route_through(Dialler(message.network, line))
         here = msgspec.structs.replace(message.confinement, parent_pid=os.getppid(), keep_fds=keep_fds)
+        keep_freed_memory(message.confinement.data_limit_bytes)
+        listeners: list[int] = []
         try:
-            layers = confine(here)
+            layers = confine(here, listeners.append)
         except LayerError as error:
-            # Half confined: the host is told which layer, and ends this process.
-            return Locked([lacking(error.layer, "failed", error.reason)], {})
+            # Half confined: the host is told how all layers stand, and ends this process.
+            layers = list(error.layers) or [lacking(error.layer, error.status, error.reason)]
+        for listener in listeners:
+            # With it, a plugin could allow itself what the filter refuses.
+            send(self._sock, Listening(), (listener,))
+            os.close(listener)
         return Locked(layers, run_probes(msgspec.structs.replace(message.probes, keep_fds=keep_fds)))
 
     # what the plugin has been given
@@ -163,6 +194,7 @@ class Worker:
     def _detach(self, region: int) -> None:
         del self._regions[region]
         self._maps = {key: tensors for key, tensors in self._maps.items() if key[1] != region}
+        self._changeable.clear()
 
     def _read_layout(self, region: int, nbytes: int) -> tuple[TensorSpec, ...]:
         data = self._regions[region][:nbytes].numpy().tobytes()
@@ -200,8 +232,10 @@ class Worker:
     def _start(self, start: Start) -> None:
         # A plugin that uses a global generator before its first call is repeatable too.
         self._start_seed = start.seed
-        seed_everything(start.seed)
+        self._generators.seed_with(start.seed)
         torch.set_num_threads(start.threads)
+        # From here on it is the plugin that imports, in its own sandbox.
+        take_off()
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
         add_roots(start.roots)
         cls = load_class(start.module, start.qualname)
@@ -216,60 +250,58 @@ class Worker:
     def _call(self, call: Call) -> None:
         changes = self._role.changes.get(call.method)
         arguments = {name: self._argument(argument) for name, argument in call.arguments.items()}
-        counters = call.step
-        step = StepInfo(
-            counters.global_step,
-            counters.epoch,
-            counters.micro_batch,
-            counters.steps_total,
-            counters.lr_factor,
-            counters.pass_index,
-            counters.seed,
-        )
+        if changes in NAMED_TENSORS:
+            arguments[changes] = self._with_place(call, changes, arguments[changes])
+        step = StepInfo(*msgspec.structs.astuple(call.step))
         given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
-        seed_everything(step.call_seed)
+        self._generators.seed(step)
         started = time.perf_counter()
         result = getattr(self._plugin, call.method)(**given)
         seconds = time.perf_counter() - started
         checked = check_result(changes, result, arguments, finite=False)
         check_scalars(step.scalars)
-        self._reply(call, self._write(call, changes, checked, arguments, seconds, step.scalars))
+        kind, value, report = self._write(call, changes, checked, arguments)
+        scalars = {name: float(number) for name, number in step.scalars.items()}
+        self._reply(call, Done(call.seq, kind, value, seconds, scalars, report))
+        self._generators.prepare(call.method, step)
+
+    def _with_place(self, call: Call, changes: str, argument: TensorMap) -> Changeable:
+        at = call.arguments[changes]
+        assert isinstance(at, MapAt)  # noqa: S101 - the host says so
+        place = self._map(at.layout, call.result, 0, at.nbytes)
+        key = (id(argument), id(place))
+        known = self._changeable.get(key)
+        if known is None:
+            # Holding both keeps their ids from being given to others.
+            known = self._changeable[key] = Changeable(argument, place)
+        return known
 
     def _write(
-        self,
-        call: Call,
-        changes: str | None,
-        result: Any,
-        arguments: Mapping[str, Any],
-        seconds: float,
-        scalars: dict[str, float],
-    ) -> Done:
-        """Put ``result`` into the result region and describe it."""
-        done = _done(
-            call.seq, seconds=seconds, scalars={name: float(value) for name, value in scalars.items()}
-        )
+        self, call: Call, changes: str | None, result: Any, arguments: Mapping[str, Any]
+    ) -> tuple[ResultKind, float, WireReport | None]:
+        """Put ``result`` into the result region; return its kind, its value and its report for ``Done``."""
         match result:
             case None:
-                return done
+                return "none", 0.0, None
             case Batch():
                 soft = result.targets.dtype != arguments["batch"].targets.dtype or (
                     result.targets.shape != arguments["batch"].targets.shape
                 )
                 end = self._put(call, 0, result.inputs)
                 self._put(call, end, result.targets)
-                return msgspec.structs.replace(done, result="soft_batch" if soft else "batch")
+                return "soft_batch" if soft else "batch", 0.0, None
             case LossScale(factor):
-                return msgspec.structs.replace(done, result="loss_scale", value=factor)
+                return "loss_scale", factor, None
             case LossTerm(value, gradient):
                 self._put(call, 0, gradient)
-                return msgspec.structs.replace(done, result="loss_term", value=value)
+                return "loss_term", value, None
             case Report():
-                return msgspec.structs.replace(done, result="report", report=_wire_report(result))
+                return "report", 0.0, _wire_report(result)
             case AnotherPass(parameters):
                 self._put_map(call, str(changes), parameters)
-                return msgspec.structs.replace(done, result="another_pass")
+                return "another_pass", 0.0, None
         self._put_map(call, str(changes), result)
-        return msgspec.structs.replace(done, result="map")
+        return "map", 0.0, None
 
     def _put(self, call: Call, offset: int, tensor: Tensor) -> int:
         """Copy ``tensor`` to ``offset``; returns where the next may start."""
@@ -282,11 +314,12 @@ class Worker:
         argument = call.arguments[changes]
         assert isinstance(argument, MapAt)  # noqa: S101 - the host says so
         place = self._map(argument.layout, call.result, 0, argument.nbytes)
+        if tensors is place:
+            return  # it was computed there
         if isinstance(tensors, TensorMap) and tensors.specs is place.specs:
             place.buffer.copy_(tensors.buffer[: place.buffer.numel()])
             return
-        for name, tensor in tensors.items():
-            place[name].copy_(tensor)
+        torch._foreach_copy_(list(place.values()), apart(tensors, place))
 
     def _reply(self, call: Call, done: Done) -> None:
         data = encoder.encode(done)
@@ -300,14 +333,23 @@ class Worker:
         self._send(Large(call.seq, len(data)))
 
     def _save(self, seq: int) -> None:
-        seed_everything(self._start_seed)
+        self._generators.seed_with(self._start_seed)
         state = self._plugin.state_dict() if hasattr(self._plugin, "state_dict") else None
-        self._state = b"" if state is None else plain.dumps(state)
-        self._send(Size(seq, len(self._state)))
+        # Not copied: no code of the plugin's is called before it is fetched.
+        self._state = None if state is None else plain.encode(state, copy=False)
+        self._send(Size(seq, 0 if self._state is None else self._state.nbytes))
+
+    def _fetch(self, region: int) -> None:
+        target, at = self._regions[region].numpy().data, 0
+        for chunk in () if self._state is None else self._state.chunks():
+            target[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        self._state = None
 
     def _load(self, load: Load) -> None:
-        seed_everything(self._start_seed)
-        state = plain.loads(self._regions[load.region][: load.nbytes].numpy().tobytes())
+        self._generators.seed_with(self._start_seed)
+        # Its tensors are copies: the next state that is saved goes to the same region.
+        state = plain.decode(plain.read(self._regions[load.region][: load.nbytes]))
         self._plugin.load_state_dict(state)
         self._send(_done(load.seq))
 
@@ -332,7 +374,7 @@ class Worker:
             self._send(Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
             out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
-            used = used_bytes(os.getpid()) or 0
+            used = held_bytes(os.getpid())
             fault = Fault(
                 seq,
                 "memory" if out_of_memory else kind,
@@ -346,12 +388,16 @@ class Worker:
             self._send(fault)
 
 
-def _done(seq: int, *, seconds: float = 0.0, scalars: dict[str, float] | None = None) -> Done:
-    return Done(seq, "none", 0.0, seconds, scalars or {}, None)
+def _done(seq: int) -> Done:
+    return Done(seq, "none", 0.0, 0.0, {}, None)
 
 
 def _clip(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]}\n…\n{text[-MAX_TEXT // 2 :]}"
+    # In bytes, as a message must have room for two texts of any characters; a lone surrogate has none.
+    data, half = text.encode(errors="backslashreplace"), MAX_TEXT // 2
+    if len(data) <= MAX_TEXT:
+        return data.decode()
+    return f"{data[:half].decode(errors='ignore')}\n…\n{data[-half:].decode(errors='ignore')}"
 
 
 def _traceback(error: BaseException) -> str:

@@ -99,6 +99,9 @@ def test_loss_terms_need_the_shape_of_the_outputs():
     assert "a loss term's gradient of shape" in refused("loss", flat, outputs=OUTPUTS)
     assert "not finite" in refused("loss", LossTerm(math.nan, OUTPUTS), outputs=OUTPUTS)
     assert "not finite" in refused("loss", LossScale(math.inf), outputs=OUTPUTS)
+    # Finite as a double, and not as the loss will be.
+    assert "not finite as torch.float32" in refused("loss", LossScale(-1e39), outputs=OUTPUTS)
+    assert "not finite as torch.float32" in refused("loss", LossTerm(1e39, OUTPUTS), outputs=OUTPUTS)
     assert "returned float" in refused("loss", 1.0, outputs=OUTPUTS)
 
 

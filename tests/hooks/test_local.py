@@ -8,7 +8,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from ringfence import AnotherPass, StepInfo, TensorMap, passthrough
-from ringfence.hooks.errors import PluginLoadError, PluginRaisedError
+from ringfence.hooks import plain, surroundings
+from ringfence.hooks.errors import PluginLoadError, PluginProtocolError, PluginRaisedError
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import derive_seed
@@ -129,6 +130,57 @@ def test_the_trainers_generators_go_on_as_if_there_were_no_plugin(monkeypatch):
     assert draw() == expected
 
 
+class Draws:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self):
+        self.drawn = np.random.normal(), random.gauss(0, 1)  # noqa: NPY002
+
+
+def test_the_trainers_pairs_of_normal_numbers_are_not_torn_apart():
+    """Both generators make two at once and keep one: between calls there may be one waiting, or none."""
+
+    def trainer(between):
+        np.random.seed(3)  # noqa: NPY002
+        random.seed(3)
+        drawn = []
+        for draws in (0, 1, 1, 0, 2, 1, 0, 1):
+            between()
+            drawn += [(np.random.normal(), random.gauss(0, 1)) for _ in range(draws)]  # noqa: NPY002
+        return drawn
+
+    plugin, seen = started(Draws), []
+
+    def call():
+        plugin.call("backward", {}, StepInfo(3).for_plugin(11, "probe"))
+        seen.append(plugin._instance.drawn)
+
+    assert trainer(call) == trainer(lambda: None)
+    assert len(set(seen)) == 1
+
+
+def test_a_generator_that_the_trainer_has_set_for_numpy_is_its_own_again():
+    before = np.random.mtrand.get_bit_generator()
+    chosen = np.random.PCG64(5)
+    np.random.mtrand.set_bit_generator(chosen)
+    try:
+        started(Draws).call("backward", {}, StepInfo(3).for_plugin(11, "probe"))
+        assert np.random.mtrand.get_bit_generator() is chosen
+        assert np.random.rand() == np.random.RandomState(np.random.PCG64(5)).rand()  # noqa: NPY002
+    finally:
+        np.random.mtrand.set_bit_generator(before)
+
+
+def test_drawing_shows_in_the_memory_of_pythons_generator():
+    """What a state is asked for again by: a CPython that kept it elsewhere would be told here."""
+    generator = random.Random(1)  # noqa: S311
+    before = surroundings._own_memory(generator)
+    assert surroundings._own_memory(generator) == before
+    generator.random()
+    assert surroundings._own_memory(generator) != before
+
+
 class OnlySaves:
     role = "gradient"
     forward = passthrough
@@ -151,7 +203,7 @@ class BadState(Probe):
 
 def test_a_fault_in_load_state_dict_names_plugin_and_hook():
     with pytest.raises(PluginRaisedError, match=r"'probe' in 'gradient.load_state_dict': raised KeyError"):
-        started(BadState).load_state_dict({})
+        started(BadState).load_state_dict(plain.encode({}))
 
 
 class Unbuildable(Probe):
@@ -214,3 +266,58 @@ def test_a_clone_is_passed_on_without_a_copy():
     plugin, made = started(Clones), []
     plugin._instance.backward = lambda gradients: made.append(gradients.clone()) or made[-1]
     assert plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0)) is made[0]
+
+
+class LargeState(Probe):
+    def state_dict(self):
+        return {"moments": torch.zeros(1000), "half": torch.zeros(500).half()}
+
+
+def test_a_state_larger_than_a_quarter_of_the_memory_is_refused_by_name():
+    plugin = started(LargeState)
+    assert plugin.state_dict().nbytes > 5000
+    plugin.usage.state_of_bytes = 20_000
+    assert plugin.state_dict() is not None
+    plugin.usage.state_of_bytes = 19_999
+    with pytest.raises(PluginProtocolError) as caught:
+        plugin.state_dict()
+    message = str(caught.value)
+    assert message.startswith("plugin 'probe' in 'gradient.state_dict': state_dict() returned what cannot")
+    for part in (
+        "its state takes 5000 bytes",
+        "at most 4999",
+        "memory_fraction",
+        "Keep less in state_dict()",
+    ):
+        assert part in message
+
+
+class OddState(Probe):
+    def state_dict(self):
+        return {"digits": 10**5000}
+
+
+def test_a_state_that_cannot_be_written_is_the_plugins_fault():
+    with pytest.raises(PluginProtocolError, match=r"'probe' in 'gradient.state_dict'.*cannot be written"):
+        started(OddState).state_dict()
+
+
+class KeepsTensors(Probe):
+    def __init__(self):
+        self.tensor = torch.zeros(3)
+
+    def state_dict(self):
+        return {"tensor": self.tensor, "again": self.tensor}
+
+    def load_state_dict(self, state):
+        self.tensor = state["tensor"]
+
+
+def test_a_state_is_shared_with_nobody():
+    plugin = started(KeepsTensors)
+    state = plugin.state_dict()
+    plugin._instance.tensor += 1
+    assert plain.decode(state)["tensor"].tolist() == [0, 0, 0]
+    plugin.load_state_dict(state)
+    plugin._instance.tensor += 2
+    assert [tensor.tolist() for tensor in plain.decode(state).values()] == [[0, 0, 0]] * 2

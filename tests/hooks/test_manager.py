@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from ringfence import (
+    AnotherPass,
     LossScale,
     LossTerm,
     PluginLoadError,
+    PluginProtocolError,
     PluginRaisedError,
     Report,
     StepInfo,
@@ -14,6 +16,7 @@ from ringfence import (
     passthrough,
 )
 from ringfence.hooks import specs
+from ringfence.hooks.failures import Place
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.manager import Hooks
 from ringfence.hooks.plugin import PluginSpec
@@ -37,6 +40,10 @@ class Notes:
 def plugin(instance, name=None, **settings):
     name = name or type(instance).__name__.lower()
     return LocalPlugin(PluginSpec(name, "tests", "1", "tests", "X", instance.role, **settings), instance)
+
+
+def recover(hooks, error, step=0, steps_lost=0, wait=lambda seconds: None):
+    hooks.recover(error, Place(step, steps_lost), wait)
 
 
 class Scale:
@@ -140,9 +147,9 @@ def test_restart_is_given_up_after_three_in_a_row():
     for _ in range(3):
         with pytest.raises(PluginRaisedError) as caught:
             hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
-        hooks.recover(caught.value)
+        recover(hooks, caught.value)
     with pytest.raises(PluginRaisedError, match="broken; it was restarted 3 times in a row before"):
-        hooks.recover(caught.value)
+        recover(hooks, caught.value)
     assert failing.usage.restarts == 3
     assert failing.usage.state == "failed"
 
@@ -154,7 +161,7 @@ def test_progress_starts_the_count_of_restarts_anew():
     hooks.register(failing)
     error = PluginRaisedError("x", plugin="failing")
     for _ in range(10):
-        hooks.recover(error)
+        recover(hooks, error)
         hooks.progressed()
     assert failing.usage.restarts == 10
 
@@ -219,7 +226,7 @@ def test_a_fault_of_the_first_kind_is_not_told_as_one_after_restarts():
     hooks = Hooks()
     hooks.register(plugin(Failing(), on_failure="abort"))
     with pytest.raises(PluginRaisedError) as caught:
-        hooks.recover(PluginRaisedError("x", plugin="failing"))
+        recover(hooks, PluginRaisedError("x", plugin="failing"))
     assert "restarted" not in str(caught.value)
 
 
@@ -242,3 +249,73 @@ def test_all_plugins_are_ended_even_if_some_cannot_be():
         hooks.close()
     assert sorted(closed) == ["a", "b", "c", "d"]
     assert {one.usage.state for one in hooks.plugins} == {"closed"}
+
+
+def test_a_pause_comes_between_the_decision_and_the_restart():
+    hooks, happened = Hooks(listener=(notes := Notes())), []
+    failing = plugin(Failing())
+    failing.restart = lambda: happened.append("restarted")
+    hooks.register(failing)
+    error = PluginRaisedError("x", plugin="failing")
+    for _ in range(2):
+        recover(hooks, error, wait=lambda seconds: happened.append((len(notes.events), seconds)))
+    assert happened == [(1, 0.0), "restarted", (2, 0.5), "restarted"]
+
+
+def without_state(name="stateful", **settings):
+    """Return a plugin that can neither give its state nor take it."""
+    one = plugin(Scale(1.0), name, **settings)
+
+    def failing(method):
+        def fail(*_):
+            raise PluginRaisedError("broken", plugin=name, hook=f"gradient.{method}")
+
+        return fail
+
+    one.state_dict, one.load_state_dict = failing("state_dict"), failing("load_state_dict")
+    return one
+
+
+STATES = {
+    "state_dict": lambda hooks: hooks.state_dict(),
+    "load_state_dict": lambda hooks: hooks.load_state_dict({"stateful": object()}),
+}
+
+
+@pytest.mark.parametrize("method", STATES)
+def test_a_plugin_that_may_be_disabled_is_where_its_state_fails(method):
+    """No step is lost for it."""
+    hooks = Hooks(listener=(notes := Notes()))
+    hooks.register(without_state(on_failure="disable"))
+    STATES[method](hooks)
+    assert hooks.plugins[0].usage.state == "disabled"
+    (fault,) = hooks.failures.log.kept
+    assert (fault.hook, fault.decision, fault.steps_lost) == (f"gradient.{method}", "disabled", 0)
+    assert notes.events == [fault.message]
+
+
+@pytest.mark.parametrize("method", STATES)
+def test_the_state_of_a_plugin_that_is_restarted_is_the_callers_to_have_again(method):
+    hooks = Hooks()
+    hooks.register(without_state())
+    with pytest.raises(PluginRaisedError):
+        STATES[method](hooks)
+    assert hooks.failures.log.count == 0
+
+
+class Early:
+    role = "optimizer"
+    backward = passthrough
+
+    def forward(self, parameters):
+        return AnotherPass(parameters.clone())
+
+
+def test_another_pass_before_the_first_is_the_optimizers_fault():
+    hooks = Hooks()
+    hooks.register(plugin(Early()))
+    parameters = TensorMap.like({"w": torch.ones(2)})
+    with pytest.raises(
+        PluginProtocolError, match=r"'early' in 'optimizer\.forward' at step 3: asked for another"
+    ):
+        hooks.optimizer_forward(parameters, StepInfo(3))

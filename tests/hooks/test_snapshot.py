@@ -61,15 +61,14 @@ def test_snapshot_holds_every_hook_role_name_and_attribute():
     assert snapshot.types["Gradients"] == snapshot.types["TensorMap"]
 
 
-def test_index_ends_with_the_current_series_and_every_series_has_a_snapshot():
+def test_the_series_end_with_the_current_one_and_each_has_a_snapshot():
     index = Index.read()
+    names = [series.name for series in index.up_to(Version(__version__))]
 
-    assert index.series[-1].name == CURRENT
-    assert [series.name for series in index.series] == list(index.snapshots)
-    assert {path.name for path in FOLDER.glob("*.json")} == {
-        "index.json",
-        *(f"{series.name}.json" for series in index.series),
-    }
+    assert names[-1] == CURRENT
+    assert names == list(index.snapshots)
+    files = {path.name for path in FOLDER.glob("*.json")}
+    assert files == {"index.json", *(f"{name}.json" for name in names)}
 
 
 def test_nothing_was_removed_without_two_series_of_notice():

@@ -19,7 +19,10 @@ import threading
 import time
 from pathlib import Path
 
-from ringfence.isolation import budget, kernel, layers, probes, report
+import refused_calls
+import seccompy
+
+from ringfence.isolation import budget, kernel, layers, probes, probes_files, report
 
 CANARY_VARIABLE = "RINGFENCE_TEST_SECRET"
 MIB = 1 << 20
@@ -161,7 +164,23 @@ def threads(_, job):
     return {"started": len(started)}
 
 
+def try_refused(context, job):
+    return {"tried": refused_calls.try_all(context, job["socket"])}
+
+
+def try_allowed(context, job):
+    return {"tried": refused_calls.allowed(context, job["socket"])}
+
+
+def tell(_, __):
+    """Make a call that is told."""
+    return {"error": _error(lambda: os.setuid(os.getuid()))}
+
+
 BODIES = {
+    "try_refused": try_refused,
+    "try_allowed": try_allowed,
+    "tell": tell,
     "probes": probe,
     "workload": workload,
     "leak": leak,
@@ -196,13 +215,18 @@ def child(job, folder, victim_pid, out):
         max_threads=job.get("max_threads", 64),
     )
     context = probes.ProbeContext(
-        victim_pid, str(folder / "canary"), layer_job.scratch, CANARY_VARIABLE, layer_job.keep_fds
+        victim_pid,
+        str(folder / "canary"),
+        layer_job.scratch,
+        CANARY_VARIABLE,
+        layer_job.keep_fds,
+        host_network=probes_files.network_inode(),
     )
     if job.get("second_thread"):
         threading.Thread(target=time.sleep, args=(10,), daemon=True).start()
     started = time.perf_counter()
     try:
-        statuses = layers.confine(layer_job)
+        statuses = layers.confine(layer_job, (lambda fd: None) if job.get("listen") else None)
     except layers.LayerError as error:
         return {"layer_error": error.layer, "reason": error.reason}
     confined = time.perf_counter()
@@ -229,11 +253,14 @@ def main():
     os.environ[CANARY_VARIABLE] = "secret"
     os.open(folder / "canary", os.O_RDONLY)  # left open: a child must not have it
     near = far = None
-    if job["body"] == "talk":
+    if job["body"] in ("talk", "try_refused", "try_allowed"):
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         job["socket"] = far.detach()
         near.send(b"hello")
     layers.prepare()
+    # There can be one listener: a supervisor's, as some containers have, leaves none for others.
+    supervisor = seccompy.Filter(flags=seccompy.FilterFlag.NEW_LISTENER) if job.get("supervised") else None
+    listener = supervisor and supervisor.load()
     reader, writer = os.pipe()
     with subprocess.Popen(["/bin/sleep", "60"]) as victim:
         pid = os.fork()
@@ -259,10 +286,12 @@ def main():
             result = json.loads(answers.read() or b"{}")
         _, status = os.waitpid(pid, 0)
         result["exit"] = os.waitstatus_to_exitcode(status)
-        if near is not None:
+        if job["body"] == "talk":
             result["reply"] = near.recv(64).decode()
         result["victim_state"] = Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[0]
         victim.kill()
+    if listener:
+        listener.close()
     print(json.dumps(result))
 
 

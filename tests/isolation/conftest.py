@@ -1,4 +1,4 @@
-"""One sandbox for a module's tests: its zygote takes seconds to start, a plugin milliseconds."""
+"""One sandbox for all tests but those that harm it: its zygote takes seconds to start, a plugin little."""
 
 import json
 import os
@@ -22,7 +22,24 @@ CONFINED = Path(__file__).parent / "confined_child.py"
 NOBODY = 65534
 
 
-@pytest.fixture(scope="module")
+FUZZED = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def tell_fuzzed(request):
+    """Take a line for the end of the run: what was executed, and what came of it."""
+    return request.config.stash.setdefault(FUZZED, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    lines = config.stash.get(FUZZED, [])
+    if lines:
+        terminalreporter.section("fuzzing of what workers send")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
 def sandbox():
     with Sandbox() as running:
         yield running
@@ -35,7 +52,15 @@ def spec():
     def describe(where, role="gradient", **settings):
         module, _, qualname = where.partition(":")
         return PluginSpec(
-            qualname.lower(), "tests", "1.0", module, qualname, role, search_path=(PLUGINS,), **settings
+            qualname.lower(),
+            "tests",
+            "1.0",
+            module,
+            qualname,
+            role,
+            search_path=(PLUGINS,),
+            readable=(PLUGINS,),
+            **settings,
         )
 
     return describe

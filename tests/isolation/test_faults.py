@@ -1,8 +1,6 @@
 """Every way to fail is named with plugin, hook, step and cause; the next plugin is not disturbed."""
 
-import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,26 +13,24 @@ from ringfence import (
     PluginTimeoutError,
     StepInfo,
 )
+from ringfence.isolation.pool import Sandbox
 
+#: One of each kind; the whole table of them is that of the hostile plugins.
 FAULTS = [
     ("raise", PluginRaisedError, "raised RuntimeError: the plugin's own fault"),
-    ("exit", PluginRaisedError, "raised SystemExit: 3"),
-    ("os_exit", PluginCrashedError, "exited with status 7; it last printed:\n    about to leave"),
     ("abort", PluginCrashedError, "ended by SIGABRT"),
-    ("segfault", PluginCrashedError, "ended by SIGSEGV"),
     ("write_input", PluginCrashedError, "ended by SIGSEGV"),
     ("hang", PluginTimeoutError, "no reply within 1 s"),
-    ("ignore_signals", PluginTimeoutError, "no reply within 1 s"),
-    ("wrong_shape", PluginProtocolError, "of shape (3,); expected (5, 3)"),
-    ("wrong_dtype", PluginProtocolError, "of dtype torch.float64; expected torch.float32"),
     ("nan", PluginProtocolError, "gradient 'weight' with a value that is not finite"),
-    ("missing_name", PluginProtocolError, "missing ['weight']"),
-    ("wrong_type", PluginProtocolError, "returned int; expected a mapping"),
     ("bad_bytes", PluginProtocolError, "not a message of this protocol"),
-    ("huge_message", PluginProtocolError, "a message of 100000 bytes; at most 65536"),
-    ("other_reply", PluginProtocolError, "answered request 999"),
-    ("lying_outbox", PluginProtocolError, "a reply of 4611686018427387904 bytes"),
 ]
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    """Return a sandbox whose zygote may be killed."""
+    with Sandbox() as running:
+        yield running
 
 
 @pytest.mark.parametrize(("fault", "error", "says"), FAULTS, ids=[fault for fault, *_ in FAULTS])
@@ -53,10 +49,8 @@ def test_a_fault_is_named_and_contained(start, gradients, fault, error, says):
     assert plugin.call("backward", {"gradients": gradients}, StepInfo(8)) is None
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy", "python"])
-def test_a_leak_stops_at_the_budget(start, gradients, kind):
-    fraction = 0.02
-    plugin = start("faulty:Faulty", options={"fault": f"leak_{kind}"}, memory_fraction=fraction)
+def test_a_leak_is_told_with_its_figures(start, gradients):
+    plugin = start("faulty:Faulty", options={"fault": "leak_torch"}, memory_fraction=0.02)
     budget = plugin.usage.budget_bytes
     with pytest.raises(PluginMemoryError) as caught:
         plugin.call("backward", {"gradients": gradients}, StepInfo(0))
@@ -67,17 +61,6 @@ def test_a_leak_stops_at_the_budget(start, gradients, kind):
     assert error.enforced_by == "RLIMIT_DATA"
     assert "MiB of its" in str(error)
     assert plugin.usage.peak_bytes <= 1.02 * budget
-    print(kind, str(error))
-
-
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [("many_files", "files"), ("many_bytes", "scratch"), ("many_threads", "thread")],
-)
-def test_what_is_not_memory_is_bounded_too(start, gradients, fault, says):
-    plugin = start("faulty:Faulty", options={"fault": fault}, deadline_s=25.0)
-    with pytest.raises((PluginCrashedError, PluginRaisedError), match=says):
-        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
 
 
 def test_a_plugin_cannot_blind_the_watchdog_with_its_name(sandbox, start, gradients):
@@ -86,18 +69,6 @@ def test_a_plugin_cannot_blind_the_watchdog_with_its_name(sandbox, start, gradie
         plugin.call("backward", {"gradients": gradients}, StepInfo(0))
     assert sandbox.watchdog.is_alive()
     assert plugin.usage.peak_bytes > 0
-
-
-def test_a_flood_of_output_neither_blocks_nor_grows_the_host(start, gradients):
-    plugin = start("faulty:Faulty", options={"fault": "flood"}, deadline_s=20.0)
-    before = resident_bytes()
-    plugin.call("backward", {"gradients": gradients}, StepInfo(0))
-    assert resident_bytes() - before < 4 * 1024 * 1024
-    assert len(plugin._workers[0].channel.process.log_tail()) < 30_000
-
-
-def resident_bytes():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_constructor_that_raises_is_told_with_its_traceback(start):

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from ringfence import AnotherPass, LossScale, PluginRaisedError, Report, StepInfo, TensorMap
+from ringfence.hooks import plain
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.manager import Hooks
 from ringfence.isolation.landlock import PINNED
 from ringfence.isolation.pool import Sandbox
+
+from ..watching import descriptors, settled_descriptors
 
 ALL_LAYERS = {"fds", "environment", "rlimits", "privileges", "landlock", "seccomp", "watchdog", "messages"}
 
@@ -116,7 +119,8 @@ def test_a_stream_runs_ahead_and_can_be_abandoned(start, batch):
 
     stream = plugin.stream(source(), done=lambda step: None, failed=pytest.fail)
     next(stream)
-    assert len(pulled) == 4
+    # One that is in use, and two a worker that are under way.
+    assert len(pulled) == 5
     stream.close()
     again = plugin.stream(iter([(batch, StepInfo(50))]), done=lambda step: None, failed=pytest.fail)
     assert [step.global_step for _, step in again] == [50]
@@ -129,9 +133,10 @@ def test_optimizer_state_crosses_and_survives_a_restart(both, gradients, step):
         for _ in range(3):
             plugin.call("backward", {"parameters": parameters, "gradients": gradients}, fresh(step))
     state = isolated.state_dict()
-    assert torch.equal(state["velocity"]["bias"], local.state_dict()["velocity"]["bias"])
+    biases = [plain.decode(saved)["velocity"]["bias"] for saved in (state, local.state_dict())]
+    assert torch.equal(*biases)
     isolated.restart()
-    assert isolated.state_dict()["velocity"] == {}
+    assert plain.decode(isolated.state_dict())["velocity"] == {}
     isolated.load_state_dict(state)
     results = [
         plugin.call("backward", {"parameters": parameters, "gradients": gradients}, fresh(step))
@@ -328,9 +333,6 @@ def test_usage_is_counted(start, gradients, step):
 
 
 def test_nothing_is_left_when_a_sandbox_closes(spec, gradients, step):
-    def descriptors():
-        return sorted(path.name for path in Path("/proc/self/fd").iterdir())
-
     before = descriptors(), threading.active_count()
     with Sandbox() as sandbox:
         folder = sandbox.folder
@@ -341,7 +343,8 @@ def test_nothing_is_left_when_a_sandbox_closes(spec, gradients, step):
     assert not any(Path(f"/proc/{pid}").exists() for pid in [*pids, zygote])
     assert not folder.exists()
     del plugin
-    assert (descriptors(), threading.active_count()) == before
+    assert settled_descriptors(before[0]) <= before[0]
+    assert threading.active_count() <= before[1]
 
 
 def test_hooks_fold_isolated_plugins_in_the_jobs_order(start, gradients):

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from ringfence import PluginCrashedError, SandboxUnavailableError, StepInfo
+from ringfence import PluginCrashedError, PluginLoadError, SandboxUnavailableError, StepInfo
 from ringfence.isolation import forking, pool, scratch
 from ringfence.isolation.cgroup import owner_prefix
 from ringfence.isolation.imports import import_paths
 from ringfence.isolation.pool import Sandbox
+
+from ..watching import descriptors, settled_descriptors
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,13 @@ def ended():
     with subprocess.Popen(["true"]) as process:
         process.wait()
     return process.pid
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    """Return a sandbox whose zygote may be killed."""
+    with Sandbox() as running:
+        yield running
 
 
 @contextlib.contextmanager
@@ -161,12 +170,12 @@ def is_running(pid):
 
 def test_nothing_is_left_when_the_zygote_cannot_be_started(monkeypatch):
     before = threads_and_folders()
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    count = descriptors()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SandboxUnavailableError, match="no process for plugins could be started"):
         Sandbox()
     assert threads_and_folders() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert settled_descriptors(count) <= count
 
 
 def test_a_zygote_that_cannot_import_says_what_may_be_missing(monkeypatch):
@@ -266,16 +275,25 @@ def test_folders_of_killed_trainers_are_swept_and_no_others(tmp_path, ended):
 
 
 KILLED = """
-import os, signal
+import os, signal, time
 from ringfence.isolation.pool import Sandbox
-print(Sandbox().folder, flush=True)
+sandbox = Sandbox()
+time.sleep(0.5)  # the zygote has begun to import what takes seconds
+print(sandbox.folder, sandbox._zygote.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_sandbox_sweeps_what_a_killed_trainer_left():
-    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
-    left = Path(done.stdout.strip())
+def test_what_a_trainer_left_that_was_killed_as_its_zygote_started_ends_or_is_swept():
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as trainer:
+        # Not to its end: the zygote holds the other one too.
+        folder, zygote = trainer.stdout.readline().split()
+        trainer.wait()
+        killed = time.monotonic()
+        while is_running(int(zygote)):
+            assert time.monotonic() < killed + 1
+            time.sleep(0.01)
+    left = Path(folder)
     assert left.exists()
     Sandbox().close()
     assert not left.exists()
@@ -335,3 +353,17 @@ def test_search_paths_are_the_hosts_without_what_lies_about(monkeypatch, tmp_pat
     places = ["", str(script.parent), "/user/packages", str(tmp_path), "relative", "/site", "/user/packages"]
     monkeypatch.setattr(sys, "path", places)
     assert import_paths() == ("/user/packages", "/site")
+
+
+def test_plugins_never_get_more_than_they_may_have_together(spec):
+    with Sandbox() as sandbox:
+        running = [sandbox.start(spec("obedient:Halve", memory_fraction=0.15)) for _ in range(6)]
+        with pytest.raises(PluginLoadError, match=r"together, 90% of this machine's memory; lower memory_fr"):
+            sandbox.start(spec("obedient:Halve", memory_fraction=0.02))
+        running[0].close()
+        assert sandbox.start(spec("obedient:Halve", memory_fraction=0.15)).is_running
+
+
+def test_a_share_too_small_to_start_in_names_those_that_share(spec):
+    with Sandbox(plugins=90) as sandbox, pytest.raises(PluginLoadError, match="90 plugins share this mach"):
+        sandbox.start(spec("obedient:Halve", memory_fraction=0.01))

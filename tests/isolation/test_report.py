@@ -4,11 +4,12 @@ import pytest
 
 from ringfence.hooks.errors import SandboxUnavailableError
 from ringfence.isolation.probes import LAYER_PROBES, PROBES
-from ringfence.isolation.report import combine, grade, refuse_if_missing, table
+from ringfence.isolation.report import combine, grade, refuse_if_missing, table, worst
 from ringfence.isolation.status import CONSEQUENCES, LAYERS, REQUIRED, active, lacking
 
 IN_CHILD = tuple(LAYER_PROBES)
 ALL_ACTIVE = [active(name, "on") for name in IN_CHILD]
+HELD = [*ALL_ACTIVE, active("watchdog", "on")]
 ALL_BLOCKED = dict.fromkeys(PROBES, True)
 
 
@@ -50,7 +51,7 @@ def test_layers_of_the_host_stand_where_they_are_applied():
 
 @pytest.mark.parametrize("layer", REQUIRED)
 def test_a_plugin_is_refused_without_a_required_layer(layer):
-    statuses = [lacking(layer, "failed", "no such thing") if s.name == layer else s for s in ALL_ACTIVE]
+    statuses = [lacking(layer, "failed", "no such thing") if s.name == layer else s for s in HELD]
     with pytest.raises(SandboxUnavailableError) as caught:
         refuse_if_missing(statuses, "augment")
     message = str(caught.value)
@@ -62,11 +63,11 @@ def test_a_plugin_is_refused_without_a_required_layer(layer):
 
 def test_a_plugin_is_refused_when_nothing_is_known_of_a_required_layer():
     with pytest.raises(SandboxUnavailableError, match="seccomp"):
-        refuse_if_missing([status for status in ALL_ACTIVE if status.name != "seccomp"], "augment")
+        refuse_if_missing([status for status in HELD if status.name != "seccomp"], "augment")
 
 
 def test_a_plugin_runs_without_the_layers_that_are_extras():
-    refuse_if_missing([status for status in ALL_ACTIVE if status.name in REQUIRED], "augment")
+    refuse_if_missing([status for status in HELD if status.name in REQUIRED], "augment")
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,28 @@ def test_a_plugin_runs_without_the_layers_that_are_extras():
     [
         ((), "A"),
         (("namespaces",), "A"),
+        (("watchdog",), "B"),
         (("landlock",), "B"),
         (("seccomp",), "B"),
         (("landlock", "seccomp"), "C"),
     ],
 )
 def test_the_grade_says_what_the_layers_are_good_for(missing, letter):
-    assert grade([status for status in ALL_ACTIVE if status.name not in missing]).startswith(f"{letter}:")
+    assert grade([status for status in HELD if status.name not in missing]).startswith(f"{letter}:")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_layer_stands_as_in_the_process_where_it_stands_worst(order):
+    first = combine(ALL_ACTIVE, ALL_BLOCKED)
+    second = combine(ALL_ACTIVE, {**ALL_BLOCKED, "read_canary": False})
+    assert names(worst([first, second][::order]), "failed") == {"landlock"}
+    assert worst([first, first]) == first
+
+
+def test_a_layer_that_one_process_says_nothing_of_is_not_active():
+    without = [status for status in ALL_ACTIVE if status.name != "seccomp"]
+    judged = worst([combine(ALL_ACTIVE, ALL_BLOCKED), combine(without, ALL_BLOCKED)])
+    assert names(judged, "unavailable") == {"seccomp"}
 
 
 def test_the_table_tells_each_layer_with_its_consequence():

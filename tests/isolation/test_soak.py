@@ -1,7 +1,6 @@
 """Ten thousand calls and a hundred restarts leave the host as it was."""
 
 import gc
-import os
 import threading
 from pathlib import Path
 
@@ -10,26 +9,29 @@ import torch
 
 from ringfence import PluginCrashedError, StepInfo, TensorMap
 
+from ..watching import descriptors, settled_descriptors
 
-def host():
-    """Return resident bytes, open descriptors, threads and mapped shared memory of this process."""
+
+def host(descriptors):
+    """Return resident bytes, the ``descriptors`` open, threads and mapped shared memory of this process."""
     gc.collect()
     status = Path("/proc/self/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return {
         "resident": int(fields["RssAnon"].split()[0]) * 1024,
         "shared": int(fields["RssShmem"].split()[0]) * 1024,
-        # The least of a few looks: the watchdog opens a file of /proc now and then.
-        "descriptors": min(len(os.listdir("/proc/self/fd")) for _ in range(20)),  # noqa: PTH208 - a count
+        "descriptors": descriptors,
         "threads": threading.active_count(),
     }
 
 
+@pytest.mark.attack(52)
 @pytest.mark.parametrize(
     ("calls", "restarts"),
     [(500, 5), pytest.param(10_000, 100, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
-def test_calls_and_restarts_leave_the_host_as_it_was(start, calls, restarts):
+def test_calls_and_restarts_leave_the_host_as_it_was(start, record_property, calls, restarts):
+    record_property("no control", "52: nothing is attacked that could be without a sandbox")
     gradients = TensorMap.like({"weight": torch.zeros(256, 256), "bias": torch.zeros(256)})
     plugin = start("obedient:Halve")
     faulty = start("faulty:Faulty", options={"fault": "abort", "at": 1})
@@ -43,11 +45,11 @@ def test_calls_and_restarts_leave_the_host_as_it_was(start, calls, restarts):
             faulty.restart()
 
     work(100, 2)
-    before = host()
+    before = host(descriptors())
     work(calls, restarts)
-    after = host()
+    after = host(settled_descriptors(before["descriptors"]))
     print(calls, "calls", restarts, "restarts", before, after)
-    assert after["descriptors"] == before["descriptors"]
+    assert after["descriptors"] <= before["descriptors"]
     assert after["threads"] == before["threads"]
     assert after["shared"] <= before["shared"] + 64 * 1024
     assert after["resident"] <= before["resident"] + 4 * 1024 * 1024

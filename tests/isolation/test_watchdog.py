@@ -7,13 +7,17 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from ringfence.hooks.plugin import PluginUsage
-from ringfence.isolation import budget, scratch, watchdog
-from ringfence.isolation.watchdog import Account, Process, Watchdog
+from ringfence.isolation import account as books
+from ringfence.isolation import budget, scratch
+from ringfence.isolation.account import Account
+from ringfence.isolation.process import Process
+from ringfence.isolation.watchdog import Watchdog
+
+from ..watching import descriptors, settled_descriptors
 
 MIB = 1 << 20
 
@@ -62,7 +66,7 @@ def child():
         yield child
 
 
-def account(*processes, mib=1024):
+def book(*processes, mib=1024):
     return Account(mib * MIB, PluginUsage(budget_bytes=mib * MIB), list(processes))
 
 
@@ -77,7 +81,7 @@ def until(condition, seconds=5.0):
 def test_a_name_neither_hides_memory_nor_ends_the_watch(watching, child, name):
     process = child(RENAME + EAT + READY, name.hex())
     assert budget.used_bytes(process.pid) > 96 * MIB
-    watched = account(process, mib=64)
+    watched = book(process, mib=64)
     watching.add(watched)
     assert until(process.has_ended)
     assert watched.exceeded_bytes > 96 * MIB
@@ -88,7 +92,7 @@ def test_a_name_neither_hides_memory_nor_ends_the_watch(watching, child, name):
 def test_an_account_that_cannot_be_measured_is_ended_and_the_others_are_watched(watching, child):
     odd, hungry = child(READY), child(EAT + READY)
     odd.pid = "no number\0"
-    accounts = account(odd), account(hungry, mib=64)
+    accounts = book(odd), book(hungry, mib=64)
     for each in accounts:
         watching.add(each)
     assert until(lambda: odd.has_ended() and hungry.has_ended())
@@ -99,7 +103,7 @@ def test_an_account_that_cannot_be_measured_is_ended_and_the_others_are_watched(
 
 def test_a_watch_that_ends_takes_the_plugins_with_it(watching, child, monkeypatch):
     process = child(READY)
-    watched = account(process)
+    watched = book(process)
     watching.add(watched)
     monkeypatch.setattr(threading, "excepthook", lambda error: None)
     watching._poll = None
@@ -119,7 +123,7 @@ def test_a_process_whose_main_thread_ended_is_killed(watching, child):
     """)
     assert budget.used_bytes(process.pid) is None
     assert budget.threads_go_on(process.pid)
-    watched = account(process)
+    watched = book(process)
     watching.add(watched)
     assert until(process.has_ended)
     assert watched.exceeded.startswith("went on in other threads after its main thread had ended")
@@ -135,10 +139,10 @@ def test_a_process_that_ends_with_threads_is_blamed_for_nothing(watching, child)
         time.sleep(0.3)
         os._exit(3)
     """)
-    watched = account(process)
+    watched = book(process)
     watching.add(watched)
     assert until(process.has_ended)
-    time.sleep(3 * watchdog.INTERVAL_S)
+    time.sleep(3 * books.INTERVAL_S)
     assert (watched.exceeded, watched.exceeded_bytes) == ("", 0)
     assert not budget.threads_go_on(process.pid)
 
@@ -152,7 +156,7 @@ for _ in range(int(sys.argv[1]) - 1):
 
 def test_threads_are_counted(watching, child):
     few, many = child(THREADS + READY, "128"), child(THREADS + READY, "129")
-    accounts = account(few), account(many)
+    accounts = book(few), book(many)
     for each in accounts:
         watching.add(each)
     assert until(many.has_ended)
@@ -165,7 +169,7 @@ def test_a_number_that_another_process_has_now_is_not_measured(child):
     ended.kill()
     assert until(ended.has_ended)
     ended.pid = other.pid
-    watched = account(ended, mib=64)
+    watched = book(ended, mib=64)
     watched.measure()
     assert watched.exceeded_bytes == 0
     assert watched.usage.memory_bytes == 0
@@ -177,13 +181,13 @@ def test_a_number_that_another_process_has_now_is_not_measured(child):
 def test_a_worker_with_too_many_files_is_killed_within_seconds(watching, child, tmp_path):
     process = child(READY)
     process.scratch = str(tmp_path)
-    watched = account(process)
+    watched = book(process)
     watching.add(watched)
     for folder in range(10):
         (tmp_path / str(folder)).mkdir()
         for number in range(999):
             (tmp_path / str(folder) / str(number)).touch()
-    time.sleep(2 * watchdog.SCRATCH_INTERVAL_S)
+    time.sleep(2 * books.SCRATCH_INTERVAL_S)
     assert watched.exceeded == ""
     (tmp_path / "one more").touch()
     assert until(process.has_ended)
@@ -193,39 +197,54 @@ def test_a_worker_with_too_many_files_is_killed_within_seconds(watching, child, 
 def test_bytes_are_counted_as_the_disk_does(tmp_path):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(10 * MIB)
-    assert scratch.what_is_too_much(str(tmp_path), max_bytes=MIB) == ""
+    assert scratch.look_into(str(tmp_path), max_bytes=MIB).too_much == ""
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/full").write_bytes(b"x" * 2 * MIB)
-    said = scratch.what_is_too_much(str(tmp_path), max_bytes=MIB)
+    said = scratch.look_into(str(tmp_path), max_bytes=MIB).too_much
     assert said == "has 2 MiB in its scratch folder; at most 1 MiB"
 
 
 def test_no_link_is_followed_and_what_is_gone_is_nothing(tmp_path):
     (tmp_path / "link").symlink_to("/usr")
     os.mkfifo(tmp_path / "pipe")
-    assert scratch.what_is_too_much(str(tmp_path), max_files=2) == ""
-    assert scratch.what_is_too_much(str(tmp_path / "link"), max_files=2) == ""
-    assert scratch.what_is_too_much(str(tmp_path / "gone"), max_files=2) == ""
+    assert scratch.look_into(str(tmp_path), max_files=2).too_much == ""
+    assert scratch.look_into(str(tmp_path / "link"), max_files=2).too_much == ""
+    assert scratch.look_into(str(tmp_path / "gone"), max_files=2).too_much == ""
 
 
 def test_a_look_costs_no_more_than_it_may(tmp_path):
     for number in range(50):
         (tmp_path / str(number)).touch()
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    assert scratch.what_is_too_much(str(tmp_path), max_files=10) == "has over 10 files in its scratch folder"
+    before = descriptors()
+    assert (
+        scratch.look_into(str(tmp_path), max_files=10).too_much == "has over 10 files in its scratch folder"
+    )
     deep = tmp_path.joinpath(*"d" * 40)
     deep.mkdir(parents=True)
-    assert scratch.what_is_too_much(str(tmp_path)) == (
+    assert scratch.look_into(str(tmp_path)).too_much == (
         "has folders in its scratch folder nested over 32 deep"
     )
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert settled_descriptors(before) <= before
 
 
 def test_ten_thousand_files_are_counted_in_a_fraction_of_a_second(tmp_path):
     for number in range(9999):
         (tmp_path / str(number)).touch()
     started = time.process_time()
-    assert scratch.what_is_too_much(str(tmp_path)) == ""
+    assert scratch.look_into(str(tmp_path)).too_much == ""
     seconds = time.process_time() - started
     print(f"{seconds * 1000:.0f} ms")
     assert seconds < 0.3
+
+
+def test_threads_take_short_turns_as_long_as_somebody_watches():
+    before = sys.getswitchinterval()
+    first, second = Watchdog(), Watchdog()
+    during = sys.getswitchinterval()
+    first.close()
+    first.close()
+    still = sys.getswitchinterval()
+    second.close()
+
+    assert before == sys.getswitchinterval()
+    assert during == still == pytest.approx(0.0002, rel=0.01)

@@ -1,0 +1,263 @@
+"""Makes the connections that a job grants a plugin, and hands them to its workers.
+
+A worker has no network and may make no socket. It sends the number of a grant
+over a pair of its own; a thread of the host looks the name up, connects, and
+sends the connected socket back. From then on the plugin reads and writes it
+itself. Nothing that a plugin sends is a name, an address or a port.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import ipaddress
+import os
+import select
+import socket
+import termios
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..hooks.permissions import Target
+from .dialler import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
+from .grants import CLOUD_KEYS
+
+#: Connections that one plugin may have open at a time, all its workers together.
+MAX_OPEN = 16
+#: Of a connection, each way. The kernel keeps what is under way, and no budget of a process counts it.
+BUFFER_BYTES = 256 * 1024
+#: Connections that one plugin may ask for at once, and then each second: each costs the trainer a
+#: moment and the machine a port, which stays taken for a minute.
+BURST = 32
+RATE_PER_S = 20.0
+#: Addresses of one name that are tried.
+_MAX_ADDRESSES = 4
+#: Replies that a worker may leave unread, in bytes as the kernel counts them.
+_MAX_UNREAD_BYTES = 16 * 1024
+_END_S = 1.0
+
+#: ``socket.getaddrinfo``, or what stands in for it.
+Resolve = Callable[[str, int], Sequence[tuple[Any, Any, Any, Any, Any]]]
+
+
+def resolve(host: str, port: int) -> Sequence[tuple[Any, Any, Any, Any, Any]]:
+    """Return the addresses of a host, by this machine's resolver."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+class _ClosedError(Exception):
+    """The broker was closed while it waited."""
+
+
+class Broker:
+    """One plugin's way to the hosts that it is granted; one thread, until closed.
+
+    Args:
+        plugin: Name of the plugin.
+        targets: What is granted.
+        workers: How many processes it has.
+        look_up: Finds the addresses of a name.
+
+    Attributes:
+        ends: The workers' ends, one each; to be handed over, then closed.
+    """
+
+    def __init__(
+        self, plugin: str, targets: Sequence[Target], workers: int, look_up: Resolve = resolve
+    ) -> None:
+        self._targets = tuple(targets)
+        self._look_up = look_up
+        self._inodes: list[int] = []
+        self._credit = float(BURST)
+        self._credited_at = time.monotonic()
+        self.ends: list[socket.socket] = []
+        self._lines: dict[int, socket.socket] = {}
+        self._closing, self._closed = socket.socketpair()
+        try:
+            for _ in range(workers):
+                self._add_line()
+        except BaseException:
+            for each in (*self.ends, *self._lines.values(), self._closing, self._closed):
+                each.close()
+            raise
+        self._thread = threading.Thread(target=self._run, name=f"ringfence-broker-{plugin}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; safe to call twice.
+
+        A resolver that does not answer holds it up for a second at most: the thread then
+        ends by itself once the resolver does.
+        """
+        for end in self.ends:
+            end.close()
+        self._closing.close()
+        self._thread.join(_END_S)
+
+    # the thread
+
+    def _add_line(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self.ends.append(theirs)
+        self._lines[ours.fileno()] = ours
+
+    def _run(self) -> None:
+        try:
+            poll = select.poll()
+            for fd in (self._closed.fileno(), *self._lines):
+                poll.register(fd, select.POLLIN)
+            while True:
+                for fd, _ in poll.poll():
+                    if fd == self._closed.fileno():
+                        return
+                    if not self._serve(self._lines[fd]):
+                        poll.unregister(fd)
+                        self._lines.pop(fd).close()
+        except _ClosedError:
+            return
+        finally:
+            for each in (*self._lines.values(), self._closed):
+                each.close()
+
+    def _serve(self, line: socket.socket) -> bool:
+        """Answer one request; tell whether the worker kept to the form, and may go on."""
+        try:
+            # recv, not recvmsg: the kernel drops what descriptors a plugin may send along.
+            data = line.recv(REQUEST.size + 1)
+            if len(data) != REQUEST.size or _unread_bytes(line) > _MAX_UNREAD_BYTES:
+                return False
+            number, index, milliseconds = REQUEST.unpack(data)
+            if index >= len(self._targets):
+                return False
+            self._answer(line, number, self._targets[index], milliseconds / 1000)
+        except OSError:
+            # It is gone, or does not read what it asked for.
+            return False
+        return True
+
+    def _answer(self, line: socket.socket, number: int, target: Target, timeout_s: float) -> None:
+        self._take_turn()
+        try:
+            opened = self._connect(target, min(timeout_s, MAX_CONNECT_S))
+        except OSError as error:
+            code, reason = _told(error)
+            line.send(REPLY.pack(number, code) + reason.encode()[:MAX_REASON_BYTES])
+            return
+        with opened:
+            socket.send_fds(line, [REPLY.pack(number, 0)], [opened.fileno()])
+            self._inodes.append(os.fstat(opened.fileno()).st_ino)
+
+    def _take_turn(self) -> None:
+        """Wait until the plugin may have another connection."""
+        now = time.monotonic()
+        self._credit = min(BURST, self._credit + (now - self._credited_at) * RATE_PER_S)
+        self._credited_at = now
+        self._credit -= 1
+        if self._credit < 0:
+            poll = select.poll()
+            poll.register(self._closed, select.POLLIN)
+            if poll.poll(-self._credit / RATE_PER_S * 1000):
+                raise _ClosedError
+
+    def _connect(self, target: Target, timeout_s: float) -> socket.socket:
+        if self._count_open() >= MAX_OPEN:
+            raise OSError(errno.EMFILE, f"{MAX_OPEN} connections are open; a plugin may have no more")
+        deadline = time.monotonic() + timeout_s
+        failed: OSError = OSError(errno.EHOSTUNREACH, "the name has no address")
+        for family, kind, protocol, _, address in self._look_up(target.host, target.port)[:_MAX_ADDRESSES]:
+            why = why_not(str(address[0]), target)
+            if why:
+                failed = OSError(errno.EACCES, why)
+                continue
+            try:
+                return self._connect_to(socket.socket(family, kind, protocol), address, deadline)
+            except OSError as error:
+                failed = error
+        raise failed
+
+    def _connect_to(self, opened: socket.socket, address: Any, deadline: float) -> socket.socket:
+        """Return ``opened``, connected; it is closed if that fails."""
+        try:
+            opened.setblocking(False)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                opened.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+            # The plugin cannot set it, and libraries for HTTP would.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            code = opened.connect_ex(address)
+            if code == errno.EINPROGRESS:
+                self._wait(opened, deadline)
+                code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _wait(self, opened: socket.socket, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(opened, select.POLLOUT)
+        poll.register(self._closed, select.POLLIN)
+        ready = dict(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))
+        if self._closed.fileno() in ready:
+            raise _ClosedError
+        if not ready:
+            raise OSError(errno.ETIMEDOUT, "no answer in time")
+
+    def _count_open(self) -> int:
+        """Return how many connections the plugin has not closed; looked up only where it matters."""
+        if len(self._inodes) >= MAX_OPEN:
+            known = _connected_inodes()
+            self._inodes = [inode for inode in self._inodes if inode in known]
+        return len(self._inodes)
+
+
+def why_not(address: str, target: Target) -> str:
+    """Return why a connection to ``target`` may not go to ``address``, or ``""``.
+
+    Whoever owns a name decides what it stands for, and may do so anew at any time. Unless the
+    job names the address itself, none leads back to this machine or to what only it can reach.
+
+    Args:
+        address: What the name stands for now.
+        target: What is granted.
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return f"{address} is no address"
+    found = getattr(found, "ipv4_mapped", None) or found
+    if str(found) == target.host:
+        return ""
+    if target.host == "localhost" or target.host.endswith(".localhost"):
+        return "" if found.is_loopback else f"the name stands for {found}, which is not this machine"
+    if found.is_loopback or found.is_unspecified:
+        return f"the name stands for {found}, this machine; if it should, grant the address itself"
+    if found.is_link_local or found.is_multicast or str(found) in CLOUD_KEYS:
+        return f"the name stands for {found}, which no name may stand for here"
+    return ""
+
+
+def _told(error: OSError) -> tuple[int, str]:
+    if isinstance(error, socket.gaierror):
+        return errno.EHOSTUNREACH, f"the name cannot be looked up: {error.strerror}"
+    return error.errno or errno.EIO, error.strerror or str(error)
+
+
+def _unread_bytes(line: socket.socket) -> int:
+    """Return how much of what was sent to the other end waits there."""
+    return int.from_bytes(fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)), "little")
+
+
+def _connected_inodes() -> set[int]:
+    """Return the inodes of the TCP sockets that some process still has open."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        path = Path("/proc/self/net", table)
+        if path.exists():
+            found |= {int(line.split()[9]) for line in path.read_text().splitlines()[1:]}
+    return found - {0}

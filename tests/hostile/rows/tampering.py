@@ -1,0 +1,57 @@
+"""Changes to what others run, and to what files are."""
+
+import errno
+import os
+import sysconfig
+
+import msgspec
+
+import ringfence
+
+from .. import reasons
+from ..row import Row
+
+_PACKAGES = reasons.closed(sysconfig.get_path("purelib"), os.W_OK)
+_LIBRARY = reasons.closed(os.path.dirname(os.__file__), os.W_OK)
+_OWN = reasons.closed(os.path.dirname(os.path.abspath(__file__)), os.W_OK)
+#: Where the file system itself takes no changes.
+_READ_ONLY = frozenset({errno.EROFS})
+
+ROWS = (
+    Row(
+        6,
+        "put code into installed packages",
+        "landlock",
+        "tampering:packages",
+        also=_READ_ONLY,
+        no_control=reasons.each(("new_pth", "new_module", "new_folder", "new_link"), _PACKAGES)
+        | reasons.each(
+            ("installed", "installed_appended", "installed_renamed", "compiled"),
+            reasons.closed(os.path.dirname(msgspec.__file__), os.W_OK),
+        )
+        | reasons.each(("beside_the_library", "the_library"), _LIBRARY)
+        | reasons.because({"ringfence": reasons.closed(ringfence.__file__, os.W_OK)}),
+    ),
+    Row(
+        6,
+        "leave something that its user starts, and spoil data",
+        "landlock",
+        "tampering:homes",
+        also={"nameless_in_tmp": frozenset({errno.EOPNOTSUPP})},
+    ),
+    Row(
+        6,
+        "change the plugin's own code",
+        "landlock",
+        "tampering:own_code",
+        also=_READ_ONLY,
+        no_control={"*": _OWN} if _OWN else {},
+    ),
+    Row(
+        6,
+        "change owners, rights, times, lengths and attributes",
+        "seccomp, landlock",
+        "tampering:facts_of_files",
+        no_control=reasons.because({"mkdevice": reasons.lacks("MKNOD")}),
+    ),
+)

@@ -1,0 +1,110 @@
+"""The process that plugins are forked from is killed or hangs: in the middle of a run, or as one starts."""
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from ringfence import SandboxUnavailableError, StepInfo, TensorMap
+from ringfence.isolation import forking
+from ringfence.isolation.pool import Sandbox
+
+from ..watching import descriptors, open_files, settled_descriptors
+from .victims import children
+
+_REPLY_S = 0.3
+
+
+@pytest.fixture(scope="module")
+def sandbox(stage):
+    """Return a sandbox whose zygote may be harmed; that of the stage has others to serve."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def spec(stage):
+    """Describe a plugin that does no harm."""
+    return lambda **settings: stage.spec("Bystander", module="bystander", **settings)
+
+
+@pytest.fixture
+def zygote(sandbox, spec, stage):
+    """Return a zygote that has answered, and look at what is left once it was harmed."""
+    stage.run(spec(), sandbox)
+    others, count = children(os.getpid()) - {sandbox._zygote.pid}, descriptors()
+    yield sandbox._zygote
+    stage.run(spec(), sandbox)  # the sandbox is of use again
+    assert children(os.getpid()) - {sandbox._zygote.pid} == others
+    assert settled_descriptors(count) <= count, open_files()
+    assert list(sandbox.folder.glob("scratch-*")) == []
+
+
+@pytest.fixture
+def impatient(sandbox, zygote, spec, monkeypatch):
+    """Wait for the zygote no longer than 0.3 s from now on."""
+    monkeypatch.setattr(forking, "REPLY_S", _REPLY_S)
+    sandbox.start(spec()).close()
+
+
+def signalled(zygote, number):
+    """Make a context that signals the zygote before the first step."""
+
+    @contextlib.contextmanager
+    def context(_):
+        os.kill(zygote.pid, number)
+        if number == signal.SIGKILL:
+            zygote.wait()
+        yield
+
+    return context
+
+
+@pytest.mark.attack(48)
+def test_a_run_whose_zygote_is_killed_goes_on_in_another(stage, sandbox, spec, zygote):
+    outcome = stage.run(spec(on_failure="restart"), sandbox, signalled(zygote, signal.SIGKILL))
+    assert outcome.weights == stage.reference
+    assert "its worker is gone, and the process that forked it too" in outcome.events[0]
+    assert "restarted (1 of 3 in a row)" in outcome.events[0]
+    assert sandbox._zygote.generation == zygote.generation + 1
+
+
+@pytest.mark.attack(48)
+def test_a_run_that_needs_no_zygote_does_not_notice_that_it_hangs(stage, sandbox, spec, zygote, impatient):
+    outcome = stage.run(spec(), sandbox, signalled(zygote, signal.SIGSTOP))
+    assert outcome.error is None
+    assert outcome.weights == stage.reference
+    # To collect the worker it was asked, in vain, and ended.
+    assert outcome.seconds < 5
+    assert zygote.has_ended()
+
+
+@pytest.mark.attack(48)
+def test_a_plugin_that_restarts_while_the_zygote_hangs_goes_on_in_another(
+    stage, sandbox, spec, zygote, impatient
+):
+    gradients = TensorMap.like({"weight": torch.ones(4)})
+    plugin = sandbox.start(spec())
+    os.kill(zygote.pid, signal.SIGSTOP)
+    plugin.restart()
+    assert zygote.has_ended()
+    assert sandbox._zygote.generation == zygote.generation + 1
+    assert plugin.call("backward", {"gradients": gradients}, StepInfo(0)) is not None
+    plugin.close()
+
+
+@pytest.mark.attack(48)
+def test_a_plugin_that_starts_while_the_zygote_hangs_is_told_why_it_cannot(sandbox, spec, zygote, impatient):
+    os.kill(zygote.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(SandboxUnavailableError, match=r"did not answer within 0\.3 s"):
+        sandbox.start(spec())
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.control(48)
+def test_plugins_that_were_forked_by_the_trainer_itself_outlive_it(naive):
+    assert naive.ask("trainer", "remains:orphans")["left"] > 0

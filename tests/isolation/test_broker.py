@@ -1,0 +1,278 @@
+"""The host connects to what is granted and nowhere else, and hands over the socket."""
+
+import errno
+import os
+import socket
+import struct
+import time
+
+import pytest
+
+from ringfence.hooks.permissions import Target
+from ringfence.isolation.broker import BURST, MAX_OPEN, RATE_PER_S, Broker, why_not
+from ringfence.isolation.dialler import REPLY, REQUEST, Dialler, Network
+
+from ..watching import descriptors, settled_descriptors
+from .loopback import Server, deaf
+
+
+@pytest.fixture
+def server():
+    made = []
+
+    def start(name, *address):
+        made.append(Server(name.encode(), *address))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def dial():
+    """Return a function that makes a broker for some targets, and what its worker would use."""
+    brokers = []
+
+    def start(*targets, **settings):
+        broker = Broker("acme", targets, 1, **settings)
+        brokers.append(broker)
+        return Dialler(Network("acme", targets), broker.ends[0])
+
+    yield start
+    for broker in brokers:
+        broker.close()
+        assert not broker._thread.is_alive()
+
+
+def ask(opened, text=b"hello"):
+    with opened:
+        opened.sendall(text)
+        return opened.recv(100)
+
+
+def test_a_granted_port_is_reached_and_its_neighbour_never_hears_anything(server, dial):
+    granted, neighbour = server("granted"), server("neighbour")
+    connect = dial(Target("127.0.0.1", granted.port))
+
+    assert ask(connect("127.0.0.1", granted.port, 5.0)) == b"granted"
+    with pytest.raises(PermissionError, match=r"does not grant plugin 'acme' a connection to 127\.0\.0\.1:"):
+        connect("127.0.0.1", neighbour.port, 5.0)
+    assert (granted.heard, neighbour.heard) == ([b"hello"], [])
+
+
+def test_what_is_missing_is_told_with_the_line_to_write(dial):
+    connect = dial(Target("x.example", 443), Target("::1", 80))
+    with pytest.raises(PermissionError) as refused:
+        connect("Y.example.", 443, 5.0)
+    assert """write 'connect: [x.example:443, "[::1]:80", y.example:443]' beside 'acme'""" in str(
+        refused.value
+    )
+
+
+def test_names_are_looked_up_by_the_host_in_any_case(server, dial):
+    granted = server("granted")
+    connect = dial(Target("localhost", granted.port))
+    assert ask(connect("LOCALHOST.", granted.port, 5.0)) == b"granted"
+
+
+def test_version_six_works_too(server, dial):
+    try:
+        granted = server("granted", "::1")
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+    connect = dial(Target("::1", granted.port))
+    assert ask(connect("::1", granted.port, 5.0)) == b"granted"
+    assert ask(connect("[::1]", granted.port, 5.0)) == b"granted"
+
+
+def test_a_refused_connection_is_the_usual_error(server, dial):
+    gone = server("gone")
+    gone.close()
+    connect = dial(Target("127.0.0.1", gone.port))
+    with pytest.raises(ConnectionRefusedError, match=rf"127\.0\.0\.1:{gone.port}: Connection refused"):
+        connect("127.0.0.1", gone.port, 5.0)
+
+
+def test_no_answer_in_time_is_a_timeout(dial):
+    """A listener whose queue is full answers nobody."""
+    with deaf() as port:
+        connect = dial(Target("127.0.0.1", port))
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="no answer in time"):
+            connect("127.0.0.1", port, 0.2)
+        assert time.monotonic() - began < 5.0
+
+
+def test_a_name_without_address_is_told(dial):
+    def nothing(host, port):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    connect = dial(Target("nowhere.invalid", 80), look_up=nothing)
+    with pytest.raises(
+        OSError, match=r"nowhere\.invalid:80: the name cannot be looked up: Name or service not known"
+    ):
+        connect("nowhere.invalid", 80, 5.0)
+
+
+def test_a_name_that_is_pointed_back_at_this_machine_leads_nowhere(server, dial):
+    """Its owner may change what it stands for at any time."""
+    inside = server("inside")
+
+    def rebound(host, port):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", inside.port))]
+
+    connect = dial(Target("scores.example", inside.port), look_up=rebound)
+    with pytest.raises(PermissionError, match=r"stands for 127\.0\.0\.1, this machine"):
+        connect("scores.example", inside.port, 5.0)
+    assert inside.heard == []
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "allowed"),
+    [
+        ("93.184.216.34", "x.example", True),
+        ("10.1.2.3", "x.example", True),
+        ("127.0.0.1", "x.example", False),
+        ("127.8.8.8", "x.example", False),
+        ("::1", "x.example", False),
+        ("::ffff:127.0.0.1", "x.example", False),
+        ("0.0.0.0", "x.example", False),  # noqa: S104 - to refuse it
+        ("169.254.169.254", "x.example", False),
+        ("::ffff:169.254.169.254", "x.example", False),
+        ("fd00:ec2::254", "x.example", False),
+        ("fe80::1%eth0", "x.example", False),
+        ("224.0.0.1", "x.example", False),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("127.0.0.1", "localhost", True),
+        ("10.0.0.1", "localhost", False),
+        ("127.0.0.1", "db.localhost", True),
+        ("nonsense", "x.example", False),
+    ],
+)
+def test_where_a_name_may_lead(address, host, allowed):
+    assert (why_not(address, Target(host, 80)) == "") is allowed
+
+
+def test_only_so_many_are_open_at_a_time_and_closing_makes_room(server, dial):
+    # Its port listens; whether anybody accepts is no matter.
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        port = listening.getsockname()[1]
+        connect = dial(Target("127.0.0.1", port))
+        opened = [connect("127.0.0.1", port, 5.0) for _ in range(MAX_OPEN)]
+        with pytest.raises(OSError, match=f"{MAX_OPEN} connections are open") as refused:
+            connect("127.0.0.1", port, 5.0)
+        assert refused.value.errno == errno.EMFILE
+        opened.pop().close()
+        opened.append(connect("127.0.0.1", port, 5.0))
+        for each in opened:
+            each.close()
+
+
+def test_a_plugin_that_asks_on_and_on_is_kept_waiting(dial):
+    """Each connection costs the trainer a moment, and the machine a port for a minute."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        port = listening.getsockname()[1]
+        connect = dial(Target("127.0.0.1", port))
+        began = time.monotonic()
+        for _ in range(BURST + 10):
+            connect("127.0.0.1", port, 5.0).close()
+        assert time.monotonic() - began >= 9 / RATE_PER_S
+
+
+def test_what_is_under_way_is_bounded_by_the_host(server, dial):
+    granted = server("granted")
+    with dial(Target("127.0.0.1", granted.port))("127.0.0.1", granted.port, 5.0) as opened:
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            assert opened.getsockopt(socket.SOL_SOCKET, option) <= 2 * 256 * 1024
+        assert opened.gettimeout() == 5.0
+        assert not opened.get_inheritable()
+        opened.sendall(b"x")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"x",
+        b"127.0.0.1:80",
+        REQUEST.pack(1, 1, 1000),
+        REQUEST.pack(1, 65535, 1000),
+        REQUEST.pack(1, 0, 1000) + b"x",
+        bytes(60_000),
+    ],
+    ids=["short", "an address", "next index", "last index", "long", "very long"],
+)
+def test_a_request_of_another_form_ends_the_line_and_nothing_is_opened(server, request_bytes):
+    granted = server("granted")
+    broker = Broker("acme", [Target("127.0.0.1", granted.port)], 1)
+    (line,) = broker.ends
+    line.settimeout(5.0)
+    line.send(request_bytes)
+    assert line.recv(100) == b""
+    with pytest.raises(BrokenPipeError):
+        line.send(REQUEST.pack(1, 0, 1000))
+    assert granted.heard == []
+    broker.close()
+
+
+def ask_without_end(line):
+    for number in range(5000):
+        line.send(REQUEST.pack(number, 0, 1000))
+        time.sleep(0.001)
+
+
+def test_replies_that_nobody_reads_end_the_line(server):
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        broker = Broker("acme", [Target("127.0.0.1", listening.getsockname()[1])], 1)
+        (line,) = broker.ends
+        line.settimeout(5.0)
+        before = descriptors()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            ask_without_end(line)
+        broker.close()
+        assert settled_descriptors(before) <= before
+
+
+def test_descriptors_that_a_worker_sends_along_are_dropped(server, dial):
+    granted = server("granted")
+    connect = dial(Target("127.0.0.1", granted.port))
+    read, write = os.pipe()
+    socket.send_fds(connect._line, [REQUEST.pack(1, 0, 1000)], [write])
+    os.close(write)
+    assert os.read(read, 1) == b"", "somebody still holds the end that was sent"
+    os.close(read)
+    data, fds, _, _ = socket.recv_fds(connect._line, 100, 1)
+    assert struct.unpack("<Ii", data[: REPLY.size]) == (1, 0)
+    socket.socket(fileno=fds[0]).close()
+
+
+def test_a_late_reply_is_not_taken_for_the_next_one(server, dial):
+    first, second = server("first"), server("second")
+    targets = Target("127.0.0.1", first.port), Target("127.0.0.1", second.port)
+    connect = dial(*targets)
+    connect._line.send(REQUEST.pack(0, 0, 1000))  # one whose answer nobody waited for
+    assert ask(connect("127.0.0.1", second.port, 5.0)) == b"second"
+
+
+def test_closing_does_not_wait_for_a_connection_that_is_being_made():
+    with deaf() as port:
+        broker = Broker("acme", [Target("127.0.0.1", port)], 1)
+        broker.ends[0].send(REQUEST.pack(1, 0, 60_000))
+        time.sleep(0.1)
+        began = time.monotonic()
+        broker.close()
+        assert not broker._thread.is_alive()
+        assert time.monotonic() - began < 0.9
+
+
+def test_a_worker_that_is_gone_leaves_nothing_behind(server):
+    granted = server("granted")
+    before = descriptors()
+    broker = Broker("acme", [Target("127.0.0.1", granted.port)], 2)
+    broker.ends.pop().close()
+    connect = Dialler(Network("acme", (Target("127.0.0.1", granted.port),)), broker.ends[0])
+    assert ask(connect("127.0.0.1", granted.port, 5.0)) == b"granted"
+    broker.close()
+    broker.close()
+    assert settled_descriptors(before) <= before

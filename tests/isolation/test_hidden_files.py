@@ -1,0 +1,174 @@
+"""Files without a name, locks on files, and files that lie in memory are bounded as all others are."""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from ringfence import PluginCrashedError, PluginMemoryError, StepInfo, TensorMap
+from ringfence.isolation import scratch
+from ringfence.isolation.locks import locks_by_process
+from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.storage import is_in_memory, scratch_parent
+from ringfence.isolation.unlinked import unlinked_bytes
+
+from ..watching import Watching
+
+PLUGINS = Path(__file__).parent / "plugins"
+MIB = 1 << 20
+GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
+#: What a worker writes before the watchdog has counted it, on a machine that others use too.
+LATE = 2
+
+
+class Disk(Watching):
+    """Looks at what a file system holds every millisecond; keeps the most that was added."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.peak = 0
+        self._folder = folder
+        self._before = self._used()
+
+    def _used(self):
+        info = os.statvfs(self._folder)
+        return (info.f_blocks - info.f_bfree) * info.f_frsize
+
+    def look(self):
+        self.peak = max(self.peak, self._used() - self._before)
+
+
+@pytest.mark.parametrize("way", ["named", "opened", "mapped", "stores"])
+def test_a_scratch_folder_is_bounded_whatever_its_files_are_called(sandbox, start, way):
+    plugin = start("filler:Filler", options={"way": way})
+    with Disk(sandbox.folder) as disk, pytest.raises(PluginCrashedError, match="at most 256 MiB") as caught:
+        plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+    print(f"{way}: at most {disk.peak / MIB:.0f} MiB on the disk")
+    assert disk.peak <= LATE * scratch.MAX_SCRATCH_BYTES
+    assert ("deleted files that it keeps" in str(caught.value)) == (way in ("opened", "mapped"))
+
+
+@pytest.mark.parametrize("way", ["opened", "mapped"])
+def test_without_a_sandbox_deleted_files_take_what_they_want(way, tmp_path):
+    code = f"import filler, sys; filler.{way}(); print(flush=True); sys.stdin.read()"
+    with (
+        Disk(tmp_path) as disk,
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=PLUGINS,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process,
+    ):
+        process.stdout.readline()
+        process.stdin.close()
+    assert disk.peak > 2 * scratch.MAX_SCRATCH_BYTES
+
+
+def test_locks_on_files_are_bounded(start):
+    plugin = start("filler:Filler", options={"way": "locks"})
+    with pytest.raises(PluginCrashedError, match=r"has [\d,]+ locks on files in one worker; at most 1,000"):
+        plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+
+
+def test_locks_are_counted_by_process():
+    import fcntl
+
+    with tempfile.TemporaryFile() as file:
+        for number in range(7):
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, 2 * number, 0)
+        assert locks_by_process()[os.getpid()] >= 7
+    assert locks_by_process(Path("/nowhere")) == {}
+
+
+# files in memory
+
+
+@pytest.fixture
+def memory():
+    """Return a folder that lies in memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_a_folder_in_memory_is_told_from_one_on_a_disk(memory, tmp_path):
+    if is_in_memory(tmp_path):
+        pytest.skip("the folder for temporary files lies in memory here")
+    assert is_in_memory(memory)
+    assert not is_in_memory(tmp_path)
+
+
+def test_run_folders_are_made_on_a_disk_where_there_is_one(memory, tmp_path, monkeypatch):
+    if is_in_memory("/var/tmp"):  # noqa: S108 - nothing is made there
+        pytest.skip("no disk for temporary files here")
+    monkeypatch.setattr(tempfile, "tempdir", str(memory))
+    assert not is_in_memory(scratch_parent())
+    with Sandbox() as running:
+        assert not is_in_memory(running.folder)
+
+
+@pytest.mark.parametrize("way", ["named", "opened", "mapped", "stores"])
+def test_files_that_lie_in_memory_count_as_memory(memory, spec, monkeypatch, way):
+    monkeypatch.setattr(scratch, "scratch_parent", lambda: memory)
+    with Sandbox(skip_layers=("cgroup",)) as running:
+        plugin = running.start(spec("filler:Filler", options={"way": way}, memory_fraction=0.02))
+        (watchdog,) = [layer for layer in plugin.layers if layer.name == "watchdog"]
+        assert "lie in memory" in watchdog.detail
+        with Disk(memory) as disk, pytest.raises((PluginCrashedError, PluginMemoryError)):
+            plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+    print(f"{way}: at most {disk.peak / MIB:.0f} MiB in memory")
+    assert disk.peak <= scratch.MAX_IN_MEMORY_BYTES + 0.3 * plugin.usage.budget_bytes
+
+
+# counting
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Return a file of 1 MiB, to be deleted."""
+    path = tmp_path / "kept"
+    path.write_bytes(b"x" * MIB)
+    return path
+
+
+def count(folder):
+    return unlinked_bytes(os.getpid(), str(folder), 64 * MIB)
+
+
+def test_deleted_files_are_counted_once_while_they_are_open_or_mapped(kept, tmp_path):
+    assert count(tmp_path) == 0
+    with kept.open("r+b") as file, contextlib.closing(mmap.mmap(file.fileno(), mmap.PAGESIZE)):
+        os.fsync(file.fileno())
+        assert count(tmp_path) == 0
+        kept.unlink()
+        assert count(tmp_path) == MIB
+    assert count(tmp_path) == 0
+
+
+def test_a_deleted_file_that_is_mapped_and_closed_counts_as_large_as_one_may_be(kept, tmp_path):
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    with kept.open("rb") as file:
+        os.fsync(file.fileno())
+        address = libc.mmap(None, MIB, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno(), 0)
+    kept.unlink()
+    counted = count(tmp_path)
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(MIB))
+    # Only a privileged process may look at what is mapped.
+    assert counted in (MIB, 64 * MIB)
+    assert count(tmp_path) == 0
+
+
+def test_a_process_that_is_gone_keeps_no_files(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert unlinked_bytes(process.pid, str(tmp_path), MIB) == 0

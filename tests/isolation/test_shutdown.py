@@ -1,0 +1,160 @@
+"""However busy, stopped or orphaned plugins are, ending them takes no longer than it may."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ringfence import PluginTimeoutError, StepInfo
+from ringfence.hooks.manager import Hooks
+from ringfence.isolation import crew, forking, scratch
+from ringfence.isolation.pool import Sandbox
+
+from .test_dying import _DETACH, _SEIZE, _STOP_AT_EXIT, _WALL
+
+#: What ending all of these plugins may take on a busy machine; a plugin that is waited for takes 600 s.
+AT_MOST_S = 5.0
+STEP = StepInfo(0)
+
+
+#: Holds a process up as it ends, from outside, until told to let go: as a kernel does that waits for a disk.
+HOLDS = f"""
+import ctypes, os, sys
+libc, pid = ctypes.CDLL(None, use_errno=True), int(sys.argv[1])
+libc.ptrace.argtypes = (ctypes.c_long,) * 4
+if libc.ptrace({_SEIZE}, pid, 0, {_STOP_AT_EXIT}):
+    sys.exit(os.strerror(ctypes.get_errno()))
+print("held", flush=True)
+sys.stdin.read()
+os.waitpid(pid, {_WALL})
+libc.ptrace({_DETACH}, pid, 0, 0)
+"""
+
+
+def pid(plugin):
+    return plugin._workers[0].channel.process.pid
+
+
+def begin(plugin, gradients):
+    """Have a plugin compute, and wait for nothing."""
+    worker = plugin._workers[0]
+    plugin._submit(worker, worker.slots[0], "backward", {"gradients": gradients}, STEP, snapshot=False)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def closed(*closing):
+    """Close, and return the seconds that it took."""
+    began = time.monotonic()
+    for each in closing:
+        each.close()
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def fill(spec, gradients):
+    """Start a plugin in every state; return them under their hooks, and their process ids."""
+
+    def fill(sandbox):
+        hooks = Hooks()
+        for n, where in enumerate(("obedient:Halve", "obedient:Halve", *["closing:Spins"] * 3)):
+            hooks.register(sandbox.start(replace(spec(where), name=f"gradient{n}")))
+        monitor = sandbox.start(spec("closing:Watches", "monitor"))
+        hooks.register(monitor)
+        _, idle_stopped, spinning, spinning_stopped, ahead = hooks.plugins[:-1]
+        for plugin in (spinning, spinning_stopped, ahead, ahead):  # the last has one more call waiting
+            begin(plugin, gradients)
+        assert monitor.post("forward", {"loss": 1.0}, STEP)
+        assert monitor.post("backward", {"parameters": gradients}, STEP)
+        for plugin in (idle_stopped, spinning_stopped):
+            os.kill(pid(plugin), signal.SIGSTOP)
+        pids = [pid(plugin) for plugin in hooks.plugins]
+        assert all(is_running(each) for each in pids)
+        return hooks, pids
+
+    return fill
+
+
+def test_plugins_in_every_state_end_at_once(sandbox, fill):
+    hooks, pids = fill(sandbox)
+    seconds = closed(hooks)
+    print("ended in", seconds)
+    assert seconds < AT_MOST_S
+    assert not [each for each in pids if is_running(each)]
+
+
+def test_plugins_whose_zygote_was_killed_end_at_once(fill):
+    with Sandbox() as sandbox:
+        hooks, pids = fill(sandbox)
+        sandbox._zygote.kill()
+        sandbox._zygote.wait()
+        assert closed(hooks, sandbox) < AT_MOST_S
+        assert not [each for each in pids if is_running(each)]
+
+
+def test_plugins_whose_zygote_is_stopped_end_once_it_was_waited_for(fill, monkeypatch):
+    """The zygote is waited for once, however many plugins there are."""
+    monkeypatch.setattr(forking, "REPLY_S", 0.5)
+    with Sandbox() as sandbox:
+        hooks, pids = fill(sandbox)
+        os.kill(sandbox._zygote.pid, signal.SIGSTOP)
+        assert 0.5 <= closed(hooks, sandbox) < 0.5 + AT_MOST_S
+        assert not [each for each in pids if is_running(each)]
+
+
+def test_a_zygote_that_does_not_end_is_not_waited_for_without_end(monkeypatch):
+    """As when the kernel holds it for a slow disk."""
+    monkeypatch.setattr(forking, "DEATH_S", 0.3)
+    with (
+        Sandbox() as sandbox,
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDS, str(sandbox._zygote.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as holds,
+    ):
+        if not holds.stdout.readline():
+            pytest.skip("this user may not trace its own processes here")
+        assert 0.3 <= closed(sandbox) < AT_MOST_S
+        assert is_running(sandbox._zygote.pid)
+        assert sandbox._zygote.has_ended()  # as far as anybody may ask something of it
+        holds.stdin.close()
+        sandbox._zygote.wait()
+
+
+def test_monitors_that_never_answer_are_drained_side_by_side(sandbox, spec, gradients):
+    """Each has its deadline from when it was asked, so that many take no longer than one."""
+    deadline_s, hooks = 0.4, Hooks()
+    described = spec("closing:Watches", "monitor", deadline_s=deadline_s, on_failure="disable")
+    for n in range(3):
+        plugin = sandbox.start(replace(described, name=f"monitor{n}"))
+        hooks.register(plugin)
+        assert plugin.post("forward", {"loss": 1.0}, STEP)
+        assert plugin.post("backward", {"parameters": gradients}, STEP)
+    began = time.monotonic()
+    hooks.drain()
+    seconds = time.monotonic() - began
+    print("drained in", seconds)
+    assert [plugin.usage.state for plugin in hooks.plugins] == ["disabled"] * 3
+    assert [fault.error for fault in hooks.failures.log.kept] == [PluginTimeoutError.__name__] * 3
+    assert seconds < deadline_s + AT_MOST_S / 2
+
+
+def test_the_page_on_failures_has_these_bounds():
+    page = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "failures.md").read_text())
+    assert f"is waited for {forking.DEATH_S:g} s and then left" in page
+    assert f"should somebody have stopped it, {forking.REPLY_S:g} s, once in a run" in page
+    assert f"removing a scratch folder, {scratch._REMOVE_S:g} s" in page
+    assert f"| locking itself up before that | {crew._LOCK_DEADLINE_S:g} s |" in page
+    assert f"which imports torch | {forking.START_S:g} s |" in page
