@@ -1,0 +1,89 @@
+"""Small inputs for a plugin's methods, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hooks.types import Batch, Gradients, Parameters, TensorMap, derive_seed
+
+#: Parameters of every number of dimensions that layers have, one of them a single number.
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "conv.weight": (2, 1, 3, 3),
+    "linear.weight": (4, 3),
+    "linear.bias": (4,),
+    "scale": (),
+}
+#: Of the parameters that ``arguments`` gives, the one that the loss does not depend on.
+WITHOUT_GRADIENT = "unused.weight"
+IMAGE = (1, 28, 28)
+CLASSES = 10
+
+
+def batch(
+    size: int = 8, *, seed: int = 0, shape: tuple[int, ...] = IMAGE, dtype: torch.dtype = torch.float32
+) -> Batch:
+    """Return images in [0, 1] of 10 classes."""
+    generator = _generator(seed, "batch")
+    return Batch(
+        inputs=torch.rand(size, *shape, generator=generator, dtype=dtype),
+        targets=torch.randint(CLASSES, (size,), generator=generator),
+        indices=torch.randperm(1000, generator=generator)[:size],
+        num_classes=CLASSES,
+    )
+
+
+def outputs(size: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return what a model might make of ``batch``: (size, 10) logits."""
+    return torch.randn(size, CLASSES, generator=_generator(seed, "outputs"), dtype=dtype)
+
+
+def losses(size: int = 8, *, seed: int = 0) -> Tensor:
+    """Return the loss of each sample: (size,) float32, positive."""
+    return torch.rand(size, generator=_generator(seed, "losses"))
+
+
+def parameters(
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Parameters:
+    """Return normally distributed parameters."""
+    return _normal(shapes, seed, "parameters", dtype)
+
+
+def gradients(
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Gradients:
+    """Return normally distributed gradients."""
+    return _normal(shapes, seed, "gradients", dtype)
+
+
+def arguments(size: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Return every argument that a hook can have, by name, apart from ``step``; they belong together.
+
+    One parameter has no gradient, as one that the loss does not depend on.
+    """
+    shapes = {**SHAPES, WITHOUT_GRADIENT: (3, 2)}
+    return {
+        "batch": batch(size, seed=seed, dtype=dtype),
+        "outputs": outputs(size, seed=seed, dtype=dtype),
+        "loss": losses(size, seed=seed).mean().item(),
+        "losses": losses(size, seed=seed),
+        "parameters": parameters(shapes, seed=seed, dtype=dtype),
+        "gradients": gradients(SHAPES, seed=seed, dtype=dtype),
+        "updates": _normal(shapes, seed, "updates", dtype),
+    }
+
+
+def _normal(shapes: Mapping[str, tuple[int, ...]], seed: int, kind: str, dtype: torch.dtype) -> TensorMap:
+    made = TensorMap.like({name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()})
+    generator = _generator(seed, kind)
+    for tensor in made.values():
+        tensor.normal_(generator=generator)
+    return made
+
+
+def _generator(seed: int, kind: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, kind))

@@ -1,0 +1,5 @@
+"""{% filter trim %}{% include cookiecutter.role ~ "/summary" %}{% endfilter %}"""
+
+from .plugin import {{ cookiecutter.__class }}
+
+__all__ = ["{{ cookiecutter.__class }}"]

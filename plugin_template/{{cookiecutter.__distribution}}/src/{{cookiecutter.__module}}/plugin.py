@@ -1,0 +1,1 @@
+{% include cookiecutter.role ~ "/plugin.py.jinja" -%}

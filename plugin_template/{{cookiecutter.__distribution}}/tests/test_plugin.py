@@ -1,0 +1,1 @@
+{% include cookiecutter.role ~ "/test_plugin.py.jinja" -%}

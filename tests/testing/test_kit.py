@@ -1,0 +1,135 @@
+"""What the kit offers, what its page says of it, and calls of plugins that come with ringfence."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import ringfence.testing
+from ringfence import IncompatiblePluginError, JobError, PluginRaisedError
+from ringfence.testing import Conformance, samples
+from ringfence.testing.conformance import runs_of
+
+PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+TESTS = [name for name in vars(Conformance) if name.startswith("test_")]
+
+
+def test_all_that_is_offered_can_be_had():
+    assert ringfence.testing.__all__ == sorted(ringfence.testing.__all__)
+    for name in ringfence.testing.__all__:
+        assert getattr(ringfence.testing, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'conform'"):
+        _ = ringfence.testing.conform
+
+
+def test_the_page_has_every_test_in_order():
+    assert re.findall(r"^\| `(test_\w+)`", PAGE, re.MULTILINE) == TESTS
+
+
+def test_the_page_has_every_attribute_of_the_class():
+    table = PAGE.partition("| attribute of the class")[2]
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)))
+    assert named == list(inspect.get_annotations(Conformance))
+
+
+def test_every_test_says_what_it_holds():
+    assert [name for name in TESTS if not vars(Conformance)[name].__doc__] == []
+
+
+def test_samples_are_the_same_for_the_same_seed():
+    first, second, other = (samples.arguments(4, seed=seed) for seed in (1, 1, 2))
+
+    assert first["batch"].inputs.equal(second["batch"].inputs)
+    assert not first["batch"].inputs.equal(other["batch"].inputs)
+    assert first["parameters"].keys() - first["gradients"].keys() == {samples.WITHOUT_GRADIENT}
+    for name, gradient in first["gradients"].items():
+        assert gradient.equal(second["gradients"][name])
+        assert gradient.shape == first["parameters"][name].shape
+
+
+def test_a_call_returns_what_the_plugin_did_and_logged(ringfence_plugin):
+    plugin = ringfence_plugin("gradclip", {"max_norm": 0.5, "norm_type": float("inf")})
+    given = samples.arguments()
+
+    called = plugin.call("backward", step=3, **given)
+
+    largest = max(gradient.abs().max().item() for gradient in called.result.values())
+    assert largest == pytest.approx(0.5)
+    assert called.logged["clipped"] == 1.0
+    assert plugin.state() == {"calls": 1, "clipped": 1}
+    plugin.load_state({"calls": 7, "clipped": 2})
+    assert plugin.state() == {"calls": 7, "clipped": 2}
+    assert plugin.usage.budget_bytes > 0
+
+
+def test_a_call_that_cannot_be_made_says_what_is_missing(ringfence_plugin):
+    plugin = ringfence_plugin("gradclip")
+
+    with pytest.raises(ValueError, match="'gradclip' has nothing to call; its forward is a pass-through"):
+        plugin.call("forward", loss=1.0)
+    with pytest.raises(ValueError, match=r"gradient\.backward of 'gradclip' takes parameters too"):
+        plugin.call("backward", gradients=samples.gradients())
+
+
+def test_what_a_plugin_raises_is_raised_with_its_traceback(ringfence_plugin):
+    plugin = ringfence_plugin("gradclip", {"mode": "agc", "exclude": ["no such layer"]})
+
+    with pytest.raises(PluginRaisedError, match="no such layer") as error:
+        plugin.call("backward", **samples.arguments())
+
+    assert "check_patterns" in error.value.remote_traceback
+
+
+def test_what_cannot_be_started_is_told(ringfence_plugin, tmp_path, monkeypatch):
+    (tmp_path / "open_range.py").write_text(
+        "from ringfence import passthrough\n"
+        "class Plugin:\n    role = 'monitor'\n    forward = passthrough\n    def backward(self): ...\n"
+    )
+    info = tmp_path / "open_range-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: open-range\nVersion: 1.0\nRequires-Dist: ringfence\n")
+    (info / "entry_points.txt").write_text("[ringfence.plugins]\nopen-range = open_range:Plugin\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(JobError, match="did you mean 'gradclip'"):
+        ringfence_plugin("gradclop")
+    with pytest.raises(JobError, match="max_norm"):
+        ringfence_plugin("gradclip", {"max_norm": -1.0})
+    with pytest.raises(ValueError, match="'gradclip' is to be trusted, and what is started here is not"):
+        ringfence_plugin("gradclip", settings={"isolation": "trusted"})
+    with pytest.raises(IncompatiblePluginError, match="without a lower bound"):
+        ringfence_plugin("open-range")
+
+
+def test_the_runs_of_a_class_are_no_fixture_for_others(tmp_path):
+    with pytest.raises(TypeError, match="ringfence_job runs any job"):
+        runs_of(None, tmp_path)
+
+
+@pytest.mark.soak
+class TestGradClip(Conformance):
+    plugin = "gradclip"
+    options = {"max_norm": 0.5}  # noqa: RUF012 - read only
+    trusted = True
+
+
+@pytest.mark.soak
+class TestAugment(Conformance):
+    plugin = "augment"
+    options = {"ops": [{"affine": {"degrees": 10}}, {"mixup": {"alpha": 0.4, "p": 0.5}}]}  # noqa: RUF012 - read only
+    dtypes = ("float32",)
+    trusted = True
+
+
+@pytest.mark.soak
+class TestOptim(Conformance):
+    plugin = "optim"
+    options = {"algorithm": "lamb", "lr": 0.01}  # noqa: RUF012 - read only
+    trusted = True
+
+
+@pytest.mark.soak
+class TestMonitor(Conformance):
+    plugin = "monitor"
+    trusted = True
