@@ -25,6 +25,7 @@ from .hooks.errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .hooks.connections import connect
     from .hooks.types import (
         AnotherPass,
         Batch,
@@ -68,22 +69,29 @@ __all__ = [
     "TensorMap",
     "TensorSpec",
     "__version__",
+    "connect",
     "derive_seed",
     "passthrough",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Import what hooks receive on first use.
+    """Import what plugins use on first use.
 
-    Those types need torch, whose import takes seconds; the command line, which
-    imports this package too, must answer ``--help`` at once.
+    What hooks receive needs torch, whose import takes seconds; the command line,
+    which imports this package too, must answer ``--help`` at once.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .hooks import types  # noqa: PLC0415 - the point of this function
+    from .hooks.guard import guarded  # noqa: PLC0415 - the point of this function
 
-    value: object = getattr(types, name)
+    with guarded():
+        if name == "connect":
+            from .hooks.connections import connect as value  # noqa: PLC0415
+        else:
+            from .hooks import types  # noqa: PLC0415
+
+            value = getattr(types, name)
     globals()[name] = value
     return value
 

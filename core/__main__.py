@@ -1,6 +1,6 @@
 """Run the command line: ``python -m ringfence``."""
 
-from .cli import main
+from .start import main
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from importlib_metadata import Distribution
+from importlib_metadata import Distribution, PackageMetadata
 from packaging.utils import canonicalize_name
 
 from .hooks.compat import CORE, Candidate, check
@@ -21,7 +21,7 @@ from .hooks.errors import JobError, visible
 from .hooks.snapshot import Index
 from .hooks.source import PluginSource, read_plugin
 from .hooks.verdict import Finding, Verdict, ordered
-from .places import Layout, Place, check_files
+from .places import Environment, Layout, Place, check_files
 from .problems import suggest
 from .version import __version__
 
@@ -109,6 +109,7 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
     found: dict[str, list[Found]] = {}
     damaged: list[str] = []
     seen: set[str] = set()
+    environment = Environment()
     for distribution in Distribution.discover(path=list(sys.path if path is None else path)):
         try:
             check_files(distribution, "entry_points.txt")
@@ -116,12 +117,13 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
             if text is None or GROUP not in text:
                 continue
             check_files(distribution)
-            name = _name_of(distribution)
+            metadata = distribution.metadata
+            name = _name_of(metadata)
             # A distribution that is found twice, as an editable one is from inside its clone, counts once.
             if canonicalize_name(name) in seen:
                 continue
             seen.add(canonicalize_name(name))
-            for plugin in list(_plugins(distribution, name, damaged)):
+            for plugin in list(_plugins(distribution, metadata, name, environment, damaged)):
                 found.setdefault(plugin.name, []).append(plugin)
         except _DAMAGED as error:
             where = getattr(distribution, "_path", "a distribution")
@@ -172,13 +174,20 @@ def candidate_of(found: Found) -> Candidate:
     return Candidate(found.name, found.distribution, found.version, found.requires)
 
 
-def _plugins(distribution: Distribution, name: str, damaged: list[str]) -> Iterator[Found]:
+def _plugins(
+    distribution: Distribution,
+    metadata: PackageMetadata,
+    name: str,
+    environment: Environment,
+    damaged: list[str],
+) -> Iterator[Found]:
     is_core = canonicalize_name(name) == CORE
-    layout = None if is_core else Layout(distribution)
+    layout = None if is_core else Layout(distribution, environment)
     hazards = () if layout is None else tuple(layout.hazards())
-    metadata = distribution.metadata
-    if not _VERSION.fullmatch(distribution.version):
-        raise ValueError(f"its version is {distribution.version!r}")
+    version = metadata["Version"]
+    if not _VERSION.fullmatch(version):
+        raise ValueError(f"its version is {version!r}")
+    requires = tuple(_one_line(text) for text in distribution.requires or ())
     for point in distribution.entry_points.select(group=GROUP):
         if not _NAME.fullmatch(point.name):
             damaged.append(
@@ -195,8 +204,8 @@ def _plugins(distribution: Distribution, name: str, damaged: list[str]) -> Itera
         yield Found(
             name=point.name,
             distribution=name,
-            version=distribution.version,
-            requires=tuple(_one_line(text) for text in distribution.requires or ()),
+            version=version,
+            requires=requires,
             module=module,
             qualname=qualname,
             place=place,
@@ -212,8 +221,8 @@ def _withheld(place: Place, name: str) -> Iterator[Finding]:
         yield Finding("E-PLACE", f"{place.withheld}; {remedy}")
 
 
-def _name_of(distribution: Distribution) -> str:
-    name = str(distribution.metadata["Name"])
+def _name_of(metadata: PackageMetadata) -> str:
+    name = str(metadata["Name"])
     if not _NAME.fullmatch(name):
         raise ValueError(f"its name is {name!r}")
     return name

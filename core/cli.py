@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from .autoload import forbid_autoload
-from .hooks.errors import JobError, RingfenceError, visible
+from .hooks.errors import CutOffError, JobError, RingfenceError, visible
+from .hooks.guard import guard
 from .remote import told_by_plugin
 from .version import __version__
 
-INTERRUPTED = 130
+
+class _Group(TyperGroup):
+    """Commands whose ``--help`` is False when it is not given.
+
+    By default it is None, and typer imports pydantic to make a bool of that, for a tenth of a second.
+    """
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option, with its default."""
+        return _false_by_default(super().get_help_option(ctx))
+
+
+class _Command(TyperCommand):
+    """A command of a ``_Group``."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option, with its default."""
+        return _false_by_default(super().get_help_option(ctx))
+
+
+def _false_by_default(option: Any) -> Any:
+    if option is not None:
+        option.default = False
+    return option
+
 
 # Our own bugs keep Python's plain traceback: it can be pasted into a report.
 app = typer.Typer(
+    cls=_Group,
     help="Train PyTorch models with plugins you do not have to trust.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
 )
-plugins_app = typer.Typer(help="Look at the plugins that are installed.", no_args_is_help=True)
+plugins_app = typer.Typer(
+    cls=_Group, help="Look at the plugins that are installed, or make one.", no_args_is_help=True
+)
 app.add_typer(plugins_app, name="plugins")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,6 +77,7 @@ def share_processors() -> None:
 def main() -> None:
     """Run the command line."""
     forbid_autoload()
+    guard()
     share_processors()
     with errors_told():
         app(prog_name="ringfence")
@@ -64,7 +95,7 @@ def errors_told() -> Iterator[None]:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(INTERRUPTED)
+        sys.exit(CutOffError.exit_status)
     except BrokenPipeError:
         # The reader of our output is gone (``| head``); nothing more can be said to it.
         sys.stderr.close()
@@ -87,7 +118,7 @@ def _root(
     """Train PyTorch models with plugins you do not have to trust."""
 
 
-@app.command()
+@app.command(cls=_Command)
 def train(
     job: Annotated[
         Path | None, typer.Argument(metavar="JOB.yaml", help="The job; with --resume, the one it ran.")
@@ -106,6 +137,12 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue the run in this folder.")
     ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept", metavar="KEY", help="With --resume: KEY differs from the checkpoint, and is meant to."
+        ),
+    ] = None,
     *,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
 ) -> None:
@@ -114,13 +151,30 @@ def train(
         raise JobError("name a job file (ringfence train JOB.yaml), or a run to continue (--resume DIR)")
     if out is not None and resume is not None:
         raise JobError("--out and --resume are both given; a resumed run goes on in its own folder")
-    from .commands.train import train_job  # noqa: PLC0415 - imports torch
+    if accept and resume is None:
+        raise JobError(
+            "--accept says what may differ from a run that is resumed; name its folder with --resume"
+        )
+    gc.enable()
+    from .commands.stopping import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
-    status = train_job(job, sets or [], plugins or [], out=out, resume=resume, quiet=quiet)
+    with StopFlag() as stop:
+        from .commands.train import train_job  # noqa: PLC0415 - imports torch
+
+        status = train_job(
+            job,
+            sets or [],
+            plugins or [],
+            out=out,
+            resume=resume,
+            accept=accept or [],
+            quiet=quiet,
+            stop=stop,
+        )
     raise typer.Exit(status)
 
 
-@plugins_app.command("list")
+@plugins_app.command("list", cls=_Command)
 def list_plugins(*, as_json: _Json = False) -> None:
     """List the plugins that are installed, and whether they fit this version."""
     from .commands.plugins import list_lines, list_records  # noqa: PLC0415 - takes time
@@ -131,7 +185,7 @@ def list_plugins(*, as_json: _Json = False) -> None:
         typer.echo(visible("\n".join(list_lines())))
 
 
-@plugins_app.command("show")
+@plugins_app.command("show", cls=_Command)
 def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
     """Show what a plugin is and which options it takes; its code is read, not run."""
     from .commands.plugins import show_lines, show_record  # noqa: PLC0415 - takes time
@@ -139,9 +193,10 @@ def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
     typer.echo(json.dumps(show_record(name), indent=2) if as_json else visible("\n".join(show_lines(name))))
 
 
-@plugins_app.command("check")
+@plugins_app.command("check", cls=_Command)
 def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
     """Check a plugin against the series of the core that it must work with; exit status 2 if it does not."""
+    gc.enable()
     from .commands.plugins import checked  # noqa: PLC0415 - imports torch
 
     verdict = checked(name)
@@ -149,17 +204,40 @@ def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
     raise typer.Exit(0 if verdict.decision == "accepted" else JobError.exit_status)
 
 
-@app.command()
+@plugins_app.command("new", cls=_Command)
+def new_plugin(
+    name: Annotated[str | None, typer.Argument(help="Name of the plugin, as jobs will spell it.")] = None,
+    role: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="augment, gradient, optimizer or monitor.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="SPDX", help="Apache-2.0, MIT or BSD-3-Clause.")
+    ] = None,
+    author: Annotated[str | None, typer.Option(metavar="NAME", help="Who holds the copyright.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the project.  [default: ringfence-NAME]")
+    ] = None,
+) -> None:
+    """Make the project of a new plugin, which works and has tests; asks for what is not given."""
+    from .commands.new import make_project  # noqa: PLC0415 - takes time
+
+    given = {"name": name, "role": role, "licence": licence, "author": author}
+    typer.echo("\n".join(make_project(given, out)))
+
+
+@app.command(cls=_Command)
 def doctor(*, as_json: _Json = False) -> None:
     """Tell, layer by layer, what the sandbox holds on this machine; exit status 2 if it cannot be used."""
+    gc.enable()
     from .commands.machine import examine_machine  # noqa: PLC0415 - imports torch
 
     raise typer.Exit(examine_machine(as_json=as_json))
 
 
-@app.command()
+@app.command(cls=_Command)
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]) -> None:
     """Write the report of a run anew, from what is in its folder."""
+    gc.enable()
     from .commands.machine import rewrite_report  # noqa: PLC0415 - imports matplotlib
 
     typer.echo(rewrite_report(folder))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .engine.recorder import Recorder, RunInfo
-from .hooks.manager import Listener
+from .hooks.listener import Listener
 from .hooks.plugin import Plugin
 from .hooks.types import Batch, Report, StepInfo
 

@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ JOB = "job.yaml"
 RECORD = "run.json"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+_CHECKPOINT = re.compile(r"step-([0-9]{8,16})(?:\.[0-9]+)?$")
 DEFAULT_PARENT = Path("runs")
 
 _ADVICE = {
@@ -52,13 +55,13 @@ def check_new(folder: Path) -> None:
         JobError: It holds something, or cannot be written.
     """
     try:
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
             raise JobError(
                 f"--out {folder}: the folder is not empty; choose another, or continue the run in it "
                 f"with --resume {folder}"
             )
     except OSError as error:
-        raise _unusable("--out", folder, error) from error
+        raise unusable("--out", folder, error) from error
 
 
 def check_old(folder: Path) -> None:
@@ -67,19 +70,47 @@ def check_old(folder: Path) -> None:
     Raises:
         JobError: It does not.
     """
-    if not folder.is_dir():
-        raise JobError(f"--resume {folder}: there is no such folder; name the folder of a run")
-    if not (folder / CHECKPOINTS).is_dir():
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        raise JobError(f"--resume {folder}: there is no such folder; name the folder of a run") from None
+    except OSError as error:
         raise JobError(
-            f"--resume {folder}: holds no checkpoints; name the folder of a run, "
-            f"or start one with --out {folder}"
+            f"--resume {folder}: cannot be read ({error.strerror or error}); change its permissions"
+        ) from error
+    if not names & {RECORD, CHECKPOINTS}:
+        raise JobError(
+            f"--resume {folder}: holds no run; name the folder of a run, or start one with --out {folder}"
+        )
+    if not _checkpoint_steps(folder):
+        raise JobError(
+            f"--resume {folder}: its run ended before the first checkpoint, so there is nothing to go on "
+            "from; start it anew from its job file, with another --out"
         )
 
 
 def steps_done(folder: Path) -> int:
     """Return the step of the newest checkpoint in a run's folder; 0 if there is none."""
-    names = (path.name.removeprefix("step-") for path in (folder / CHECKPOINTS).glob("step-*"))
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max(_checkpoint_steps(folder), default=0)
+
+
+def _checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a run's folder, whole or not.
+
+    Raises:
+        JobError: The folder of checkpoints cannot be read.
+    """
+    try:
+        names = [entry.name.removeprefix(".replaced-") for entry in (folder / CHECKPOINTS).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        why = error.strerror or error
+        raise JobError(
+            f"--resume {folder}: {CHECKPOINTS} cannot be read ({why}); change its permissions"
+        ) from error
+    found = (_CHECKPOINT.match(name) for name in names)
+    return [int(match[1]) for match in found if match]
 
 
 def claim(folder: Path, flag: str = "--out") -> None:
@@ -95,15 +126,60 @@ def claim(folder: Path, flag: str = "--out") -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise _unusable(flag, folder, error) from error
+        raise unusable(flag, folder, error) from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what ``run.json`` of a folder holds; nothing where it cannot be read."""
+    try:
+        value = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def keep_old_job(folder: Path, step: int, job: str) -> Path | None:
+    """Copy ``job.yaml`` before a resume after ``step`` steps replaces it by another.
+
+    Args:
+        folder: The run's.
+        step: Of the checkpoint that the run goes on from.
+        job: The text that takes its place.
+
+    Returns:
+        ``job-before-step-N.yaml``, or with a number where that is taken; None if there is nothing to keep.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    try:
+        old = (folder / JOB).read_bytes()
+    except FileNotFoundError:
+        return None
+    if old == job.encode():
+        return None
+    stem = f"job-before-step-{step}"
+    for number in itertools.count(1):
+        path = folder / (f"{stem}.yaml" if number == 1 else f"{stem}-{number}.yaml")
+        if not path.exists():
+            write_bytes(path, old)
+            return path
+        if path.read_bytes() == old:
+            return path
+    return None  # for the type checker: counting has no end
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file ``path`` by one that holds ``text``; a crash leaves the old one or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As ``write_text``, for bytes."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files for the owner only; a report is meant to be shared.
@@ -137,8 +213,12 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _unusable(flag: str, folder: Path, error: OSError) -> JobError:
-    return JobError(f"{flag} {folder}: cannot be written: {explain_disk(error)}; choose another folder")
+def unusable(flag: str, folder: Path, error: OSError) -> JobError:
+    """Return the error of a folder that cannot be written, with why."""
+    advice = "choose another folder"
+    if flag == "--resume":
+        advice = "make room, or change its permissions, or resume a copy of it elsewhere"
+    return JobError(f"{flag} {folder}: cannot be written: {explain_disk(error)}; {advice}")
 
 
 def _umask() -> int:

@@ -12,12 +12,14 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from packaging.version import Version
 
 from .catalog import Catalog, Found, catalog, judge, source_of
 from .hooks.compat import Declaration, admitted, claimed_snapshots
 from .hooks.errors import IncompatiblePluginError, JobError, PluginLoadError, RingfenceError, visible
+from .hooks.guard import current
 from .hooks.loaded import fits_series
 from .hooks.local import LocalPlugin
 from .hooks.manager import Hooks
@@ -26,15 +28,21 @@ from .hooks.snapshot import Index, Snapshot, series_of
 from .hooks.source import PluginSource
 from .hooks.specs import ROLES, Role
 from .hooks.verdict import Verdict
+from .isolation.budget import total_bytes
 from .job import MAX_MEMORY_FRACTION, JobFile, PluginJob
 from .job.plugin_options import check_plugin_options
+from .permissions import Surroundings, located, work_out
 from .problems import Problem
+from .shares import share_out, told_shares
 from .version import __version__
 
 #: What a constructor says of options that it does not take.
 _WRONG_OPTIONS = re.compile(r"could not be loaded: (ValueError|TypeError): (?P<message>.+)", re.DOTALL)
 #: An option, or a place in it, that such a message starts with.
 _OPTION = re.compile(r"(?P<name>\w+)(\[(?P<index>\d+)\])?:? ")
+
+#: Characters of what a constructor says that are quoted.
+_QUOTED = 300
 
 Start = Callable[[PluginSpec], Plugin]
 
@@ -65,6 +73,8 @@ def plan(
     installed: Catalog | None = None,
     index: Index | None = None,
     running: str = __version__,
+    *,
+    base: Path | None = None,
 ) -> list[Planned]:
     """Find and check every plugin of a job; no process is started.
 
@@ -73,9 +83,11 @@ def plan(
         installed: Where to look; what is installed by default.
         index: The series that the core knows; those that it ships by default.
         running: Version of the core.
+        base: Folder that relative paths of the job start from; by default the one that holds it.
 
     Raises:
-        JobError: A plugin is unknown, an option is wrong, or there is not exactly one optimizer.
+        JobError: A plugin is unknown, an option is wrong, a plugin needs what the job does not grant,
+            a grant cannot be given, or there is not exactly one optimizer.
         IncompatiblePluginError: A plugin does not fit the series that it must work with.
     """
     installed = catalog() if installed is None else installed
@@ -90,10 +102,14 @@ def plan(
             continue
         source = source_of(found)
         verdict = judge(found, source, index, running)
-        item = _planned(entry, found, source, verdict, index, file.job.memory_fraction, file.job.seed)
+        item = _planned(entry, found, source, verdict, index, seed=file.job.seed)
         item = replace(item, job_file=file, position=position)
         problems += _problems(file, position, item)
         planned.append(item)
+    planned, faults = _with_permissions(file, planned, base)
+    problems += faults
+    planned, faults = _with_shares(file, planned)
+    problems += faults
     refused = [item.verdict.message() for item in planned if item.verdict.decision == "refused"]
     if refused:
         raise IncompatiblePluginError("\n".join(refused))
@@ -117,6 +133,7 @@ def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable
         PluginError: A plugin could not be started.
         IncompatiblePluginError: A loaded class does not fit a series that it claims.
     """
+    _tell_shares(planned, event)
     for item in planned:
         try:
             plugin = _start(item.spec, start, event)
@@ -175,7 +192,12 @@ def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
         place = (named["name"], *([int(named["index"])] if named["index"] else []))
         message = message if message[named.end() :].startswith("is ") else message[named.end() :]
     path = item.job_file.option_path(item.position, *place)
-    return item.job_file.error([Problem(path, message)])
+    # Its own words, quoted as such: it could give them the sound of ours.
+    return item.job_file.error([Problem(path, f"plugin '{item.spec.name}' says: {_clip(message)}")])
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"
 
 
 def _in_constructor(error: PluginLoadError) -> bool:
@@ -196,7 +218,11 @@ def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plug
         f"plugin '{spec.name}' ({spec.distribution} {spec.version}) is trusted: "
         "it runs in the trainer's process, with all that the trainer may do and without a memory budget"
     )
-    return LocalPlugin(spec)
+    if (guard := current()) is not None:
+        guard.allow(spec.distribution)
+    plugin = LocalPlugin(spec)
+    plugin.usage.state_of_bytes = total_bytes()
+    return plugin
 
 
 def _planned(
@@ -205,7 +231,6 @@ def _planned(
     source: PluginSource,
     verdict: Verdict,
     index: Index,
-    memory_fraction: float = MAX_MEMORY_FRACTION,
     seed: int = 0,
 ) -> Planned:
     running = Version(verdict.core)
@@ -229,13 +254,34 @@ def _planned(
         deadline_s=entry.deadline_s,
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or role.on_failure,
-        memory_fraction=entry.memory_fraction or memory_fraction,
+        memory_fraction=entry.memory_fraction or MAX_MEMORY_FRACTION,
         search_path=found.place.search_path,
         readable=found.place.readable,
         roots=found.place.roots,
         job_seed=seed,
     )
     return Planned(spec, source, verdict, tuple(claimed_snapshots(claimed, index)))
+
+
+def _with_shares(file: JobFile, planned: Sequence[Planned]) -> tuple[list[Planned], list[Problem]]:
+    """Give each sandboxed plugin its share of the machine's memory."""
+    sandboxed = [item for item in planned if item.spec.isolation == "sandbox"]
+    fractions, problems = share_out(file, [item.position for item in sandboxed])
+    if problems:
+        return list(planned), problems
+    given = {item.position: share for item, share in zip(sandboxed, fractions, strict=True)}
+    return [
+        replace(item, spec=replace(item.spec, memory_fraction=given[item.position]))
+        if item.position in given
+        else item
+        for item in planned
+    ], []
+
+
+def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> None:
+    file = planned[0].job_file if planned else None
+    if file is not None and (told := told_shares(file, [item.spec for item in planned], total_bytes())):
+        event(told)
 
 
 def _problems(file: JobFile, position: int, item: Planned) -> Iterator[Problem]:
@@ -264,6 +310,23 @@ def _problems(file: JobFile, position: int, item: Planned) -> Iterator[Problem]:
     if spec.on_failure == "disable" and not role.may_disable:
         message = f"a run makes no sense without its {role.name}; use restart or abort"
         yield Problem((*place, "on_failure"), message)
+
+
+def _with_permissions(
+    file: JobFile, planned: Sequence[Planned], base: Path | None
+) -> tuple[list[Planned], list[Problem]]:
+    """Add to each plugin what the job grants it; return what is wrong with that too."""
+    job_file = Path(file.document.name).resolve()
+    code = tuple(Path(path) for item in planned for path in item.spec.readable)
+    around = Surroundings((base or job_file.parent).resolve(), job_file, code)
+    granted, problems = [], []
+    for item in planned:
+        entry = file.job.plugins[item.position]
+        permissions, faults = work_out(entry, item.source.needs, item.source.parameters, around)
+        problems += [replace(fault, path=("plugins", item.position, *fault.path)) for fault in faults]
+        options = located(entry, item.source.needs, item.source.parameters, around.base)
+        granted.append(replace(item, spec=replace(item.spec, permissions=permissions, options=options)))
+    return granted, problems
 
 
 def _missing_roles(planned: Sequence[Planned]) -> Iterator[Problem]:

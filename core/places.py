@@ -10,21 +10,22 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import site
 import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from importlib_metadata import Distribution
 
 from .autoload import LOADED_UNASKED
+from .hooks.guard import current, modules_in
+from .hooks.modules import file_below, file_in, file_of, is_package
 from .hooks.verdict import Finding
 
 MAX_BYTES = 2**20
@@ -34,6 +35,7 @@ _READ_FROM_METADATA = (
     *("installed-files.txt", "SOURCES.txt", "top_level.txt"),
 )
 _AT_STARTUP = {"sitecustomize", "usercustomize"}
+_TOP = re.compile(rb"\n([^/,\n]+)")
 _OF_A_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
@@ -60,19 +62,69 @@ class Place:
     withheld: str = ""
 
 
+class Environment:
+    """What distributions are installed in; looked at once for all of them.
+
+    Attributes:
+        site_folders: Where pip puts packages: what one of them reads, all may.
+        reserved: What no plugin may be given, and what it is.
+    """
+
+    def __init__(self) -> None:
+        self.site_folders = _site_folders()
+        self.reserved = _reserved()
+        self._records: dict[Path, list[_Record]] = {}
+
+    def overlaps(self, own: Sequence[str], base: Path, info: Path | None) -> Iterator[tuple[str, str]]:
+        """Yield which of the files ``own`` another distribution in the same folder installs too, and which.
+
+        Args:
+            own: Absolute paths.
+            base: Folder that the paths of a RECORD start from.
+            info: Folder of the metadata whose files these are.
+        """
+        names = [os.path.relpath(path, base) for path in own]
+        if names and base not in self._records:
+            self._records[base] = [_Record(path) for path in base.glob("*.dist-info/RECORD")]
+        for record in self._records[base] if names else ():
+            if info is None or record.folder != info.name:
+                for name in names:
+                    if record.lists(name):
+                        yield name, record.folder.partition("-")[0]
+
+
+class _Record:
+    """The files that a distribution installs; the list may be megabytes long."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path.parent.name
+        found = path.stat()
+        self._text = b"\n" + path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
+        # What lies at the top is few; the list itself is searched only for what may be on it.
+        self._tops = frozenset(_TOP.findall(self._text))
+
+    def lists(self, name: str) -> bool:
+        """Tell whether it has ``name``; paths are quoted only where they hold a comma."""
+        written = name.encode()
+        return written.partition(b"/")[0] in self._tops and b"\n%b," % written in self._text
+
+
 class Layout:
     """How one distribution is installed.
 
     Args:
         distribution: Its metadata; checked by ``check_files``.
+        environment: What it is installed in.
 
     Raises:
         OSError, ValueError, SyntaxError, RecursionError, MemoryError: The metadata is damaged.
     """
 
-    def __init__(self, distribution: Distribution) -> None:
+    def __init__(self, distribution: Distribution, environment: Environment) -> None:
+        self._environment = environment
         self.base = Path(str(distribution.locate_file(""))).resolve()
         self.project = _project_of(distribution)
+        self._info = getattr(distribution, "_path", None)
         # "..", so that no file hides behind another folder's name.
         self._files = [Path(os.path.normpath(self.base / str(file))) for file in distribution.files or ()]
         self._groups = {point.group for point in distribution.entry_points}
@@ -86,13 +138,13 @@ class Layout:
 
     def place(self, module: str) -> Place:
         """Return where ``module`` lies; the first place counts, as when it is imported."""
-        installed = _code_below(self.base, module)
-        is_site = self.base in _site_folders()
+        installed = file_in(self.base, module)
+        is_site = self.base in self._environment.site_folders
         if installed is not None and not is_site:
-            return self._opened(*installed, self.base)
+            return self._opened(installed[0], installed[1], self.base)
         own = str(self.base if is_site else self.base / module.partition(".")[0])
         usual = Place((str(self.base),), readable=(own,))
-        if installed is not None:
+        if installed is not None or self._hides(module):
             return usual
         for name, file, folder in self._candidates(module):
             if self.project is not None and file.resolve().is_relative_to(self.project):
@@ -116,26 +168,56 @@ class Layout:
                     f"{text}, and has had the chance; uninstall it",
                     advice=f"leave out {path.name}",
                 )
+        yield from self._overwritten()
+        yield from self._imported()
+
+    def _overwritten(self) -> Iterator[Finding]:
+        own = sorted({str(path) for path in self._files if path.suffix in {".py", ".pyc", ".so", ".pth"}})
+        for path, other in self._environment.overlaps(own, self.base, self._info):
+            text = f"installs {path}, which is a file of '{other}': it may have replaced code that"
+            yield Finding(
+                "E-STARTUP",
+                f"{text} runs outside any sandbox; uninstall it, then install '{other}' anew",
+                advice=f"leave out {path}",
+            )
+
+    def _imported(self) -> Iterator[Finding]:
+        guard = current()
+        early = set() if guard is None else guard.early
+        files = (os.path.relpath(path, self.base) for path in self._files)
+        for name in sorted(early and modules_in(files) & early):
+            text = f"its module '{name}' was imported before ringfence could prevent it, outside any sandbox"
+            yield Finding("E-STARTUP", f"{text}; uninstall it", advice=f"rename '{name}'")
+
+    def _hides(self, module: str) -> bool:
+        """Tell whether Python ends its search for ``module`` in the folder of the metadata.
+
+        It looks there before any project, and no further once it has met a module or a
+        package on the way; nothing that is mapped elsewhere is what it would import.
+        """
+        parts = module.split(".")
+        return any(file_of(self.base.joinpath(*parts[:depth])) for depth in range(1, len(parts) + 1))
 
     def _candidates(self, module: str) -> Iterator[tuple[str, Path, Path]]:
         """Yield dotted name, file and surrounding folder of what an editable install offers."""
         for folder in self._folders:
-            found = _code_below(folder, module)
+            found = file_in(folder, module)
             if found is not None:
-                yield (*found, folder)
+                yield (found[0], found[1], folder)
         for package, mapped in sorted(self._mapping.items(), key=lambda item: -len(item[0])):
             inside = module == package or module.startswith(f"{package}.")
-            file = _file_of(Path(mapped)) if inside and Path(mapped).is_absolute() else None
-            if file is not None and _holds(file, module[len(package) + 1 :]):
+            file = file_of(Path(mapped)) if inside and Path(mapped).is_absolute() else None
+            rest = module.split(".")[package.count(".") + 1 :]
+            if file is not None and file_below(file, rest) is not None:
                 yield package, file, Path(mapped).parent
 
     def _opened(self, name: str, file: Path, folder: Path) -> Place:
         """Open one package or one file of it, never the folder around."""
         file = file.resolve()
-        is_package = file.name == "__init__.py"
-        code = file.parent if is_package else file
-        packages = {name: str(file.parent)} if is_package else {}
-        reason = _reserved(code)
+        code = file.parent if is_package(file) else file
+        packages = {name: str(file.parent)} if is_package(file) else {}
+        held = (what for path, what in self._environment.reserved if path.is_relative_to(code))
+        reason = next((f"it is or holds {what}" for what in held), "")
         return Place(
             (str(folder),),
             packages,
@@ -186,14 +268,12 @@ def _check_file(path: Path) -> None:
 
 
 def _site_folders() -> set[Path]:
-    """Return where pip puts packages: what one of them reads, all may."""
     paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     paths += [*site.getsitepackages(), site.getusersitepackages()]
     return {Path(path).resolve() for path in paths}
 
 
-def _reserved(code: Path) -> str:
-    """Return why ``code`` may be opened to no plugin, or ``""``."""
+def _reserved() -> list[tuple[Path, str]]:
     kept = {
         "/": "the top of the file system",
         "/home": "the home folders",
@@ -203,9 +283,7 @@ def _reserved(code: Path) -> str:
         str(Path(sys.prefix).parent): "the folder around this Python environment",
         str(Path.cwd()): "the current folder",
     }
-    held = (what for path, what in kept.items() if Path(path).resolve().is_relative_to(code))
-    what = next(held, None)
-    return "" if what is None else f"it is or holds {what}"
+    return [(Path(path).resolve(), what) for path, what in kept.items()]
 
 
 def _project_of(distribution: Distribution) -> Path | None:
@@ -217,7 +295,7 @@ def _project_of(distribution: Distribution) -> Path | None:
     url = urlsplit(str(told.get("url")))
     if not told["dir_info"].get("editable") or url.scheme != "file":
         return None
-    folder = Path(url2pathname(url.path)).resolve()
+    folder = Path(unquote(url.path)).resolve()
     return folder if any((folder / name).is_file() for name in _OF_A_PROJECT) else None
 
 
@@ -251,27 +329,3 @@ def _mapping_of(path: Path) -> dict[str, str]:
             case ast.Assign(targets=[ast.Name(id="MAPPING")], value=ast.Dict() as value):
                 return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
     return {}
-
-
-def _code_below(folder: Path, module: str) -> tuple[str, Path] | None:
-    """Return name and file of the outermost package, or module, of ``module`` if ``folder`` holds it."""
-    parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        file = _file_of(folder.joinpath(*parts[:depth]))
-        if file is not None:
-            name = ".".join(parts[:depth])
-            return (name, file) if _holds(file, ".".join(parts[depth:])) else None
-    return None
-
-
-def _holds(file: Path, rest: str) -> bool:
-    if not rest:
-        return True
-    return file.name == "__init__.py" and _file_of(file.parent.joinpath(*rest.split("."))) is not None
-
-
-def _file_of(path: Path) -> Path | None:
-    """Return the file of the package or module whose path without ending is ``path``."""
-    endings = [f"{path.name}{suffix}" for suffix in (".py", *EXTENSION_SUFFIXES)]
-    candidates = [path / "__init__.py", *(path.with_name(name) for name in endings), path]
-    return next((file for file in candidates if file.is_file()), None)

@@ -9,42 +9,42 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from . import folder as run_folder
 from .build import Ingredients, build, check_names
+from .course import course_of
 from .engine.config import resolve_device
+from .engine.resuming import check_resumable
 from .engine.train import Result, train
 from .fanout import Fanout, Watcher
-from .hooks.errors import CheckpointError, IncompatiblePluginError, JobError, RingfenceError, RunAbortedError
+from .hooks.errors import (
+    CheckpointError,
+    CutOffError,
+    IncompatiblePluginError,
+    JobError,
+    RingfenceError,
+    RunAbortedError,
+)
+from .hooks.grace import GracePeriod
 from .hooks.manager import Hooks
 from .hooks.plugin import Plugin, PluginSpec
 from .isolation.pool import Sandbox
-from .job import Job, JobFile
+from .job import JobFile
 from .loader import Planned, load, plan
-from .record import RunRecord
+from .lock import hold
+from .permissions import write_reaches
+from .problems import Problem
+from .record import RunRecord, accepted_before
 from .report import RunRecorder, write_report
+from .shares import resolved
 
-#: What a resumed run must agree with. How long it trains and how it is judged (``steps``, ``epochs``,
-#: ``early_stopping``, ``eval_every``) may be changed on purpose, so that a finished run can be made longer;
-#: a schedule then follows the new length. The rest is about cost, such as workers, threads and snapshots.
-_COURSE = (
-    "model",
-    "data",
-    "batch_size",
-    "grad_accum_steps",
-    "loss",
-    "metric",
-    "schedule",
-    "seed",
-)
-
+_UNLOCKED = "nothing keeps a second process from writing there too, so start none"
 #: What a page can fail with: it is made of numbers and names that nobody vouches for.
 _REPORT_FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -93,8 +93,9 @@ def prepare(job_file: JobFile, base: Path) -> Prepared:
         IncompatiblePluginError: A plugin does not fit this core.
         DataError: The data cannot be read, or does not fit.
     """
-    planned = _checked(job_file)
+    planned = _checked(job_file, base)
     torch.set_num_threads(job_file.job.threads or len(os.sched_getaffinity(0)))
+    job_file = resolved(job_file, [item.spec for item in planned])
     return Prepared(job_file, base, planned, build(job_file, base))
 
 
@@ -103,8 +104,10 @@ def run(
     folder: Path,
     *,
     resume: bool = False,
+    accept: Collection[str] = (),
     watchers: Sequence[Watcher] = (),
     stop: Callable[[], bool] = lambda: False,
+    grace: GracePeriod | None = None,
 ) -> RunOutcome:
     """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
 
@@ -112,24 +115,79 @@ def run(
         prepared: The job.
         folder: Made if it is not there; holds a run already if ``resume``.
         resume: Go on from the latest checkpoint in ``folder``.
+        accept: Keys of which the job may differ from that checkpoint.
         watchers: Told what happens.
-        stop: Asked between steps; once it says True the run checkpoints and ends.
+        stop: Asked between steps, and between the batches of an evaluation; once it says True the run
+            checkpoints and ends.
+        grace: To be begun by whoever lets ``stop`` say True: once it is over, what a plugin has in hand is
+            cut off. Without one a plugin may take its whole deadline.
 
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
+        CutOffError: ``grace`` was over before the first step; nothing was trained.
     """
+    _keep_out(prepared, folder)
+    flag = "--resume" if resume else "--out"
     made = not folder.exists()
-    run_folder.claim(folder, "--resume" if resume else "--out")
-    job = prepared.job_file.job
-    record = RunRecord(folder, job.to_yaml(), prepared.base, job.seed, str(resolve_device(job.device)))
-    if not resume:
-        # A run that is resumed keeps its record until its checkpoint is known to fit the job.
-        record.open()
+    run_folder.claim(folder, flag)
+    with hold(folder, flag) as locked:
+        if not resume:
+            # Another process may have begun in it since it was chosen.
+            run_folder.check_new(folder)
+        job = prepared.job_file.job
+        told: Sequence[str] = ()
+        record = RunRecord(folder, job.to_yaml(), prepared.base, job.seed, str(resolve_device(job.device)))
+        if resume:
+            record.accepted = accepted_before(folder)
+            told = record.carry_on()
+        else:
+            # A run that is resumed keeps its record until its checkpoint is known to fit the job.
+            record.open()
+        if not locked:
+            told = (*told, f"{folder} is on a file system without locks: {_UNLOCKED}")
+        return _recorded(
+            prepared,
+            record,
+            watchers,
+            told,
+            resume=resume,
+            accept=accept,
+            stop=stop,
+            grace=grace or GracePeriod(),
+            made=made,
+        )
+
+
+def _recorded(
+    prepared: Prepared,
+    record: RunRecord,
+    watchers: Sequence[Watcher],
+    told: Sequence[str],
+    *,
+    resume: bool,
+    accept: Collection[str],
+    stop: Callable[[], bool],
+    grace: GracePeriod,
+    made: bool,
+) -> RunOutcome:
+    """Train, and have ``record`` and the folder say what became of it, however it ends."""
+    folder = record.folder
     names = prepared.ingredients.data.train.class_names
     with closing(RunRecorder(folder, class_names=names, resumed=resume)) as recorder:
         keeper = Fanout(recorder, [record, *watchers])
         try:
-            result = _train(prepared, record, keeper, [recorder, *watchers], resume=resume, stop=stop)
+            for sentence in told:
+                keeper.event(sentence)
+            result = _train(
+                prepared,
+                record,
+                keeper,
+                [recorder, *watchers],
+                resume=resume,
+                accept=accept,
+                stop=stop,
+                grace=grace,
+            )
             # What is written late must be on disk before the record says how the run ended.
             recorder.close()
         except BaseException as fault:
@@ -140,7 +198,9 @@ def run(
                 if record.begun:
                     recorder.event(f"ended: {record.error}")
             with contextlib.suppress(OSError, RunAbortedError):
-                _leave(record, recorder, watchers, report=not isinstance(error, KeyboardInterrupt))
+                _leave(
+                    record, recorder, watchers, report=not isinstance(error, (KeyboardInterrupt, CutOffError))
+                )
             if made and not record.begun:
                 # Nothing was trained: the message tells all there is, and the name stays free.
                 shutil.rmtree(folder, ignore_errors=True)
@@ -192,16 +252,29 @@ def _train(
     watchers: Sequence[Watcher],
     *,
     resume: bool,
+    accept: Collection[str],
     stop: Callable[[], bool],
+    grace: GracePeriod,
 ) -> Result:
     """Start the plugins, train, and end the plugins."""
     ingredients = prepared.ingredients
+    checkpoints = record.folder / run_folder.CHECKPOINTS
+    course = course_of(
+        prepared.job_file.job,
+        [item.spec for item in prepared.plugins],
+        prepared.ingredients.steps_total,
+        accept=accept,
+        accepted=record.accepted,
+        on_accepted=record.accept,
+    )
+    if resume:
+        check_resumable(checkpoints, course)
     with ExitStack() as stack:
-        sandbox = _sandbox(prepared.plugins, stack)
+        sandbox = _sandbox(prepared.plugins, stack, grace)
         hooks = Hooks(prepared.job_file.job.seed, keeper)
         stack.callback(hooks.close)
         load(prepared.plugins, hooks, _starter(sandbox), keeper.event)
-        record.plugins, record.order = hooks.plugins, hooks.order()
+        record.plugins_started(hooks)
         for watcher in watchers:
             watcher.plugins_started(hooks.plugins, record.order)
         return train(
@@ -210,29 +283,42 @@ def _train(
             hooks,
             ingredients.config,
             recorder=keeper,
-            checkpoints=record.folder / run_folder.CHECKPOINTS,
+            checkpoints=checkpoints,
             resume=resume,
-            fingerprint=fingerprint(prepared.job_file.job),
+            course=course,
             allocate=None if sandbox is None else sandbox.allocate,
             stop=stop,
+            grace=grace,
         )
 
 
-def fingerprint(job: Job) -> Mapping[str, Any]:
-    """Return what decides a run's course, as JSON data: a resumed run must agree with it."""
-    whole = job.model_dump(mode="json")
-    course = {key: whole[key] for key in _COURSE}
-    return course | {"plugins": [{plugin.name: plugin.options} for plugin in job.plugins]}
+def _keep_out(prepared: Prepared, folder: Path) -> None:
+    """Refuse a plugin that could change the run's own folder.
+
+    Raises:
+        JobError: The job grants it.
+    """
+    problems = []
+    for item in prepared.plugins:
+        granted = write_reaches(item.spec.permissions, folder)
+        if granted is not None:
+            message = (
+                f"{granted} may not be written by a plugin: it is, holds or lies in the run's own folder, "
+                f"{folder}; choose another with --out"
+            )
+            problems.append(Problem(("plugins", item.position, "write"), message))
+    if problems:
+        raise prepared.job_file.error(problems)
 
 
-def _checked(job_file: JobFile) -> list[Planned]:
+def _checked(job_file: JobFile, base: Path) -> list[Planned]:
     """Return the planned plugins, or raise one error with all that is wrong."""
     faults = []
     problems = check_names(job_file)
     if problems:
         faults.append(str(job_file.error(problems)))
     try:
-        planned = plan(job_file)
+        planned = plan(job_file, base=base)
     except (JobError, IncompatiblePluginError) as error:
         if not faults:
             raise
@@ -242,11 +328,12 @@ def _checked(job_file: JobFile) -> list[Planned]:
     return planned
 
 
-def _sandbox(planned: Sequence[Planned], stack: ExitStack) -> Sandbox | None:
+def _sandbox(planned: Sequence[Planned], stack: ExitStack, grace: GracePeriod) -> Sandbox | None:
     """Start a sandbox if a plugin needs one."""
     if all(item.spec.isolation == "trusted" for item in planned):
         return None
-    return stack.enter_context(Sandbox())
+    sandboxed = sum(item.spec.isolation == "sandbox" for item in planned)
+    return stack.enter_context(Sandbox(plugins=sandboxed, grace=grace))
 
 
 def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:

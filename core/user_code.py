@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .hooks.guard import current
+
 
 def is_import_path(name: str) -> bool:
     """Tell whether ``name`` is spelled ``module:function``."""
@@ -34,6 +36,8 @@ def load_function(name: str, base: Path) -> Callable[..., Any]:
         # Last, so that a file beside the job never hides an installed package.
         sys.path.append(folder)
     importlib.invalidate_caches()
+    if (guard := current()) is not None:
+        guard.allow_module(module_name)
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:

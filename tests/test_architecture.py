@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core"
 BUILTIN = ROOT / "plugins_builtin"
-TEMPLATE = ROOT / "plugin_template"
 
 #: The two modules that know both the engine and the sandbox.
 WIRES = {"ringfence.run", "ringfence.loader"}
@@ -61,6 +60,7 @@ def test_there_are_modules_to_look_at():
     [
         ("ringfence.engine", ["ringfence.isolation", "ringfence.loader", "ringfence.run", "ringfence.cli"]),
         ("ringfence.isolation", ["ringfence.engine", "ringfence.loader", "ringfence.run", "ringfence.cli"]),
+        ("ringfence.testing", ["ringfence.engine"]),
     ],
 )
 def test_engine_and_isolation_know_only_the_hooks(source, targets):
@@ -101,6 +101,16 @@ def test_nothing_of_the_core_imports_a_plugin():
     assert wrong == []
 
 
+def test_nothing_of_the_core_imports_the_kit_for_authors():
+    wrong = [
+        where
+        for name, target, where in OURS
+        if below(target, "ringfence.testing") and not below(name, "ringfence.testing")
+    ]
+
+    assert wrong == []
+
+
 def test_builtin_plugins_import_only_the_public_api():
     wrong = [
         where
@@ -117,7 +127,6 @@ def test_nobody_imports_the_folders_by_their_own_names():
     everything = [
         *OURS,
         *all_imports(BUILTIN, "ringfence.builtin"),
-        *all_imports(TEMPLATE, "ringfence._template"),
         *all_imports(ROOT / "tests", "tests"),
         *all_imports(ROOT / "tools", "tools"),
     ]
@@ -172,7 +181,17 @@ def run(code):
 
 
 @pytest.mark.parametrize(
-    "module", ["ringfence", "ringfence.cli", "ringfence.catalog", "ringfence.hooks.compat"]
+    "module",
+    [
+        "ringfence",
+        "ringfence.cli",
+        "ringfence.catalog",
+        "ringfence.hooks.compat",
+        "ringfence.template",
+        "ringfence.testing.fixtures",
+        "ringfence.testing.runs",
+        "ringfence.testing.conformance",
+    ],
 )
 def test_what_must_answer_at_once_does_not_import_torch(module):
     done = run(f"import sys, {module}; sys.exit('torch' in sys.modules)")
@@ -208,3 +227,10 @@ def test_importing_does_no_work(module):
     )
 
     assert done.stdout == "same\n", done.stderr
+
+
+def test_every_file_of_the_sandbox_is_on_its_map():
+    page = (CORE / "isolation" / "__init__.py").read_text()
+    files = [path.stem for path in (CORE / "isolation").glob("*.py") if path.stem != "__init__"]
+
+    assert [name for name in files if f"``{name}``" not in page] == []

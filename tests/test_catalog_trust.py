@@ -12,6 +12,7 @@ import pytest
 from ringfence import places
 from ringfence.catalog import catalog, check_found, source_of
 from ringfence.hooks.errors import PluginRaisedError, visible
+from ringfence.hooks.guard import Guard
 from ringfence.hooks.roots import RootFinder
 
 PLUGIN = """
@@ -283,3 +284,70 @@ def test_an_error_shows_no_control_characters_and_forges_no_line():
 
     assert str(error) == "plugin 'acme': raised X: \\x1b[2J\\rerror: y\n    completed after 9 steps"
     assert visible("a\tb\nc") == "a\\tb\nc"
+
+
+# code that is somebody else's
+
+
+def test_a_file_of_another_distribution_is_refused(site):
+    other = Wheel(site, "other")
+    other.write("other/__init__.py", "")
+    (site / other.info / "entry_points.txt").unlink()
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    wheel.write("other/__init__.py", "# replaced")
+
+    verdict = check_found(found(site))
+
+    assert verdict.decision == "refused"
+    assert "installs other/__init__.py, which is a file of 'other'" in verdict.message()
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_module_that_was_imported_before_the_guard_is_refused(site, monkeypatch, early):
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    wheel.write("acme_tried.py", "")
+    monkeypatch.setitem(sys.modules, "acme_tried", sys) if early else None
+    monkeypatch.setattr(sys, "meta_path", [Guard({"acme_tried": "acme"}), *sys.meta_path])
+
+    verdict = check_found(found(site))
+
+    assert verdict.decision == ("refused" if early else "accepted")
+    assert ("its module 'acme_tried' was imported before" in verdict.message()) == early
+
+
+FORGED = {
+    "a file that is no module": {"acme.core": "secret.txt"},
+    "a module of the user's": {"acme.core": "acme"},
+    "a package of the user's": {"acme": "acme"},
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+@pytest.mark.parametrize("shipped", ["acme.py", "acme/core.pyc", "acme/__init__.pyc"])
+def test_a_mapping_opens_nothing_that_the_wheels_own_code_hides(site, project, forged, shipped):
+    wheel = Wheel(site, module="acme.core")
+    wheel.write(shipped, "__path__ = []\n")
+    (project / "acme" / "core.py").write_text(PLUGIN)
+    wheel.claim_editable(project)
+    wheel.map({package: str(project / path) for package, path in FORGED[forged].items()})
+
+    assert found(site).place.readable == (str(site),)
+
+
+def test_a_mapping_to_a_file_that_is_no_module_opens_nothing(site, project):
+    wheel = Wheel(site, module="acme.core")
+    wheel.claim_editable(project)
+    wheel.map({"acme.core": str(project / "secret.txt")})
+
+    assert found(site).place.readable == (str(site),)
+
+
+def test_source_is_read_only_from_where_python_would_import_it(site):
+    """A module beside a folder of its name: the folder is what its ``__path__`` makes of it, if it runs."""
+    wheel = Wheel(site, module="acme.core")
+    wheel.write("acme.py", "__path__ = ['acme']\n")
+    wheel.write("acme/core.py", PLUGIN)
+
+    assert source_of(found(site)).role is None

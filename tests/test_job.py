@@ -39,7 +39,7 @@ def job_of(text: str) -> JobFile:
 def test_small_job_gets_defaults(write):
     job = read_job(write(SMALL)).job
     assert (job.model.name, job.epochs, job.steps, job.batch_size) == ("cnn", 2, None, 64)
-    assert job.memory_fraction == 0.15
+    assert job.memory_fraction is None
     assert job.loss.name == "cross_entropy"
 
 

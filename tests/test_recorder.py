@@ -28,6 +28,8 @@ from ringfence.report.journal import Journal, encode, read_journal
 from ringfence.report.store import MAX_PICTURES, MAX_REPORTS, PluginStore, file_name
 from ringfence.run import prepare, run
 
+from .watching import descriptors, settled_descriptors
+
 INFO = RunInfo(0, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True)
 
 
@@ -234,6 +236,29 @@ def test_reports_on_disk_are_bounded_and_spread_over_the_run(tmp_path):
     assert kept[-1] > 19_000
 
 
+@pytest.mark.parametrize("count", [40, 3 * MAX_REPORTS])
+def test_roll_back_drops_the_end_of_a_plugins_reports_and_reads_nothing_before_it(tmp_path, count):
+    """What it costs must not grow with the run: a job's recovery waits for it."""
+    store = PluginStore(tmp_path, "monitor")
+    for step in range(count):
+        store.add(step, {"h": Histogram([float(step)], [0.0, 1.0])}, {})
+    path = tmp_path / "monitor.jsonl"
+    before = [record["step"] for record in read_journal(path)]
+    number = path.stat().st_ino
+    for to_step in (before[-1], before[-5], before[-5]):
+        store.roll_back(to_step)
+        assert [r["step"] for r in read_journal(path)] == [s for s in before if s < to_step]
+    assert path.stat().st_ino == number  # cut back, not written anew
+    store.add(count, {"h": Histogram([1.0], [0.0, 1.0])}, {})
+    store.close()
+    again = PluginStore(tmp_path, "monitor")
+    again.roll_back(count)
+    assert [record["step"] for record in read_journal(path)] == [s for s in before if s < before[-5]]
+    again.roll_back(0)
+    assert path.read_bytes() == b""
+    again.close()
+
+
 def test_pictures_on_disk_are_bounded(tmp_path):
     store = PluginStore(tmp_path, "monitor")
     picture = torch.zeros(2, 2, dtype=torch.uint8)
@@ -318,7 +343,7 @@ def test_full_disk_is_told_as_such(tmp_path):
 
 
 def test_recorder_leaves_no_file_open(tmp_path):
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     for _ in range(3):
         recorder = RunRecorder(tmp_path)
         recorder.started(INFO)
@@ -327,7 +352,7 @@ def test_recorder_leaves_no_file_open(tmp_path):
         recorder.event("x")
         recorder.close()
         recorder.close()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert settled_descriptors(before) <= before
 
 
 # whole runs
@@ -383,7 +408,7 @@ def messages(folder: Path) -> list[str]:
 
 def test_interruption_and_resume_are_events(tmp_path):
     asked = itertools.count()
-    folder = train(tmp_path / "run", stop=lambda: next(asked) == 2)
+    folder = train(tmp_path / "run", stop=lambda: next(asked) >= 2)
     train(folder, resume=True)
     events = list(read_journal(folder / "events.jsonl"))
     own = [(event["step"], event["message"]) for event in events if "trusted" not in str(event["message"])]
@@ -407,8 +432,13 @@ def test_there_are_always_events_to_read(recorder, tmp_path):
 
 
 def test_report_that_cannot_be_written_leaves_a_completed_run_and_says_so(tmp_path):
-    folder, told = tmp_path / "run", Told()
-    (folder / "report.html").mkdir(parents=True)
+    folder = tmp_path / "run"
+
+    class InTheWay(Told):
+        def started(self, info) -> None:
+            (folder / "report.html").mkdir()
+
+    told = InTheWay()
     train(folder, told=told)
     assert json.loads((folder / "run.json").read_text())["status"] == "completed"
     said = "the report could not be written (IsADirectoryError: "

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from ringfence import Batch, Histogram, StepInfo
 from ringfence.engine.recorder import RunInfo
 from ringfence.hooks.check import check_result
+from ringfence.hooks.failures import FaultRecord
 from ringfence.hooks.types import Report
 from ringfence.record import RunRecord
 from ringfence.report import RunRecorder, write_report
@@ -273,6 +275,12 @@ def test_any_histogram_can_be_reported(counts, edges):
     assert heat_map("x", "any", alone).startswith("<svg")
 
 
+def test_edges_as_close_as_numbers_get_are_drawn():
+    close = Layer("close", [0], [[1e308]], [[0.0, 1e-300]])
+
+    assert heat_map("x", "any", close).startswith("<svg")
+
+
 def test_hostile_numbers_go_through_recorder_and_page(tmp_path):
     """As a plugin may send them: everything that passes the check of reports."""
     numbers = {"norm/a": 1.7e308, "norm/b": -1.7e308, "c": 10**300, "d": math.nan, "e": 5e-324}
@@ -325,6 +333,49 @@ def test_disabled_plugin_is_told_at_the_top_of_a_run_that_completed(folder):
     assert "Disabled:" not in top()
     (folder / "run.json").write_text(json.dumps(record(plugins=[plugin("spy", state="disabled"), plugin()])))
     assert "Disabled: spy failed, and the run went on without" in top()
+
+
+def test_what_a_plugin_tried_is_told_and_nothing_of_those_that_tried_nothing(folder):
+    tried = {"start another process (vfork)": 3, "open a connection (socket)": 1}
+    plugins = [
+        plugin("spy", attempts=tried, attempts_at_least=True),
+        plugin("good", attempts={}),
+        plugin("swa", attempts=None),
+    ]
+    (folder / "run.json").write_text(json.dumps(record(plugins=plugins)))
+    text = page(folder).text
+    assert (
+        "spy tried and was refused: start another process (vfork), 3 times; open a connection (socket); "
+        "and more, which were refused without being counted." in text
+    )
+    assert text.count("tried and was refused") == 1
+
+
+def test_each_fault_is_a_row_and_no_event_besides(folder):
+    told = "plugin 'optim' in 'optimizer.backward' at step 25: crashed; restarted (1 of 3 in a row)"
+    where = (25, "optim", "optimizer.backward", "PluginCrashedError")
+    faults = [
+        asdict(FaultRecord(*where, told, "restarted", steps_lost=1005, recovery_s=0.0714)),
+        asdict(FaultRecord(30, f"spy{EVIL}", None, EVIL, EVIL, "disabled")),
+        asdict(FaultRecord(31, "optim", None, "PluginLoadError", "gone; the run was ended", "aborted")),
+    ]
+    counts = {"faults": faults, "faults_left_out": 12, "steps_lost": 2010}
+    (folder / "run.json").write_text(json.dumps(record(**counts)))
+    found = page(folder)
+    assert found.text.count(told) == 1
+    rows = found.text.partition("Recovery")[2].partition("Events")[0].partition("Training images")[0]
+    assert f"25 optim optimizer.backward {told} PluginCrashedError restarted 1,005 71 ms" in rows
+    assert f"30 spy{EVIL} {EVIL} {EVIL} disabled 0" in rows
+    assert "31 optim gone; the run was ended PluginLoadError aborted 0" in rows
+    assert "12 between are only counted" in found.text
+    assert "Taken again in all: 2,010 steps." in found.text
+    assert not found.all("script")
+
+
+@pytest.mark.parametrize("faults", ["none", [1, None], [{}], [{"step": "x", "recovery_s": "y"}]])
+def test_damaged_faults_give_a_page(folder, faults):
+    (folder / "run.json").write_text(json.dumps(record(faults=faults, steps_lost="x")))
+    assert page(folder).text
 
 
 @pytest.mark.parametrize(
@@ -441,6 +492,7 @@ def table(heading: str, after: str) -> set[str]:
 
 
 def test_documented_keys_are_those_of_run_json(tmp_path):
+    from ringfence.carried import EarlierPlugin
     from ringfence.hooks.local import LocalPlugin
     from ringfence.hooks.plugin import PluginSpec
     from ringfence.record import plugin_record
@@ -455,9 +507,10 @@ def test_documented_keys_are_those_of_run_json(tmp_path):
     spec = PluginSpec("p", "d", "1", "m", "q", "gradient", isolation="trusted")
     written = RunRecord(tmp_path, "", tmp_path, 0, "cpu").to_dict()
     assert table("## `run.json`", "Each of `plugins`:") == set(written)
-    assert table("Each of `plugins`:", "## `metrics.jsonl`") == set(
-        plugin_record(LocalPlugin(spec, Nothing()))
+    assert table("Each of `plugins`:", "Each of `faults`") == set(
+        plugin_record(LocalPlugin(spec, Nothing()), EarlierPlugin("p"))
     )
+    assert table("Each of `faults`", "## `metrics.jsonl`") == {each.name for each in fields(FaultRecord)}
 
 
 # a real browser

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from .. import folder as run_folder
 from ..hooks.errors import JobError
 
@@ -26,8 +28,11 @@ def rewrite_report(folder: Path) -> Path:
 def examine_machine(*, as_json: bool) -> int:
     """Print what the sandbox holds on this machine and return the exit status."""
     from ..isolation.doctor import diagnose  # noqa: PLC0415 - imports torch
+    from .diagnosis import print_diagnosis  # noqa: PLC0415 - as above
 
     diagnosis = diagnose()
-    text = json.dumps(diagnosis.to_dict(), indent=2) if as_json else "\n".join(diagnosis.lines())
-    sys.stdout.write(f"{text}\n")
+    if as_json:
+        sys.stdout.write(f"{json.dumps(diagnosis.to_dict(), indent=2)}\n")
+    else:
+        print_diagnosis(diagnosis, Console())
     return 0 if diagnosis.usable else JobError.exit_status

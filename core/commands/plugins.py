@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ..catalog import Found, catalog, check_found, source_of
+from ..catalog import Catalog, Found, catalog, check_found, source_of
+from ..hooks.needs import fill, literal_defaults
+from ..hooks.permissions import VERBS
+from ..hooks.snapshot import Index
 from ..hooks.source import Parameter, PluginSource
 from ..hooks.verdict import Finding, Verdict
 
 _DECISION_WORDS = {"accepted": "ok", "refused": "REFUSED", "could not tell": "decided when loaded"}
 
 
-def list_records() -> list[dict[str, Any]]:
+def list_records(installed: Catalog | None = None) -> list[dict[str, Any]]:
     """Return every installed plugin as plain data."""
+    installed = installed or catalog()
+    index = Index.read()
     records = []
-    for found in catalog().plugins.values():
+    for found in installed.plugins.values():
         source = source_of(found)
         records.append(
             {
@@ -24,7 +30,8 @@ def list_records() -> list[dict[str, Any]]:
                 "distribution": found.distribution,
                 "version": found.version,
                 "summary": found.summary,
-                "decision": check_found(found, source).decision,
+                "decision": check_found(found, source, index).decision,
+                "needs": _need_records(source),
             }
         )
     return records
@@ -32,17 +39,18 @@ def list_records() -> list[dict[str, Any]]:
 
 def list_lines() -> list[str]:
     """Return every installed plugin as a table, and what is wrong with the rest."""
-    rows = [("NAME", "ROLE", "FROM", "FITS")]
+    installed = catalog()
+    rows = [("NAME", "ROLE", "FROM", "FITS", "NEEDS")]
     rows += [
         (
             record["name"],
             record["role"] or "?",
             f"{record['distribution']} {record['version']}",
             _DECISION_WORDS[record["decision"]],
+            ", ".join(record["needs"]),
         )
-        for record in list_records()
+        for record in list_records(installed)
     ]
-    installed = catalog()
     lines = _table(rows)
     lines += [
         f"'{name}' is declared by {' and '.join(owners)}; uninstall all but one"
@@ -74,6 +82,7 @@ def show_record(name: str) -> dict[str, Any]:
         },
         "options": [_option_record(parameter) for parameter in source.parameters],
         "takes_any_option": source.takes_any_option,
+        "needs": _need_records(source),
         "check": check_found(found, source).to_dict(),
     }
 
@@ -91,8 +100,9 @@ def show_lines(name: str) -> list[str]:
         f"class {found.module}:{found.qualname}",
     ]
     lines += ["", *source.docstring.splitlines()] if source.docstring else []
-    lines += ["", *_methods(source), "", *_options(source), "", check_found(found, source).message()]
-    return lines
+    lines += ["", *_methods(source), "", *_options(source), ""]
+    lines += [*_needs(source), ""] if source.needs else []
+    return [*lines, check_found(found, source).message()]
 
 
 def checked(name: str) -> Verdict:
@@ -111,17 +121,17 @@ def checked(name: str) -> Verdict:
     required = [parameter.name for parameter in source.parameters if parameter.required]
     if required:
         needed = ", ".join(required)
-        text = f"not loaded, since it needs a value for {needed}; a job that uses it settles the rest"
-        return Verdict(
-            verdict.plugin,
-            verdict.distribution,
-            verdict.version,
-            verdict.core,
-            verdict.window,
-            verdict.declared,
-            (*verdict.findings, Finding("I-NOT-LOADED", text)),
-        )
+        return _not_loaded(verdict, f"a value for {needed}")
+    standing = [need for need in source.needs if fill(need.what, literal_defaults(source.parameters))]
+    if standing:
+        wanted = " and to ".join(f"{VERBS[need.kind]} {need.what}" for need in standing)
+        return _not_loaded(verdict, f"leave to {wanted}")
     return _loaded(found, source, verdict)
+
+
+def _not_loaded(verdict: Verdict, needed: str) -> Verdict:
+    text = f"not loaded, since it needs {needed}; a job that uses it settles the rest"
+    return replace(verdict, findings=(*verdict.findings, Finding("I-NOT-LOADED", text)))
 
 
 def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
@@ -132,6 +142,20 @@ def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
     item = plan_alone(found, source, verdict)
     with Sandbox() as sandbox:
         return confirm(item, sandbox.start(item.spec).accepts)
+
+
+def _need_records(source: PluginSource) -> dict[str, dict[str, str]]:
+    records: dict[str, dict[str, str]] = {}
+    for need in source.needs:
+        records.setdefault(need.kind, {})[need.what] = need.reason
+    return records
+
+
+def _needs(source: PluginSource) -> Iterator[str]:
+    yield "needs, each to be granted by the job, beside the plugin's name:"
+    yield from _table(
+        [("  GRANT", "WHAT", "WHY"), *((f"  {n.kind}", n.what, n.reason) for n in source.needs)]
+    )
 
 
 def _option_record(parameter: Parameter) -> dict[str, Any]:

@@ -287,6 +287,7 @@ def describe_plugins(plugins: Sequence[Plugin], order: Mapping[str, Sequence[str
         workers = f", {spec.workers} workers" if spec.workers > 1 else ""
         lacking = _lacking(usage.layers, every)
         lines.append(f"{title}: sandboxed{workers}, at most {usage.budget_bytes / MIB:.0f} MiB{lacking}")
+        lines += [f"    GRANTED: {grant}" for grant in spec.permissions.lines()]
     if every:
         lines.append(f"  layers of each sandbox: {', '.join(every)}")
     return lines

@@ -14,6 +14,8 @@ from ..hooks.plugin import Plugin
 from .progress import Status, call_ms, duration, memory_words, step_ms
 
 _STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}
+#: Word in a message to how it is shown.
+_LOUD = {"TRUSTED:": "bold red", "GRANTED:": "yellow"}
 _BAR_WIDTH = 30
 #: Columns from which on there is room for everything.
 _WIDE = 110
@@ -40,8 +42,8 @@ class TerminalView:
 
     def line(self, text: str) -> None:
         """Print it above the live part."""
-        style = "bold red" if "TRUSTED:" in text else None
-        self._console.print(Text(text, style=style or ""))
+        style = next((style for word, style in _LOUD.items() if word in text), "")
+        self._console.print(Text(text, style=style))
 
     def refresh(self, status: Status, *, evaluated: bool) -> None:
         """Draw."""
@@ -101,6 +103,9 @@ def _cells(plugin: Plugin, status: Status) -> list[RenderableType]:
     name = Text(spec.name)
     if spec.isolation == "trusted":
         name.append(" TRUSTED", "bold red")
+    granted = [kind for kind, each in spec.permissions.granted().items() if each]
+    if granted:
+        name.append(f" +{'+'.join(granted)}", "yellow")
     return [
         name,
         spec.role,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from .. import folder as run_folder
-from ..hooks.errors import JobError
+from ..hooks.errors import CutOffError, DataError, JobError
 from ..job import JobFile, read_job
+from ..lock import FolderTakenError, check_free
 from .progress import PlainView, Progress, QuietView, View
+from .stopping import StopFlag, to_stderr
 from .terminal import TerminalView
 
-INTERRUPTED = 130
+if TYPE_CHECKING:
+    from ..run import Prepared, RunOutcome
+
 _DIGITS_SHOWN = 16
 
 
@@ -29,7 +31,9 @@ def train_job(
     *,
     out: Path | None,
     resume: Path | None,
+    accept: Sequence[str],
     quiet: bool,
+    stop: StopFlag,
 ) -> int:
     """Run a job and return the exit status.
 
@@ -39,78 +43,133 @@ def train_job(
         plugins: Values of ``--plugin``.
         out: Folder of the run; chosen if None.
         resume: Folder of the run to go on with.
+        accept: Values of ``--accept``.
         quiet: Show the result only.
+        stop: What the user's signals set.
 
     Raises:
         RingfenceError: The job is wrong, or a fault ended the run.
     """
     if resume is not None:
+        check_free(resume, "--resume")
         run_folder.check_old(resume)
+        if not (path or sets or plugins or accept) and (over := _over(resume)):
+            _say(over)
+            return 0
     elif out is not None:
+        check_free(out, "--out")
         run_folder.check_new(out)
     job_file, base = _read(path, sets, plugins, resume)
+    stop.within_s = job_file.job.stop_within_s
     # The engine takes seconds to import; a job that cannot be read is told of at once.
-    from ..run import prepare, run  # noqa: PLC0415
+    from ..run import prepare  # noqa: PLC0415
 
-    prepared = prepare(job_file, base)
+    with _missing_base_told(resume, base):
+        prepared = prepare(job_file, base)
     if resume is not None:
         _check_length(resume, prepared.ingredients.steps_total)
-    folder = resume or out or run_folder.default_folder(Path(path or "job").stem)
-    view = _view(quiet=quiet)
-    progress = Progress(view)
-    with StopFlag(view) as stop:
-        try:
-            outcome = run(prepared, folder, resume=resume is not None, watchers=[progress], stop=stop.is_set)
-        finally:
-            view.close()
+    progress = Progress(_view(quiet=quiet))
+    outcome = _run(prepared, path, resume or out, progress, stop, resume=resume is not None, accept=accept)
+    return CutOffError.exit_status if outcome is None else _told(outcome, progress)
+
+
+def _run(
+    prepared: Prepared,
+    job: Path | None,
+    folder: Path | None,
+    progress: Progress,
+    stop: StopFlag,
+    *,
+    resume: bool,
+    accept: Sequence[str],
+) -> RunOutcome | None:
+    """Run a job, in a folder that is chosen if None; return None, and say so, if it ends without a result."""
+    from ..run import run  # noqa: PLC0415
+
+    def run_in(chosen: Path) -> RunOutcome:
+        nonlocal folder
+        folder = chosen
+        return run(
+            prepared,
+            chosen,
+            resume=resume,
+            accept=accept,
+            watchers=[progress],
+            stop=stop.is_set,
+            grace=stop.grace,
+        )
+
+    view = progress.view
+    if isinstance(view, TerminalView):
+        stop.tell = view.line
+    stop.has_begun = lambda: progress.status.info is not None
+    stop.starting()
+    try:
+        return _run_in_a_free_one(job, run_in) if folder is None else run_in(folder)
+    except CutOffError:
+        to_stderr(_ended("interrupted before the first step", folder))
+    except KeyboardInterrupt:
+        to_stderr(_ended("interrupted, at once", folder))
+    finally:
+        stop.tell = to_stderr
+        view.close()
+    return None
+
+
+def _told(outcome: RunOutcome, progress: Progress) -> int:
+    """Show how a run ended, and return the exit status."""
     result = outcome.result
     metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())
     _say(f"{result.status} after {result.steps} steps  {metrics}".rstrip())
+    if result.steps_given_up:
+        _say(f"the {result.steps_given_up} steps after that were given up: the next one took too long")
     for plugin in progress.status.plugins:
         if plugin.usage.state == "disabled":
             _say(f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it")
     _say(f"weights {result.weights_sha256[:_DIGITS_SHOWN]}…  {result.steps_per_second:.1f} steps/s")
     _say(f"report  {outcome.report}")
     if result.status == "interrupted":
-        _say(f"continue with: ringfence train --resume {folder}")
-        return INTERRUPTED
+        _say(f"continue with: ringfence train --resume {outcome.folder}")
+        return CutOffError.exit_status
     return 0
 
 
-class StopFlag:
-    """Turns the first Ctrl-C (or SIGTERM) into a request to stop, and the second into an end at once.
+def _ended(how: str, folder: Path | None) -> str:
+    """Say how a run ended without its last state, and what there is of it."""
+    done = 0 if folder is None else run_folder.steps_done(folder)
+    if not done:
+        return f"{how}; no step was kept"
+    return (
+        f"{how}; kept is step {done}, the last checkpoint. Continue with: ringfence train --resume {folder}"
+    )
 
-    Args:
-        view: Where to say so.
-    """
 
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._is_set = False
-        self._before: dict[int, Any] = {}
+def _run_in_a_free_one(job: Path | None, run_in: Callable[[Path], RunOutcome]) -> RunOutcome:
+    """Run in the first default folder that is free when the run begins."""
+    while True:
+        folder = run_folder.default_folder(Path(job or "job").stem)
+        try:
+            return run_in(folder)
+        except FolderTakenError:
+            # Another process was quicker, so that the next look finds another one.
+            if not folder.exists():
+                raise
 
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def is_set(self) -> bool:
-        """Tell whether the run should stop."""
-        return self._is_set
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
-        if self._is_set:
-            # A third one is left to the kernel, should cleaning up hang.
-            signal.signal(number, signal.SIG_DFL)
-            raise KeyboardInterrupt
-        self._is_set = True
-        self._view.line("stopping after this step, with a checkpoint; once more ends at once")
+def _over(folder: Path) -> str:
+    """Return what to say of a run that has taken all the steps of its job, or ``""``."""
+    record = run_folder.read_record(folder)
+    steps, epochs = record.get("steps"), record.get("epochs")
+    if record.get("status") != "completed" or not isinstance(steps, int) or not isinstance(epochs, int):
+        return ""
+    # It may have been edited since.
+    job = read_job(folder / run_folder.JOB).job if (folder / run_folder.JOB).exists() else None
+    if job is None or (job.steps or 0) > steps or (job.epochs or 0) > epochs:
+        return ""
+    return (
+        f"completed after {steps} steps: nothing to do. To go on, ask for more, for example: "
+        f"ringfence train --resume {folder} --set steps={2 * steps}"
+    )
 
 
 def _read(
@@ -121,14 +180,30 @@ def _read(
         return read_job(path, sets, plugins), path.parent.resolve()
     if resume is None:
         raise JobError("name a job file")
+    if not (resume / run_folder.JOB).exists():
+        raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
     job_file = read_job(resume / run_folder.JOB, sets, plugins)
-    try:
-        base = json.loads((resume / run_folder.RECORD).read_text())["base_folder"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    base = run_folder.read_record(resume).get("base_folder")
+    if not isinstance(base, str):
         raise JobError(
-            f"--resume {resume}: {run_folder.RECORD} cannot be read ({error}); name the job file as well"
-        ) from error
+            f"--resume {resume}: {run_folder.RECORD} is missing or damaged, and tells no base_folder; "
+            "name the job file as well"
+        )
     return job_file, Path(base)
+
+
+@contextmanager
+def _missing_base_told(resume: Path | None, base: Path) -> Iterator[None]:
+    """Add to an error of a resumed run that its job's folder is gone, where it is."""
+    try:
+        yield
+    except (JobError, DataError) as error:
+        if resume is None or base.is_dir():
+            raise
+        raise type(error)(
+            f"{error}\nrelative paths of the job start from {base}, which is gone; if it was moved, name the "
+            "job file where it is now as well"
+        ) from error
 
 
 def _check_length(resume: Path, steps_total: int) -> None:

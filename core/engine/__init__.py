@@ -2,15 +2,18 @@
 
 from .checkpoint import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
 from .config import EarlyStopping, TrainConfig, resolve_device
+from .course import Course
 from .data import Data, Dataset, Normalise, Plan, batches, epoch_order
+from .differences import Difference
 from .evaluate import evaluate
 from .losses import L1, LOSSES, MSE, CrossEntropy, Huber, Loss, SmoothL1, apply_changes
 from .metrics import METRICS, Metric
 from .objective import Objective, check_fit
+from .progress import Progress
 from .recorder import NullRecorder, Recorder, RunInfo
 from .rng import TorchRng, seed_run
 from .schedule import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Schedule, Step
-from .state import Progress, Snapshot, TrainState
+from .state import Snapshot, TrainState
 from .train import Result, Status, train
 from .weights import Weights, weights_sha256
 
@@ -23,9 +26,11 @@ __all__ = [
     "Constant",
     "Contents",
     "Cosine",
+    "Course",
     "CrossEntropy",
     "Data",
     "Dataset",
+    "Difference",
     "EarlyStopping",
     "Exponential",
     "Huber",

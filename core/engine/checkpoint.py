@@ -2,9 +2,9 @@
 
     step-00000123/
       model.safetensors      parameters and buffers, by their names in the model
-      engine.safetensors     counters, random states, recorder position (``hooks.plain``)
+      engine.safetensors     counters, random states, recorder position (``engine_state``)
       plugin-000.safetensors state of a plugin (``hooks.plain``); ``state.json`` says whose
-      state.json             format, step, fingerprint of the job, SHA-256 of every file
+      state.json             format, step, fingerprint of the job, SHA-256 of every file (``manifest``)
 
 A checkpoint is written under a temporary name in the same folder, synced and
 renamed. Reading one runs no code from it: there is no pickle anywhere.
@@ -13,25 +13,39 @@ renamed. Reading one runs no code from it: there is no pickle anywhere.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from ..hooks.errors import CheckpointError
+from ..hooks import plain, tensor_file
+from ..hooks.errors import CheckpointError, visible
+from ..hooks.plugin import excess_state, machine_bytes
+from ..hooks.tensor_file import TensorFile, TensorFileError
+from ..version import __version__
+from . import disk, manifest
+from .manifest import DamagedError, Manifest, read_manifest
+from .retention import WRITING, Note, clear, free_name, list_checkpoints, prune, replace
 
-FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})")
-_TEMPORARY = ".writing-"
+__all__ = [
+    "Contents",
+    "Limits",
+    "list_checkpoints",
+    "read_latest",
+    "read_manifest",
+    "read_newest",
+    "write_checkpoint",
+]
+
+#: The engine's own state takes some 20 KiB.
+MAX_ENGINE_BYTES = 64 << 20
+#: Names and shapes of the model's tensors.
+_HEAD_BYTES = tensor_file.MAX_HEADER_BYTES + tensor_file.SIZE_BYTES
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +55,44 @@ class Contents:
     Attributes:
         step: Optimizer steps finished.
         tensors: The model's parameters and buffers, by name.
-        engine: The engine's own state, ``hooks.plain`` bytes.
-        plugins: Plugin name to its state, ``hooks.plain`` bytes.
+        engine: The engine's own state, as ``hooks.plain`` encodes it.
+        plugins: Plugin name to its state, as ``hooks.plain`` encodes it.
         metric: The job's metric if it was evaluated at this step, else None.
         higher_is_better: Direction of the metric.
     """
 
     step: int
     tensors: Mapping[str, Tensor]
-    engine: bytes
-    plugins: Mapping[str, bytes]
+    engine: TensorFile
+    plugins: Mapping[str, TensorFile]
     metric: float | None = None
     higher_is_better: bool = True
 
 
-def write_checkpoint(folder: Path, contents: Contents, fingerprint: Mapping[str, Any], *, keep: int) -> Path:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that is read into memory.
+
+    Attributes:
+        model_bytes: Of parameters and buffers.
+        plugins: Plugin to the memory that ``excess_state`` holds its state against.
+        memory_bytes: The same for all other plugins.
+    """
+
+    model_bytes: int
+    plugins: Mapping[str, int]
+    memory_bytes: int
+
+
+def write_checkpoint(
+    folder: Path,
+    contents: Contents,
+    fingerprint: Mapping[str, Any],
+    *,
+    keep: int,
+    environment: Mapping[str, Any] | None = None,
+    note: Note = lambda _: None,
+) -> Path:
     """Write one checkpoint, then remove those that are no longer needed.
 
     The latest ``keep`` stay, and the one with the best metric.
@@ -65,6 +102,8 @@ def write_checkpoint(folder: Path, contents: Contents, fingerprint: Mapping[str,
         contents: What to write.
         fingerprint: What a run that resumes from it must agree with; JSON data.
         keep: How many of the latest to keep, >= 1.
+        environment: Where the run is, for a run that resumes elsewhere; JSON data.
+        note: Told of what is no longer needed and cannot be removed.
 
     Returns:
         The checkpoint's folder.
@@ -74,225 +113,181 @@ def write_checkpoint(folder: Path, contents: Contents, fingerprint: Mapping[str,
             system. What was there before is intact.
     """
     final = folder / f"step-{contents.step:08d}"
-    temporary = folder / f"{_TEMPORARY}{contents.step:08d}"
+    temporary = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_temporary(folder)
+        disk.make_folder(folder)
+        clear(folder, note)
+        temporary = free_name(folder, f"{WRITING}{contents.step:08d}")
         temporary.mkdir()
-        _write_files(temporary, contents, fingerprint)
-        _replace(temporary, final)
-        _sync(folder)
-        _prune(folder, keep)
+        _write_files(temporary, contents, fingerprint, environment or {})
+        replace(temporary, final, note)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(_explain(folder, error)) from error
+    prune(folder, final, keep, note)
     return final
 
 
 def read_latest(
-    folder: Path, fingerprint: Mapping[str, Any], *, note: Callable[[str], None]
+    folder: Path,
+    agree: Callable[[Path, Mapping[str, Any]], object],
+    *,
+    note: Callable[[str], None],
+    limits: Limits | None = None,
 ) -> tuple[Path, Contents]:
     """Read the latest checkpoint that is intact.
 
     Args:
         folder: Holds all checkpoints of the run.
-        fingerprint: Of the job that wants to resume.
+        agree: Given the checkpoint and what its ``state.json`` says; raises where the job that wants to
+            resume does not agree with it.
         note: Told of each damaged checkpoint that is passed over.
+        limits: What is too large to be read; by default what this machine could not hold.
 
     Raises:
         CheckpointError: There is none, none is intact, or it is from another job.
     """
+    return read_newest(folder, agree, lambda contents, _: contents, note=note, limits=limits)
+
+
+def read_newest(
+    folder: Path,
+    agree: Callable[[Path, Mapping[str, Any]], object],
+    decode: Callable[[Contents, Path], T],
+    *,
+    note: Callable[[str], None],
+    limits: Limits | None = None,
+) -> tuple[Path, T]:
+    """As ``read_latest``, for what ``decode`` makes of the contents.
+
+    Args:
+        folder: As there.
+        agree: As there.
+        decode: Raises ``DamagedError`` for contents that cannot be used; those before are then tried.
+        note: As there.
+        limits: As there.
+
+    Raises:
+        CheckpointError: As there, or raised by ``decode``.
+    """
     found = list_checkpoints(folder)
     if not found:
         raise CheckpointError(f"there is no checkpoint in {folder}; start the run anew")
+    limits = limits or Limits(machine_bytes(), {}, machine_bytes())
     faults: list[str] = []
     for path in reversed(found):
         try:
-            manifest = read_manifest(path)
-            contents = _read_files(path, manifest)
-        except CheckpointError as error:
+            told = manifest.load(path)
+            agree(path, read_manifest(path))
+            value = decode(_read_files(path, told, limits), path)
+        except DamagedError as error:
             faults.append(str(error))
             continue
-        _check_fingerprint(path, manifest["fingerprint"], fingerprint)
         for fault in faults:
             note(f"{fault}; going back to {path.name}")
-        return path, contents
+        return path, value
     raise CheckpointError("no checkpoint can be used: " + "; ".join(faults))
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in ``folder`` by rising step, intact or not."""
+def _write_files(
+    folder: Path, contents: Contents, fingerprint: Mapping[str, Any], environment: Mapping[str, Any]
+) -> None:
+    plugins = {name: f"plugin-{i:03d}.safetensors" for i, name in enumerate(contents.plugins)}
     try:
-        names = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise CheckpointError(_explain(folder, error)) from error
-    return sorted(names, key=_step_of)
+        files = {manifest.MODEL: TensorFile.of(contents.tensors)}
+    except TensorFileError as error:
+        raise CheckpointError(f"the model cannot be written to a checkpoint: {error}") from error
+    files[manifest.ENGINE] = contents.engine
+    files |= {plugins[name]: state for name, state in contents.plugins.items()}
+    with disk.NewFiles() as new:
+        written = {name: new.write(folder / name, file.chunks()) for name, file in files.items()}
+        body = {
+            "format": manifest.FORMAT,
+            "version": __version__,
+            "step": contents.step,
+            "metric": contents.metric,
+            "higher_is_better": contents.higher_is_better,
+            "fingerprint": dict(fingerprint),
+            "environment": dict(environment),
+            "plugins": plugins,
+            "digests": {name: file.sha256 for name, file in written.items()},
+            "lengths": {name: file.nbytes for name, file in written.items()},
+        }
+        new.write(folder / manifest.NAME, [manifest.encode(body)])
+        new.sync()
+    disk.sync_folder(folder)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Return what ``state.json`` of a checkpoint says, checked against its own digest.
+def _read_files(path: Path, told: Manifest, limits: Limits) -> Contents:
+    """Read every file of a checkpoint.
 
     Raises:
-        CheckpointError: It is missing, damaged, or of a format that this version does not know.
+        CheckpointError: The model's is larger than this model.
+        DamagedError: One is missing, damaged or not what it should be.
     """
+    model = _read(path, told, manifest.MODEL, limits.model_bytes + _HEAD_BYTES)
     try:
-        manifest = json.loads((path / "state.json").read_bytes())
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: state.json: {error.strerror or error}"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: state.json is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("digest") != _manifest_digest(manifest):
-        raise CheckpointError(f"checkpoint {path} is damaged: state.json does not match its digest")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {manifest['format']}; this version of ringfence reads {FORMAT}"
-        )
-    return manifest
-
-
-def _write_files(folder: Path, contents: Contents, fingerprint: Mapping[str, Any]) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in contents.tensors.items()}
-    digests = {"model.safetensors": _write(folder / "model.safetensors", safetensors.torch.save(tensors))}
-    digests["engine.safetensors"] = _write(folder / "engine.safetensors", contents.engine)
+        tensors = tensor_file.read(model).tensors
+    except (TensorFileError, RuntimeError) as error:
+        raise DamagedError(path, f"{manifest.MODEL}: {error}") from error
+    engine = _plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
     plugins = {}
-    for i, (plugin, state) in enumerate(contents.plugins.items()):
-        plugins[plugin] = f"plugin-{i:03d}.safetensors"
-        digests[plugins[plugin]] = _write(folder / plugins[plugin], state)
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "step": contents.step,
-        "metric": contents.metric,
-        "higher_is_better": contents.higher_is_better,
-        "fingerprint": dict(fingerprint),
-        "plugins": plugins,
-        "digests": digests,
-    }
-    manifest["digest"] = _manifest_digest(manifest)
-    _write(folder / "state.json", json.dumps(manifest, indent=2).encode())
-    _sync(folder)
-
-
-def _read_files(path: Path, manifest: Mapping[str, Any]) -> Contents:
-    files = {name: _read(path, name, digest) for name, digest in manifest["digests"].items()}
-    try:
-        tensors = safetensors.torch.load(files["model.safetensors"])
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: model.safetensors: {error}") from error
+    for plugin, name in told.plugins.items():
+        memory = limits.plugins.get(plugin, limits.memory_bytes)
+        whose = f"the state of plugin '{plugin}'"
+        excess = excess_state(disk.length(path / name), memory)
+        if excess is not None:
+            raise DamagedError(path, f"{name}, {whose}: {excess}")
+        plugins[plugin] = _plain(path, told, name, memory, f", {whose}")
     return Contents(
-        step=manifest["step"],
+        step=told.step,
         tensors=tensors,
-        engine=files["engine.safetensors"],
-        plugins={plugin: files[name] for plugin, name in manifest["plugins"].items()},
-        metric=manifest["metric"],
-        higher_is_better=manifest["higher_is_better"],
+        engine=engine,
+        plugins=plugins,
+        metric=told.metric,
+        higher_is_better=told.higher_is_better,
     )
 
 
-def _read(path: Path, name: str, digest: str) -> bytes:
+def _plain(path: Path, told: Manifest, name: str, max_bytes: int, whose: str) -> TensorFile:
     try:
-        data = (path / name).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {name}: {error.strerror or error}") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise CheckpointError(f"checkpoint {path} is damaged: {name} does not match its digest")
-    return data
+        return plain.read(_read(path, told, name, max_bytes))
+    except plain.PlainDataError as error:
+        raise DamagedError(path, f"{name}{whose}: {error}") from error
 
 
-def _write(path: Path, data: bytes) -> str:
-    """Write and sync ``data``; return its SHA-256."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(temporary: Path, final: Path) -> None:
-    """Rename ``temporary``; only an empty folder can be replaced, so an older ``final`` moves away first."""
-    if final.exists():
-        aside = final.with_name(f"{_TEMPORARY}{final.name}")
-        final.rename(aside)
-        temporary.rename(final)
-        shutil.rmtree(aside)
-    else:
-        temporary.rename(final)
-
-
-def _remove_temporary(folder: Path) -> None:
-    """Remove what a killed run left."""
-    for entry in folder.iterdir():
-        if entry.name.startswith(_TEMPORARY):
-            shutil.rmtree(entry)
-
-
-def _prune(folder: Path, keep: int) -> None:
-    found = list_checkpoints(folder)
-    for path in set(found[:-keep]) - {_best(found)}:
-        shutil.rmtree(path)
-
-
-def _best(found: list[Path]) -> Path | None:
-    """Return the intact checkpoint with the best metric, the earlier of two equals."""
-    best: tuple[float, Path] | None = None
-    for path in found:
-        try:
-            manifest = read_manifest(path)
-        except CheckpointError:
-            # A damaged one is not worth keeping; ``read_latest`` names it if it is ever needed.
-            continue
-        metric = manifest["metric"]
-        if metric is None:
-            continue
-        value = metric if manifest["higher_is_better"] else -metric
-        if best is None or value > best[0]:
-            best = value, path
-    return None if best is None else best[1]
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def _manifest_digest(manifest: Mapping[str, Any]) -> str:
-    body = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _check_fingerprint(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    # Through JSON, as the saved one went: tuples become lists.
-    current = json.loads(json.dumps(dict(current)))
-    differing = [key for key in sorted(saved.keys() | current.keys()) if saved.get(key) != current.get(key)]
-    if differing:
-        told = "; ".join(f"{key}: {saved.get(key)!r} there, {current.get(key)!r} here" for key in differing)
-        raise CheckpointError(
-            f"checkpoint {path} is from another job ({told}); resume with the job that it was started with"
+def _read(path: Path, told: Manifest, name: str, max_bytes: int) -> Tensor:
+    wanted = None if told.lengths is None else told.lengths[name]
+    if wanted is not None and 0 <= disk.length(path / name) != wanted:
+        raise DamagedError(
+            path,
+            f"{name} does not match its digest: it has {disk.length(path / name)} bytes in place of {wanted}",
         )
+    try:
+        data, digest = disk.read_file(path / name, max_bytes)
+    except disk.UnreadableError as error:
+        raise DamagedError(path, f"{name}: {error}") from error
+    if digest != told.digests[name]:
+        raise DamagedError(path, f"{name} does not match its digest")
+    return data
 
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
+    errno.EFBIG: "the file would be longer than may be written here (see `ulimit -f`); raise that limit",
+    errno.EMFILE: "too many files are open (see `ulimit -n`); raise that limit",
     errno.EACCES: "you may not write there; choose another folder or change its permissions",
     errno.EPERM: "you may not write there; choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "part of the path is a file, not a folder; choose another folder",
     errno.EEXIST: "a file of that name is in the way; choose another folder",
+    errno.EIO: "the disk has a fault; choose a folder on another",
 }
 
 
 def _explain(folder: Path, error: OSError) -> str:
     advice = _ADVICE.get(error.errno or 0, "choose another folder")
-    return f"the checkpoint folder {folder} cannot be used: {error.strerror or error}; {advice}"
+    reason = visible(error.strerror or str(error))
+    return f"the checkpoint folder {folder} cannot be used: {reason}; {advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError
+from ..hooks.spares import LARGE_BYTES, Spares
 from ..hooks.types import Batch, StepInfo, derive_seed
+
+#: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
+#: all those of a large data set would take more memory than the order itself.
+_CUT_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,23 @@ class Dataset:
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
-    def batch(self, indices: Tensor) -> Batch:
-        """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs."""
-        inputs = self.inputs.index_select(0, indices)
-        if inputs.dtype == torch.uint8:
-            inputs = inputs.to(torch.float32).div_(255)
+    def batch(self, indices: Tensor, spares: Spares | None = None) -> Batch:
+        """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs.
+
+        Args:
+            indices: Which.
+            spares: Where their memory comes from; new memory by default.
+        """
+        if spares is None:
+            inputs = self.inputs.index_select(0, indices)
+            if inputs.dtype == torch.uint8:
+                inputs = inputs.to(torch.float32).div_(255)
+        else:
+            shape = (len(indices), *self.inputs.shape[1:])
+            inputs = spares.take(shape, self.inputs.dtype)
+            torch.index_select(self.inputs, 0, indices, out=inputs)
+            if inputs.dtype == torch.uint8:
+                inputs = spares.take(shape, torch.float32).copy_(inputs).div_(255)
         return Batch(inputs, self.targets.index_select(0, indices), indices, self.num_classes)
 
 
@@ -133,16 +151,14 @@ class Plan:
         """Return the passes that are finished after ``step`` steps."""
         return step // self.steps_per_epoch
 
-    def bounds(self, step: int) -> list[tuple[int, int]]:
-        """Return where each batch of ``step`` begins and ends in its epoch's order."""
-        per_step = self.batch_size * self.grad_accum_steps
-        begin = step % self.steps_per_epoch * per_step
-        end = min(begin + per_step, self.samples)
-        return [(i, min(i + self.batch_size, end)) for i in range(begin, end, self.batch_size)]
-
     def sizes(self, step: int) -> list[int]:
         """Return the number of samples in each batch of ``step``."""
-        return [end - begin for begin, end in self.bounds(step)]
+        per_step = self.batch_size * self.grad_accum_steps
+        left = self.samples - step % self.steps_per_epoch * per_step
+        if left >= per_step:
+            return [self.batch_size] * self.grad_accum_steps
+        whole, rest = divmod(left, self.batch_size)
+        return [self.batch_size] * whole + ([rest] if rest else [])
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
@@ -172,21 +188,29 @@ def batches(
         steps_total: Steps of the whole run.
         lr_factor: Step to the schedule's factor.
     """
-    order, order_epoch = torch.empty(0), -1
+    of_epoch = -1
+    sample_bytes = dataset.inputs[0].numel() * torch.float32.itemsize
+    spares = Spares() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
+    parts: Iterator[Tensor] = iter(())
+    steps_per_epoch, per_step = plan.steps_per_epoch, plan.grad_accum_steps
     for step in range(first_step, steps_total):
-        epoch = plan.epoch(step)
-        if epoch != order_epoch:
-            order, order_epoch = epoch_order(plan.samples, seed, epoch), epoch
+        epoch, in_epoch = divmod(step, steps_per_epoch)
+        if epoch != of_epoch:
+            of_epoch, parts = epoch, _parts(plan, seed, epoch, in_epoch)
         factor = lr_factor(step)
-        for micro_batch, (begin, end) in enumerate(plan.bounds(step)):
-            info = StepInfo(
-                global_step=step,
-                epoch=epoch,
-                micro_batch=micro_batch,
-                steps_total=steps_total,
-                lr_factor=factor,
-            )
-            yield dataset.batch(order[begin:end]), info
+        # The last step of an epoch has the parts that are left.
+        for micro_batch, indices in enumerate(itertools.islice(parts, per_step)):
+            yield dataset.batch(indices, spares), StepInfo(step, epoch, micro_batch, steps_total, factor)
+
+
+def _parts(plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:
+    """Yield the samples of each batch in one epoch, from that epoch's ``first_step`` on."""
+    order = epoch_order(plan.samples, seed, epoch)
+    at_once = _CUT_AT_ONCE * plan.batch_size
+    for begin in range(first_step * plan.batch_size * plan.grad_accum_steps, plan.samples, at_once):
+        # A copy, since views would keep the whole order alive for as long as any batch is.
+        window = order[begin : begin + at_once].clone()
+        yield from window.split(plan.batch_size)  # type: ignore[no-untyped-call]
 
 
 def _check_inputs(inputs: Tensor) -> None:

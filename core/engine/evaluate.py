@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ def evaluate(
     *,
     batch_size: int,
     device: torch.device,
-) -> dict[str, float]:
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Return the mean loss and the metric over ``dataset``.
 
     The model is in evaluation mode during the call, its modules' modes are put
@@ -33,14 +34,17 @@ def evaluate(
         normalise: As in training.
         batch_size: Samples of one forward pass.
         device: Where the model is.
+        stop: Asked before each batch; once it says True, no more are looked at.
 
     Returns:
-        ``"loss"`` and the metric's name, each with its value.
+        ``"loss"`` and the metric's name, each with its value; None if it was stopped.
     """
     measured = objective.metric.build(dataset.num_classes).to(device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     with _evaluating(model), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
+            if stop():
+                return None
             batch = dataset.batch(torch.arange(begin, min(begin + batch_size, len(dataset))))
             targets = batch.targets.to(device)
             outputs = model(normalise(batch.inputs.to(device)))

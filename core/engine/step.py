@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..hooks import specs
 from ..hooks.errors import PluginProtocolError
+from ..hooks.grace import GracePeriod
 from ..hooks.manager import Hooks
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
 from .data import Normalise
@@ -98,7 +99,9 @@ class Stepper:
         normalise: Applied to inputs on the device.
         hooks: The plugins.
         device: Where the model is.
+        grace: Cuts a step off between two batches.
         wants: Kept up to date by ``refresh``.
+        on_host: Batches are where the model is already.
     """
 
     model: nn.Module
@@ -107,10 +110,13 @@ class Stepper:
     normalise: Normalise
     hooks: Hooks
     device: torch.device
+    grace: GracePeriod = field(default_factory=GracePeriod)
     wants: Wants = field(init=False)
+    on_host: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.wants = Wants.of(self.hooks)
+        self.on_host = self.device.type == "cpu"
 
     def refresh(self) -> None:
         """Ask again who implements what if a plugin was disabled or came back."""
@@ -133,7 +139,7 @@ class Pass:
     sample_losses: list[Tensor] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """A finished step.
 
@@ -174,6 +180,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
     Raises:
         PluginError: A plugin failed, and its policy is not to disable it. Weights and
             counters may then be half-way; the caller restores a snapshot.
+        CutOffError: The user wants the run to end, and the time for that is over; likewise.
     """  # fmt: skip
     hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
     first = next(stream)
@@ -198,6 +205,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
         updates = None if before is None else _difference(weights.values, before)
         # A monitor that does not take ``updates`` is never given them.
         hooks.monitor_backward(weights.values, updates, gradients, info)
+    weights.let_go()
     if wants.augment_backward:
         for (_, batch_info), losses in zip(done.batches, done.sample_losses, strict=True):
             hooks.augment_backward(losses, batch_info)
@@ -207,9 +215,11 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
     """Run forward and backward over the batches of a step; gradients are left in ``parameter.grad``."""
     total = sum(sizes)
-    stepper.weights.drop_gradients()
+    grace = stepper.grace
     done: Pass | None = None
     for prepared, size in zip(batches, sizes, strict=True):
+        if grace.has_begun:
+            grace.check(f"step {prepared[1].global_step}")
         loss, sample_losses = _forward(stepper, *prepared)
         if len(sizes) > 1:
             # For equal sizes this divides by their number, as the plain loop does.
@@ -229,9 +239,12 @@ def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int
 
 def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Tensor | None]:
     """Return the loss of one batch with the plugins' terms, and the loss of each sample if wanted."""
-    hooks, wants, device = stepper.hooks, stepper.wants, stepper.device
-    targets = batch.targets.to(device, non_blocking=True)
-    outputs = stepper.model(stepper.normalise(batch.inputs.to(device, non_blocking=True)))
+    hooks, wants = stepper.hooks, stepper.wants
+    inputs, targets = batch.inputs, batch.targets
+    if not stepper.on_host:
+        inputs = inputs.to(stepper.device, non_blocking=True)
+        targets = targets.to(stepper.device, non_blocking=True)
+    outputs = stepper.model(stepper.normalise(inputs))
     loss = stepper.loss(outputs, targets)
     sample_losses = None
     if wants.augment_backward and info.pass_index == 0:
@@ -259,7 +272,7 @@ def _update(
     hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
     gradients = weights.collect_gradients()
     if wants.gradient_backward:
-        weights.write_gradients(hooks.gradient_backward(gradients, weights.values, info))
+        gradients = weights.replace_gradients(hooks.gradient_backward(gradients, weights.values, info))
     loss = done.loss.item() if wants.optimizer_loss else math.nan
     return hooks.optimizer_backward(weights.values, gradients, loss, info), gradients
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
-from ..hooks.errors import PluginError
+from ..hooks.errors import CutOffError, PluginError, RunAbortedError
+from ..hooks.grace import GracePeriod
 from ..hooks.manager import Hooks
 from ..hooks.types import Allocate
 from .config import TrainConfig, resolve_device
+from .course import Comparison, Course
 from .data import Data, Normalise, Plan, batches
 from .evaluate import evaluate
+from .keeping import keep, keep_last, refuse_used_folder
 from .objective import Objective, check_fit
+from .progress import Progress
 from .recorder import NullRecorder, Recorder, RunInfo
+from .recovery import end_at_snapshot, recover
+from .resuming import resume_run, with_advice
 from .rng import seed_run
-from .run import Run, keep, keep_last, recover, refuse_used_folder, resume_run
-from .state import Progress, TrainState
+from .run import Run
+from .state import TrainState
 from .step import Prepared, Step, Stepper, take_step
 from .weights import Weights, weights_sha256
 
@@ -48,6 +54,7 @@ class Result:
         checkpoint: The last checkpoint, None if none were asked for.
         seconds: Wall time of this call, from its first step.
         steps_per_second: Steps of this call by that time; 0 if there were none.
+        steps_given_up: Steps that were finished, and are not among ``steps``, as the next one was cut off.
     """
 
     status: Status
@@ -60,6 +67,7 @@ class Result:
     checkpoint: Path | None
     seconds: float
     steps_per_second: float
+    steps_given_up: int = 0
 
 
 def train(
@@ -71,9 +79,10 @@ def train(
     recorder: Recorder | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
-    fingerprint: Mapping[str, Any] | None = None,
+    course: Course | None = None,
     allocate: Allocate | None = None,
     stop: Callable[[], bool] = _never,
+    grace: GracePeriod | None = None,
 ) -> Result:
     """Train ``model`` in place.
 
@@ -87,6 +96,8 @@ def train(
                     evaluate, judge, snapshot, checkpoint when each is due
             except PluginError:
                 restart the plugin, restore the snapshot       # or abort with a checkpoint
+            except CutOffError:
+                restore the snapshot, write it, stop           # asked to, and there is no time left
 
     The end of the run is always evaluated and, if ``checkpoints`` is given, kept.
     The caller closes ``hooks``.
@@ -99,9 +110,12 @@ def train(
         recorder: Told what happens; nobody by default.
         checkpoints: Folder for checkpoints; None writes none.
         resume: Go on from the latest intact checkpoint in ``checkpoints``.
-        fingerprint: JSON data that a resumed run must agree with.
+        course: What a resumed run must agree with, and what of it may differ.
         allocate: Where the host buffers of parameters and gradients come from.
-        stop: Asked between steps; once it says True the run checkpoints and ends as interrupted.
+        stop: Asked between steps; once it says True the run checkpoints and ends as interrupted. Asked
+            between the batches of an evaluation too, which is then left out, and made when it is resumed.
+        grace: Once it is over, what is under way is cut off, and the run ends as it was at its last
+            snapshot. It is begun by whoever lets ``stop`` say True, and given to the plugins as well.
 
     Returns:
         What became of the run.
@@ -112,20 +126,33 @@ def train(
         CheckpointError: Checkpoints cannot be written or read.
         RunAbortedError: A plugin's fault, or gradients that are not finite, ended the run; a
             checkpoint of its last snapshot was written.
-        PluginError: A plugin failed before the first snapshot was taken.
+        CutOffError: ``grace`` was over before the first snapshot was taken; nothing was trained.
+        PluginError: A plugin failed for good before the first snapshot was taken; nothing was trained.
     """  # fmt: skip
     run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop)
-    run.checkpoints, run.fingerprint = checkpoints, fingerprint or {}
+    run.checkpoints, run.course = checkpoints, course or Course()
+    if grace is not None:
+        run.grace = run.stepper.grace = grace
+    compared = Comparison()
     if resume:
-        resume_run(run)
+        compared = resume_run(run)
     else:
         refuse_used_folder(run)
     first_step = run.progress.step
+    run.grace.check("the start of the run")
     run.recorder.started(_info(run))
-    if not resume:
-        keep(run, checkpoint=checkpoints is not None)
+    for sentence in compared.told:
+        run.recorder.event(sentence)
+    if run.checkpoint is None:
+        _keep_first(run)
+    else:
+        # A run that ends before its next checkpoint can be resumed from this one.
+        run.recorder.checkpointed(run.checkpointed_step, run.checkpoint)
     started = time.perf_counter()
-    status = _train_until_done(run)
+    try:
+        status = _train_until_done(run)
+    except RunAbortedError as error:
+        raise with_advice(error, run, compared, first_step) from error.__cause__
     seconds = time.perf_counter() - started
     progress = run.progress
     return Result(
@@ -139,6 +166,7 @@ def train(
         checkpoint=run.checkpoint,
         seconds=seconds,
         steps_per_second=(progress.step - first_step) / seconds,
+        steps_given_up=run.steps_given_up,
     )
 
 
@@ -174,7 +202,7 @@ def _prepare(
         stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device),
         recorder=recorder,
         checkpoints=None,
-        fingerprint={},
+        course=Course(),
         stop=stop,
     )
 
@@ -193,46 +221,63 @@ def _info(run: Run) -> RunInfo:
     )
 
 
-def _train_until_done(run: Run) -> Status:
-    """Train to the end, over faults of plugins."""
+def _keep_first(run: Run) -> None:
+    """Take the snapshot that the first steps go back to, over faults of plugins."""
     while True:
         try:
-            return _train_from_here(run)
+            keep(run, checkpoint=run.checkpoints is not None)
         except PluginError as error:
             recover(run, error)
+        else:
+            return
+
+
+def _train_until_done(run: Run) -> Status:
+    """Train to the end, over faults of plugins."""
+    try:
+        while True:
+            try:
+                return _train_from_here(run)
+            except PluginError as error:
+                if not recover(run, error):
+                    return "interrupted"
+    except CutOffError as error:
+        end_at_snapshot(run, error)
+        return "interrupted"
 
 
 def _train_from_here(run: Run) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
+    if _is_evaluation_missing(run) and _evaluate(run):
+        keep(run, checkpoint=run.checkpoints is not None)
+    progress, steps_total, stop = run.progress, run.steps_total, run.stop
     with _stream(run) as stream:
-        while not run.finished:
-            if run.stop():
+        while progress.step < steps_total and not progress.stopped_early:
+            if stop():
                 keep_last(run)
                 return "interrupted"
             _one_step(run, stream)
-    if run.progress.evaluated_step != run.progress.step:
-        _evaluate(run)
+    judged = run.progress.evaluated_step == run.progress.step or _evaluate(run)
     keep_last(run)
+    if not judged:
+        return "interrupted"
     return "stopped_early" if run.progress.stopped_early else "completed"
 
 
 def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
-    run.stepper.refresh()
-    sizes = run.plan.sizes(run.progress.step)
-    step = take_step(run.stepper, stream, sizes)
-    run.progress.step += 1
-    if run.stepper.wants.monitors:
+    stepper, progress = run.stepper, run.progress
+    stepper.refresh()
+    sizes = run.plan.sizes(progress.step)
+    step = take_step(stepper, stream, sizes)
+    progress.step += 1
+    if stepper.wants.monitors:
         run.hooks.poll()
     _record(run, step, sum(sizes))
-    if _due(run, run.config.eval_every):
-        _evaluate(run)
-    checkpoint = run.checkpoints is not None and _due(run, run.config.checkpoint_every)
-    if checkpoint or run.progress.step % run.config.snapshot_every == 0:
+    if progress.step % run.eval_every == 0 and not _evaluate(run):
+        return
+    checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
+    if checkpoint or progress.step % run.config.snapshot_every == 0:
         keep(run, checkpoint=checkpoint)
-
-
-def _due(run: Run, every: int | None) -> bool:
-    return run.progress.step % (every or run.plan.steps_per_epoch) == 0
 
 
 def _record(run: Run, step: Step, samples: int) -> None:
@@ -263,8 +308,20 @@ def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
             stream.close()
 
 
-def _evaluate(run: Run) -> None:
-    """Evaluate and judge; sets ``progress.stopped_early`` when patience is at its end."""
+def _is_evaluation_missing(run: Run) -> bool:
+    """Tell whether the run was stopped in the middle of an evaluation."""
+    progress = run.progress
+    return (
+        progress.step > 0 and progress.evaluated_step != progress.step and progress.step % run.eval_every == 0
+    )
+
+
+def _evaluate(run: Run) -> bool:
+    """Evaluate and judge; sets ``progress.stopped_early`` when patience is at its end.
+
+    Returns:
+        Whether it came to its end; the run is to stop if not.
+    """
     config, progress = run.config, run.progress
     metrics = evaluate(
         run.state.model,
@@ -273,7 +330,13 @@ def _evaluate(run: Run) -> None:
         run.stepper.normalise,
         batch_size=config.eval_batch_size,
         device=run.state.device,
+        stop=run.stop,
     )
+    if metrics is None:
+        return False
+    if run.checkpointed_step == progress.step:
+        # That was written when this evaluation was left out; it is to be known which is the best.
+        run.checkpointed_step = -1
     early = config.early_stopping
     best = progress.judge(
         metrics,
@@ -288,3 +351,4 @@ def _evaluate(run: Run) -> None:
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "
             f"{early.min_delta} in {early.patience} evaluations"
         )
+    return True

@@ -18,6 +18,39 @@ def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+class Collected(TensorMap):
+    """Gradients that stay where autograd made them until somebody asks for the buffer.
+
+    A plugin in this process that reads them by name is spared a copy.
+
+    Args:
+        place: Where they go then.
+    """
+
+    __slots__ = ("_place", "_there")
+
+    def __init__(self, place: TensorMap) -> None:
+        self.specs, self._extent = place.specs, place._extent  # noqa: SLF001 - a map of the same layout
+        self._place = place
+        self._tensors = self._there = dict(place)
+
+    def take(self, made: dict[str, Tensor]) -> None:
+        """Hold ``made``, contiguous tensors of the names, shapes and dtypes of the place."""
+        self._tensors = made
+
+    def drop(self) -> None:
+        """Let go of what was taken."""
+        self._tensors = self._there
+
+    @property
+    def buffer(self) -> Tensor:  # type: ignore[override]
+        """The place's buffer, with the gradients in it."""
+        if self._tensors is not self._there:
+            copy_into(list(self._there.values()), list(self._tensors.values()))
+            self._tensors = self._there
+        return self._place.buffer
+
+
 class Weights:
     """Parameters and gradients of one model as two ``TensorMap``.
 
@@ -49,8 +82,11 @@ class Weights:
         self._device_values = self._beside(self.values, device)
         self._device_gradients = self._beside(self._all_gradients, device)
         self._tensors = [self.values[name] for name in self._parameters]
-        self._selected: dict[tuple[str, ...], Gradients] = {tuple(self._parameters): self._all_gradients}
+        #: What the last backward pass gave gradients to, and those.
         self._present = tuple(self._parameters)
+        self._gradients = Collected(self._all_gradients)
+        self._selected = {self._present: self._gradients}
+        self._replaced: Gradients | None = None
         self._strided: dict[str, nn.Parameter] = {}
         with torch.no_grad():
             for name, parameter in self._parameters.items():
@@ -62,11 +98,12 @@ class Weights:
                     self._strided[name] = parameter
         if not self._on_host:
             self.values.buffer.copy_(self._device_values.buffer)
+        self.drop_gradients()
 
     @property
     def gradients(self) -> Gradients:
-        """What ``collect_gradients`` returned last."""
-        return self._selected[self._present]
+        """What ``collect_gradients`` returned last, or what it was replaced by since."""
+        return self._gradients if self._replaced is None else self._replaced
 
     def write(self, values: Mapping[str, Tensor]) -> None:
         """Set all parameters to ``values``, a mapping of the same names, shapes and dtypes."""
@@ -81,41 +118,54 @@ class Weights:
         self._push()
 
     def drop_gradients(self) -> None:
-        """Set every ``parameter.grad`` to None, so that autograd makes new ones."""
+        """Let go of all gradients, so that autograd makes new ones."""
+        self.let_go()
         for parameter in self._parameters.values():
             parameter.grad = None
 
+    def let_go(self) -> None:
+        """Let go of what was collected."""
+        self._replaced = None
+        self._gradients.drop()
+
     def collect_gradients(self) -> Gradients:
-        """Move every ``parameter.grad`` into host memory.
+        """Take every ``parameter.grad`` away, into host memory.
 
         Returns:
-            The gradients of the parameters that got one. The same object comes back
-            for the same set of names, so that a plugin can recognise it.
+            The gradients of the parameters that got one, until ``let_go``. The same
+            object comes back for the same set of names, so that a plugin can recognise it.
         """
         found: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             gradient = parameter.grad
             if gradient is not None:
-                found[name] = gradient if gradient.layout is torch.strided else gradient.to_dense()
+                # In the order of the buffer, in another one a sum would round differently.
+                dense = gradient if gradient.layout is torch.strided else gradient.to_dense()
+                found[name] = dense.contiguous()
                 parameter.grad = None
-        names = tuple(found)
-        if names != self._present:
+        self._replaced = None
+        present = tuple(found)
+        if present != self._present:
             # What is absent must not show in ``Gradients.flat()``.
             self._device_gradients.buffer.zero_()
-            self._present = names
-            if names not in self._selected:
-                self._selected[names] = self._all_gradients.select(names)
-        targets = self._device_gradients
-        copy_into([targets[name] for name in names], list(found.values()))
-        if not self._on_host:
-            self._all_gradients.buffer.copy_(targets.buffer)
-        return self._selected[names]
+            self.let_go()
+            if present not in self._selected:
+                self._selected[present] = Collected(self._all_gradients.select(present))
+            self._present, self._gradients = present, self._selected[present]
+        if self._on_host:
+            self._gradients.take(found)
+        else:
+            copy_into([self._device_gradients[name] for name in found], list(found.values()))
+            self._all_gradients.buffer.copy_(self._device_gradients.buffer)
+        return self._gradients
 
-    def write_gradients(self, values: Mapping[str, Tensor]) -> None:
-        """Replace the collected gradients by ``values``, a mapping of the same names."""
-        gradients = self.gradients
-        if values is not gradients:
-            copy_into([gradients[name] for name in self._present], [values[name] for name in self._present])
+    def replace_gradients(self, gradients: Gradients) -> Gradients:
+        """Let ``gradients`` stand for those that were collected, until others are; returns them.
+
+        They are not copied: whoever changed them keeps them as they are until then.
+        """
+        self._replaced = gradients
+        return gradients
 
     @staticmethod
     def _is_host(device: torch.device) -> bool:

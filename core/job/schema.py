@@ -78,6 +78,15 @@ class PluginJob(_Strict):
         None, description="Share of the machine's memory; by default the job's, which it may not exceed"
     )
     threads: Count = Field(1, description="Threads that torch may use inside one call")
+    read: list[str] = Field(
+        default_factory=list, description="Files and folders that it may read besides its own code"
+    )
+    write: list[str] = Field(
+        default_factory=list, description="Files and folders that it may read and change"
+    )
+    connect: list[str] = Field(
+        default_factory=list, description="Hosts that it may connect to, each as `HOST:PORT`"
+    )
 
 
 #: Keys that may stand beside a plugin's name.
@@ -111,14 +120,18 @@ class Job(_Strict):
         100, description="Steps between the snapshots in memory that a plugin's restart goes back to"
     )
     keep_checkpoints: Count = Field(3, description="How many of the latest checkpoints stay on disk")
+    stop_within_s: Seconds = Field(
+        5.0, description="Longest that a step may still take after Ctrl-C or SIGTERM, before it is given up"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random number of the run")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
     threads: Count | None = Field(None, description="Threads of the trainer; by default one a core")
-    memory_fraction: Fraction = Field(
-        MAX_MEMORY_FRACTION,
-        description="Share of the machine's memory for each plugin; may be lowered, never raised",
+    memory_fraction: Fraction | None = Field(
+        None,
+        description="Share of the machine's memory for each plugin, never more than 0.15; by default "
+        "that, or less where many plugins share 0.9",
     )
     plugins: list[PluginJob] = Field(
         default_factory=list, description="Plugins, in the order in which they run"
@@ -276,6 +289,8 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str]) -> Problem:
                 f"{record['input']} is more than {MAX_MEMORY_FRACTION}, the most that a plugin may have "
             )
             return Problem(path, message + "of the machine's memory; it may be lowered, never raised")
+        case "list_type", ("plugins", _, ("read" | "write" | "connect") as key):
+            return Problem(path, f"{explain(record)}; write '{key}: […]'")
         case "string_pattern_mismatch", ("device",):
             return Problem(path, f"expected auto, cpu, cuda or cuda:N, got '{record['input']}'")
     return Problem(path, explain(record))
@@ -308,7 +323,7 @@ def _across_keys(data: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem((), "says neither epochs nor steps; add 'epochs: 10' or 'steps: 1000'"))
     elif len(given) > 1:
         problems.append(Problem(("steps",), "epochs and steps are both given; keep one", at_key=True))
-    fraction = data.get("memory_fraction", MAX_MEMORY_FRACTION)
+    fraction = data.get("memory_fraction")
     plugins = data.get("plugins")
     for i, plugin in enumerate(plugins if isinstance(plugins, list) else []):
         own = plugin.get("memory_fraction")

@@ -259,7 +259,9 @@ def _on_common_edges(layer: Layer) -> tuple[NDArray[np.float64], float, float]:
     for i, edges in zip(chosen, all_edges, strict=True):
         counts = np.clip(np.asarray(layer.counts[i], float), 0, _LARGEST)
         below = np.concatenate([[0.0], np.cumsum(counts)])
-        inside = np.diff(np.interp(common, edges, below))
+        # Edges may lie so close that the slope between them is infinite, and 0 times that no number.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            inside = np.nan_to_num(np.diff(np.interp(common, edges, below)), nan=0.0, posinf=0.0, neginf=0.0)
         columns.append(inside / (inside.max() or 1.0))
     return np.stack(columns, axis=1), low, high
 

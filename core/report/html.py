@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..folder import REPORT, write_text
+from ..hooks.attempts import described
+from ..hooks.permissions import KINDS, Need, covers
 from .charts import WHOLE, heat_map, line_chart
+from .faults import count, fault_rows, other_events, restart_steps
 from .read import Layer, RunFolder, Series, read_run
 from .recorder import SAMPLES
 
@@ -116,7 +119,10 @@ def render(run: RunFolder) -> str:
         plugins=[_plugin_row(plugin) for plugin in record.get("plugins", [])],
         trusted=[p.get("name") for p in record.get("plugins", []) if p.get("isolation") == "trusted"],
         disabled=[p.get("name") for p in record.get("plugins", []) if p.get("state") == "disabled"],
-        events=run.events,
+        faults=list(fault_rows(run)),
+        left_out=count(record.get("faults_left_out")),
+        steps_lost=count(record.get("steps_lost")),
+        events=list(other_events(run)),
         job=run.job,
     )
 
@@ -151,7 +157,7 @@ def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
 
 def _curves(run: RunFolder) -> Iterator[Figure]:
     """Yield the charts of what the engine measured."""
-    marks = sorted({int(e["step"]) for e in run.events if "restarted" in str(e.get("message"))})
+    marks = sorted(restart_steps(run))
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
     losses = [
         Series(name, series["loss"].steps, series["loss"].values)
@@ -261,6 +267,8 @@ def _plugin_row(plugin: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **defaults,
         **plugin,
+        "attempts": described(plugin.get("attempts") or {}),
+        "attempts_at_least": plugin.get("attempts_at_least", False),
         "budget_bytes": budget,
         "peak_bytes": peak,
         "calls": calls,
@@ -269,7 +277,22 @@ def _plugin_row(plugin: Mapping[str, Any]) -> dict[str, Any]:
         "close": share >= _CLOSE,
         "ms_per_call": 1000 * seconds / calls if calls else None,
         "mood": _STATES.get(str(plugin.get("state")), "warn"),
+        "granted": list(_grants(plugin)),
     }
+
+
+def _grants(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what a plugin was granted: kind, what, and the reason that it stated, if it asked."""
+    permissions = plugin.get("permissions") or {}
+    needs = [
+        Need(kind, what, reason)
+        for kind in KINDS
+        for what, reason in (permissions.get("needs") or {}).get(kind, {}).items()
+    ]
+    for kind in KINDS:
+        for granted in (permissions.get("granted") or {}).get(kind, []):
+            reasons = [need.reason for need in needs if covers(kind, granted, need)]
+            yield kind, granted, "; ".join(dict.fromkeys(reasons)) or "it did not ask for this"
 
 
 def _title(family: str) -> str:

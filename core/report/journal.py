@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_TO_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
@@ -19,9 +20,9 @@ def encode(record: Mapping[str, Any]) -> bytes:
     "Infinity" and "-Infinity", which ``float()`` reads back.
     """
     try:
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        text = _TO_JSON(record)
     except ValueError:
-        text = json.dumps(_spelled(record), allow_nan=False, separators=(",", ":"))
+        text = _TO_JSON(_spelled(record))
     return text.encode() + b"\n"
 
 
@@ -41,12 +42,20 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     A file that is missing has no records. A line that is no JSON object is
     skipped: the report must be readable whatever happened to the file.
     """
+    for _, record in read_journal_places(path):
+        yield record
+
+
+def read_journal_places(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield where each line begins, in bytes, and its record, as ``read_journal`` does."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
+        end = 0
         for line in file:
+            begin, end = end, end + len(line)
             if not line.endswith(b"\n"):
                 return
             try:
@@ -54,7 +63,7 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(record, dict):
-                yield record
+                yield begin, record
 
 
 class Journal:

@@ -60,6 +60,7 @@ class RunFolder:
         layers: Plugin to histograms over steps.
         pictures: Plugin to name to its latest picture's file.
         events: In order.
+        faults: Of plugins, in order, as ``run.json`` has them.
         samples: File and target of some training images.
         job: The resolved job as text.
     """
@@ -73,6 +74,7 @@ class RunFolder:
     layers: Mapping[str, Mapping[str, Layer]]
     pictures: Mapping[str, Mapping[str, Path]]
     events: list[Mapping[str, Any]]
+    faults: list[Mapping[str, Any]]
     samples: list[Mapping[str, Any]]
     job: str
 
@@ -97,9 +99,10 @@ def read_run(folder: Path) -> RunFolder:
         elif kind == "plugin":
             _collect(plugins.setdefault(str(record.get("plugin")), {}), record)
     layers, pictures = _read_reports(folder / REPORTS)
+    run = _read_json(folder / RECORD)
     return RunFolder(
         path=folder,
-        record=_read_json(folder / RECORD),
+        record=run,
         info=info,
         train=train,
         test=test,
@@ -107,6 +110,7 @@ def read_run(folder: Path) -> RunFolder:
         layers=layers,
         pictures=pictures,
         events=list(read_journal(folder / EVENTS)),
+        faults=_objects(run.get("faults")),
         samples=list(_read_json(folder / SAMPLES / "samples.json").get("images", [])),
         job=_read_text(folder / JOB),
     )
@@ -147,6 +151,10 @@ def _read_reports(folder: Path) -> tuple[dict[str, dict[str, Layer]], dict[str, 
                 # Older pictures may have been dropped; the latest is what is shown.
                 pictures.setdefault(plugin, {})[name] = folder / file
     return layers, pictures
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:

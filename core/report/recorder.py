@@ -67,6 +67,7 @@ class RunRecorder:
         self._events = Journal(folder / EVENTS)
         self._board = Board(folder / BOARD)
         self._stores: dict[str, PluginStore] = {}
+        self._earlier: list[str] | None = None
         self._finished = 0
         self._loss_every = 1
         self._ahead: dict[int, dict[str, _Logged]] = {}
@@ -216,7 +217,9 @@ class RunRecorder:
         self._board.scalars(named, step)
 
     def _keep(self, plugin: str, step: int, report: Report) -> None:
-        self._store(plugin).add(step, report.histograms, report.images)
+        if not self._store(plugin).add(step, report.histograms, report.images):
+            # Up to 8 MiB a call would fill the disk by way of TensorBoard's files alone.
+            return
         self._board.histograms({f"{plugin}/{name}": h for name, h in report.histograms.items()}, step)
         for name, image in report.images.items():
             self._board.image(f"{plugin}/{name}", to_png(image), size_of(image), step)
@@ -230,7 +233,10 @@ class RunRecorder:
 
     def _reporters(self) -> set[str]:
         """Return the plugins that have reported, those of an earlier process included."""
-        return {*self._stores, *reporters(self._folder)}
+        if self._earlier is None:
+            # Looked up once: the first line of each file may be long.
+            self._earlier = reporters(self._folder)
+        return {*self._stores, *self._earlier}
 
     def _target(self, target: Tensor, num_classes: int | None) -> Any:
         """Return a class name, shares of class names, or numbers."""

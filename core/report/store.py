@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..hooks.types import Histogram
-from .journal import Journal, read_journal
+from .journal import Journal, read_journal_places
 from .pictures import to_png
 
 #: Reports with histograms or images that are kept for each plugin; beyond, every other one is dropped.
@@ -46,13 +46,17 @@ class PluginStore:
         self._plugin = plugin
         self._pictures = folder / name
         self._journal = Journal(folder / f"{name}.jsonl")
-        self._steps: list[int] = [record["step"] for record in read_journal(self._journal.path)]
+        self._steps: list[int] = []
+        #: Where the line of each step begins, in bytes: what comes last is dropped without reading the rest.
+        self._begins: list[int] = []
+        self._look()
 
-    def add(self, step: int, histograms: Mapping[str, Histogram], images: Mapping[str, Tensor]) -> None:
-        """Keep what was reported at ``step``, if it is due."""
+    def add(self, step: int, histograms: Mapping[str, Histogram], images: Mapping[str, Tensor]) -> bool:
+        """Keep what was reported at ``step``, if it is due; tell whether it was."""
         if step < self._due():
-            return
+            return False
         files = {name: self._save(step, name, image) for name, image in images.items()}
+        begin = self._journal.size()
         self._journal.append(
             {
                 "step": step,
@@ -62,13 +66,17 @@ class PluginStore:
             }
         )
         self._steps.append(step)
+        self._begins.append(begin)
         if len(self._steps) > MAX_REPORTS:
             self._retain(set(self._steps[::2]))
         self._drop_old_pictures()
+        return True
 
     def roll_back(self, step: int) -> None:
         """Drop what was reported at ``step`` and later."""
-        self._retain({kept for kept in self._steps if kept < step})
+        kept = [number for number in self._steps if number < step]
+        if kept != self._steps[: len(kept)] or not self._cut_back(len(kept)):
+            self._retain(set(kept))
         for file in self._files():
             if _step_of(file) >= step:
                 file.unlink()
@@ -87,7 +95,22 @@ class PluginStore:
     def _retain(self, steps: set[int]) -> None:
         if len(steps) < len(self._steps):
             self._journal.keep(lambda record: record["step"] in steps)
-            self._steps = sorted(steps)
+            self._look()
+
+    def _look(self) -> None:
+        """Note which steps the file holds, and where."""
+        self._steps, self._begins = [], []
+        for begin, record in read_journal_places(self._journal.path):
+            self._steps.append(record["step"])
+            self._begins.append(begin)
+
+    def _cut_back(self, count: int) -> bool:
+        """Keep the first ``count`` records; tell whether the file is one that this can be done with."""
+        if count < len(self._steps):
+            if not self._journal.truncate(self._begins[count]):
+                return False
+            del self._steps[count:], self._begins[count:]
+        return True
 
     def _save(self, step: int, name: str, image: Tensor) -> str:
         self._pictures.mkdir(exist_ok=True)

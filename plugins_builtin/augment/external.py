@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ringfence import Batch, derive_seed
@@ -25,6 +25,8 @@ from .options import nearest
 
 PREFIX = "albumentations."
 _IMAGE_DIMS = 3
+#: Any odd number of 128 bits.
+_SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 #: Transforms that cannot work here, and why.
 _REFUSED = {
@@ -58,13 +60,35 @@ def transform_names() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+class _Randomness:
+    """The two generators that the transforms of a chain draw from.
+
+    They are set to a seed, not made anew: for a small image that would take as long as a transform.
+    """
+
+    def __init__(self) -> None:
+        self._bits = np.random.PCG64(0)
+        self.numpy = np.random.Generator(self._bits)
+        self.python = random.Random(0)  # noqa: S311 - what becomes of an image is no secret
+
+    def seed(self, seed: int) -> None:
+        """Start over from ``seed``, which is random itself: a hash, not a count."""
+        self._bits.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": seed * _SPREAD % 2**128, "inc": _SPREAD},
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        self.python.seed(seed)
+
+
 @dataclass(frozen=True)
 class Transform:
     """One transform of the job.
 
     Attributes:
         name: albumentations' name of it.
-        position: Place in the job's list, which makes its random numbers its own.
+        position: Place in the job's list.
         transform: The transform itself.
     """
 
@@ -77,14 +101,14 @@ class Transform:
         """Tell whether pixels change place."""
         return isinstance(self.transform, _library().DualTransform)
 
-    def apply(self, image: NDArray[Any], seed: int) -> NDArray[Any]:
+    def apply(self, image: NDArray[Any]) -> NDArray[Any]:
         """Return the changed image, (H, W, C).
 
         Raises:
             ValueError: The transform failed or did not return an image of as many channels.
         """
         try:
-            changed = self._call(image, seed)
+            changed = self._call(image)
         except KeyError as error:
             raise ValueError(f"it needs the input {error}, which a batch of images does not have") from error
         if not isinstance(changed, np.ndarray):
@@ -94,22 +118,20 @@ class Transform:
             raise ValueError(f"it made an image of shape {result.shape} from one of {image.shape}")
         return result
 
-    def _call(self, image: NDArray[Any], seed: int) -> Any:
+    def _call(self, image: NDArray[Any]) -> Any:
         try:
-            return self._seeded(image, seed)
+            return self.transform(image=image)["image"]
         except KeyError:
             raise
         except Exception as error:  # foreign code: whatever it raises, the message must say which transform
             if image.dtype == np.uint8:
                 raise ValueError(f"{type(error).__name__}: {error}") from error
+            levels = np.rint(image * 255).astype(np.uint8)
             try:
-                return self._seeded(np.rint(image * 255).astype(np.uint8), seed)
+                # It was drawn that it is applied; drawing again would apply it less often than it should be.
+                return self.transform(image=levels, force_apply=True)["image"]
             except Exception:  # noqa: BLE001 - it was not the type of the pixels; tell the first cause
                 raise ValueError(f"{type(error).__name__}: {error}") from error
-
-    def _seeded(self, image: NDArray[Any], seed: int) -> Any:
-        self.transform.set_random_seed(seed)
-        return self.transform(image=image)["image"]
 
 
 def make_transform(name: str, options: Mapping[str, Any], position: int) -> Transform:
@@ -162,9 +184,10 @@ def _check_names(cls: type, options: Mapping[str, Any]) -> None:
 class Chain:
     """Transforms that follow each other in the job, run sample by sample.
 
-    Each call is seeded by step, sample and place in the list, so that a sample's result
-    depends neither on the worker nor on the rest of the batch. Images are float32 (H, W, C) in
-    [0, 1]; a transform that fails on those is given uint8. Whether a transform is applied is its own ``p``.
+    Each sample is seeded by step, sample and the chain's place in the list, so that its result depends
+    neither on the worker nor on the rest of the batch; its transforms draw from that in turn. Images are
+    (H, W, C): uint8 if all their numbers are levels of 8 bits, otherwise float32 in [0, 1]; a transform that
+    fails on those is given uint8. Whether a transform is applied is its own ``p``.
 
     Between the transforms the size may change; at the end it must be the batch's again.
 
@@ -175,24 +198,35 @@ class Chain:
     needs_images = True
 
     def __init__(self, transforms: tuple[Transform, ...]) -> None:
+        # OpenCV takes its time to load; only jobs that need it pay.
+        from .images import Converter, Spares  # noqa: PLC0415
+
         self.transforms = transforms
         self.moves = any(transform.moves for transform in transforms)
+        self._randomness = _Randomness()
+        self._converter = Converter()
+        self._results = Spares()
+        for each in transforms:
+            each.transform.set_random_state(self._randomness.numpy, self._randomness.python)
 
     def change(self, batch: Batch, draw: Draw) -> Batch:
         """Return the batch after all transforms."""
-        # A copy of its own: transforms may write into what they get, and the batch is read-only.
-        images = batch.inputs.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).numpy()
-        seeds = draw.step.sample_seeds(batch.indices)
-        changed = [self._run(image, seed) for image, seed in zip(images, seeds, strict=True)]
-        inputs = torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
-        return batch.with_(inputs=inputs.contiguous())
+        inputs = batch.inputs.contiguous()
+        result = self._results.take(inputs.shape)
+        position = self.transforms[0].position
+        seeds = [derive_seed(seed, position) for seed in draw.step.sample_seeds(batch.indices)]
+        for part in self._converter.parts(inputs):
+            images = zip(self._converter.to_images(inputs[part]), seeds[part], strict=True)
+            self._converter.from_images([self._run(image, seed) for image, seed in images], result[part])
+        return batch.with_(inputs=result)
 
-    def _run(self, image: NDArray[Any], seed: int) -> NDArray[np.float32]:
+    def _run(self, image: NDArray[Any], seed: int) -> NDArray[Any]:
+        self._randomness.seed(seed)
         result, resized_by = image, ""
         for transform in self.transforms:
             before = result.shape
             try:
-                result = transform.apply(result, derive_seed(seed, transform.position))
+                result = transform.apply(result)
             except ValueError as error:
                 raise ValueError(f"ops[{transform.position}] {transform.name}: {error}") from error
             if result.shape != before:
@@ -203,6 +237,4 @@ class Chain:
                 f"{result.shape[0]}x{result.shape[1]}; add Resize, or another transform of albumentations "
                 "that restores the size, right after it"
             )
-        if result.dtype == np.uint8:
-            return result.astype(np.float32) / np.float32(255)
-        return np.clip(result.astype(np.float32, copy=False), 0, 1)
+        return result

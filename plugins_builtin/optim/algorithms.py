@@ -114,11 +114,18 @@ class Algorithm:
         path: Import path of its class.
         make: Called with the parameter groups.
         defaults: Settings that a parameter group may override, with their values.
+        base: What it stands on, if it is made of another.
     """
 
     path: str
     make: Callable[[list[dict[str, Any]]], Stepper]
     defaults: Mapping[str, Any]
+    base: Algorithm | None = None
+
+    @property
+    def chain(self) -> list[str]:
+        """Its path, then that of what it stands on, and so on: a state fits no other."""
+        return [self.path, *(self.base.chain if self.base else [])]
 
     def build(self, groups: list[dict[str, Any]]) -> Stepper:
         """Build the optimizer over ``groups``.
@@ -172,7 +179,7 @@ def _resolve_wrapper(
     base = resolve(str(options["base"]), lr, weight_decay, options.get("base_options") or {})
     own = {key: value for key, value in options.items() if key not in {"base", "base_options"}}
     arguments = _checked(name, cls, own)
-    algorithm = Algorithm(name, lambda groups: cls(base.build(groups), **arguments), base.defaults)
+    algorithm = Algorithm(name, lambda groups: cls(base.build(groups), **arguments), base.defaults, base)
     _probe(algorithm)
     return algorithm
 

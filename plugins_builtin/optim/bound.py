@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from ringfence import Gradients, Parameters, TensorMap
 
 from .algorithms import MAX_DIMS, Algorithm
 from .groups import Grouping
+from .regroup import by_first_name, laid_out, overrule, regrouped
 from .state import copied, restore
 from .wrappers import needs_closure
 
@@ -24,21 +26,33 @@ class Bound:
         algorithm: What to build.
         grouping: Which parameters get which settings.
         point: The parameters, writable; steps are made in place.
+        options: All that the job says of the optimizer; plain data. A state that other options have
+            saved takes over what they say otherwise.
 
     Raises:
         ValueError: The algorithm does not take such parameters, or a pattern matches none.
     """
 
-    def __init__(self, algorithm: Algorithm, grouping: Grouping, point: Parameters) -> None:
+    def __init__(
+        self, algorithm: Algorithm, grouping: Grouping, point: Parameters, options: Mapping[str, Any]
+    ) -> None:
         _check_parameters(algorithm, point)
         self._algorithm = algorithm
         self._parameters = {name: nn.Parameter(tensor) for name, tensor in point.items()}
         groups = grouping.apply(self._parameters)
         self._names = [names for names, _ in groups]
+        self._dims = {name: tensor.dim() for name, tensor in point.items()}
         self.optimizer = algorithm.build(
             [{"params": [self._parameters[name] for name in names], **settings} for names, settings in groups]
         )
+        self._options = options
+        # Before a step or a state changes them: what the options alone say.
+        self._settings = [
+            {key: copied(value) for key, value in group.items() if key != "params"}
+            for group in self.optimizer.param_groups
+        ]
         self.needs_closure = needs_closure(self.optimizer)
+        self._is_torchs = type(self.optimizer).__module__.startswith("torch.optim.")
         self._gradients: TensorMap | None = None
 
     def move_to(self, point: Parameters) -> None:
@@ -87,6 +101,9 @@ class Bound:
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """Make one step in place."""
+        if self._is_torchs:
+            self.optimizer.step(closure)
+            return
         with warnings.catch_warnings():
             # Old overloads that some of torch_optimizer still call; users can do nothing about them.
             warnings.filterwarnings("ignore", message="This overload of", category=UserWarning)
@@ -96,19 +113,33 @@ class Bound:
         """Return the state as plain data, in copies that later steps do not change."""
         return {
             "algorithm": self._algorithm.path,
+            "chain": self._algorithm.chain,
             "names": copied(self._names),
+            "options": copied(self._options),
+            "settings": copied(self._settings),
             "optimizer": copied(self.optimizer.state_dict()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned; its tensors become the optimizer's.
 
+        Where the job's options are others than those that saved the state, what they say otherwise holds
+        from now on; all else is as saved, also what the algorithm has changed on the way.
+
         Raises:
             ValueError: The state belongs to other parameters.
         """
-        if state["names"] != self._names:
-            raise ValueError("the saved state belongs to other parameters, or to other groups of them")
-        restore(self.optimizer, state["optimizer"])
+        names, saved = state["names"], state["optimizer"]
+        changed = state.get("options", self._options) != self._options
+        if names != self._names:
+            if not changed or sorted(chain(*names)) != sorted(self._parameters):
+                raise ValueError("the saved state belongs to other parameters, or to other groups of them")
+            saved = regrouped(saved, names, self._names, self._dims)
+        restore(self.optimizer, saved)
+        if changed:
+            old, new = (laid_out(self.optimizer, each, self._dims) for each in (names, self._names))
+            then = by_first_name(state["settings"], old, new)
+            overrule(self.optimizer.param_groups, then, self._settings)
 
     def _copy(self, gradients: Gradients) -> TensorMap:
         """Copy in one pass over memory, into the same memory as last time where that fits."""

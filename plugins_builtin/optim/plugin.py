@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
@@ -53,6 +53,14 @@ class Optim:
             no_decay=no_decay if isinstance(no_decay, str) else tuple(no_decay),
             weight_decay=float(defaults.get("weight_decay") or 0.0),
         )
+        self._options = {
+            "algorithm": algorithm,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "no_decay": no_decay,
+            "groups": groups or [],
+            "options": options or {},
+        }
         self._copy_gradients = self._algorithm.path not in ONLY_READ
         self._bound: Bound | None = None
         self._loaded: Mapping[str, Any] | None = None
@@ -72,8 +80,9 @@ class Optim:
             raise RuntimeError(
                 "the step before was never finished and the state is that of half a step; load a state first"
             )
-        # A new copy each call: the one that was returned last time may still be in use.
-        point = parameters.clone()
+        # Where the core lays out a place for the result, the step is made there.
+        draft: Callable[[], Parameters] = getattr(parameters, "draft", parameters.clone)
+        point = draft()
         bound = self._bind(point)
         bound.set_gradients(gradients, copy=self._copy_gradients)
         with bound.scaled_lr(step.lr_factor) as lr:
@@ -103,15 +112,18 @@ class Optim:
         Raises:
             ValueError: It was saved by another algorithm.
         """
-        if state and state["algorithm"] != self._algorithm.path:
-            raise ValueError(f"the state was saved by {state['algorithm']}; this is {self._algorithm.path}")
+        own = self._algorithm.chain
+        # A state of an early version tells the first of them only.
+        saved = state.get("chain", [state["algorithm"], *own[1:]]) if state else own
+        if saved != own:
+            raise ValueError(f"the state was saved by {' over '.join(saved)}; this is {' over '.join(own)}")
         self._give_up_step()
         self._bound = None
         self._loaded = copied(state) if state else None
 
     def _bind(self, point: Parameters) -> Bound:
         if self._bound is None:
-            self._bound = Bound(self._algorithm, self._grouping, point)
+            self._bound = Bound(self._algorithm, self._grouping, point, self._options)
             if self._loaded is not None:
                 self._bound.load_state_dict(self._loaded)
                 self._loaded = None

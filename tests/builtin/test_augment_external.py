@@ -12,7 +12,9 @@ import torch
 
 from ringfence import Batch, StepInfo
 from ringfence.builtin.augment import Augment
+from ringfence.builtin.augment.draw import Draw
 from ringfence.builtin.augment.external import Transform, transform_names
+from ringfence.builtin.augment.images import Converter, Spares
 from ringfence.hooks.check import check_batch
 
 #: Work on grey and colour with these options and give no warning.
@@ -54,13 +56,17 @@ def make_batch(channels=1, side=28, count=4):
     return Batch(inputs, torch.arange(count), torch.arange(10, 10 + count), count)
 
 
+def of_8_bits(batch):
+    return dataclasses.replace(batch, inputs=(batch.inputs * 255).round() / 255)
+
+
 def step(seed=0):
     return StepInfo(5, seed=seed)
 
 
 @pytest.mark.parametrize("name", [*BOTH, *COLOUR])
 def test_transform_runs_by_name_and_repeats(name):
-    for batch in (make_batch(1, 28), make_batch(3, 32))[name in COLOUR :]:
+    for batch in (make_batch(1, 28), make_batch(3, 32), of_8_bits(make_batch(3, 32)))[name in COLOUR :]:
         augment = Augment([{name: {**BOTH.get(name, {}), "p": 1.0}}])
         result = augment.forward(batch, step())
         check_batch(result, batch)
@@ -139,17 +145,58 @@ def test_levels_of_8_bits_come_back_as_numbers_from_0_to_1():
     assert torch.allclose(result.inputs, batch.inputs, atol=0.5 / 255 + 1e-6)
 
 
+def test_images_of_8_bits_are_given_as_such_and_others_as_floats():
+    seen = []
+
+    def note(image):
+        seen.append(image.dtype.name)
+        return {"image": image}
+
+    batch = make_batch(count=3, channels=3)
+    levels = of_8_bits(batch).inputs
+    levels[1] = levels[1] * 0.999 + 0.0001
+    chain = Augment(["NoOp"])._ops[0][1]
+    object.__setattr__(chain.transforms[0], "transform", note)
+
+    changed = chain.change(dataclasses.replace(batch, inputs=levels), Draw(step()))
+
+    assert seen == ["uint8", "float32", "uint8"]
+    assert torch.equal(changed.inputs, levels)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_channels_go_through_and_come_back(channels):
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (70, channels, 40, 56), generator=generator, dtype=torch.uint8)
+    for inputs in (levels / 255, torch.rand(3, channels, 40, 56, generator=generator)):
+        converter, back = Converter(), torch.empty(inputs.shape)
+        for part in converter.parts(inputs):
+            images = converter.to_images(inputs[part])
+            assert {image.shape for image in images} == {(40, 56, channels)}
+            converter.from_images(images, back[part])
+        assert torch.equal(back, inputs)
+
+
+def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it():
+    spares, shape = Spares(), torch.Size((2, 3))
+    first = spares.take(shape)
+    address, view = first.data_ptr(), first[1:]
+    del first
+    second = spares.take(shape)
+    assert second.data_ptr() != address
+    del view, second
+    assert spares.take(shape).data_ptr() == address
+    assert spares.take(torch.Size((5,))).shape == (5,)
+
+
 def test_a_transform_that_fails_on_floats_is_given_8_bits():
     class OnlyBytes:
-        def set_random_seed(self, seed):
-            self.seed = seed
-
-        def __call__(self, image):
+        def __call__(self, image, *, force_apply=False):
             if image.dtype != np.uint8:
                 raise TypeError("only uint8")
             return {"image": 255 - image}
 
-    changed = Transform("OnlyBytes", 0, OnlyBytes()).apply(np.full((4, 4, 1), 0.2, np.float32), 3)
+    changed = Transform("OnlyBytes", 0, OnlyBytes()).apply(np.full((4, 4, 1), 0.2, np.float32))
     assert changed.dtype == np.uint8
     assert (changed == 204).all()
 

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +61,26 @@ def ringfence(monkeypatch, capfd):
 
     yield call
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def refused(job, ringfence, monkeypatch):
+    """Run a job that must be refused before a process starts or a folder is made; returns the message."""
+
+    def no_sandbox():
+        raise AssertionError("a sandbox was started")
+
+    monkeypatch.setattr("ringfence.run.Sandbox", no_sandbox)
+
+    def refuse(text, *flags):
+        done = ringfence("train", job(textwrap.dedent(text)), *flags)
+        assert done.status == 2
+        assert "Traceback" not in done.err
+        assert done.out == ""
+        assert not Path("runs").exists()
+        return done.err
+
+    return refuse
 
 
 def start(*arguments, cwd=None):

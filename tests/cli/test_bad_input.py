@@ -1,33 +1,12 @@
 """Every kind of bad input gets a message with file, line, key and what would be right, and exit status 2."""
 
 import os
-import textwrap
 from pathlib import Path
 
 import pytest
 
 HEAD = "model: {name: mlp, hidden: [8]}\ndata: {name: mnist10k, limit: 64}\nsteps: 2\n"
 OPTIM = "plugins:\n  - optim: {algorithm: adamw, lr: 1e-3}\n"
-
-
-@pytest.fixture
-def refused(job, ringfence, monkeypatch):
-    """Run a job that must be refused before a process starts or a folder is made; returns the message."""
-
-    def no_sandbox():
-        raise AssertionError("a sandbox was started")
-
-    monkeypatch.setattr("ringfence.run.Sandbox", no_sandbox)
-
-    def refuse(text, *flags):
-        done = ringfence("train", job(textwrap.dedent(text)), *flags)
-        assert done.status == 2
-        assert "Traceback" not in done.err
-        assert done.out == ""
-        assert not Path("runs").exists()
-        return done.err
-
-    return refuse
 
 
 def test_no_file(ringfence, job):
@@ -215,7 +194,7 @@ def test_unwritable_folder(refused, tmp_path):
     ("flags", "message"),
     [
         (["--resume", "none"], "--resume none: there is no such folder"),
-        (["--resume", "."], "--resume .: holds no checkpoints"),
+        (["--resume", "."], "--resume .: holds no run"),
         (["--resume", ".", "--out", "x"], "--out and --resume are both given"),
     ],
 )

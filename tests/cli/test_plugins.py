@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from ringfence import __version__
+from ringfence.commands.diagnosis import print_diagnosis
 from ringfence.isolation.doctor import diagnose
 
 
@@ -15,16 +17,26 @@ def test_version(ringfence):
     assert (done.status, done.out) == (0, f"ringfence {__version__}\n")
 
 
-def test_help_imports_no_torch():
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins", "list"]], ids=" ".join)
+def test_what_must_answer_at_once_imports_nothing_heavy(arguments):
     code = (
-        "import sys; sys.argv = ['ringfence', '--help']\n"
-        "from ringfence.cli import main\n"
+        f"import sys; sys.argv = ['ringfence', *{arguments!r}]\n"
+        "from ringfence.start import main\n"
         "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'pydantic', 'rich.console', 'ruamel.yaml'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'jinja2', 'numpy', 'msgspec', 'pydantic', 'rich.console', 'ruamel.yaml'}\n"
+        "heavy.add('urllib.request')\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "--help"], ["plugins", "list", "--help"]])
+def test_every_command_has_help(ringfence, arguments):
+    done = ringfence(*arguments)
+    assert done.status == 0
+    assert "Usage: ringfence" in done.out
+    assert "--help" in done.out
 
 
 def test_list_tells_role_origin_and_fit(ringfence):
@@ -103,12 +115,48 @@ def test_doctor_as_json(ringfence):
     assert 0 < diagnosis["budget_bytes"] <= 0.15 * diagnosis["total_bytes"]
 
 
-def test_doctor_names_a_missing_layer_and_its_meaning():
+def test_doctor_names_a_missing_layer_its_meaning_and_the_way_out(capsys):
     diagnosis = diagnose(skip_layers=("landlock",))
     assert not diagnosis.usable
-    assert any(
-        line.startswith("landlock is disabled (REQUIRED): a plugin may read") for line in diagnosis.lines()
-    )
+    print_diagnosis(diagnosis, Console(width=200))
+    printed = capsys.readouterr().out
+    assert "landlock  REQUIRED: a plugin may read and change every file of the user" in printed
+    assert "To have it: enable Landlock" in printed
+    assert "ringfence refuses to run untrusted plugins here" in printed
+
+
+@pytest.fixture(scope="module")
+def diagnosis():
+    return diagnose()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_doctor_prints_all_that_it_tells_as_json_within_the_terminal(capsys, diagnosis, width):
+    print_diagnosis(diagnosis, Console(width=width))
+    printed = capsys.readouterr().out
+    assert all(len(line) <= width for line in printed.splitlines())
+    words = "".join(printed.split())
+    told = diagnosis.to_dict()
+    for layer in told["layers"]:
+        assert layer["name"] in words
+        assert "".join(layer["detail"].split()) in words
+    for title, meaning in told["not_covered"].items():
+        assert "".join(title.split()) in words
+        assert "".join(meaning.split()) in words
+    assert told["grade"].replace(" ", "") in words
+
+
+def test_doctor_refuses_a_layer_that_there_is_not():
+    with pytest.raises(ValueError, match=r"'landlok' is no layer .*: process, fds, .*, landlock, seccomp$"):
+        diagnose(skip_layers=("landlok",))
+    with pytest.raises(ValueError, match="'watchdog' cannot be left out"):
+        diagnose(skip_layers=("watchdog",))
+
+
+def test_doctor_tells_of_a_control_group_that_is_left_out():
+    diagnosis = diagnose(skip_layers=("cgroup",))
+    assert {layer.name: layer.status for layer in diagnosis.layers}["cgroup"] == "disabled"
+    assert diagnosis.usable
 
 
 def test_python_m_is_the_same_command(process):

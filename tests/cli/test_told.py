@@ -29,7 +29,8 @@ def test_options_that_the_plugin_itself_refuses_are_told_with_their_place(ringfe
     done = ringfence("train", job(text), "--out", "run")
 
     assert done.status == 2
-    assert done.err.startswith("error: job.yaml:7:21: plugins[0].augment.ops[0]: mixup: alpha is -1; ")
+    quoted = "plugin 'augment' says: mixup: alpha is -1; "
+    assert done.err.startswith(f"error: job.yaml:7:21: plugins[0].augment.ops[0]: {quoted}")
     assert "Traceback" not in done.err
     assert len(done.err.splitlines()) == 1
 
@@ -39,7 +40,7 @@ def test_an_unknown_algorithm_is_told_with_its_place(ringfence, job):
 
     assert done.status == 2
     assert done.err.startswith("error: job.yaml:7:")
-    assert "plugins[0].optim: there is no algorithm 'sdg'" in done.err
+    assert "plugins[0].optim: plugin 'optim' says: there is no algorithm 'sdg'" in done.err
 
 
 def test_frames_of_ringfence_before_the_plugins_are_left_out():

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ringfence.job import read_job
+from ringfence.version import __version__
 
-from .conftest import SMALL_JOB, TRUSTED_JOB, start
+from .conftest import SMALL_JOB, TRUSTED_JOB, Done, start
 
 ALL_FOUR = (
     SMALL_JOB
@@ -27,14 +28,32 @@ ALL_FOUR = (
 )
 
 
+@pytest.fixture(scope="module")
+def all_four(tmp_path_factory):
+    """Run the job with all builtin plugins once, as a process; returns its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("all-four")
+    (folder / "job.yaml").write_text(ALL_FOUR)
+    script = (
+        "import sys; from ringfence.cli import main\n"
+        "sys.argv = ['ringfence', 'train', 'job.yaml']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not [name for name in sys.modules if name.startswith('ringfence.builtin')]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120, cwd=folder
+    )
+    return folder, Done(done.returncode, done.stdout, done.stderr)
+
+
 def record(folder="runs/job-1"):
     return json.loads((Path(folder) / "run.json").read_text())
 
 
-def test_run_leaves_a_whole_folder(job, ringfence):
-    done = ringfence("train", job(ALL_FOUR))
+def test_run_leaves_a_whole_folder(all_four):
+    place, done = all_four
     assert done.status == 0, done.err
-    folder = Path("runs/job-1")
+    folder = place / "runs/job-1"
     assert {path.name for path in folder.iterdir()} >= {
         "checkpoints",
         "job.yaml",
@@ -43,7 +62,7 @@ def test_run_leaves_a_whole_folder(job, ringfence):
         "run.json",
         "tensorboard",
     }
-    run = record()
+    run = record(folder)
     assert run["status"] == "completed"
     assert run["steps"] == 6
     assert set(run["final_metrics"]) == {"loss", "accuracy"}
@@ -53,10 +72,13 @@ def test_run_leaves_a_whole_folder(job, ringfence):
     assert run["hooks"]["augment_forward"] == ["augment"]
 
 
-def test_record_tells_what_each_plugin_cost(job, ringfence):
-    ringfence("train", job(ALL_FOUR))
-    plugins = {plugin["name"]: plugin for plugin in record()["plugins"]}
+def test_record_tells_what_each_plugin_cost(all_four):
+    place, _ = all_four
+    plugins = {plugin["name"]: plugin for plugin in record(place / "runs/job-1")["plugins"]}
     assert list(plugins) == ["optim", "augment", "gradclip", "monitor"]
+    # None where another supervisor has the kernel's only listener.
+    assert all(plugin["attempts"] in ({}, None) for plugin in plugins.values())
+    assert not any(plugin["attempts_at_least"] for plugin in plugins.values())
     for plugin in plugins.values():
         assert plugin["isolation"] == "sandbox"
         assert {"landlock", "seccomp"} <= set(plugin["layers"])
@@ -69,15 +91,11 @@ def test_record_tells_what_each_plugin_cost(job, ringfence):
     assert plugins["augment"]["workers"] == 2
 
 
-def test_host_imports_no_plugin(job, tmp_path):
-    code = (
-        "import sys; from ringfence.cli import main\n"
-        f"sys.argv = ['ringfence', 'train', {job(ALL_FOUR)!r}]\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "assert not [name for name in sys.modules if name.startswith('ringfence.builtin')]\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=tmp_path)
+def test_host_imports_no_plugin(all_four):
+    """The run itself looks at what was imported, and fails."""
+    _, done = all_four
+    assert done.status == 0, done.err
+    assert "completed after 6 steps" in done.out
 
 
 def test_every_key_of_the_record_is_documented(job, ringfence):
@@ -109,10 +127,10 @@ def test_sandboxed_and_trusted_give_the_same_weights(job, ringfence):
     assert record("a")["weights_sha256"] == record("b")["weights_sha256"]
 
 
-def test_plain_log_names_order_layers_metrics_and_speed(job, ringfence):
-    out = ringfence("train", job(ALL_FOUR)).out
+def test_plain_log_names_order_layers_metrics_and_speed(all_four):
+    out = all_four[1].out
     assert "augment.forward: augment" in out
-    assert "optim 0.1.0 (optimizer): sandboxed" in out
+    assert f"optim {__version__} (optimizer): sandboxed" in out
     assert "landlock" in out
     assert "test accuracy" in out
     assert "steps/s" in out
@@ -132,9 +150,9 @@ def test_folders_are_numbered(job, ringfence):
     assert sorted(path.name for path in Path("runs").iterdir()) == ["small-1", "small-2"]
 
 
-def test_stopped_run_resumes_to_the_same_weights(job, process, tmp_path):
+def test_stopped_run_resumes_to_the_same_weights(job, ringfence, tmp_path):
     name = job(TRUSTED_JOB.replace("steps: 6", "steps: 600"))
-    straight = process("train", name, "--out", "straight", cwd=tmp_path)
+    straight = ringfence("train", name, "--out", "straight")
     assert straight.status == 0, straight.err
     stopped = interrupted("train", name, "--out", "stopped", cwd=tmp_path, times=1)
     assert stopped[0] == 130, stopped
@@ -143,7 +161,7 @@ def test_stopped_run_resumes_to_the_same_weights(job, process, tmp_path):
     assert middle["status"] == "interrupted"
     assert 0 < middle["steps"] < 600
     # Without the job file: the folder knows its job.
-    resumed = process("train", "--resume", "stopped", cwd=tmp_path)
+    resumed = ringfence("train", "--resume", "stopped")
     assert resumed.status == 0, resumed.err
     assert record("stopped")["status"] == "completed"
     assert record("stopped")["weights_sha256"] == record("straight")["weights_sha256"]

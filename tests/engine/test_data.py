@@ -119,3 +119,36 @@ def test_data_that_do_not_fit_are_refused(make, message):
 
 def test_soft_labels_are_data_of_classes():
     assert len(Dataset(IMAGES, torch.full((4, 3), 1 / 3), 3)) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_batches_of_large_images_are_those_of_new_memory(dtype):
+    inputs = torch.randint(0, 256, (24, 3, 128, 128), generator=torch.Generator().manual_seed(0)).to(dtype)
+    data = Dataset(inputs, torch.arange(24) % 3, 3)
+    found = batches(data, Plan(24, 8), 0, first_step=0, steps_total=6, lr_factor=lambda _: 1.0)
+    held = list(found)
+    assert all(torch.equal(batch.inputs, data.batch(batch.indices).inputs) for batch, _ in held)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_batches_of_a_long_epoch_are_its_order_from_any_step_on(accumulate):
+    """More batches than are cut out at once, and an epoch that ends within them."""
+    inputs = torch.arange(1000, dtype=torch.float32)[:, None]
+    dataset, plan = Dataset(inputs, torch.zeros(1000, 1), None), Plan(1000, 3, accumulate)
+    order = torch.cat([epoch_order(1000, 5, epoch) for epoch in range(2)])
+    total = 2 * plan.steps_per_epoch
+    for first in (0, 1, 70, plan.steps_per_epoch, plan.steps_per_epoch + 65):
+        made = list(batches(dataset, plan, 5, first_step=first, steps_total=total, lr_factor=lambda _: 1.0))
+        found = torch.cat([batch.indices for batch, _ in made])
+        begin = first // plan.steps_per_epoch * 1000 + first % plan.steps_per_epoch * 3 * accumulate
+        assert torch.equal(found, order[begin:])
+        assert torch.equal(torch.cat([batch.inputs for batch, _ in made])[:, 0], found.float())
+        sizes = [[len(b) for b, info in made if info.global_step == step] for step in range(first, total)]
+        assert sizes == [plan.sizes(step) for step in range(first, total)]
+
+
+def test_a_batch_keeps_no_order_of_an_epoch_alive():
+    dataset = Dataset(torch.zeros(10_000, 1), torch.zeros(10_000, 1), None)
+    made = batches(dataset, Plan(10_000, 4), 5, first_step=0, steps_total=1, lr_factor=lambda _: 1.0)
+    batch, _ = next(made)
+    assert batch.indices.untyped_storage().nbytes() < 10_000

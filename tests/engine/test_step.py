@@ -1,5 +1,6 @@
 """What happens within one step: accumulation, further passes, terms of the loss."""
 
+import pluggy
 import pytest
 import torch
 from engine_helpers import (
@@ -33,6 +34,7 @@ from torch.nn import functional
 
 from ringfence.engine import TorchRng
 from ringfence.hooks.errors import RunAbortedError
+from ringfence.hooks.manager import Hooks
 from ringfence.hooks.types import derive_seed
 
 
@@ -42,6 +44,20 @@ def record_calls(**changes):
     plugins = [plugin(cls) for cls in (RecordsMonitor, RecordsOptimizer, RecordsGradient, RecordsAugment)]
     run(mlp(), image_data(train=16), hooks_of(*plugins), config(epochs=1, **changes))
     return list(CALLS)
+
+
+def test_hooks_that_nobody_implements_are_neither_looked_up_nor_called_in_a_step(monkeypatch):
+    hooks = hooks_of(sgd())
+
+    def refuse(*_arguments, **_more):
+        raise AssertionError("called, though nobody implements it")
+
+    monkeypatch.setattr(pluggy.HookCaller, "get_hookimpls", refuse)
+    unused = ("optimizer_forward", "augment_backward", "observes", "poll")
+    both = [f"{role}_{method}" for role in ("gradient", "monitor") for method in ("forward", "backward")]
+    for name in (*unused, *both):
+        monkeypatch.setattr(Hooks, name, refuse)
+    assert run(mlp(), image_data(), hooks, config(epochs=1)).steps == 7
 
 
 def test_accumulation_repeats_the_forward_hooks_only():

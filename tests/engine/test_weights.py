@@ -1,5 +1,7 @@
 """Parameters and gradients as plugins see them."""
 
+import weakref
+
 import pytest
 import torch
 from engine_helpers import (
@@ -110,6 +112,36 @@ def test_absent_gradient_leaves_nothing_in_the_flat_view():
     gradients = weights.collect_gradients()
     assert list(gradients) == ["last"]
     assert gradients.flat().sum() == model.last.numel()
+
+
+def test_gradients_are_copied_once_the_buffer_is_asked_for():
+    """A plugin that reads them by name in this process is given autograd's own; all see the same numbers."""
+    model = Unused()
+    weights = Weights(model, CPU)
+    model(torch.randn(2, 64)).square().sum().backward()
+    made = {name: parameter.grad for name, parameter in model.named_parameters()}
+    expected = {name: gradient.clone() for name, gradient in made.items() if gradient is not None}
+    gradients = weights.collect_gradients()
+    assert gradients["first.weight"].data_ptr() == made["first.weight"].data_ptr()
+    assert not made["last"].is_contiguous()
+    assert gradients["last"].is_contiguous()
+    by_name = {name: gradient.clone() for name, gradient in gradients.items()}
+    laid_out = gradients.clone()
+    assert gradients["first.weight"].data_ptr() != made["first.weight"].data_ptr()
+    for name, gradient in expected.items():
+        assert torch.equal(by_name[name], gradient)
+        assert torch.equal(laid_out[name], gradient)
+        assert torch.equal(gradients[name], gradient)
+
+
+def test_gradients_are_let_go_of_at_the_end_of_a_step():
+    model = mlp()
+    weights = Weights(model, CPU)
+    model(torch.randn(2, 64)).sum().backward()
+    made = weakref.ref(model[1].weight.grad)
+    weights.collect_gradients()
+    weights.let_go()
+    assert made() is None
 
 
 def test_sparse_gradients_become_dense():

@@ -1,0 +1,138 @@
+"""The engine's own state in a checkpoint: counters, random states and the recorder's position."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ..hooks import plain
+from ..hooks.tensor_file import TensorFile
+from .manifest import ENGINE, DamagedError
+from .progress import Progress
+from .rng import TorchRng
+
+_KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", "recorder"})
+_PROGRESS = frozenset(Progress.__dataclass_fields__)
+_PYTHON_VERSION = 3
+_WORDS = 624
+_CUDA_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What a checkpoint holds of the engine.
+
+    Attributes:
+        progress: Counters and judgements.
+        rng: States of torch's generators.
+        python_rng: What ``random.getstate`` returned.
+        recorder: The recorder's position: plain data, which the recorder itself checks.
+    """
+
+    progress: Progress
+    rng: TorchRng
+    python_rng: tuple[int, tuple[int, ...], float | None]
+    recorder: Any
+
+    def encode(self) -> TensorFile:
+        """Return it as a file."""
+        value = {
+            "progress": asdict(self.progress),
+            "rng_cpu": self.rng.cpu,
+            "rng_cuda": self.rng.cuda,
+            "rng_python": self.python_rng,
+            "recorder": self.recorder,
+        }
+        return plain.encode(value, copy=False)
+
+    @classmethod
+    def decode(cls, file: TensorFile, step: int, path: Path, device: torch.device) -> EngineState:
+        """Check what a file holds.
+
+        Args:
+            file: Read from a checkpoint.
+            step: What the checkpoint's ``state.json`` says.
+            path: The checkpoint, for messages.
+            device: Where the loop runs.
+
+        Raises:
+            DamagedError: It is not what ``encode`` writes.
+        """
+        try:
+            value = plain.decode(file)
+            if not isinstance(value, dict) or value.keys() != _KEYS:
+                raise ValueError("other keys than the engine writes")
+            return cls(
+                progress=_progress(value["progress"], step),
+                rng=TorchRng(_cpu(value["rng_cpu"]), _cuda(value["rng_cuda"], device)),
+                python_rng=_python(value["rng_python"]),
+                recorder=value["recorder"],
+            )
+        except ValueError as error:
+            raise DamagedError(path, f"{ENGINE}: {str(error)[:200]}") from error
+
+
+def _progress(value: Any, step: int) -> Progress:
+    if not isinstance(value, dict) or value.keys() != _PROGRESS:
+        raise ValueError("progress has other fields than the engine writes")
+    try:
+        progress = msgspec.convert(value, Progress)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"progress: {error}") from error
+    if progress.step != step:
+        raise ValueError(f"progress is of step {progress.step}")
+    best = -1 if progress.best_step is None else progress.best_step
+    if not (
+        -1 <= progress.evaluated_step <= step and best <= step and progress.evaluations_without_gain >= 0
+    ):
+        raise ValueError("progress counts more than was done")
+    if (progress.best_step is None) != (progress.best_metric is None) or best < -1:
+        raise ValueError("progress has half of a best value")
+    return progress
+
+
+def _cpu(value: Any) -> Tensor:
+    state = _bytes(value, "rng_cpu", torch.get_rng_state().numel())
+    try:
+        torch.Generator().set_state(state)
+    except RuntimeError as error:
+        raise ValueError(f"rng_cpu: {error}") from error
+    return state
+
+
+def _cuda(value: Any, device: torch.device) -> Tensor | None:
+    if value is None:
+        return None
+    state = _bytes(value, "rng_cuda", _CUDA_BYTES)
+    if device.type == "cuda":
+        try:
+            torch.Generator(device).set_state(state)
+        except RuntimeError as error:
+            raise ValueError(f"rng_cuda: {error}") from error
+    return state
+
+
+def _bytes(value: Any, name: str, nbytes: int) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.shape != (nbytes,):
+        raise ValueError(f"{name} is not {nbytes} bytes")
+    return value
+
+
+def _python(value: Any) -> tuple[int, tuple[int, ...], float | None]:
+    match value:
+        case [int(version), [*words, int(position)], float() | None as gauss]:
+            state = version, (*words, position), gauss
+        case _:
+            raise ValueError("rng_python has another form than random.getstate() gives")
+    # Python takes what it is given here: a word too large or a string would fail at the first draw.
+    good = version == _PYTHON_VERSION and len(words) == _WORDS and 0 <= position <= _WORDS
+    if not good or not all(isinstance(word, int) and 0 <= word < 2**32 for word in words):
+        raise ValueError("rng_python is no state of Python's generator")
+    random.Random().setstate(state)  # noqa: S311 - the states of a run, not secrets
+    return state

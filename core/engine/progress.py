@@ -1,0 +1,63 @@
+"""Counters and judgements of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from .metrics import Metric
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters and judgements of a run; plain data.
+
+    Attributes:
+        step: Optimizer steps finished.
+        metrics: The last evaluation.
+        evaluated_step: Steps finished when it was made; -1 if there was none.
+        best_metric: The best value so far, None before the first evaluation.
+        best_step: Where it was reached.
+        baseline: What early stopping compares with: the last value that gained more than ``min_delta``.
+        evaluations_without_gain: Evaluations since then.
+        stopped_early: Whether early stopping ended the run.
+    """
+
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluated_step: int = -1
+    best_metric: float | None = None
+    best_step: int | None = None
+    baseline: float | None = None
+    evaluations_without_gain: int = 0
+    stopped_early: bool = False
+
+    def judge(
+        self, metrics: dict[str, float], name: str, metric: Metric, patience: int | None, min_delta: float
+    ) -> bool:
+        """Take an evaluation into account.
+
+        Args:
+            metrics: What was measured.
+            name: The job's metric, a key of ``metrics``.
+            metric: Its direction.
+            patience: Evaluations without a gain after which to stop; None never stops.
+            min_delta: Gain that counts.
+
+        Returns:
+            Whether this is the best value so far.
+        """
+        value = metrics[name]
+        self.metrics, self.evaluated_step = metrics, self.step
+        best = metric.better(value, self.best_metric)
+        if best:
+            self.best_metric, self.best_step = value, self.step
+        if metric.better(value, self.baseline, min_delta):
+            self.baseline, self.evaluations_without_gain = value, 0
+        else:
+            self.evaluations_without_gain += 1
+        self.stopped_early = patience is not None and self.evaluations_without_gain >= patience
+        return best
+
+    def copy(self) -> Progress:
+        """Return a copy that later steps do not change."""
+        return replace(self, metrics=dict(self.metrics))

@@ -1,0 +1,155 @@
+"""How a run comes back after a plugin's fault, or ends with a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+from ..hooks.check import is_finite
+from ..hooks.errors import (
+    CheckpointError,
+    CutOffError,
+    PluginError,
+    PluginLoadError,
+    PluginProtocolError,
+    RunAbortedError,
+    SandboxUnavailableError,
+)
+from ..hooks.failures import Place
+from .keeping import restore, write
+from .run import Run
+from .state import Snapshot, restart_without_state
+
+#: How often a pause before a restart looks whether the user wants the run to stop.
+_LOOK_S = 0.02
+_GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
+
+
+def recover(run: Run, error: PluginError) -> bool:
+    """Restart the plugin that failed and restore the last snapshot, or end the run.
+
+    Restarting may fail in its turn; each such fault counts as one more in a row, so this ends. Before
+    the first snapshot nothing has been trained, and there is nothing to restore.
+
+    Returns:
+        Whether the run goes on. It does not if the user has asked it to stop: a plugin is then not started
+        once more for nothing, and the last snapshot is on disk.
+
+    Raises:
+        RunAbortedError: The plugin's policy is to abort, it failed too often, it
+            cannot be isolated any more, or the run has diverged and no plugin is
+            to blame.
+        PluginError: As before, but there is no snapshot yet.
+    """
+    snapshot, failures = run.snapshot, run.hooks.failures
+    place = _place(run)
+    given_up = place.steps_lost
+    if snapshot is not None and _has_diverged(run, error):
+        raise _aborted(run, snapshot, _diverged(error)) from error
+    while True:
+        if snapshot is not None and run.stop():
+            failures.stop(error, place)
+            run.steps_given_up = given_up
+            _go_back(run, snapshot)
+            return False
+        try:
+            _start_anew(run, snapshot, error, place)
+        except SandboxUnavailableError as fault:
+            # A little later there may be a process for it again, or another to fork it from.
+            why = f"could not be restarted: {fault}"
+            error, place = PluginLoadError(why, plugin=error.plugin), Place(place.step)
+            error.__cause__ = fault
+        except PluginError as fault:
+            if fault is error:
+                why = f"{error}; the run was ended"
+                failures.abort(error, place, why)
+                if snapshot is None:
+                    raise
+                raise _aborted(run, snapshot, why) from error
+            # The steps are lost once, whatever it takes to come back to them.
+            error, place = fault, Place(place.step)
+        else:
+            failures.recovered()
+            return True
+
+
+def end_at_snapshot(run: Run, error: CutOffError) -> None:
+    """End a run whose step could not be finished in time as it was at its last snapshot.
+
+    Raises:
+        CutOffError: There is no snapshot yet, so that nothing was trained.
+        CheckpointError: It cannot be written.
+    """
+    snapshot = run.snapshot
+    if snapshot is None:
+        raise error
+    run.steps_given_up = run.progress.step - snapshot.progress.step
+    _go_back(run, snapshot)
+    run.recorder.event(
+        f"{error}; the run ends as it was after {snapshot.progress.step} steps, its last snapshot, with "
+        f"{run.steps_given_up} to take again"
+    )
+
+
+def _place(run: Run) -> Place:
+    """Return where the run stands; one that is being resumed has not taken the steps that it begins with."""
+    if run.snapshot is None:
+        return Place(run.progress.step)
+    kept = run.snapshot.progress.step
+    return Place(max(run.progress.step, kept), max(run.progress.step - kept, 0))
+
+
+def _start_anew(run: Run, snapshot: Snapshot | None, error: PluginError, place: Place) -> None:
+    """Restart the plugin that failed, and bring all to the snapshot."""
+    if snapshot is None and isinstance(error, PluginProtocolError):
+        raise error  # what its state is made of cannot be saved: it would not be the next time
+    run.hooks.recover(error, place, functools.partial(_pause, run))
+    if snapshot is not None:
+        restart_without_state(run.hooks, snapshot, but=error.plugin)
+        restore(run, snapshot)
+
+
+def _pause(run: Run, seconds: float) -> None:
+    """Wait, but no longer than until the user wants the run to stop."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not run.stop():
+        time.sleep(min(left, _LOOK_S))
+
+
+def _has_diverged(run: Run, error: PluginError) -> bool:
+    """Tell whether a plugin failed at what it was given: gradients that are not finite."""
+    return error.hook in _GIVEN_GRADIENTS and not all(map(is_finite, run.state.weights.gradients.values()))
+
+
+def _diverged(error: PluginError) -> str:
+    return (
+        f"the gradients at step {error.step} are not finite: training has diverged, and '{error.plugin}' "
+        "was the first to be given them. Lower the learning rate, warm up longer or clip the gradients"
+    )
+
+
+def _go_back(run: Run, snapshot: Snapshot) -> None:
+    """Bring all but the plugins, which are about to end, back to ``snapshot``, and write that to disk."""
+    run.state.restore(snapshot)
+    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
+    write(run, snapshot)
+
+
+def _aborted(run: Run, snapshot: Snapshot, why: str) -> RunAbortedError:
+    """Write the last snapshot to disk and return the error that says so."""
+    try:
+        _go_back(run, snapshot)
+    except (CheckpointError, RunAbortedError) as error:
+        # The plugin's fault matters more than that the disk may be full as well.
+        kept = "" if run.checkpoint is None else f"; go on from {run.checkpoint} with `{_resume(run)}`"
+        return RunAbortedError(f"{why}. Its last state could not be kept: {error}{kept}")
+    if run.checkpoint is None:
+        return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
+    return RunAbortedError(
+        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; once the cause is "
+        f"removed, go on with `{_resume(run)}`"
+    )
+
+
+def _resume(run: Run) -> str:
+    return f"--resume {'' if run.checkpoints is None else run.checkpoints.parent}"

@@ -1,0 +1,29 @@
+"""Where the command starts: nobody's plugin may be imported by what the command line imports."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+
+from .autoload import forbid_autoload
+from .hooks.errors import CutOffError
+from .hooks.guard import guard
+
+
+def main() -> None:
+    """Run the command line; what it is made of is imported behind the guard."""
+    # What a command starts with stays to its end; those that run for long enable it (``cli``).
+    gc.disable()
+    try:
+        forbid_autoload()
+        guard()
+        from .cli import main as run  # noqa: PLC0415 - the point of this function
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(CutOffError.exit_status)
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # All is said and done: what Python still does to end itself has nothing to tell.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

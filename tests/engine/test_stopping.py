@@ -1,0 +1,130 @@
+"""A run that is stopped in the middle of an evaluation or a step loses nothing that cannot be made again."""
+
+import itertools
+import time
+
+import pytest
+from engine_helpers import (
+    StopAt,
+    TapeRecorder,
+    config,
+    hooks_of,
+    image_data,
+    mlp,
+    run,
+    same_weights,
+    sgd,
+)
+
+from ringfence.engine import EarlyStopping
+from ringfence.engine.checkpoint import list_checkpoints, read_manifest
+from ringfence.hooks.errors import CutOffError
+from ringfence.hooks.grace import GracePeriod
+
+
+class StopInEvaluation(StopAt):
+    """Asks the run to stop before the third batch of the evaluation after ``at`` steps."""
+
+    asked = 0
+
+    def stop(self):
+        self.asked += self.done >= self.at
+        return self.asked > 2
+
+
+@pytest.mark.parametrize("at", [7, 14, 21], ids=["first", "middle", "last"])
+def test_an_evaluation_that_is_left_out_is_made_up_for(tmp_path, at):
+    settings = config(eval_batch_size=5, early_stopping=EarlyStopping(patience=9), keep_checkpoints=9)
+    whole, straight = mlp(), TapeRecorder()
+    expected = run(whole, image_data(), hooks_of(sgd()), settings, recorder=straight)
+    folder = tmp_path / "checkpoints"
+    first = StopInEvaluation(at)
+    stopped = run(
+        mlp(),
+        image_data(),
+        hooks_of(sgd()),
+        settings,
+        recorder=first,
+        checkpoints=folder,
+        stop=first.stop,
+    )
+    assert (stopped.status, stopped.steps) == ("interrupted", at)
+    assert first.asked == 4  # once more before the next step, or the evaluation at the end
+    assert [step for kind, step, _ in first.tape if kind == "evaluated"] == list(range(7, at, 7))
+    model, second = mlp(), TapeRecorder(first.tape)
+    resumed = run(
+        model, image_data(), hooks_of(sgd()), settings, recorder=second, checkpoints=folder, resume=True
+    )
+    assert resumed.status == "completed"
+    assert second.tape == straight.tape
+    assert same_weights(model, whole)
+    assert (resumed.best_metric, resumed.best_step) == (expected.best_metric, expected.best_step)
+    # The checkpoint knows its metric now, so that it can be kept as the best.
+    judged = [read_manifest(path)["metric"] for path in list_checkpoints(folder) if f"{at:08}" in path.name]
+    assert judged != [None]
+
+
+class CutOff(StopAt):
+    """Lets the time be over as soon as the run is asked to stop."""
+
+    def __init__(self, at, grace):
+        super().__init__(at)
+        self.grace = grace
+
+    def step(self, step, loss, samples):
+        super().step(step, loss, samples)
+        if self.done == self.at:
+            self.grace.begin(0.0)
+
+    def stop(self):
+        return False
+
+
+def test_a_step_of_many_batches_is_cut_off_and_the_last_snapshot_kept(tmp_path):
+    settings = config(grad_accum_steps=2, snapshot_every=3, checkpoint_every=99)
+    whole, straight = mlp(), TapeRecorder()
+    run(whole, image_data(), hooks_of(sgd()), settings, recorder=straight)
+    folder, grace = tmp_path / "checkpoints", GracePeriod()
+    first = CutOff(5, grace)
+    stopped = run(
+        mlp(), image_data(), hooks_of(sgd()), settings, recorder=first, checkpoints=folder, grace=grace
+    )
+    assert (stopped.status, stopped.steps, stopped.steps_given_up) == ("interrupted", 3, 2)
+    assert first.rollbacks == [3]
+    assert "step 5 had not ended" in first.events[-1]
+    assert "after 3 steps, its last snapshot, with 2 to take again" in first.events[-1]
+    model, second = mlp(), TapeRecorder(first.tape)
+    run(model, image_data(), hooks_of(sgd()), settings, recorder=second, checkpoints=folder, resume=True)
+    assert second.tape == straight.tape
+    assert same_weights(model, whole)
+
+
+def test_a_run_that_may_not_begin_any_more_keeps_nothing(tmp_path):
+    grace, recorder = GracePeriod(), TapeRecorder()
+    grace.begin(0.0)
+    with pytest.raises(CutOffError, match="the start of the run had not ended"):
+        run(
+            mlp(), image_data(), hooks_of(sgd()), config(),
+            recorder=recorder, checkpoints=tmp_path / "checkpoints", grace=grace,
+        )  # fmt: skip
+    assert not (tmp_path / "checkpoints").exists()
+    assert recorder.tape == []
+
+
+def test_a_grace_period_ends_once_and_never_later():
+    grace = GracePeriod()
+    assert not grace.has_begun
+    assert grace.shortest(0.1) == 0.1
+    assert grace.shortest(60) == GracePeriod.LOOK_S
+    grace.begin(0.05)
+    grace.begin(60)
+    assert grace.has_begun
+    assert not grace.is_over
+    ends = time.monotonic() + 0.05
+    waits = (grace.shortest(60) for _ in itertools.count())
+    while (wait := next(waits)) > 0:
+        assert wait <= 0.05
+        time.sleep(wait)
+    assert time.monotonic() >= ends - 0.001
+    with pytest.raises(CutOffError, match="this had not ended"):
+        grace.check("this")

@@ -1,0 +1,63 @@
+"""Look at what is there for a moment only, and at what stays open."""
+
+import contextlib
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+_SETTLES_S = 3.0
+
+
+def descriptors():
+    """Return how many this process has open; the least of a few looks, as others come and go."""
+    return min(len(os.listdir("/proc/self/fd")) for _ in range(20))  # noqa: PTH208 - a count
+
+
+def settled_descriptors(expected):
+    """Return how many are open, once no more than ``expected`` are or 3 s are over.
+
+    The watchdog has a file of ``/proc`` open now and then, and an error that a test has caught holds
+    the frames that it went through, with all that is open in them.
+    """
+    deadline = time.monotonic() + _SETTLES_S
+    while (count := descriptors()) > expected and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    return count
+
+
+def open_files():
+    """Return what this process has open, by number."""
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[int(path.name)] = str(path.readlink())
+    return found
+
+
+class Watching:
+    """A context in which ``look`` is called again and again, from a thread of its own."""
+
+    every_s = 0.001
+
+    def __init__(self):
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(5)
+
+    def look(self):
+        """Look once, and keep what is wanted of it."""
+        raise NotImplementedError
+
+    def _watch(self):
+        while not self._stop.wait(self.every_s):
+            self.look()
