@@ -22,7 +22,8 @@ with the loop, in one worker, so that what it learns never depends on timing.
 
 Two more methods are optional for every role: ``state_dict()`` returns what the
 plugin needs to go on after a restart (dicts, lists, strings, numbers, booleans,
-None and tensors), and ``load_state_dict(state)`` takes it back.
+None and tensors), and ``load_state_dict(state)`` takes it back. Neither need copy:
+what is returned is read at once, and what is given is the plugin's own from then on.
 
 Anything a plugin logs with ``step.log(name, value)`` reaches the run's metrics.
 """

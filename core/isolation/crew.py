@@ -126,6 +126,8 @@ class Crew:
         self._cgroup: Cgroup | None = None
         self._broker: Broker | None = None
         self._account = Account(usage.budget_bytes, usage)
+        #: Memory of the workers before, for those that take their place.
+        self._left: list[Region] = []
 
     def start(self) -> None:
         """Fork, lock up and load.
@@ -146,6 +148,13 @@ class Crew:
         except BaseException:
             self.end()
             raise
+
+    def restart(self) -> None:
+        """Replace all processes by fresh ones; raises what ``start`` does."""
+        regions = self._end()
+        self._close_left()
+        self._left += regions
+        self.start()
 
     def examine(self) -> tuple[LayerStatus, ...]:
         """Fork and lock up, load nothing, and return how the layers stand, whatever that is."""
@@ -231,7 +240,7 @@ class Crew:
             self._services.watchdog.clock,
         )
         # Listed at once, so that it is ended whatever happens next.
-        self.workers.append(Worker(channel, Exchange(channel, self._services.arena)))
+        self.workers.append(Worker(channel, Exchange(channel, self._services.arena, self._left)))
         self._account.processes.append(process)
         least = process.inherited_bytes + MIN_BUDGET_BYTES
         if limit < least:
@@ -389,6 +398,16 @@ class Crew:
 
     def end(self) -> None:
         """End all processes and free what they held; safe to call twice."""
+        self._left += self._end()
+        self._close_left()
+
+    def _close_left(self) -> None:
+        while self._left:
+            self._left.pop().close()
+
+    def _end(self) -> list[Region]:
+        """End all processes; return the memory that only they could write to, or read."""
+        regions = []
         self._services.watchdog.remove(self._account)
         if self._broker is not None:
             self._broker.close()
@@ -400,7 +419,7 @@ class Crew:
             worker.channel.close()
             for slot in worker.slots:
                 slot.close()
-            worker.exchange.close()
+            regions += worker.exchange.close()
             if worker.channel.process.scratch is not None:
                 self._services.remove_scratch(worker.channel.process.scratch)
         self._account.processes.clear()
@@ -408,6 +427,7 @@ class Crew:
         if self._cgroup is not None:
             self._cgroup.close()
             self._cgroup = None
+        return regions
 
 
 def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: Worker, pending: Pending) -> None:

@@ -65,11 +65,13 @@ class Exchange:
     Args:
         channel: Where it is told of new ones.
         arena: Memory that needs no copy.
+        left: Regions of a worker of the same plugin that is gone; this one takes what it can use.
     """
 
-    def __init__(self, channel: Channel, arena: Arena) -> None:
+    def __init__(self, channel: Channel, arena: Arena, left: list[Region]) -> None:
         self._channel = channel
         self._arena = arena
+        self._left = left
         self._attached: dict[int, int] = {}  # number to size in bytes
         self._own: dict[int, Region] = {}
         #: Memory that the worker writes results to; it counts towards the plugin's budget. What was replaced
@@ -114,10 +116,17 @@ class Exchange:
         """
         if writable:
             self._reserve(whole_pages(nbytes))
-        region = Region(nbytes, writable=writable)
+        region = self._take(whole_pages(nbytes), writable=writable) or Region(nbytes, writable=writable)
         self._own[region.id] = region
         self.attach(region)
         return region
+
+    def _take(self, nbytes: int, *, writable: bool) -> Region | None:
+        # To free hundreds of MiB and to ask for as many takes longer than to start a worker.
+        for at, region in enumerate(self._left):
+            if region.nbytes == nbytes and region.writable == writable:
+                return self._left.pop(at)
+        return None
 
     def _reserve(self, nbytes: int) -> None:
         self._channel.reserve(self.result_bytes + nbytes)
@@ -125,19 +134,19 @@ class Exchange:
 
     def drop_region(self, region: Region) -> None:
         """Let the worker forget a region of its own and free it."""
-        self._detach(region.id)
+        self.detach(region.id)
         self._own.pop(region.id).close()
 
-    def close(self) -> None:
-        """Free this worker's regions."""
-        for region in self._own.values():
-            region.close()
+    def close(self) -> list[Region]:
+        """Return this worker's regions, which are the caller's to close from now on."""
+        regions = list(self._own.values())
         self._own.clear()
         self.result_bytes = 0
         for tensor in self._shared:
             self._arena.release(tensor)
         self._shared.clear()
         self._places.clear()
+        return regions
 
     def layout(self, specs: tuple[TensorSpec, ...]) -> int:
         """Return the number by which the worker knows ``specs``."""
@@ -194,10 +203,11 @@ class Exchange:
         self._places.clear()
         for region in released[self._releases_seen :]:
             if region in self._attached:
-                self._detach(region)
+                self.detach(region)
         self._releases_seen = len(released)
 
-    def _detach(self, region: int) -> None:
+    def detach(self, region: int) -> None:
+        """Let the worker forget the region of that number."""
         self._channel.tell(Detach(region))
         self._channel.widen(-self._attached.pop(region))
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..hooks import plain
 from ..hooks.check import NAMED_TENSORS, Names, ResultError, check_result, check_scalars
@@ -92,11 +93,14 @@ class IsolatedPlugin:
         self._grace = services.grace
         self._crew = Crew(spec, self.usage, services)
         self._posted: deque[_Posted] = deque()
+        #: Where a state lies that this plugin has saved, for as long as somebody has it.
+        self._readable: WeakKeyDictionary[TensorFile, Region] = WeakKeyDictionary()
         self._refused_step = -1
         self._forms: Mapping[str, _Form] = {}
         #: Kept over restarts, as what reads them is.
         self._names = Names()
-        self._start()
+        self._crew.start()
+        self._settle()
 
     @property
     def layers(self) -> tuple[LayerStatus, ...]:
@@ -249,32 +253,42 @@ class IsolatedPlugin:
         region = self._state_region(worker, size.nbytes)
         pending = channel.ask(Fetch(seq := channel.next_seq(), region.id), seq, hook=hook)
         self._wait_done(channel, pending)
+        # Copied first, checked then: the worker could still write to where it is.
+        copy = Region(size.nbytes, writable=False)
+        copy.buffer[: size.nbytes] = region.buffer[: size.nbytes]
         try:
-            # Copied first, checked then: the worker could still write to the region.
-            return plain.read(region.buffer[: size.nbytes].clone())
+            state = plain.read(copy.buffer[: size.nbytes])
         except plain.PlainDataError as error:
             raise channel.reject(f"saved {error}", pending) from error
+        self._readable[state] = copy
+        return state
 
     def load_state_dict(self, state: TensorFile) -> None:
-        """Give every worker the state."""
-        nbytes = state.nbytes
-        hook = f"{self.spec.role}.load_state_dict"
-        for worker in self._workers:
-            channel = worker.channel
-            channel.begin(self.spec.deadline_s, hook)
-            region = self._state_region(worker, nbytes)
+        """Give every worker the state; one that this plugin has saved is read where it lies."""
+        nbytes, hook = state.nbytes, f"{self.spec.role}.load_state_dict"
+        region = self._readable.get(state)
+        if region is None:
+            region = Region(nbytes, writable=False)
             target, at = region.buffer.numpy().data, 0
             for chunk in state.chunks():
                 target[at : at + len(chunk)] = chunk
                 at += len(chunk)
-            pending = channel.ask(Load(seq := channel.next_seq(), region.id, nbytes), seq, hook=hook)
-            self._wait_done(channel, pending)
+        asked = []
+        for worker in self._workers:
+            channel = worker.channel
+            channel.begin(self.spec.deadline_s, hook)
+            worker.exchange.attach(region)
+            load = Load(channel.next_seq(), region.id, nbytes)
+            asked.append((worker, channel.ask(load, load.seq, hook=hook)))
+        for worker, pending in asked:
+            self._wait_done(worker.channel, pending)
+            worker.exchange.detach(region.id)
 
     def _state_region(self, worker: Worker, nbytes: int) -> Region:
-        """Return the region through which a worker's state goes in and out.
+        """Return the region to which a worker writes its state.
 
-        One for both, and replaced by one twice as large: a worker may keep all that it ever mapped, so
-        that the more there are, the more of its budget is gone.
+        It is replaced by one twice as large: a worker may keep all that it ever mapped, so that the more
+        there are, the more of its budget is gone.
         """
         old = worker.state_region
         if old is not None and old.nbytes >= nbytes:
@@ -297,12 +311,14 @@ class IsolatedPlugin:
 
     def restart(self) -> None:
         """Replace all processes by fresh ones."""
-        self._end()
-        self._start()
+        self._forget_posted()
+        self._crew.restart()
+        self._settle()
 
     def close(self) -> None:
         """End all processes."""
-        self._end()
+        self._forget_posted()
+        self._crew.end()
 
     # inside, calls
 
@@ -402,8 +418,8 @@ class IsolatedPlugin:
 
     # inside, life
 
-    def _start(self) -> None:
-        self._crew.start()
+    def _settle(self) -> None:
+        """Take over what the plugin said of itself when it was started."""
         ready = self._crew.ready
         self.accepts = {} if ready is None else ready.accepts
         self._forms = {method: self._form(method, names) for method, names in self.accepts.items()}
@@ -417,10 +433,9 @@ class IsolatedPlugin:
             names[_MEASURED_BY.get(changes, changes)] = None
         return _Form(f"{self.spec.role}.{method}", changes, tuple(names))
 
-    def _end(self) -> None:
+    def _forget_posted(self) -> None:
         self._posted.clear()
         self._refused_step = -1
-        self._crew.end()
 
 
 def _from_outbox(outbox: Region, nbytes: int) -> Done:

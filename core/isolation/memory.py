@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import warnings
+import weakref
 
 import torch
 from torch import Tensor
@@ -76,14 +77,16 @@ class Region:
             os.close(self.fd)
             raise
         self.buffer = torch.frombuffer(mapping, dtype=torch.uint8)
+        self._close = weakref.finalize(self, os.close, self.fd)
 
     def close(self) -> None:
         """Close the memfd; the memory goes once the last tensor and mapping over it are gone.
 
-        None of those is kept here: an error may hold what led to it for long.
+        None of those is kept here: an error may hold what led to it for long. A region that nobody
+        refers to any more closes by itself.
         """
-        if self.fd >= 0:
-            os.close(self.fd)
+        if self._close.alive:
+            self._close()
             self.fd = -1
             self.buffer = torch.empty(0, dtype=torch.uint8)
 

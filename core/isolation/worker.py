@@ -348,7 +348,7 @@ class Worker:
 
     def _load(self, load: Load) -> None:
         self._generators.seed_with(self._start_seed)
-        # Its tensors are copies: the next state that is saved goes to the same region.
+        # Its tensors are copies: nothing can write to the region, and it is soon gone.
         state = plain.decode(plain.read(self._regions[load.region][: load.nbytes]))
         self._plugin.load_state_dict(state)
         self._send(_done(load.seq))

@@ -110,14 +110,14 @@ class Bound:
             self.optimizer.step(closure)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain data, in copies that later steps do not change."""
+        """Return the state as plain data; its tensors are the optimizer's own, which later steps change."""
         return {
             "algorithm": self._algorithm.path,
             "chain": self._algorithm.chain,
             "names": copied(self._names),
             "options": copied(self._options),
             "settings": copied(self._settings),
-            "optimizer": copied(self.optimizer.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
@@ -14,7 +14,6 @@ from .bound import Bound
 from .closure import ClosureStep
 from .groups import Grouping, parse_overrides
 from .reads import ONLY_READ
-from .state import copied
 
 
 class Optim:
@@ -63,7 +62,7 @@ class Optim:
         }
         self._copy_gradients = self._algorithm.path not in ONLY_READ
         self._bound: Bound | None = None
-        self._loaded: Mapping[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
         self._closure_step: ClosureStep | None = None
 
     def backward(
@@ -104,9 +103,9 @@ class Optim:
             raise RuntimeError("a step is under way; there is a state only between steps")
         if self._bound is not None:
             return self._bound.state_dict()
-        return {} if self._loaded is None else copied(self._loaded)
+        return {} if self._loaded is None else self._loaded
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state`` at the next step; an empty one starts afresh.
 
         Raises:
@@ -119,7 +118,7 @@ class Optim:
             raise ValueError(f"the state was saved by {' over '.join(saved)}; this is {' over '.join(own)}")
         self._give_up_step()
         self._bound = None
-        self._loaded = copied(state) if state else None
+        self._loaded = state or None
 
     def _bind(self, point: Parameters) -> Bound:
         if self._bound is None:

@@ -23,7 +23,6 @@ from ringfence.builtin.optim.algorithms import (
     SHORT_NAMES,
     WRAPPERS,
 )
-from ringfence.hooks import plain
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.plugin import PluginSpec
 
@@ -273,10 +272,10 @@ def finding(algorithm):
     except PluginError as error:
         return Finding(works=False, message=str(error))
     bound = optim._instance._bound
-    saved = plain.loads(plain.dumps(optim._instance.state_dict()))
+    saved = optim.state_dict()
     straight = train(optim, net, half, range(STEPS // 2, STEPS))
     fresh = plugin(algorithm)
-    fresh._instance.load_state_dict(saved)
+    fresh.load_state_dict(saved)
     resumed = train(fresh, net, half, range(STEPS // 2, STEPS))
     alone = REFERENCES.get(algorithm, functools.partial(train_alone, algorithm))(make_net(), range(STEPS))
     return Finding(

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from ringfence.hooks import plain
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.manager import Hooks
 from ringfence.isolation.landlock import PINNED
+from ringfence.isolation.memory import Region
 from ringfence.isolation.pool import Sandbox
 
 from ..watching import descriptors, settled_descriptors
 
+REGION = Region.__init__
 ALL_LAYERS = {"fds", "environment", "rlimits", "privileges", "landlock", "seccomp", "watchdog", "messages"}
 
 
@@ -143,6 +146,45 @@ def test_optimizer_state_crosses_and_survives_a_restart(both, gradients, step):
         for plugin in (isolated, local)
     ]
     assert torch.equal(results[0]["weight"], results[1]["weight"])
+
+
+def numbers(monkeypatch):
+    """Return a list to which the number of each region is added that is made from now on."""
+    made = []
+    monkeypatch.setattr(
+        Region, "__init__", lambda self, *a, **k: (REGION(self, *a, **k), made.append(self.id))[0]
+    )
+    return made
+
+
+def test_a_fresh_worker_takes_over_the_memory_of_the_one_before(start, gradients, step):
+    plugin = start("obedient:Halve")
+    regions = []
+    for _ in range(3):
+        plugin.call("backward", {"gradients": gradients}, fresh(step))
+        slots = plugin._workers[0].slots
+        regions.append({region for slot in slots for region in (slot.outbox, slot._result) if region})
+        plugin.restart()
+    assert len(regions[0]) == len(slots) + 1
+    assert regions[0] == regions[1] == regions[2]
+    plugin.close()
+    assert all(region.fd == -1 for region in regions[0])
+
+
+def test_a_saved_state_is_given_back_from_where_it_lies(start, gradients, step, monkeypatch):
+    plugin = start("obedient:Momentum", "optimizer")
+    plugin.call("backward", {"parameters": gradients.clone(), "gradients": gradients, "loss": 0.5}, step)
+    saved = plugin.state_dict()
+    made = numbers(monkeypatch)
+    plugin.load_state_dict(saved)
+    assert made == []
+    plugin.load_state_dict(plain.encode(plain.decode(saved)))
+    assert len(made) == 1
+    region = weakref.ref(plugin._readable[saved])
+    closes = region()._close
+    del saved
+    assert region() is None
+    assert not closes.alive
 
 
 def test_an_optimizer_may_ask_for_another_pass(start, gradients, step):
