@@ -17,28 +17,38 @@ DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test computes rest soak bench lint clean
+.PHONY: run test computes rest attacks waits soak bench lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
-# What computes runs on two cores at a time. What has deadlines to keep comes after that, by itself.
+# On two cores two runs at a time: what computes beside all the rest, then attacks beside what else waits for
+# processes. What measures the machine comes last, by itself.
 COMPUTES := tests/builtin tests/engine tests/hooks tests/testing
-WATCHES := tests/cli tests/fuzz tests/hostile tests/isolation
+ATTACKS := tests/hostile
+WAITS := tests/cli tests/fuzz tests/isolation
 FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
-REST := $(filter-out $(COMPUTES) $(WATCHES),$(FOLDERS)) $(wildcard tests/test_*.py)
+REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS),$(FOLDERS)) $(wildcard tests/test_*.py)
+BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
 
 test: lint
-	@echo "two runs of tests side by side; each is shown once it has ended, in some minutes"
+	@echo "runs of tests, two side by side; each is shown once it has ended, in some minutes"
 	@$(MAKE) --no-print-directory -j2 --output-sync=line computes rest
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(WATCHES)
+	@$(MAKE) --no-print-directory -j2 --output-sync=line attacks waits
+	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
 
 computes:
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(COMPUTES)
+	$(BESIDE) $(COMPUTES)
 
 rest:
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(REST)
+	$(BESIDE) $(REST)
+
+attacks:
+	$(BESIDE) $(ATTACKS)
+
+waits:
+	$(BESIDE) $(WAITS)
 
 soak: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

@@ -6,9 +6,12 @@ import ctypes
 import itertools
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -27,9 +30,10 @@ from ringfence.isolation.pool import Sandbox
 
 _FOLDER = str(Path(__file__).resolve().parent.parent)
 #: Size in bytes to calls in a row, of which the median counts.
-_SIZES = {1 << 10: 400, 1 << 20: 40, 100 << 20: 3}
+_SIZES = {1 << 10: 400, 1 << 20: 40, 100 << 20: 9}
 _NAMES = {1 << 10: "1 KB", 1 << 20: "1 MB", 100 << 20: "100 MB"}
 _SMALL, _MIDDLE, _LARGE = _SIZES
+_ALONE = "a message alone"
 _OURS, _QUEUE, _COPY = "ringfence", "torch.multiprocessing queue", "one memcpy"
 _SMALL_CALL_S, _TIMES_QUEUE, _TIMES_MEMCPY, _SAME = 25e-6, 20.0, 1.2, 2.0
 
@@ -164,6 +168,34 @@ class _Ray:
         ray.shutdown()
 
 
+class _Message:
+    """A message there and back, of the size of one of ours and by the same kind of socket."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _ECHO, str(theirs.fileno())], pass_fds=(theirs.fileno(),)
+            )
+
+    def exchange(self) -> None:
+        self._ours.send(_MESSAGE)
+        self._ours.recv(len(_MESSAGE))
+
+    def close(self) -> None:
+        self._ours.close()
+        self._process.wait(10)
+
+
+_MESSAGE = bytes(200)
+_ECHO = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+while data := sock.recv(4096):
+    sock.send(data)
+"""
+
+
 @contextmanager
 def _peers() -> Iterator[dict[str, Peer]]:
     with ExitStack() as stack:
@@ -185,8 +217,8 @@ def measure(quick: bool) -> list[Table]:  # noqa: FBT001 - as all rows
     pin_threads()
     rounds = 2 if quick else 7
     tensors = {size: torch.randn(size // 4, generator=torch.Generator().manual_seed(1)) for size in _SIZES}
-    with _peers() as peers:
-        return [_read(peers, tensors, rounds), _write(peers, tensors, rounds)]
+    with _peers() as peers, closing(_Message()) as message:
+        return [_read(peers, tensors, rounds, message), _write(peers, tensors, rounds)]
 
 
 def _median_s(call: Callable[[], object], calls: int) -> float:
@@ -203,7 +235,7 @@ def _calls(size: int, rounds: int) -> int:
     return max(_SIZES[size] // (4 if rounds < 3 else 1), 1)  # noqa: PLR2004 - a quick look
 
 
-def _read(peers: dict[str, Peer], tensors: dict[int, Tensor], rounds: int) -> Table:
+def _read(peers: dict[str, Peer], tensors: dict[int, Tensor], rounds: int, message: _Message) -> Table:
     found: dict[int, dict[str, Figure]] = {}
     for size, values in tensors.items():
         for name, peer in peers.items():
@@ -214,9 +246,10 @@ def _read(peers: dict[str, Peer], tensors: dict[int, Tensor], rounds: int) -> Ta
             )
             for name, peer in peers.items()
         }
+        sides[_ALONE] = lambda size=size: _median_s(message.exchange, _calls(size, rounds))
         found[size] = in_turn(sides, rounds)
     table = Table("A call that reads a tensor", ("", *(_NAMES[size] for size in _SIZES)))
-    table.lines = [(name, *(found[size][name] for size in _SIZES)) for name in peers]
+    table.lines = [(name, *(found[size][name] for size in _SIZES)) for name in found[_SMALL]]
     ours = {size: found[size][_OURS].median for size in _SIZES}
     faster = ratio(found[_MIDDLE], _QUEUE, _OURS).median
     table.goals = [
@@ -226,6 +259,10 @@ def _read(peers: dict[str, Peer], tensors: dict[int, Tensor], rounds: int) -> Ta
     ]
     table.plot = {name: [(size, found[size][name].median) for size in _SIZES] for name in peers}
     table.axes = ("bytes", "seconds a call")
+    table.notes = [
+        f"{_ALONE.capitalize()}: {len(_MESSAGE)} bytes from one Python process to another and back.",
+        "No call takes less than that: it is the time to wake a process, twice.",
+    ]
     return table
 
 

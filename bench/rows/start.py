@@ -74,7 +74,7 @@ def _plugins(folder: Path, *, quick: bool) -> Table:
         "import torch, spawned",
         "private MiB each",
     )
-    table = Table("start of plugins, for each; the process that they are forked from runs", columns)
+    table = Table("Start of plugins, for each; the process that they are forked from runs", columns)
     # Processes that import torch: as many as memory and patience allow.
     for count, rounds, spawned in ((1, 2, 1), (8, 1, 8)) if quick else ((1, 7, 1), (8, 3, 8), (32, 3, 8)):
         memory: dict[str, list[float]] = {"plugins": [], "processes": []}
@@ -182,7 +182,7 @@ def _private_mib(pids: Sequence[int]) -> float:
 def _imports(folder: Path, *, quick: bool) -> Table:
     """Tell apart what the sandbox takes and what the plugin's own import and constructor take."""
     columns = ("plugin", "in all", "sandbox", "its own import")
-    table = Table("start of one plugin", columns)
+    table = Table("Start of one plugin", columns)
     fraction = _MAX_FRACTION
     builtin = {
         "gradclip": ("gradclip", "GradClip", "gradient", {"max_norm": 1.0}),
@@ -264,16 +264,17 @@ def _commands(folder: Path, *, quick: bool) -> Table:
         for name, command in commands.items()
     }
     figures = in_turn(sides, rounds)
-    table = Table("until the command has answered and ended", ("command", "time", "processor time"))
+    table = Table("Until the command has answered and ended", ("command", "time", "processor time"))
     table.lines += [
         (name, figure, Figure(tuple(computed[name][-rounds:]))) for name, figure in figures.items()
     ]
     table.goals += [
-        Goal("ringfence --help: at most 150 ms", figures["ringfence --help"].median, _HELP_S),
+        Goal("ringfence --help: at most 150 ms", figures["ringfence --help"].median, _HELP_S, unit="s"),
         Goal(
             f"ringfence plugins list with {_PLUGINS} plugins: at most 300 ms",
             figures["ringfence plugins list, 20 plugins"].median,
             _LIST_S,
+            unit="s",
         ),
     ]
     table.notes.append("A wheel, installed into an environment of its own with all that this one has.")
@@ -285,13 +286,12 @@ def _took(command: Sequence[str], computed: list[float]) -> float:
     """Return how long a command took; adds how long it had a processor."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    subprocess.run(
-        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_START_S
-    )
+    # Read to its end: to wait for the process alone is done in looks of up to 50 ms.
+    subprocess.run(command, check=True, capture_output=True, timeout=_START_S)
     seconds = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     computed.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return seconds
 
 
-ROW = Row(6, "start of plugins and of the command", measure)
+ROW = Row(6, "Start of plugins and of the command", measure)

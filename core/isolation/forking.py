@@ -42,9 +42,11 @@ _END_S = 1.0
 # after the kernel was asked to end it with its parent: importing torch takes seconds.
 _BOOT = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+libc = ctypes.CDLL(None)
+libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 if os.getppid() != int(sys.argv[2]):
     os._exit(1)
+libc.prctl(15, b"rf:zygote", 0, 0, 0)  # PR_SET_NAME
 import site
 if sys.argv[3]:
     site.addsitedir(sys.argv[3])

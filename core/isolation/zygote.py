@@ -20,6 +20,7 @@ from . import layers, worker
 from .protocol import Dying, Fork, Forked, Reap, Reaped, Refused, receive_with_fds, send, to_zygote
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 #: Imported before the first fork, because plugins would import them anyway and
 #: each would pay for it in time and memory: the first step of a torch optimizer
@@ -107,7 +108,12 @@ def _refuse(error: OSError) -> Refused:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGKILL when ``parent`` ends; exit if it has ended already."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Ask the kernel for SIGKILL when ``parent`` ends; exit if it has ended already.
+
+    After that ``ps`` and ``top`` tell the process from the trainer.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+    libc.prctl(_PR_SET_NAME, b"rf:plugin", 0, 0, 0)

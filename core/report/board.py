@@ -13,6 +13,9 @@ from ..hooks.types import Histogram
 if TYPE_CHECKING:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
+#: Numbers of so many calls are written together.
+_AT_ONCE = 64
+
 
 class Board:
     """The event files of one run.
@@ -28,10 +31,18 @@ class Board:
         self._folder = folder
         self._file: IO[bytes] | None = None
         self._writer: RecordWriter | None = None
+        #: When, at which step, which numbers: what is still to be written.
+        self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Add one number for each name."""
-        self._add(step, [{"tag": tag, "simple_value": value} for tag, value in values.items()])
+        """Add one number for each name.
+
+        They are written with those of other steps: one by one they take more than twice the time, since
+        a training step drives the code for it out of the caches.
+        """
+        self._waiting.append((time.time(), step, values))
+        if len(self._waiting) >= _AT_ONCE:
+            self._write_waiting()
 
     def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
         """Add one histogram for each name."""
@@ -52,29 +63,39 @@ class Board:
 
     def purge(self, step: int) -> None:
         """Have TensorBoard drop what was added for ``step`` and later."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # noqa: PLC0415 - see _open
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # noqa: PLC0415 - see _append
 
         self._write(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def flush(self) -> None:
         """Hand everything to the kernel."""
+        self._write_waiting()
         if self._file is not None:
             self._file.flush()
 
     def close(self) -> None:
         """Close the file; a later value opens another."""
+        self._write_waiting()
         if self._file is not None:
             self._file.close()
             self._file = self._writer = None
 
-    def _add(self, step: int, values: Sequence[Mapping[str, Any]]) -> None:
-        if not values:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415 - see _open
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for wall_time, step, values in waiting:
+            scalars = [{"tag": tag, "simple_value": value} for tag, value in values.items()]
+            self._append(wall_time, step=step, summary=_summary(scalars))
 
-        self._write(step=step, summary=Summary(value=[Summary.Value(**value) for value in values]))
+    def _add(self, step: int, values: Sequence[Mapping[str, Any]]) -> None:
+        if values:
+            self._write(step=step, summary=_summary(values))
 
     def _write(self, **fields: Any) -> None:
+        """Write an event of now, after those that wait."""
+        self._write_waiting()
+        self._append(time.time(), **fields)
+
+    def _append(self, wall_time: float, **fields: Any) -> None:
         # Imported late: a run's help, checks and messages do not need it.
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
 
@@ -82,7 +103,7 @@ class Board:
             self._writer = self._open()
             # From version 2 on TensorBoard honours the marks of a restart.
             self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-        self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._writer.write(Event(wall_time=wall_time, **fields).SerializeToString())
 
     def _open(self) -> RecordWriter:
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
@@ -93,8 +114,14 @@ class Board:
         return RecordWriter(self._file)
 
 
+def _summary(values: Sequence[Mapping[str, Any]]) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415 - see Board._append
+
+    return Summary(value=[Summary.Value(**value) for value in values])
+
+
 def _histogram(histogram: Histogram) -> Any:
-    from tensorboard.compat.proto.histogram_pb2 import HistogramProto  # noqa: PLC0415 - see Board._open
+    from tensorboard.compat.proto.histogram_pb2 import HistogramProto  # noqa: PLC0415 - see Board._append
 
     counts, edges = list(histogram.counts), list(histogram.edges)
     middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -69,9 +69,8 @@ def by_norm(gradients: Gradients, norm: float, max_norm: float) -> Clip:
     coefficient = max_norm / (torch.tensor(norm, dtype=_norm_dtype(gradients, norm)) + _NORM_EPS)
     if not coefficient < 1.0:
         return Clip(None)
-    scaled = gradients.clone()
-    for tensor in scaled.values():
-        tensor.mul_(coefficient)
+    scaled = writable(gradients)
+    torch._foreach_mul_(list(scaled.values()), coefficient)
     return Clip(scaled)
 
 
@@ -85,7 +84,7 @@ def by_value(gradients: Gradients, max_value: float) -> Clip:
     bounds = [tensor.aminmax() for tensor in gradients.values() if tensor.numel()]
     if all(-max_value <= low and high <= max_value for low, high in bounds):
         return Clip(None)
-    clamped = gradients.clone()
+    clamped = writable(gradients)
     for tensor in clamped.values():
         tensor.clamp_(-max_value, max_value)
     return Clip(clamped)
@@ -128,10 +127,16 @@ def adaptive(
     share = clipped / units if units else 0.0
     if not scales:
         return Clip(None, share)
-    result = gradients.clone()
+    result = writable(gradients)
     for name, scale in scales.items():
         result[name].mul_(scale)
     return Clip(result, share)
+
+
+def writable(gradients: Gradients) -> Gradients:
+    """Return a copy to change and return; where the core lays out a place for the result, there."""
+    draft: Callable[[], Gradients] = getattr(gradients, "draft", gradients.clone)
+    return draft()
 
 
 def unit_norms(tensor: Tensor) -> Tensor:

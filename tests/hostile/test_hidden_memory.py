@@ -9,6 +9,8 @@ import pytest
 
 from .attacks.hidden_memory import SIZE
 
+pytestmark = pytest.mark.alone
+
 #: Others use this machine too.
 _NOTICED = SIZE * 3 // 4
 

@@ -12,6 +12,8 @@ from ringfence import StepInfo, TensorMap
 from .aftermath import assert_unharmed
 from .stage import ATTACKS
 
+pytestmark = pytest.mark.alone
+
 #: The trainer's work may take this much longer beside a plugin that spins.
 _BOUND = 1.5
 _WORK_S = 0.3

@@ -13,6 +13,8 @@ from ringfence.hooks.attempts import AttemptNews
 from ringfence.isolation.account import Account
 from ringfence.isolation.fairness import CallClock, Meter, processor_seconds, put_last
 
+pytestmark = pytest.mark.alone
+
 #: Part of the processor time of both that spinning threads get if they are left alone, at least.
 PLENTY = 0.35
 GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
