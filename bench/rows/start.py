@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import subprocess
@@ -244,11 +245,10 @@ def _commands(folder: Path, *, quick: bool) -> Table:
     wheel = installed.from_wheel(folder, plugins=_PLUGINS)
     editable = [str(Path(sys.executable).with_name("ringfence"))]
     shown = subprocess.run(
-        [*wheel, "plugins", "list"], check=True, capture_output=True, text=True, timeout=_START_S
+        [*wheel, "plugins", "list", "--json"], check=True, capture_output=True, text=True, timeout=_START_S
     )
-    listed = shown.stdout.splitlines()[1:]
-    assert len(listed) == _PLUGINS, shown.stdout + shown.stderr
-    assert all(line.split()[-1] == "ok" for line in listed)
+    decisions = [plugin["decision"] for plugin in json.loads(shown.stdout)]
+    assert decisions == ["accepted"] * _PLUGINS, shown.stdout + shown.stderr
     commands: Mapping[str, Sequence[str]] = {
         "python -c pass": [wheel[0], "-c", "pass"],
         "python -I -c pass": [wheel[0], "-I", "-c", "pass"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from ..hooks.snapshot import Index
 from ..hooks.source import Parameter, PluginSource
 from ..hooks.verdict import Finding, Verdict
 
+#: Characters of a line that the options of a plugin may take.
+_OPTIONS_WIDTH = 36
 _DECISION_WORDS = {"accepted": "ok", "refused": "REFUSED", "could not tell": "decided when loaded"}
 
 
@@ -31,6 +33,8 @@ def list_records(installed: Catalog | None = None) -> list[dict[str, Any]]:
                 "version": found.version,
                 "summary": found.summary,
                 "decision": check_found(found, source, index).decision,
+                "options": [_option_record(parameter) for parameter in source.parameters],
+                "takes_any_option": source.takes_any_option,
                 "needs": _need_records(source),
             }
         )
@@ -40,13 +44,14 @@ def list_records(installed: Catalog | None = None) -> list[dict[str, Any]]:
 def list_lines() -> list[str]:
     """Return every installed plugin as a table, and what is wrong with the rest."""
     installed = catalog()
-    rows = [("NAME", "ROLE", "FROM", "FITS", "NEEDS")]
+    rows = [("NAME", "ROLE", "FROM", "FITS", "OPTIONS", "NEEDS")]
     rows += [
         (
             record["name"],
             record["role"] or "?",
             f"{record['distribution']} {record['version']}",
             _DECISION_WORDS[record["decision"]],
+            _at_a_glance(record),
             ", ".join(record["needs"]),
         )
         for record in list_records(installed)
@@ -156,6 +161,19 @@ def _needs(source: PluginSource) -> Iterator[str]:
     yield from _table(
         [("  GRANT", "WHAT", "WHY"), *((f"  {n.kind}", n.what, n.reason) for n in source.needs)]
     )
+
+
+def _at_a_glance(record: Mapping[str, Any]) -> str:
+    """Return the names of a plugin's options, those that it needs first, as many as fit beside the rest."""
+    options = sorted(record["options"], key=lambda option: not option["required"])
+    names = [f"{option['name']}{'!' if option['required'] else ''}" for option in options]
+    if record["takes_any_option"]:
+        names.append("any")
+    shown = list(names)
+    while len(shown) > 1 and len(", ".join(shown)) > _OPTIONS_WIDTH:
+        shown.pop()
+    more = f" +{len(names) - len(shown)}" if len(shown) < len(names) else ""
+    return ", ".join(shown) + more
 
 
 def _option_record(parameter: Parameter) -> dict[str, Any]:

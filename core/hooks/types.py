@@ -21,8 +21,8 @@ from torch import Tensor
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 ALIGNMENT_BYTES = 64
-#: What is copied at once, where that is much faster than all of it: half of a core's second-level cache.
-PIECE_BYTES = 1 << 20
+#: What is copied at once, where that is much faster than all of it: half of a small second-level cache.
+PIECE_BYTES = 1 << 19
 
 
 def derive_seed(*parts: int | str) -> int:

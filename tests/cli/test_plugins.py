@@ -1,6 +1,7 @@
 """``ringfence plugins``, ``doctor``, ``--version`` and ``--help``."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -44,7 +45,81 @@ def test_list_tells_role_origin_and_fit(ringfence):
     assert done.status == 0
     rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[1:]}
     assert {"augment", "gradclip", "monitor", "optim"} <= set(rows)
-    assert rows["gradclip"] == ["gradient", "ringfence", __version__, "ok"]
+    assert rows["gradclip"][:4] == ["gradient", "ringfence", __version__, "ok"]
+    assert rows["gradclip"][4:6] == ["mode,", "max_norm,"]
+    # What a plugin cannot do without comes first.
+    assert rows["optim"][4] == "algorithm!,"
+
+
+PLUGIN = '''
+from pathlib import Path
+
+from ringfence import passthrough
+
+Path(__file__).with_suffix(".imported").touch()
+
+
+class Plugin:
+    """Clips."""
+
+    role = "gradient"
+    needs = {"read": {"/usr/share/dict": "to look words up"}}
+    backward = passthrough
+    forward = passthrough
+
+    def __init__(self, limit: float, window: int = 8): ...
+'''
+
+
+def test_thirty_plugins_one_of_them_broken_are_told_and_none_is_imported(ringfence_in, tmp_path):
+    for number in range(30):
+        module, info = f"acme_{number:02}", tmp_path / f"acme_{number:02}-1.0.dist-info"
+        info.mkdir()
+        (tmp_path / f"{module}.py").write_text(PLUGIN if number != 13 else "class Plugin(:\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\nRequires-Dist: ringfence>=0.1\n"
+        )
+        (info / "entry_points.txt").write_text(f"[ringfence.plugins]\nclip-{number:02} = {module}:Plugin\n")
+        (info / "RECORD").write_text(
+            f"{module}.py,,\n{info.name}/METADATA,,\n{info.name}/entry_points.txt,,\n"
+        )
+    listed = ringfence_in(tmp_path, "plugins", "list")
+    assert listed.returncode == 0, listed.stderr
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines()[1:]}
+    assert len([name for name in rows if name.startswith("clip-")]) == 30
+    assert rows["clip-00"].split() == [
+        "clip-00",
+        "gradient",
+        "acme_00",
+        "1.0",
+        "ok",
+        "limit!,",
+        "window",
+        "read",
+    ]
+    assert "REFUSED" in rows["clip-13"]
+    for name, told in (("clip-29", "limit"), ("clip-13", "acme_13.py:1")):
+        shown = ringfence_in(tmp_path, "plugins", "show", name)
+        assert shown.returncode == 0, shown.stderr
+        assert told in shown.stdout
+    assert not list(tmp_path.glob("*.imported"))
+
+
+@pytest.fixture
+def ringfence_in():
+    """Return a function that runs the command where what lies in a folder is installed."""
+
+    def run(folder, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "ringfence", *arguments],
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
 
 
 def test_list_as_json(ringfence):
