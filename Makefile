@@ -23,8 +23,7 @@ DECLARED := pyproject.toml constraints.txt core/version.py
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
-# On two cores two runs at a time: what computes beside all the rest, then attacks beside what else waits for
-# processes. What measures the machine comes last, by itself.
+# On two cores two of these at a time, the longest first. What measures the machine comes last, by itself.
 COMPUTES := tests/builtin tests/engine tests/hooks tests/testing
 ATTACKS := tests/hostile
 WAITS := tests/cli tests/fuzz tests/isolation
@@ -32,10 +31,9 @@ FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS),$(FOLDERS)) $(wildcard tests/test_*.py)
 BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
 
-test: lint
-	@echo "runs of tests, two side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j2 --output-sync=line computes rest
-	@$(MAKE) --no-print-directory -j2 --output-sync=line attacks waits
+test: $(DEV_STAMP)
+	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
+	@$(MAKE) --no-print-directory -j2 --output-sync=target rest computes lint attacks waits
 	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
 
 computes:

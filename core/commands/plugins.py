@@ -35,6 +35,7 @@ def list_records(installed: Catalog | None = None) -> list[dict[str, Any]]:
                 "decision": check_found(found, source, index).decision,
                 "options": [_option_record(parameter) for parameter in source.parameters],
                 "takes_any_option": source.takes_any_option,
+                "is_read": _is_read(source),
                 "needs": _need_records(source),
             }
         )
@@ -105,7 +106,7 @@ def show_lines(name: str) -> list[str]:
         f"class {found.module}:{found.qualname}",
     ]
     lines += ["", *source.docstring.splitlines()] if source.docstring else []
-    lines += ["", *_methods(source), "", *_options(source), ""]
+    lines += ["", *_methods(source), "", *_options(source), ""] if _is_read(source) else [""]
     lines += [*_needs(source), ""] if source.needs else []
     return [*lines, check_found(found, source).message()]
 
@@ -163,8 +164,15 @@ def _needs(source: PluginSource) -> Iterator[str]:
     )
 
 
+def _is_read(source: PluginSource) -> bool:
+    """Tell whether the class was found in a text that could be read."""
+    return source.line > 0
+
+
 def _at_a_glance(record: Mapping[str, Any]) -> str:
     """Return the names of a plugin's options, those that it needs first, as many as fit beside the rest."""
+    if not record["is_read"]:
+        return "?"
     options = sorted(record["options"], key=lambda option: not option["required"])
     names = [f"{option['name']}{'!' if option['required'] else ''}" for option in options]
     if record["takes_any_option"]:

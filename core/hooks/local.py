@@ -92,14 +92,18 @@ class LocalPlugin:
         """Run one method and check its result."""
         spec = self.spec
         changes = spec.role_info.changes.get(method)
+        changeable = None
         if into is not None and changes is not None:
-            arguments = {**arguments, changes: self._with_place(arguments[changes], into)}
+            changeable = self._with_place(arguments[changes], into)
+            arguments = {**arguments, changes: changeable}
         hook = f"{spec.role}.{method}"
         given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         started = time.perf_counter()
         try:
             with self._as_in_sandbox(step.call_seed):
                 result = getattr(self._instance, method)(**given)
+            if changeable is not None:
+                result = changeable.result(result)
             checked = self._canonical(changes, check_result(changes, result, arguments), arguments, into)
             check_scalars(step.scalars)
             self._names.add(step.scalars, checked)
@@ -192,7 +196,7 @@ class LocalPlugin:
         known = self._changeable
         if known is None or known[0] is not argument or known[1] is not into:
             known = self._changeable = (argument, into, Changeable(argument, into))
-        return known[2]
+        return known[2].begin()
 
     def _guard(self, name: str, function: Callable[[], Any]) -> Any:
         try:

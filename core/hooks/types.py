@@ -234,11 +234,12 @@ class Changeable(TensorMap):
         place: Writable and of the same layout; the argument's own memory where the plugin is trusted.
     """
 
-    __slots__ = ("_pieces", "_place")
+    __slots__ = ("_drafted", "_pieces", "_place")
 
     def __init__(self, tensors: TensorMap, place: TensorMap) -> None:
         super().__init__(tensors.specs, tensors.buffer)
         self._place = place
+        self._drafted = False
         self._pieces: list[tuple[Tensor, Tensor]] = []
         if place.buffer.data_ptr() != tensors.buffer.data_ptr():
             target = place.buffer[: tensors.buffer.numel()]
@@ -251,9 +252,22 @@ class Changeable(TensorMap):
 
         It is in use until the call ends, and changes after that; ``clone`` is for what is kept.
         """
+        self._drafted = True
         for target, source in self._pieces:
             target.copy_(source)
         return self._place
+
+    def begin(self) -> Changeable:
+        """Get ready for a call, whatever became of the last one."""
+        self._drafted = False
+        return self
+
+    def result(self, returned: object) -> object:
+        """Return the result of a call: what it returned, or a draft that it took and did not return.
+
+        In the memory of a trusted plugin's argument what was changed is changed; it counts in a sandbox too.
+        """
+        return self._place if returned is None and self._drafted else returned
 
 
 #: Parameter name to value. A plugin returns any mapping of the same names, shapes and dtypes.

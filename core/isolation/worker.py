@@ -250,14 +250,17 @@ class Worker:
     def _call(self, call: Call) -> None:
         changes = self._role.changes.get(call.method)
         arguments = {name: self._argument(argument) for name, argument in call.arguments.items()}
+        changeable = None
         if changes in NAMED_TENSORS:
-            arguments[changes] = self._with_place(call, changes, arguments[changes])
+            changeable = arguments[changes] = self._with_place(call, changes, arguments[changes])
         step = StepInfo(*msgspec.structs.astuple(call.step))
         given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
         self._generators.seed(step)
         started = time.perf_counter()
         result = getattr(self._plugin, call.method)(**given)
         seconds = time.perf_counter() - started
+        if changeable is not None:
+            result = changeable.result(result)
         checked = check_result(changes, result, arguments, finite=False)
         check_scalars(step.scalars)
         kind, value, report = self._write(call, changes, checked, arguments)
@@ -274,7 +277,7 @@ class Worker:
         if known is None:
             # Holding both keeps their ids from being given to others.
             known = self._changeable[key] = Changeable(argument, place)
-        return known
+        return known.begin()
 
     def _write(
         self, call: Call, changes: str | None, result: Any, arguments: Mapping[str, Any]

@@ -71,6 +71,16 @@ def test_without_a_place_the_parameters_stay_as_they_are(start, parameters, argu
     assert torch.equal(result["first"], before["first"] - 0.1)
 
 
+def test_a_draft_that_is_not_returned_counts_all_the_same(started, parameters, arguments):
+    """In a trusted plugin it has been made where the parameters are; a sandbox changes no result."""
+    plugin = started("in_place:Forgets")
+    before = parameters.clone()
+    assert plugin.call("backward", arguments, StepInfo(0), into=parameters) is parameters
+    assert torch.equal(parameters["first"], before["first"] - 0.1)
+    assert plugin.call("backward", arguments, StepInfo(1), into=parameters) is None
+    assert torch.equal(parameters["first"], before["first"] - 0.1)
+
+
 def test_parts_of_the_place_may_be_returned_under_other_names(started, parameters, arguments):
     before = parameters.clone()
     started("in_place:Exchange").call("backward", arguments, StepInfo(0), into=parameters)

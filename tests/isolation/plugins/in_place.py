@@ -24,6 +24,14 @@ class Descend:
         return point
 
 
+class Forgets(Descend):
+    """Returns nothing of what it changes, and at the second step changes nothing."""
+
+    def backward(self, parameters, gradients, step):
+        if step.global_step == 0:
+            super().backward(parameters, gradients)
+
+
 class Exchange:
     """Returns parts of the place of the result under each other's names."""
 
