@@ -11,7 +11,15 @@ import venv
 from pathlib import Path
 
 _SOURCE = Path(__file__).resolve().parents[1]
-_OF_THE_WHEEL = ("core", "plugins_builtin", "plugin_template", "pyproject.toml", "README.md", "LICENSE")
+_OF_THE_WHEEL = (
+    "core",
+    "docs",
+    "plugins_builtin",
+    "plugin_template",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 #: What the environment of a clone has and others have not.
 _OF_THE_CLONE = ("ringfence", "__editable__")
 _BUILTIN = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -106,11 +106,21 @@ class Catalog:
 
 def catalog(path: Sequence[str] | None = None) -> Catalog:
     """Read the metadata of every distribution on ``path`` (``sys.path`` by default)."""
+    return catalog_of(Distribution.discover(path=list(sys.path if path is None else path)))
+
+
+def catalog_of(distributions: Iterable[Distribution], remedy: str = "uninstall it") -> Catalog:
+    """Read the metadata of distributions, wherever they lie.
+
+    Args:
+        distributions: Those to read; one that is there twice counts once.
+        remedy: What to do about one whose metadata is damaged.
+    """
     found: dict[str, list[Found]] = {}
     damaged: list[str] = []
     seen: set[str] = set()
     environment = Environment()
-    for distribution in Distribution.discover(path=list(sys.path if path is None else path)):
+    for distribution in distributions:
         try:
             check_files(distribution, "entry_points.txt")
             text = distribution.read_text("entry_points.txt")
@@ -128,7 +138,7 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
         except _DAMAGED as error:
             where = getattr(distribution, "_path", "a distribution")
             cause = _one_line(f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS])
-            damaged.append(f"{_one_line(where)} has damaged metadata ({cause}); uninstall it")
+            damaged.append(f"{_one_line(where)} has damaged metadata ({cause}); {remedy}")
     return Catalog(
         plugins={name: found[name][0] for name in sorted(found) if len(found[name]) == 1},
         conflicts={

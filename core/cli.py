@@ -194,14 +194,61 @@ def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
 
 
 @plugins_app.command("check", cls=_Command)
-def check_plugin(name: _Name, *, as_json: _Json = False) -> None:
-    """Check a plugin against the series of the core that it must work with; exit status 2 if it does not."""
-    gc.enable()
-    from .commands.plugins import checked  # noqa: PLC0415 - imports torch
+def check_plugin(
+    plugin: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|NAME", help="A project's folder, a wheel, or the name of an installed plugin."
+        ),
+    ],
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Check plugins against the series of the core that they must work with; exit status 2 if one does not.
 
-    verdict = checked(name)
-    typer.echo(json.dumps(verdict.to_dict(), indent=2) if as_json else visible(verdict.message()))
-    raise typer.Exit(0 if verdict.decision == "accepted" else JobError.exit_status)
+    A folder in this one is written ./NAME; what has no slash is the name of an installed plugin.
+    """
+    gc.enable()
+    from .commands.check import checked  # noqa: PLC0415 - takes time
+    from .uninstalled import is_path  # noqa: PLC0415 - as above
+
+    verdicts = checked(plugin)
+    if as_json:
+        told = [verdict.to_dict() for verdict in verdicts]
+        typer.echo(json.dumps(told if is_path(plugin) else told[0], indent=2))
+    else:
+        typer.echo(visible("\n".join(verdict.message() for verdict in verdicts)))
+    fit = all(verdict.decision == "accepted" for verdict in verdicts)
+    raise typer.Exit(0 if fit else JobError.exit_status)
+
+
+@plugins_app.command("explain", cls=_Command)
+def explain_rules(
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RULE]…", help="Rules of a check; without any, all of them."),
+    ] = None,
+) -> None:
+    """Tell what a rule of a check means and what to do, or list all rules."""
+    from .commands.explain import pages  # noqa: PLC0415 - takes time
+
+    typer.echo(pages(rules or []), nl=False)
+
+
+@plugins_app.command("matrix", cls=_Command)
+def show_matrix(
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="Folder of the project.")] = Path(),
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Print which series of the core a project has to be tested with, on which versions of Python."""
+    from .commands.matrix import matrix_lines, matrix_record  # noqa: PLC0415 - takes time
+
+    if as_json:
+        # In one line, as a step of a workflow hands it on.
+        typer.echo(json.dumps(matrix_record(path)))
+    else:
+        typer.echo(visible("\n".join(matrix_lines(path))))
 
 
 @plugins_app.command("new", cls=_Command)

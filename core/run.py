@@ -18,6 +18,7 @@ import torch
 
 from . import folder as run_folder
 from .build import Ingredients, build, check_names
+from .catalog import Catalog
 from .course import course_of
 from .engine.config import resolve_device
 from .engine.resuming import check_resumable
@@ -81,19 +82,20 @@ class Prepared:
     ingredients: Ingredients
 
 
-def prepare(job_file: JobFile, base: Path) -> Prepared:
+def prepare(job_file: JobFile, base: Path, installed: Catalog | None = None) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
     Args:
         job_file: The job.
         base: Folder that its relative paths start from.
+        installed: Where to look for plugins; what is installed by default.
 
     Raises:
         JobError: With all faults that can be told without reading data.
         IncompatiblePluginError: A plugin does not fit this core.
         DataError: The data cannot be read, or does not fit.
     """
-    planned = _checked(job_file, base)
+    planned = _checked(job_file, base, installed)
     torch.set_num_threads(job_file.job.threads or len(os.sched_getaffinity(0)))
     job_file = resolved(job_file, [item.spec for item in planned])
     return Prepared(job_file, base, planned, build(job_file, base))
@@ -108,6 +110,7 @@ def run(
     watchers: Sequence[Watcher] = (),
     stop: Callable[[], bool] = lambda: False,
     grace: GracePeriod | None = None,
+    report: bool = True,
 ) -> RunOutcome:
     """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
 
@@ -121,6 +124,7 @@ def run(
             checkpoints and ends.
         grace: To be begun by whoever lets ``stop`` say True: once it is over, what a plugin has in hand is
             cut off. Without one a plugin may take its whole deadline.
+        report: Whether to make the HTML report.
 
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
@@ -155,6 +159,7 @@ def run(
             stop=stop,
             grace=grace or GracePeriod(),
             made=made,
+            report=report,
         )
 
 
@@ -169,6 +174,7 @@ def _recorded(
     stop: Callable[[], bool],
     grace: GracePeriod,
     made: bool,
+    report: bool,
 ) -> RunOutcome:
     """Train, and have ``record`` and the folder say what became of it, however it ends."""
     folder = record.folder
@@ -198,9 +204,8 @@ def _recorded(
                 if record.begun:
                     recorder.event(f"ended: {record.error}")
             with contextlib.suppress(OSError, RunAbortedError):
-                _leave(
-                    record, recorder, watchers, report=not isinstance(error, (KeyboardInterrupt, CutOffError))
-                )
+                shown = report and not isinstance(error, (KeyboardInterrupt, CutOffError))
+                _leave(record, recorder, watchers, report=shown)
             if made and not record.begun:
                 # Nothing was trained: the message tells all there is, and the name stays free.
                 shutil.rmtree(folder, ignore_errors=True)
@@ -210,7 +215,7 @@ def _recorded(
         record.finish(result)
         if result.status == "interrupted":
             recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
-        return RunOutcome(folder, result, _leave(record, recorder, watchers))
+        return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
 
 
 def _ended(fault: BaseException, record: RunRecord) -> BaseException:
@@ -222,9 +227,7 @@ def _ended(fault: BaseException, record: RunRecord) -> BaseException:
     return fault
 
 
-def _leave(
-    record: RunRecord, recorder: RunRecorder, watchers: Sequence[Watcher], *, report: bool = True
-) -> Path:
+def _leave(record: RunRecord, recorder: RunRecorder, watchers: Sequence[Watcher], *, report: bool) -> Path:
     """Write record and report of a run that has begun; return the report's path."""
     if record.opened:
         record.write()
@@ -311,14 +314,14 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
         raise prepared.job_file.error(problems)
 
 
-def _checked(job_file: JobFile, base: Path) -> list[Planned]:
+def _checked(job_file: JobFile, base: Path, installed: Catalog | None) -> list[Planned]:
     """Return the planned plugins, or raise one error with all that is wrong."""
     faults = []
     problems = check_names(job_file)
     if problems:
         faults.append(str(job_file.error(problems)))
     try:
-        planned = plan(job_file, base=base)
+        planned = plan(job_file, installed, base=base)
     except (JobError, IncompatiblePluginError) as error:
         if not faults:
             raise

@@ -8,7 +8,6 @@ checks answers, is not run, since its rules are read from where it has them too.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from .hooks.compat import window
 from .hooks.errors import JobError
 from .hooks.snapshot import Index
 from .problems import suggest
+from .shipped import shipped
 from .version import __version__
 
 _PROJECT = "{{cookiecutter.__distribution}}"
@@ -57,7 +57,7 @@ class Template:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = _installed() if folder is None else folder
+        self._folder = shipped("_template") if folder is None else folder
         text = (self._folder / "cookiecutter.json").read_text(encoding="utf-8")
         self._settings: dict[str, Any] = json.loads(text)
 
@@ -167,13 +167,6 @@ def _paths(project: Path) -> Iterator[str]:
     for path in sorted(project.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             yield path.relative_to(project).as_posix()
-
-
-def _installed() -> Path:
-    found = importlib.util.find_spec(f"{__package__}._template")
-    if found is None or found.origin is None:
-        raise JobError("the template of plugins is missing; install ringfence anew")
-    return Path(found.origin).parent
 
 
 def _is_installed(name: str) -> bool:

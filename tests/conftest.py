@@ -16,6 +16,7 @@ SOURCES = (
     "core",
     "plugins_builtin",
     "plugin_template",
+    "docs",
     "pyproject.toml",
     "README.md",
     "LICENSE",
@@ -95,16 +96,16 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def new_environment(built, tmp_path_factory):
-    """Return a function that makes an environment with ringfence in it."""
+    """Return a function that makes an environment with ringfence in it, of this clone or of another wheel."""
 
-    def make():
+    def make(core=None):
         folder = tmp_path_factory.mktemp("environment")
         venv.create(folder, with_pip=False, symlinks=True)
         environment = Environment(folder)
         places = {"base": str(folder), "platbase": str(folder)}
         for scheme in ("purelib", "platlib"):
             copy_dependencies(sysconfig.get_path(scheme), sysconfig.get_path(scheme, vars=places))
-        environment.install(*built.glob("*.whl"))
+        environment.install(core or next(built.glob("*.whl")))
         return environment
 
     return make

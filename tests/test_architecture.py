@@ -164,7 +164,7 @@ def test_packages_listed_are_the_folders():
         for path in folder.rglob("__init__.py")
     }
 
-    assert sorted(settings["packages"]) == sorted(folders | {"ringfence._template"})
+    assert sorted(settings["packages"]) == sorted(folders | {"ringfence._rules", "ringfence._template"})
     assert settings["packages"] == sorted(settings["packages"])
 
 

@@ -19,6 +19,7 @@ from .conftest import call
 ROOT = Path(__file__).parents[1]
 MOUNTED = {
     "core": "ringfence",
+    "docs/rules": "ringfence/_rules",
     "plugins_builtin": "ringfence/builtin",
     "plugin_template": "ringfence/_template",
 }

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from ruamel.yaml import YAML
 
+from ringfence.commands.matrix import matrix_record
 from ringfence.hooks.compat import window
 from ringfence.hooks.errors import JobError
 from ringfence.hooks.snapshot import Index
@@ -164,6 +165,22 @@ def test_workflows_are_yaml_that_asks_for_no_more_than_it_needs(project):
             assert steps.get("permissions", {}) == ({"id-token": "write"} if job == "publish" else {})
     assert "secrets." not in (project / ".github" / "workflows" / "publish.yml").read_text()
     assert "${{ matrix.python }}" in (project / ".github" / "workflows" / "test.yml").read_text()
+
+
+def test_the_workflow_runs_what_the_matrix_of_the_project_says(project):
+    """What the command prints is what the job of the series takes apart."""
+    workflow = YAML(typ="safe").load((project / ".github" / "workflows" / "test.yml").read_text())
+    series = workflow["jobs"]["series"]
+    named = set(re.findall(r"matrix\.(\w+) \}\}", json.dumps(series["steps"])))
+    rows = matrix_record(project)["include"]
+
+    assert workflow["jobs"]["matrix"]["steps"][-1]["run"].count("ringfence plugins matrix --json") == 1
+    assert series["strategy"]["matrix"] == "${{ fromJSON(needs.matrix.outputs.cores) }}"
+    assert named == set(rows[0]) == {"core", "python"}
+    assert {row["core"] for row in rows} == {
+        known.name for known in window(Index.read(), Version(__version__))
+    }
+    assert {row["python"] for row in rows} == set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"])
 
 
 def test_the_code_is_as_tidy_as_that_of_ringfence(projects):

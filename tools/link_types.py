@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Folder in the clone to its name inside the package; the entries of `core/` come first.
-MOUNTED = {"plugins_builtin": "builtin", "plugin_template": "_template"}
+MOUNTED = {"plugins_builtin": "builtin", "plugin_template": "_template", "docs/rules": "_rules"}
 
 
 def wanted(root: Path) -> dict[str, Path]:

@@ -1,17 +1,13 @@
-"""What ``ringfence plugins`` tells; plugins are read as text, and only ``check`` loads one, in a sandbox."""
+"""What ``ringfence plugins list`` and ``show`` tell; plugins are read as text, and none is imported."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from ..catalog import Catalog, Found, catalog, check_found, source_of
-from ..hooks.needs import fill, literal_defaults
-from ..hooks.permissions import VERBS
+from ..catalog import Catalog, catalog, check_found, source_of
 from ..hooks.snapshot import Index
 from ..hooks.source import Parameter, PluginSource
-from ..hooks.verdict import Finding, Verdict
 
 #: Characters of a line that the options of a plugin may take.
 _OPTIONS_WIDTH = 36
@@ -109,45 +105,6 @@ def show_lines(name: str) -> list[str]:
     lines += ["", *_methods(source), "", *_options(source), ""] if _is_read(source) else [""]
     lines += [*_needs(source), ""] if source.needs else []
     return [*lines, check_found(found, source).message()]
-
-
-def checked(name: str) -> Verdict:
-    """Judge a plugin by metadata and text, then load it in a sandbox and judge the class.
-
-    Raises:
-        JobError: It is not installed.
-        SandboxUnavailableError: It cannot be sandboxed on this machine.
-        PluginError: It could not be imported or constructed.
-    """
-    found = catalog().find(name)
-    source = source_of(found)
-    verdict = check_found(found, source)
-    if verdict.decision == "refused":
-        return verdict
-    required = [parameter.name for parameter in source.parameters if parameter.required]
-    if required:
-        needed = ", ".join(required)
-        return _not_loaded(verdict, f"a value for {needed}")
-    standing = [need for need in source.needs if fill(need.what, literal_defaults(source.parameters))]
-    if standing:
-        wanted = " and to ".join(f"{VERBS[need.kind]} {need.what}" for need in standing)
-        return _not_loaded(verdict, f"leave to {wanted}")
-    return _loaded(found, source, verdict)
-
-
-def _not_loaded(verdict: Verdict, needed: str) -> Verdict:
-    text = f"not loaded, since it needs {needed}; a job that uses it settles the rest"
-    return replace(verdict, findings=(*verdict.findings, Finding("I-NOT-LOADED", text)))
-
-
-def _loaded(found: Found, source: PluginSource, verdict: Verdict) -> Verdict:
-    # Only here are torch and the sandbox needed; listing plugins must be quick.
-    from ..isolation.pool import Sandbox  # noqa: PLC0415
-    from ..loader import confirm, plan_alone  # noqa: PLC0415
-
-    item = plan_alone(found, source, verdict)
-    with Sandbox() as sandbox:
-        return confirm(item, sandbox.start(item.spec).accepts)
 
 
 def _need_records(source: PluginSource) -> dict[str, dict[str, str]]:

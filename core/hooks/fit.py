@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from .snapshot import Snapshot
-from .source import METHODS, Method, PluginSource, Unresolved
+from .source import METHODS, About, Method, PluginSource, Unresolved
 from .uses import PUBLIC, Use
 from .verdict import Finding
 
-#: What is left open by the text, and whether loading the class settles it.
-_SETTLED_BY_LOADING = {"class", "arguments", "options"}
+#: What the text leaves open, and the rule that says so.
+_OPEN: dict[About, str] = {
+    "class": "U-DYNAMIC",
+    "arguments": "U-DYNAMIC",
+    "options": "U-DYNAMIC",
+    "role": "U-ROLE",
+    "names": "U-NAMES",
+    "attributes": "U-ATTRIBUTES",
+    "needs": "U-NEEDS",
+}
+#: Of these, the one that loading the class settles.
+_SETTLED_BY_LOADING = "U-DYNAMIC"
 
 
 def fit(source: PluginSource, claimed: Sequence[Snapshot], needed: Sequence[str]) -> list[Finding]:
@@ -66,8 +76,8 @@ def _unreadable(item: Unresolved) -> Finding:
 
 
 def _unresolved(item: Unresolved) -> Finding:
-    settled = item.about in _SETTLED_BY_LOADING
-    rule = "U-DYNAMIC" if settled else f"U-{item.about.upper()}"
+    rule = _OPEN[item.about]
+    settled = rule == _SETTLED_BY_LOADING
     advice = "" if settled else "write it out, so that it can be read"
     return Finding(rule, item.reason, (), advice, item.path, item.line, settled_by_loading=settled)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from .earlier import Lack
 from .errors import PluginError
 from .permissions import Permissions
 from .specs import ROLES, OnFailure, Role
@@ -67,6 +68,7 @@ class PluginSpec:
         readable: Files and folders of its code that it may read.
         roots: Dotted module to its file, for code whose surrounding folder the sandbox may not list.
         job_seed: Seed of the job.
+        lack: What is to be hidden from it, so that it runs as with an earlier series; None as a rule.
         permissions: What it says that it needs, and what the job grants it; a trusted plugin needs no grant.
     """
 
@@ -89,6 +91,7 @@ class PluginSpec:
     readable: tuple[str, ...] = ()
     roots: Mapping[str, str] = field(default_factory=dict)
     job_seed: int = 0
+    lack: Lack | None = None
     permissions: Permissions = Permissions()  # noqa: RUF009 - frozen
 
     @property

@@ -110,6 +110,9 @@ class Verdict:
             lines += [f"  you:             {other}"]
         elif self.decision == "could not tell":
             lines += ["  it is decided when the plugin is loaded in its sandbox"]
+        if self.findings:
+            rules = dict.fromkeys(finding.rule for finding in self.findings)
+            lines += [f"  rules:           ringfence plugins explain {' '.join(rules)}"]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

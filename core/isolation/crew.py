@@ -345,6 +345,7 @@ class Crew:
             dict(spec.roots),
             spec.threads,
             derive_seed(spec.job_seed, spec.name, "start"),
+            spec.lack,
         )
         asked = []
         try:

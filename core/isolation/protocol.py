@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from ..hooks.check import MAX_BINS, MAX_HISTOGRAMS, MAX_IMAGES, MAX_SCALARS
+from ..hooks.earlier import Lack
 from .dialler import Network
 from .layers import Confinement, LayerStatus
 from .probes import ProbeContext
@@ -74,6 +75,7 @@ class Start(_Message, frozen=True):
     roots: dict[str, str]
     threads: int
     seed: int
+    lack: Lack | None
 
 
 class Attach(_Message, frozen=True):

@@ -238,11 +238,15 @@ class Worker:
         take_off()
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
         add_roots(start.roots)
+        if start.lack is not None:
+            start.lack.hide(start.module.partition(".")[0])
         cls = load_class(start.module, start.qualname)
         self._role = ROLES[start.role]
         if getattr(cls, "role", None) != start.role:
             raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
         self._accepts = accepted_arguments(cls)
+        if start.lack is not None:
+            self._accepts = start.lack.offered(start.role, self._accepts)
         self._plugin = cls(**start.options)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
         self._send(Ready(self._accepts, keeps_state))

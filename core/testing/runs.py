@@ -14,25 +14,12 @@ from ..catalog import catalog, source_of
 from ..folder import RECORD, read_record
 from ..hooks.errors import RingfenceError
 from ..job.yaml_file import dump_yaml
+from ..small_job import SMALL, plugins_of
 
 #: Longest that the runs of one call may take together; most of it goes into imports.
 TIMEOUT_S = 120.0
 #: Characters of what a trainer printed that are shown once it has failed in a way that nobody foresaw.
 _TOLD = 4000
-#: Small, and yet with an epoch that ends, and a last batch that is not full. A snapshot after each step
-#: waits for monitors, so that none is ever too busy and each run reports the same.
-_JOB: Mapping[str, Any] = {
-    "model": {"name": "mlp", "hidden": [16]},
-    "data": {"name": "mnist10k", "limit": 40},
-    "steps": 5,
-    "snapshot_every": 1,
-    "batch_size": 16,
-    "threads": 1,
-    "device": "cpu",
-}
-#: ``specs.OPTIMIZER.name``, whose import would bring torch along.
-_OPTIMIZER_ROLE = "optimizer"
-_OPTIMIZER: Mapping[str, Any] = {"optim": {"algorithm": "sgd", "lr": 0.05}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +44,12 @@ class SmallJob:
         Raises:
             JobError: The plugin is not installed.
         """
-        plugins = [{self.plugin: dict(self.options), **self.settings}]
-        if source_of(catalog().find(self.plugin)).role != _OPTIMIZER_ROLE:
-            # It goes where the plugin goes: a job that trusts the one starts no sandbox for the other.
-            where = {key: value for key, value in self.settings.items() if key == "isolation"}
-            plugins.append({**_OPTIMIZER, **where})
+        role = source_of(catalog().find(self.plugin)).role
+        # The optimizer goes where the plugin goes: a job that trusts the one starts no sandbox for the other.
+        where = {key: value for key, value in self.settings.items() if key == "isolation"}
+        plugins = plugins_of(self.plugin, role, self.options, self.settings, optimizer=where)
         # An epoch or two in place of the steps, where that is what is asked for.
-        base = {key: value for key, value in _JOB.items() if key != "steps" or "epochs" not in self.job}
+        base = {key: value for key, value in SMALL.items() if key != "steps" or "epochs" not in self.job}
         return {**base, **self.job, "plugins": plugins}
 
 

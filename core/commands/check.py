@@ -1,0 +1,139 @@
+"""What ``ringfence plugins check`` finds: metadata and text first, then the class, loaded in a sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..catalog import Found, catalog, check_found, source_of
+from ..hooks.errors import JobError, PluginError, visible
+from ..hooks.needs import fill, literal_defaults
+from ..hooks.permissions import VERBS
+from ..hooks.source import PluginSource
+from ..hooks.verdict import Finding, Verdict, ordered
+from ..uninstalled import is_path, plugins_at
+
+#: Characters of what an import or a constructor says that are quoted.
+_QUOTED = 300
+_FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d{1,7})')
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A plugin as its metadata and its text tell it."""
+
+    found: Found
+    source: PluginSource
+    verdict: Verdict
+
+
+def checked(argument: str) -> list[Verdict]:
+    """Judge an installed plugin, or every plugin of a project or a wheel.
+
+    Args:
+        argument: Name of the plugin, or a path: what has a slash or ends in ``.whl``.
+
+    Raises:
+        JobError: It is not installed, or the path holds no plugin that can be read.
+        SandboxUnavailableError: It cannot be sandboxed on this machine.
+    """
+    if not is_path(argument):
+        return _judged([_installed(argument)])
+    with plugins_at(Path(argument)) as there:
+        return [there.told(verdict) for verdict in _judged(there.plugins)]
+
+
+def _installed(name: str) -> Found:
+    try:
+        return catalog().find(name)
+    except JobError as error:
+        if not Path(name).exists():
+            raise
+        raise JobError(f"{error}. To check what lies here under that name, write ./{name}") from error
+
+
+def _judged(plugins: Iterable[Found]) -> list[Verdict]:
+    read = [_read(found) for found in plugins]
+    loadable = [item for item in read if item.verdict.decision != "refused" and not _needed(item)]
+    loaded = _load(loadable)
+    return [loaded.get(item.found.name) or _not_loaded(item.verdict, _needed(item)) for item in read]
+
+
+def _read(found: Found) -> _Read:
+    source = source_of(found)
+    return _Read(found, source, check_found(found, source))
+
+
+def _needed(item: _Read) -> str:
+    """Return what only a job can give the plugin, ``""`` if it can be loaded without one."""
+    required = [parameter.name for parameter in item.source.parameters if parameter.required]
+    if required:
+        return f"a value for {', '.join(required)}"
+    parameters = literal_defaults(item.source.parameters)
+    standing = [need for need in item.source.needs if fill(need.what, parameters)]
+    return (
+        "leave to " + " and to ".join(f"{VERBS[need.kind]} {need.what}" for need in standing)
+        if standing
+        else ""
+    )
+
+
+def _not_loaded(verdict: Verdict, needed: str) -> Verdict:
+    if verdict.decision == "refused":
+        return verdict
+    text = f"not loaded, since it needs {needed}; a job that uses it settles the rest"
+    return replace(verdict, findings=ordered([*verdict.findings, Finding("I-NOT-LOADED", text)]))
+
+
+def _load(read: Sequence[_Read]) -> dict[str, Verdict]:
+    """Load plugins in sandboxes, and return the verdict of each by its name."""
+    if not read:
+        return {}
+    # Only here are torch and the sandbox needed; what is refused by its text is told at once.
+    from ..isolation.pool import Sandbox  # noqa: PLC0415
+    from ..loader import confirm, plan_alone  # noqa: PLC0415
+
+    verdicts = {}
+    with Sandbox() as sandbox:
+        for item in read:
+            planned = plan_alone(item.found, item.source, item.verdict)
+            try:
+                plugin = sandbox.start(planned.spec)
+            except PluginError as error:
+                verdicts[item.found.name] = item.verdict.with_findings([_failed(item, error)])
+                continue
+            verdicts[item.found.name] = confirm(planned, plugin.accepts)
+            plugin.close()
+    return {item.found.name: _replayed(item, verdicts[item.found.name]) for item in read}
+
+
+def _replayed(item: _Read, verdict: Verdict) -> Verdict:
+    if verdict.decision != "accepted":
+        return verdict
+    from ..replay import replay  # noqa: PLC0415 - imports the engine
+
+    found = replay(item.found, item.source, verdict)
+    return replace(verdict, findings=ordered([*verdict.findings, *found]))
+
+
+def _failed(item: _Read, error: PluginError) -> Finding:
+    """Return what a plugin's import or constructor died of, and at which of its own lines."""
+    said = " ".join(visible(error.cause).split())
+    said = said if len(said) <= _QUOTED else f"{said[: _QUOTED - 1]}…"
+    own = {str(file): file for file in item.source.files}
+    # The traceback is the plugin's word: it picks one of the files that were read, and says no more.
+    frames = [
+        found for found in _FRAME.finditer(getattr(error, "remote_traceback", "")) if found["file"] in own
+    ]
+    path, line = (
+        (own[frames[-1]["file"]], int(frames[-1]["line"])) if frames else (item.source.path, item.source.line)
+    )
+    return Finding(
+        "E-LOAD",
+        said,
+        advice="mend what it does when it is imported and made; install what it needs beside it",
+        path=path,
+        line=line,
+    )

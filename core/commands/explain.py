@@ -1,0 +1,26 @@
+"""What ``ringfence plugins explain`` prints: the pages on the rules of a check, as in the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..hooks.errors import JobError
+from ..problems import suggest
+from ..shipped import shipped
+
+_INDEX = "index"
+
+
+def pages(rules: Sequence[str]) -> str:
+    """Return the pages of ``rules``, or the table of all rules.
+
+    Raises:
+        JobError: There is no such rule.
+    """
+    folder = shipped("_rules")
+    known = sorted(path.stem for path in folder.glob("*.md") if path.stem != _INDEX)
+    asked = [rule.upper() for rule in rules]
+    unknown = [f"there is no rule '{rule}'; {suggest(rule, known)}" for rule in asked if rule not in known]
+    if unknown:
+        raise JobError("\n".join(unknown))
+    return "\n".join((folder / f"{name}.md").read_text(encoding="utf-8") for name in asked or [_INDEX])

@@ -1,0 +1,1 @@
+"""The pages on the rules of a check; ringfence ships them as data and prints them."""

@@ -1,0 +1,474 @@
+"""``ringfence plugins check PATH``: projects and wheels that are not installed, and what it says of them."""
+
+import json
+import os
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ringfence.catalog import check_found, source_of
+from ringfence.commands.check import checked
+from ringfence.hooks.errors import JobError
+from ringfence.uninstalled import is_path, plugins_at
+from ringfence.version import __version__
+
+PLUGIN = """
+from ringfence import passthrough
+
+
+class {name}:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients, step):
+        {body}
+"""
+PYPROJECT = """
+[project]
+name = "acme-clip"
+version = "0.3.0"
+dependencies = ["ringfence>=0.1", "annotated-types>=0.6"]
+
+[project.entry-points."ringfence.plugins"]
+clip = "acme_clip:Clip"
+"""
+METADATA = """\
+Metadata-Version: 2.1
+Name: acme-clip
+Version: 0.3.0
+Requires-Dist: ringfence>=0.1
+"""
+POINTS = "[ringfence.plugins]\nclip = acme_clip:Clip\n"
+INFO = "acme_clip-0.3.0.dist-info"
+
+
+def plugin(name="Clip", body="return None"):
+    return PLUGIN.format(name=name, body=body)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Return a function that writes a project: what differs from one with a package in ``src``."""
+
+    def write(pyproject=PYPROJECT, files=None, package="src/acme_clip/__init__.py"):
+        folder = tmp_path / "acme-clip"
+        for name, text in {"pyproject.toml": pyproject, package: plugin(), **(files or {})}.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """Return a function that writes a wheel: what differs from one with a single module."""
+
+    def write(files=None, *, metadata=METADATA, points=POINTS):
+        path = tmp_path / "acme_clip-0.3.0-py3-none-any.whl"
+        usual = {
+            "acme_clip.py": plugin(),
+            f"{INFO}/METADATA": metadata,
+            f"{INFO}/entry_points.txt": points,
+            f"{INFO}/RECORD": "",
+        }
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in {**usual, **(files or {})}.items():
+                archive.writestr(name, text)
+        return path
+
+    return write
+
+
+def judged(path):
+    """Return name to verdict, without loading anything."""
+    with plugins_at(path) as there:
+        return {found.name: there.told(check_found(found, source_of(found))) for found in there.plugins}
+
+
+def rules(verdict):
+    return [finding.rule for finding in verdict.findings if not finding.rule.startswith("I-")]
+
+
+def refused(path):
+    with pytest.raises(JobError) as caught, plugins_at(path):
+        pass
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gradclip", False),
+        ("acme.clip", False),
+        ("./gradclip", True),
+        (".", True),
+        ("..", True),
+        ("a/b", True),
+        ("acme-1.0-py3-none-any.whl", True),
+    ],
+)
+def test_what_has_a_slash_or_is_a_wheel_is_a_path(text, expected):
+    assert is_path(text) is expected
+
+
+# Projects.
+
+
+@pytest.mark.parametrize(
+    ("package", "tool"),
+    [
+        ("src/acme_clip/__init__.py", ""),
+        ("src/acme_clip.py", ""),
+        ("acme_clip/__init__.py", ""),
+        ("acme_clip.py", ""),
+        ("lib/acme_clip/__init__.py", '[tool.setuptools.packages.find]\nwhere = ["lib"]\n'),
+        ("lib/acme_clip.py", '[tool.setuptools]\npackage-dir = {"" = "lib"}\n'),
+    ],
+)
+def test_a_project_is_read_where_its_code_lies(project, package, tool):
+    folder = project(PYPROJECT + tool, package=package)
+
+    (verdict,) = judged(folder).values()
+
+    assert verdict.decision == "accepted", verdict.message()
+    assert (verdict.distribution, verdict.version) == ("acme-clip", "0.3.0")
+    assert verdict.declared == "ringfence>=0.1"
+
+
+def test_a_pyproject_may_be_named_instead_of_its_folder(project):
+    assert judged(project() / "pyproject.toml")["clip"].decision == "accepted"
+
+
+def test_only_the_package_is_opened_to_the_sandbox(project):
+    folder = project(files={"secret.txt": "a key"})
+
+    with plugins_at(folder) as there:
+        (found,) = there.plugins
+
+    assert found.place.readable == (str(folder.resolve() / "src" / "acme_clip"),)
+
+
+def test_all_plugins_of_a_project_are_judged(project):
+    files = {"src/acme_clip/more.py": plugin("Late", "return step.nothing")}
+
+    verdicts = judged(project(f'{PYPROJECT}late = "acme_clip.more:Late"\n', files))
+
+    assert {name: verdict.decision for name, verdict in verdicts.items()} == {
+        "clip": "accepted",
+        "late": "refused",
+    }
+    (finding,) = [finding for finding in verdicts["late"].findings if finding.rule == "E-ATTR"]
+    assert finding.where == "src/acme_clip/more.py:10"
+    assert finding.series
+    assert "getattr" in finding.advice
+
+
+def test_an_entry_point_to_nowhere_is_told(project):
+    verdicts = judged(project(PYPROJECT.replace("acme_clip:Clip", "acme_clap:Clip")))
+
+    assert rules(verdicts["clip"]) == ["U-SOURCE"]
+    assert "no source file of module acme_clap was found" in verdicts["clip"].message()
+
+
+def test_a_version_that_the_build_works_out_does_not_matter(project):
+    told = PYPROJECT.replace('version = "0.3.0"', 'dynamic = ["version"]')
+
+    assert judged(project(told))["clip"].version == "unbuilt"
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "says"),
+    [
+        (
+            PYPROJECT.replace("[project]", '[project]\ndynamic = ["dependencies"]'),
+            "leaves dependencies to its build",
+        ),
+        (PYPROJECT.replace("[project]", "[tool.poetry]"), "cannot be read|has no table"),
+        ("[build-system]\nrequires = []\n", "has no table [project]; build a wheel"),
+        ("[project]\nname = 'acme'\nversion = '1'\n", "it declares no plugin; write one into"),
+        ("[project\n", "cannot be read"),
+        ("[project]\nversion = '1'\n", "cannot be read"),
+        (
+            PYPROJECT.replace('name = "acme-clip"', "name = 3"),
+            "Expected `str`, got `int` - at `$.project.name`",
+        ),
+        (PYPROJECT.replace("acme-clip", "acme clip"), "mend its [project] table"),
+        (PYPROJECT.replace('"acme-clip"', '"acme\\nRequires-Dist: x"'), "holds a line end"),
+        (PYPROJECT.replace("clip =", '"clip\\n[torch.backends]" ='), "is no name"),
+        (PYPROJECT.replace("acme_clip:Clip", "acme_clip"), "not as 'module:Class'"),
+        (PYPROJECT.replace('"acme-clip"', '"ringfence"'), "it is ringfence itself"),
+    ],
+)
+def test_a_project_that_cannot_be_read_says_why(project, pyproject, says):
+    message = refused(project(pyproject))
+
+    assert "acme-clip" in message
+    assert any(part in message for part in says.split("|")), message
+    assert "Traceback" not in message
+
+
+def test_what_is_no_project_says_so(tmp_path):
+    assert "has no pyproject.toml: build a wheel" in refused(tmp_path)
+    assert "is not there; name a folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "setup.py").touch()
+    assert "setup.py and setup.cfg are not read: build a wheel" in refused(tmp_path)
+    assert "is neither a folder with pyproject.toml nor a wheel" in refused(tmp_path / "setup.py")
+
+
+def test_code_that_a_link_leads_out_to_is_not_opened(project, tmp_path):
+    folder = project(package="src/other.py")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "__init__.py").write_text(plugin())
+    (folder / "src" / "acme_clip").symlink_to(outside)
+
+    with plugins_at(folder) as there:
+        (found,) = there.plugins
+        verdict = check_found(found, source_of(found))
+
+    assert found.place.readable == ()
+    assert rules(verdict) == ["E-PLACE"]
+
+
+# Wheels.
+
+
+def test_a_wheel_is_read_from_its_archive_and_leaves_nothing(wheel, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+
+    verdict = judged(wheel({"acme_clip.py": plugin(body="return step.nothing")}))["clip"]
+
+    (finding,) = [finding for finding in verdict.findings if finding.rule == "E-ATTR"]
+    assert finding.where.endswith("acme_clip-0.3.0-py3-none-any.whl/acme_clip.py:10")
+    assert finding.path == tmp_path / "acme_clip-0.3.0-py3-none-any.whl" / "acme_clip.py"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_wheel_may_keep_its_packages_in_its_data(wheel):
+    path = wheel(
+        {"acme_clip.py": "", "acme_clip-0.3.0.data/purelib/acme_more.py": plugin()},
+        points=POINTS.replace("acme_clip:", "acme_more:"),
+    )
+
+    assert judged(path)["clip"].decision == "accepted"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acme.pth",
+        "sitecustomize.py",
+        "acme_clip-0.3.0.data/purelib/acme.pth",
+        "acme_clip-0.3.0.data/data/lib/python3.11/site-packages/acme.pth",
+    ],
+)
+def test_a_wheel_with_code_for_every_start_of_python_is_refused(wheel, name):
+    """Its own list of files does not tell of it."""
+    verdict = judged(wheel({name: "import acme_start\n"}))["clip"]
+
+    assert rules(verdict) == ["E-STARTUP"]
+
+
+def test_a_wheel_with_entry_points_that_others_load_is_refused(wheel):
+    points = f"{POINTS}[torch.backends]\nacme = acme_clip:start\n"
+
+    assert rules(judged(wheel(points=points))["clip"]) == ["E-STARTUP"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.py", "/outside.py", "a/../../outside.py", "a\\..\\outside.py"],
+)
+def test_a_wheel_whose_names_leave_it_is_refused_before_anything_is_written(wheel, tmp_path, name):
+    message = refused(wheel({name: ""}))
+
+    assert "which is no plain file in it; build it anew" in message
+    assert not list(tmp_path.rglob("outside.py"))
+
+
+def test_a_link_in_a_wheel_is_refused(wheel):
+    info = zipfile.ZipInfo("acme_link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+    assert "which is no plain file" in refused(wheel({info: "/etc/passwd"}))
+
+
+def test_a_wheel_that_is_too_large_is_refused(wheel, monkeypatch):
+    monkeypatch.setattr("ringfence.wheel.MAX_BYTES", 1000)
+
+    message = refused(wheel({"weights.bin": "0" * 2000}))
+
+    assert "check the plugin by its name" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda path: path.write_bytes(b"no archive"), "cannot be read as a wheel"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "cannot be read as a wheel"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b"METADATA", b"METADATB")),
+            "damaged metadata",
+        ),
+    ],
+    ids=["no-archive", "cut", "no-metadata"],
+)
+def test_a_damaged_wheel_is_told(wheel, change, says):
+    path = wheel()
+    change(path)
+
+    assert says in refused(path)
+
+
+def test_a_wheel_without_a_plugin_is_told(wheel):
+    assert "it declares no plugin" in refused(wheel(points="[console_scripts]\na = b:c\n"))
+
+
+def test_two_folders_of_metadata_are_told(wheel):
+    assert "has 2 folders of metadata" in refused(wheel({"other-1.dist-info/METADATA": METADATA}))
+
+
+# Loading.
+
+
+def test_nothing_of_it_runs_outside_the_sandbox(project, tmp_path):
+    """Its import would leave a file, and its constructor another; the sandbox can write neither."""
+    marks = f"open({str(tmp_path / 'imported')!r}, 'w')"
+    text = f"try:\n    {marks}\nexcept OSError:\n    pass\n{plugin()}"
+    folder = project(files={"src/acme_clip/__init__.py": text})
+
+    (verdict,) = checked(str(folder))
+
+    assert verdict.decision == "accepted", verdict.message()
+    assert not (tmp_path / "imported").exists()
+    assert "acme_clip" not in sys.modules
+    assert not list(folder.rglob("__pycache__"))
+
+
+def test_each_plugin_of_a_path_is_loaded_and_one_that_fails_hides_none(project, wheel, ringfence):
+    """What raises, what its decorator hides, what needs an option, what fits."""
+    files = {
+        "src/acme_clip/raises.py": "import no_such_library\n" + plugin("Raises"),
+        "src/acme_clip/hides.py": "def odd(f):\n    return lambda self, gradients, surprise: None\n"
+        + plugin("Hides").replace("    def backward", "    @odd\n    def backward"),
+        "src/acme_clip/asks.py": plugin("Asks") + "\n    def __init__(self, factor):\n        pass\n",
+    }
+    points = "".join(f'{name} = "acme_clip.{name}:{name.title()}"\n' for name in ("raises", "hides", "asks"))
+    folder = project(PYPROJECT + points, files)
+
+    done = ringfence("plugins", "check", folder, "--json")
+
+    assert done.status == 2, done.err
+    told = {verdict["plugin"]: verdict for verdict in json.loads(done.out)}
+    found = {name: [finding["rule"] for finding in verdict["findings"]] for name, verdict in told.items()}
+    assert told["clip"]["decision"] == "accepted"
+    assert "E-LOAD" in found["raises"]
+    assert "E-LOADED" in found["hides"]
+    assert "I-NOT-LOADED" in found["asks"]
+    (failed,) = [finding for finding in told["raises"]["findings"] if finding["rule"] == "E-LOAD"]
+    assert "No module named 'no_such_library'" in failed["text"]
+    assert failed["path"].endswith("acme_clip/raises.py")
+    assert failed["line"] == 1
+
+
+def test_a_wheel_is_checked_by_the_command(wheel, ringfence):
+    done = ringfence("plugins", "check", wheel())
+
+    assert done.status == 0, done.err + done.out
+    assert "OK  plugin 'clip' (acme-clip 0.3.0)" in done.out
+    assert "I-REPLAYED" in done.out
+
+
+def test_a_folder_that_is_written_as_a_name_is_told_of(project, ringfence, monkeypatch):
+    monkeypatch.chdir(project().parent)
+
+    done = ringfence("plugins", "check", "acme-clip")
+
+    assert done.status == 2
+    assert done.err.endswith("To check what lies here under that name, write ./acme-clip\n")
+
+
+def test_a_path_that_holds_nothing_is_an_error_of_one_line(ringfence, tmp_path):
+    done = ringfence("plugins", "check", f"{tmp_path}{os.sep}")
+
+    assert done.status == 2
+    assert done.err.startswith("error: ")
+    assert len(done.err.splitlines()) == 1
+
+
+# Rules and matrix.
+
+
+def test_explain_prints_the_page_of_a_rule(ringfence):
+    done = ringfence("plugins", "explain", "e-span", "W-PARTIAL")
+
+    assert done.status == 0
+    assert done.out.startswith("# E-SPAN: ")
+    assert "# W-PARTIAL: " in done.out
+
+
+def test_explain_lists_the_rules(ringfence):
+    assert "[E-SPAN](E-SPAN.md)" in ringfence("plugins", "explain").out
+
+
+def test_a_rule_that_there_is_not_names_the_nearest(ringfence):
+    done = ringfence("plugins", "explain", "E-SPAM")
+
+    assert (done.status, done.err) == (2, "error: there is no rule 'E-SPAM'; did you mean 'E-SPAN'?\n")
+
+
+def test_matrix_has_each_admitted_series_with_each_python(project, ringfence):
+    folder = project()
+
+    rows = json.loads(ringfence("plugins", "matrix", folder, "--json").out)["include"]
+
+    running = ".".join(__version__.split(".")[:2])
+    assert {"core": "0.1", "python": "3.11"} in rows
+    assert {"core": running, "python": "3.13"} in rows
+    assert len(rows) == len({tuple(row.values()) for row in rows})
+    told = ringfence("plugins", "matrix", folder).out
+    assert "ringfence==0.1.*   Python 3.11, 3.12, 3.13\n" in told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"ringfence>=0.1", ', "", "declares no range of ringfence"),
+        ("ringfence>=0.1", "ringfence>=99", "declares ringfence>=99, which admits no series"),
+        ("[project]", '[project]\nrequires-python = ">=4"', "admits none of 3.11"),
+        ("[project]", '[project]\nrequires-python = "three"', "requires-python cannot be read"),
+    ],
+)
+def test_a_matrix_that_would_be_empty_says_why(project, ringfence, old, new, says):
+    done = ringfence("plugins", "matrix", project(PYPROJECT.replace(old, new)))
+
+    assert done.status == 2
+    assert says in done.err
+
+
+def test_a_matrix_keeps_to_the_python_and_the_core_that_are_declared(project, ringfence):
+    told = PYPROJECT.replace("ringfence>=0.1", "ringfence>=0.2,<0.3")
+    told = told.replace("[project]", '[project]\nrequires-python = ">=3.12.4"')
+
+    done = ringfence("plugins", "matrix", project(told))
+
+    assert done.out == "ringfence==0.2.*   Python 3.12, 3.13\n"
+
+
+def test_the_default_is_the_current_folder(project, ringfence, monkeypatch):
+    monkeypatch.chdir(project())
+
+    assert "ringfence==0.1.*" in ringfence("plugins", "matrix").out
+
+
+def test_the_file_of_a_finding_can_be_opened(project):
+    verdict = judged(project(files={"src/acme_clip/__init__.py": plugin(body="return step.nothing")}))["clip"]
+
+    (finding,) = [finding for finding in verdict.findings if finding.path]
+    assert Path(finding.path).is_file()
