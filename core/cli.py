@@ -288,3 +288,11 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     from .commands.machine import rewrite_report  # noqa: PLC0415 - imports matplotlib
 
     typer.echo(rewrite_report(folder))
+
+
+@app.command(cls=_Command)
+def schema() -> None:
+    """Print the JSON schema of job files, for editors that check and complete what is written."""
+    from .commands.schema import schema_text  # noqa: PLC0415 - as the others
+
+    typer.echo(schema_text(), nl=False)

@@ -86,6 +86,9 @@ class L1:
 class Huber:
     """Squared error up to ``delta``, absolute error beyond.
 
+    Attributes:
+        delta: Error at which the one becomes the other, above 0.
+
     Source: Huber 1964, doi:10.1214/aoms/1177703732.
     """
 
@@ -108,6 +111,9 @@ class Huber:
 @dataclass(frozen=True, slots=True)
 class SmoothL1:
     """Huber's loss divided by ``beta``, so that large errors keep slope 1.
+
+    Attributes:
+        beta: Error at which it stops being squared, above 0.
 
     Source: Girshick 2015, equation 3, arXiv:1504.08083.
     """

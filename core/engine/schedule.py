@@ -35,7 +35,11 @@ def progress(step: int, steps_total: int, warmup_steps: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Keep the learning rate."""
+    """Keep the learning rate.
+
+    Attributes:
+        warmup_steps: Steps of the linear rise at the start.
+    """
 
     warmup_steps: int = 0
 
@@ -50,7 +54,12 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """Fall along a line from 1 to ``final_factor``."""
+    """Fall along a line from 1 to ``final_factor``.
+
+    Attributes:
+        warmup_steps: Steps of the linear rise at the start.
+        final_factor: Where the fall ends, from 0 to 1.
+    """
 
     warmup_steps: int = 0
     final_factor: float = 0.0
@@ -69,6 +78,10 @@ class Linear:
 @dataclass(frozen=True, slots=True)
 class Cosine:
     """Fall along half a cosine from 1 to ``final_factor``.
+
+    Attributes:
+        warmup_steps: Steps of the linear rise at the start.
+        final_factor: Where the fall ends, from 0 to 1.
 
     Source: Loshchilov & Hutter 2017, equation 5 without restarts, arXiv:1608.03983.
     """
@@ -89,7 +102,13 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Multiply by ``gamma`` every ``every_steps`` steps after warm-up."""
+    """Multiply by ``gamma`` every ``every_steps`` steps after warm-up.
+
+    Attributes:
+        every_steps: Steps from one multiplication to the next.
+        gamma: What it is multiplied by, from 0 to 1.
+        warmup_steps: Steps of the linear rise at the start.
+    """
 
     every_steps: int
     gamma: float = 0.1
@@ -110,7 +129,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
-    """Fall by the same ratio each step after warm-up, from 1 to ``final_factor`` at the end of the run."""
+    """Fall by the same ratio each step after warm-up, from 1 to ``final_factor`` at the end of the run.
+
+    Attributes:
+        warmup_steps: Steps of the linear rise at the start.
+        final_factor: Where the fall ends, above 0 and at most 1.
+    """
 
     warmup_steps: int = 0
     final_factor: float = 0.01
