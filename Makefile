@@ -2,6 +2,7 @@
 # make test   formatting, lint, types and tests
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
+# make docs   build the documentation into site/, every warning an error
 # make lint   formatting, lint and types only
 # make clean  remove what these made
 #
@@ -15,9 +16,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 BENCH_STAMP := $(VENV)/.installed-bench
+DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test computes rest attacks waits soak bench lint clean
+.PHONY: run test computes rest attacks waits soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -54,6 +56,11 @@ soak: $(DEV_STAMP)
 bench: $(BENCH_STAMP)
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
 
+# The theme would print at each build what it thinks of a later mkdocs, which pyproject.toml keeps out.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html, or: $(BIN)/mkdocs serve"
+
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -61,7 +68,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist .types .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf build dist site .types .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	rm -rf $(VENV)
 
 $(STAMP): $(DECLARED)
@@ -71,9 +78,13 @@ $(STAMP): $(DECLARED)
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
