@@ -121,11 +121,13 @@ def play(parts, folder, environment, timeout_s):
 
 
 def hold(page, played):
-    """Fail at the first command whose output or status is not what the page says."""
+    """Fail if the output or the status of a command is not what the page says; tell of all that are not."""
+    faults = []
     for number, (command, output, status) in enumerate(played):
         where = f"{page}:{command.line}: $ {command.text}"
         following = played[number + 1][0].text if number + 1 < len(played) else ""
-        assert status == 0 or following == _ASKS_STATUS, f"{where}\nexited with {status}:\n{output}"
-        assert not command.shown or matches(command.shown, output), (
-            f"{where}\nthe page shows:\n{command.shown}\nit said:\n{output}"
-        )
+        if status and following != _ASKS_STATUS:
+            faults.append(f"{where}\nexited with {status}:\n{output}")
+        elif command.shown and not matches(command.shown, output):
+            faults.append(f"{where}\nthe page shows:\n{command.shown}\nit said:\n{output}")
+    assert not faults, "\n\n".join(faults)
