@@ -59,7 +59,7 @@ bench: $(BENCH_STAMP)
 # The theme would print at each build what it thinks of a later mkdocs, which pyproject.toml keeps out.
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "open site/index.html, or: $(BIN)/mkdocs serve"
+	@echo "open site/index.html; the search works where it is served: $(BIN)/mkdocs serve"
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
