@@ -1,7 +1,7 @@
 """Cores of earlier series, built from history: what plugins are promised, tried with the real ones.
 
-Today's template plugins run on every core that they declare, and plugins that the core of 0.1
-made run on today's. ``cores.toml`` says which commit a series is built from.
+Today's template plugins run on every core that they declare, and plugins as they were written for
+the first core run on it and on today's. ``cores.toml`` says which commit a series is built from.
 """
 
 import json
@@ -37,6 +37,77 @@ JOB = """
       - PREFIX-gradient: {}
       - PREFIX-optimizer: {}
       - PREFIX-monitor: {}
+"""
+OLD_PROJECT = """
+    [build-system]
+    requires = ["setuptools>=77"]
+    build-backend = "setuptools.build_meta"
+
+    [project]
+    name = "old-plugins"
+    version = "1.0"
+    dependencies = ["ringfence>=0.1"]
+
+    [project.entry-points."ringfence.plugins"]
+    old-augment = "old_plugins:Noise"
+    old-gradient = "old_plugins:Sign"
+    old-optimizer = "old_plugins:Descent"
+    old-monitor = "old_plugins:Watch"
+
+    [tool.setuptools]
+    py-modules = ["old_plugins"]
+"""
+OLD_PLUGINS = """
+    import torch
+
+    from ringfence import Report, passthrough
+
+
+    class Noise:
+        role = "augment"
+        backward = passthrough
+
+        def forward(self, batch, step):
+            noise = torch.randn(batch.inputs.shape, generator=step.generator())
+            return batch.with_(inputs=batch.inputs + 0.1 * noise)
+
+
+    class Sign:
+        role = "gradient"
+        forward = passthrough
+
+        def backward(self, gradients, step):
+            step.log("norm", float(gradients.flat().norm()))
+            return {name: gradient.sign() for name, gradient in gradients.items()}
+
+
+    class Descent:
+        role = "optimizer"
+        forward = passthrough
+
+        def __init__(self, lr: float = 0.01):
+            self.lr, self.steps = lr, 0
+
+        def backward(self, parameters, gradients, step):
+            self.steps += 1
+            moved = parameters.clone()
+            for name, gradient in gradients.items():
+                moved[name].sub_(gradient, alpha=self.lr * step.lr_factor)
+            return moved
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state):
+            self.steps = state["steps"]
+
+
+    class Watch:
+        role = "monitor"
+        backward = passthrough
+
+        def forward(self, loss, step):
+            return Report(scalars={"loss": loss, "epoch": step.epoch})
 """
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 ALONE = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -117,6 +188,15 @@ def today(tmp_path_factory):
     return build(projects, folder)
 
 
+@pytest.fixture(scope="module")
+def yesterday(tmp_path_factory):
+    """A wheel of plugins as they were written when there was one series."""
+    folder = tmp_path_factory.mktemp("yesterday")
+    (folder / "pyproject.toml").write_text(textwrap.dedent(OLD_PROJECT))
+    (folder / "old_plugins.py").write_text(textwrap.dedent(OLD_PLUGINS))
+    return build([folder], folder)
+
+
 def check_and_train(environment, prefix, folder):
     """Have a core judge the four plugins, and train with all of them in sandboxes."""
     (folder / "job.yaml").write_text(textwrap.dedent(JOB).replace("PREFIX", prefix))
@@ -146,16 +226,11 @@ def test_what_the_template_makes_today_runs_on_each_core_that_it_declares(core, 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.skipif("0.1" not in WINDOW, reason="0.1 is none of the last three series any more")
-def test_what_was_written_for_the_first_core_runs_on_todays(core, tmp_path):
-    first = core("0.1")
-    projects = []
-    for role in ROLES:
-        answers = ["--role", role, "--licence", "MIT", "--author", "Ada", "--out", role]
-        call(first.command, "plugins", "new", f"old-{role}", *answers, cwd=tmp_path)
-        projects.append(tmp_path / role)
-    environment = core(CURRENT)
+@pytest.mark.skipif("'0.1' not in WINDOW", reason="0.1 is none of the last three series any more")
+@pytest.mark.parametrize("series", ["0.1", CURRENT])
+def test_what_was_written_for_the_first_core_runs_on_it_and_on_todays(core, yesterday, tmp_path, series):
+    environment = core(series)
 
-    environment.install(*build(projects, tmp_path))
+    environment.install(*yesterday)
 
     check_and_train(environment, "old", tmp_path)

@@ -99,7 +99,7 @@ def test_plugins_are_listed_outside_the_clone(environment, tmp_path):
     done = call(environment.command, "plugins", "list", cwd=tmp_path)
 
     for name in ("augment", "gradclip", "monitor", "optim"):
-        assert re.search(rf"^{name}\b.*\bok$", done.stdout, re.MULTILINE), done.stdout
+        assert re.search(rf"^{name}\b.*\bok\b", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_every_module_can_be_imported_from_the_wheel(environment, files, tmp_path):

@@ -66,7 +66,7 @@ def test_they_are_found_and_accepted(environment, tmp_path):
     done = call(environment.command, "plugins", "list", cwd=tmp_path)
 
     for role in ROLES:
-        row = rf"^my-{role} +{role} +ringfence-my-{role} 0\.1\.0 +ok$"
+        row = rf"^my-{role} +{role} +ringfence-my-{role} 0\.1\.0 +ok\b"
         assert re.search(row, done.stdout, re.MULTILINE), done.stdout
 
 

@@ -103,8 +103,12 @@ def job(tmp_path):
 def test_it_is_listed(environment, tmp_path):
     done = call(environment.command, "plugins", "list", cwd=tmp_path)
 
-    assert re.search(r"^halve +gradient +acme-halve 0\.3\.0 +ok$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^open +gradient +acme-open 0\.3\.0 +REFUSED$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^halve +gradient +acme-halve 0\.3\.0 +ok +factor$", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
+    assert re.search(r"^open +gradient +acme-open 0\.3\.0 +REFUSED +factor$", done.stdout, re.MULTILINE), (
+        done.stdout
+    )
 
 
 def test_it_is_shown_with_its_options(environment, tmp_path):
