@@ -13,7 +13,8 @@ from .page import blocks, hold, play
 
 #: What a user's checkout has beside what is built.
 BESIDE = ("constraints.txt", "examples")
-TIMEOUT_S = 400
+#: A tutorial takes one to three minutes where nothing else runs.
+TIMEOUT_S = 900
 
 
 def environment_of(home, first):

@@ -59,7 +59,9 @@ def _table(command: Any) -> list[str]:
 
 def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"| `{_value(parameter)}` | {_said(parameter.help)} |"
+        # A bar would end the cell.
+        value = _value(parameter).replace("|", "` or `")
+        return f"| `{value}` | {_said(parameter.help)} |"
     if not _is_told(parameter):
         return ""
     is_flag = getattr(parameter, "is_flag", False)
