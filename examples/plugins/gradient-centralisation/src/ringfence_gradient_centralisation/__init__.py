@@ -1,0 +1,5 @@
+"""Take its mean away from the gradient of each weight."""
+
+from .plugin import GradientCentralisation
+
+__all__ = ["GradientCentralisation"]
