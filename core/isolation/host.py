@@ -37,7 +37,7 @@ from .protocol import (
 )
 
 #: Argument whose shape a result must have, where it is not the one that it replaces.
-_MEASURED_BY = {"loss": "outputs"}
+MEASURED_BY = {"loss": "outputs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +430,7 @@ class IsolatedPlugin:
         names = dict.fromkeys(name for name in accepted if name != "step")
         if changes is not None:
             # The inside needs it to tell the plugin what is wrong with a result.
-            names[_MEASURED_BY.get(changes, changes)] = None
+            names[MEASURED_BY.get(changes, changes)] = None
         return _Form(f"{self.spec.role}.{method}", changes, tuple(names))
 
     def _forget_posted(self) -> None:

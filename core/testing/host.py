@@ -12,6 +12,7 @@ from ..hooks.errors import IncompatiblePluginError, PluginError
 from ..hooks.plugin import Plugin, PluginUsage
 from ..hooks.types import Batch, StepInfo
 from ..hooks.verdict import Verdict
+from ..isolation.host import MEASURED_BY
 from ..isolation.pool import Sandbox
 from ..job import check_job
 from ..job.yaml_file import dump_yaml, parse_yaml
@@ -67,7 +68,8 @@ class StartedPlugin:
         Args:
             method: Its name.
             step: The job's step, or only its number.
-            arguments: At least those that the method takes.
+            arguments: At least those that the method takes, and the one that its result replaces: a result
+                is held to that one's shape.
 
         Raises:
             PluginError: It failed.
@@ -77,9 +79,11 @@ class StartedPlugin:
         taken = self.accepts.get(method)
         if taken is None:
             raise ValueError(f"'{spec.name}' has nothing to call; its {method} is a pass-through")
-        missing = [name for name in taken if name != "step" and name not in arguments]
+        changed = spec.role_info.changes.get(method)
+        needed = dict.fromkeys([*taken, *([MEASURED_BY.get(changed, changed)] if changed else [])])
+        missing = [name for name in needed if name != "step" and name not in arguments]
         if missing:
-            raise ValueError(f"{spec.role}.{method} of '{spec.name}' takes {', '.join(missing)} too")
+            raise ValueError(f"{spec.role}.{method} of '{spec.name}' needs {', '.join(missing)} too")
         own = _job_step(step).for_plugin(spec.job_seed, spec.name)
         result = self._plugin.call(method, arguments, own)
         return Called(result, dict(own.scalars))

@@ -79,6 +79,10 @@ def test_ema_is_the_average_of_what_it_saw(ringfence_plugin):
     plugin = ringfence_plugin("ema", {"decay": 0.75})
     seen = [samples.parameters(seed=seed) for seed in range(3)]
 
+    with pytest.raises(ValueError, match=r"gradient\.backward of 'ema' needs gradients too"):
+        plugin.call(
+            "backward", parameters=seen[0]
+        )  # it takes none, but a result would be held to their shapes
     for step, parameters in enumerate(seen):
         called = plugin.call("backward", gradients=samples.gradients(), parameters=parameters, step=step)
         assert called.result is None

@@ -68,7 +68,7 @@ def test_a_call_that_cannot_be_made_says_what_is_missing(ringfence_plugin):
 
     with pytest.raises(ValueError, match="'gradclip' has nothing to call; its forward is a pass-through"):
         plugin.call("forward", loss=1.0)
-    with pytest.raises(ValueError, match=r"gradient\.backward of 'gradclip' takes parameters too"):
+    with pytest.raises(ValueError, match=r"gradient\.backward of 'gradclip' needs parameters too"):
         plugin.call("backward", gradients=samples.gradients())
 
 
