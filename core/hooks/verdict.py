@@ -107,6 +107,8 @@ class Verdict:
             advice = list(dict.fromkeys(f.advice for f in self.findings if f.refuses and f.advice))
             lines += [f"  plugin author:   {'; '.join(advice)}"] if advice else []
             other = f"install another release of {self.distribution}, or take '{self.plugin}' out of the job"
+            if any(finding.rule == "E-EXCLUDES-CORE" for finding in self.findings):
+                other = f"install a core that {self.declared} admits; or {other}"
             lines += [f"  you:             {other}"]
         elif self.decision == "could not tell":
             lines += ["  it is decided when the plugin is loaded in its sandbox"]

@@ -384,6 +384,14 @@ def test_the_message_says_verdict_numbers_series_file_line_and_bound(judge):
     assert "acme-clip" in lines[4]
 
 
+def test_a_plugin_that_needs_a_newer_core_is_refused_with_that_as_one_way_out(judge):
+    message = judge("ringfence>=1.7").message()
+
+    assert "declares ringfence>=1.7, which leaves out the running core 1.6.0" in message
+    assert "you:             install a core that ringfence>=1.7 admits; or install another release" in message
+    assert "install a core" not in judge("ringfence>=1.5").message()
+
+
 def test_the_verdict_is_plain_data_for_other_programs(judge):
     data = judge("ringfence>=1.5").to_dict()
 
