@@ -25,7 +25,7 @@ from .hooks.verdict import Finding, Verdict, listed
 from .job import check_job
 from .job.yaml_file import dump_yaml, parse_yaml
 from .run import prepare, run
-from .small_job import OPTIMIZER, SMALL, plugins_of
+from .small_job import SMALL, plugins_of
 
 #: What stands beside the plugin's name: the first fault ends the job, which has no time for long calls.
 _SETTINGS: Mapping[str, Any] = MappingProxyType({"on_failure": "abort", "deadline_s": 10.0})
@@ -45,7 +45,7 @@ def replay(found: Found, source: PluginSource, verdict: Verdict, index: Index | 
     Raises:
         SandboxUnavailableError: It cannot be sandboxed on this machine.
     """
-    if found.is_builtin or _is_in_the_way(found):
+    if found.is_builtin:
         return []
     index = Index.read() if index is None else index
     usual = _failure(found, source, None)
@@ -65,11 +65,6 @@ def replay(found: Found, source: PluginSource, verdict: Verdict, index: Index | 
         for group, said in failures.items()
         if said
     ] or [Finding("I-REPLAYED", f"trained for {SMALL['steps']} steps as {listed(verdict.window)}")]
-
-
-def _is_in_the_way(found: Found) -> bool:
-    """Tell whether a plugin has the name of one that the job needs beside it; no job can have both."""
-    return found.name == OPTIMIZER
 
 
 def _groups(verdict: Verdict, index: Index) -> dict[tuple[str, ...], Lack]:

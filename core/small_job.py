@@ -21,8 +21,7 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 )
 #: ``specs.OPTIMIZER.name``, whose import would bring torch along.
 _OPTIMIZER_ROLE = "optimizer"
-OPTIMIZER = "optim"
-_OPTIMIZER: Mapping[str, Any] = MappingProxyType({OPTIMIZER: {"algorithm": "sgd", "lr": 0.05}})
+_OPTIMIZER: Mapping[str, Any] = MappingProxyType({"optim": {"algorithm": "sgd", "lr": 0.05}})
 
 
 def plugins_of(

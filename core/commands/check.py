@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..catalog import Found, catalog, check_found, source_of
+from packaging.utils import canonicalize_name
+
+from ..catalog import Catalog, Found, catalog, check_found, source_of
 from ..hooks.errors import JobError, PluginError, visible
 from ..hooks.needs import fill, literal_defaults
 from ..hooks.permissions import VERBS
@@ -42,7 +44,9 @@ def checked(argument: str) -> list[Verdict]:
     if not is_path(argument):
         return _judged([_installed(argument)])
     with plugins_at(Path(argument)) as there:
-        return [there.told(verdict) for verdict in _judged(there.plugins)]
+        installed = catalog()
+        plugins = [_named_apart(found, installed) for found in there.plugins]
+        return [there.told(verdict) for verdict in _judged(plugins)]
 
 
 def _installed(name: str) -> Found:
@@ -52,6 +56,18 @@ def _installed(name: str) -> Found:
         if not Path(name).exists():
             raise
         raise JobError(f"{error}. To check what lies here under that name, write ./{name}") from error
+
+
+def _named_apart(found: Found, installed: Catalog) -> Found:
+    """Return a plugin that is not installed, with what is wrong if it would stand beside one of its name."""
+    other = installed.plugins.get(found.name)
+    if other is None or canonicalize_name(other.distribution) == canonicalize_name(found.distribution):
+        return found
+    text = (
+        f"'{found.name}' is the name of a plugin of {other.distribution} too; beside it, neither can be used"
+    )
+    taken = Finding("E-TAKEN", text, advice="give the plugin another name")
+    return replace(found, hazards=(*found.hazards, taken))
 
 
 def _judged(plugins: Iterable[Found]) -> list[Verdict]:

@@ -385,6 +385,29 @@ def test_a_wheel_is_checked_by_the_command(wheel, ringfence):
     assert "I-REPLAYED" in done.out
 
 
+@pytest.mark.parametrize("name", ["gradclip", "optim"])
+def test_a_name_that_an_installed_plugin_has_is_refused(project, name):
+    """Installed side by side, neither could be used."""
+    (verdict,) = checked(str(project(PYPROJECT.replace("clip =", f"{name} ="))))
+
+    assert rules(verdict) == ["E-TAKEN"]
+    assert f"'{name}' is the name of a plugin of ringfence too" in verdict.message()
+    assert "give the plugin another name" in verdict.message()
+
+
+def test_a_newer_copy_of_what_is_installed_may_have_its_name(project, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    (site / INFO).mkdir(parents=True)
+    (site / INFO / "METADATA").write_text(METADATA)
+    (site / INFO / "entry_points.txt").write_text(POINTS)
+    monkeypatch.syspath_prepend(site)
+    folder = project(PYPROJECT.replace("ringfence>=0.1", "ringfence"))
+
+    (verdict,) = checked(str(folder))
+
+    assert rules(verdict) == ["E-NO-LOWER-BOUND"]
+
+
 def test_a_folder_that_is_written_as_a_name_is_told_of(project, ringfence, monkeypatch):
     monkeypatch.chdir(project().parent)
 

@@ -22,6 +22,7 @@ BEYOND_TEXT = {
     "E-PLACE",
     "E-REPLAY",
     "E-STARTUP",
+    "E-TAKEN",
     "I-NOT-LOADED",
     "I-REPLAYED",
     "W-REPLAY",
