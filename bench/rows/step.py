@@ -25,7 +25,7 @@ _SIDES: dict[str, Callable[[Task], Trained]] = {
 _PLAIN, _OURS, _OTHERS = "plain PyTorch", "ringfence", tuple(_SIDES)[3:]
 
 
-def _tiny(steps: int) -> Task:
+def tiny(steps: int) -> Task:
     """Return a task in which the loop itself is all that counts: 874 parameters."""
     return random_task(
         lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 10)), (16,), 16, steps
@@ -47,7 +47,7 @@ def measure(quick: bool) -> list[Table]:  # noqa: FBT001 - as all rows
     pin_threads()
     rounds, steps = (2, 100) if quick else (12, 400)
     return [
-        _table("tiny model (874 parameters, batch 16)", _tiny(steps), rounds),
+        _table("tiny model (874 parameters, batch 16)", tiny(steps), rounds),
         _table("small model (101,770 parameters, batch 64)", _small(steps), rounds),
     ]
 
