@@ -57,7 +57,7 @@ def _parts() -> dict[str, Callable[[], Any]]:
             local, "check_result", lambda _changes, result, _arguments: result
         ),
         "without the generator's state for a further pass": lambda: mock.patch.object(
-            TorchRng, "capture", lambda _device: kept
+            TorchRng, "capture", return_value=kept
         ),
     }
 
