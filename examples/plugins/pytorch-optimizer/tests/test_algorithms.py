@@ -105,7 +105,7 @@ def train_alone(name: str, net: Net) -> Weights:
         torch.manual_seed(info(number).call_seed)
         random.seed(info(number).call_seed)
         np.random.seed(info(number).call_seed % 2**32)  # noqa: NPY002 - the one that Kron draws from
-        optimizer.step(lambda loss=loss: loss.item())
+        optimizer.step(loss.item)
         # What an algorithm makes of its own rate, it makes of the scaled one.
         for group, lr, during in zip(optimizer.param_groups, own, scaled, strict=True):
             if lr is not None:

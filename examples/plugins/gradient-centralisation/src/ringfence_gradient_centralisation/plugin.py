@@ -73,4 +73,4 @@ def _centralise(gradient: Tensor) -> float:
         return 0.0
     mean = gradient.mean(dim=tuple(range(1, gradient.dim())), keepdim=True)
     gradient.sub_(mean)
-    return mean.norm().item() * math.sqrt(gradient[0].numel())
+    return float(mean.norm()) * math.sqrt(gradient[0].numel())

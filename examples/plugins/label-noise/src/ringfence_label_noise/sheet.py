@@ -65,10 +65,16 @@ def sheet(suspects: Sequence[Suspect]) -> Tensor:
     for number, suspect in enumerate(suspects):
         left, top = number % columns * width, number // columns * height
         paper.paste(_enlarged(suspect.picture), (left + 2, top + 2))
-        for line, text in enumerate((f"#{suspect.index}", f"{suspect.label}, not {suspect.guess}?")):
+        for line, text in enumerate((f"#{suspect.index}", _said_of(suspect))):
             baseline = top + height - (_CAPTION_LINES - line) * _LINE - 2
             draw.text((left + 2, baseline), text, fill="black", font=font)
     return torch.frombuffer(bytearray(paper.tobytes()), dtype=torch.uint8).view(paper.height, paper.width, 3)
+
+
+def _said_of(suspect: Suspect) -> str:
+    if suspect.guess == suspect.label:
+        return f"{suspect.label}, learned late"
+    return f"{suspect.label}, not {suspect.guess}?"
 
 
 def _enlarged(picture: Tensor) -> Image.Image:

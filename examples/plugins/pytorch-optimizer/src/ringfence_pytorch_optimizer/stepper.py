@@ -153,7 +153,8 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shared(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the part of the state that is of no parameter."""
-    return {key: value for key, value in optimizer.state.items() if isinstance(key, str)}
+    state: Mapping[Any, Any] = optimizer.state
+    return {key: value for key, value in state.items() if isinstance(key, str)}
 
 
 def _counters(optimizer: torch.optim.Optimizer) -> dict[str, float]:
