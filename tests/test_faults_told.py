@@ -79,9 +79,10 @@ def test_each_decision_is_one_entry_of_the_record(record):
     told = [(fault["plugin"], fault["decision"], fault["steps_lost"]) for fault in record["faults"]]
     assert told == [("gradclip", "restarted", 3), ("monitor", "disabled", 0), ("optim", "aborted", 4)]
     first, watched, last = [fault["step"] for fault in record["faults"]]
-    # Nobody waits for a monitor: that it is gone may be noticed a step later.
+    # Nobody waits for a monitor: that it is gone may be noticed a step later, or in a call that it has had
+    # in hand since an earlier one.
     assert (first, last) == (3, 9)
-    assert watched in (7, 8)
+    assert watched in range(4, 9)
     assert {fault["error"] for fault in record["faults"]} == {"PluginCrashedError"}
     roles = [fault["hook"].partition(".")[0] for fault in record["faults"]]
     assert roles == ["gradient", "monitor", "optimizer"]
