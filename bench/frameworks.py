@@ -115,6 +115,22 @@ def plain(task: Task) -> Trained:
     return Trained(batches.stamps, weights_sha256(model))
 
 
+def adamw(isolation: Any, **settings: Any) -> PluginSpec:
+    """Describe the builtin optimizer plugin with AdamW."""
+    return PluginSpec(
+        "optim",
+        "ringfence",
+        "0",
+        "ringfence.builtin.optim",
+        "Optim",
+        "optimizer",
+        # Vectors decay as well, as they do by torch's own default.
+        options={"algorithm": "adamw", "lr": 1e-3, "no_decay": []},
+        isolation=isolation,
+        **settings,
+    )
+
+
 def ringfence(task: Task, recorder: RunRecorder | None = None) -> Trained:
     """Train with the engine and the trusted optimizer, and nothing else.
 
@@ -130,18 +146,7 @@ def ringfence(task: Task, recorder: RunRecorder | None = None) -> Trained:
 
     dataset = Dataset(task.inputs, task.targets, _CLASSES)
     test = Dataset(task.inputs[:1], task.targets[:1], _CLASSES)
-    spec = PluginSpec(
-        "optim",
-        "ringfence",
-        "0",
-        "ringfence.builtin.optim",
-        "Optim",
-        "optimizer",
-        # Vectors decay as well, as they do by torch's own default.
-        options={"algorithm": "adamw", "lr": 1e-3, "no_decay": []},
-        isolation="trusted",
-        threads=torch.get_num_threads(),
-    )
+    spec = adamw("trusted", threads=torch.get_num_threads())
     model = task.model()
     config = TrainConfig(
         steps=task.steps, batch_size=task.batch_size, eval_every=10**9, checkpoint_every=10**9, device="cpu"

@@ -14,9 +14,8 @@ from harness import Goal
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "measurements.md"
 _HEAD = """# Measurements
 
-Two separate runs of `make bench` on one machine, one after the other; nothing else was running.
-[performance.md](performance.md) says what they mean, and why a goal was missed. Written by
-`python bench/publish.py DIR DIR`.
+Two separate runs of `make bench` on one machine, one after the other. [performance.md](performance.md) says
+what they mean, and why a goal was missed. Written by `python bench/publish.py DIR DIR`.
 """
 
 

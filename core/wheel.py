@@ -46,6 +46,7 @@ def unpack(wheel: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, file)
     except FileExistsError as error:
         raise JobError(f"{wheel} holds a file twice; build it anew") from error
+    # zipfile raises the last two of a member that is encrypted or compressed in a way that it cannot read.
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise JobError(f"{wheel} cannot be read as a wheel: {error}; build it anew") from error
     _record([target for target, _ in members], folder, wheel)

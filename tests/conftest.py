@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
@@ -63,6 +64,13 @@ class Environment:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.python]
         call(*pip, "install", "--quiet", "--no-index", "--no-deps", *wheels, cwd=self.folder)
 
+    def install_projects(self, projects, wheels):
+        """Build projects and install them, each from its wheel; ``wheels`` is an empty folder for those."""
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        flags = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", wheels]
+        call(*pip, "wheel", *flags, *projects, cwd=wheels)
+        self.install(*wheels.glob("*.whl"))
+
 
 def copy_dependencies(source, target):
     """Link every installed package but ringfence, by whatever way it is installed."""
@@ -109,3 +117,12 @@ def new_environment(built, tmp_path_factory):
         return environment
 
     return make
+
+
+@pytest.fixture
+def one_thread():
+    """Have torch compute with one thread, so that sums do not depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

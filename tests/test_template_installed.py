@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import textwrap
 
 import pytest
@@ -45,12 +44,8 @@ def projects(tmp_path_factory):
 @pytest.fixture(scope="module")
 def environment(projects, new_environment, tmp_path_factory):
     """An environment with the four of them, each from its wheel."""
-    wheels = tmp_path_factory.mktemp("wheels")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    flags = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", wheels]
-    call(*pip, "wheel", *flags, *projects.values(), cwd=wheels)
     environment = new_environment()
-    environment.install(*wheels.glob("*.whl"))
+    environment.install_projects(projects.values(), tmp_path_factory.mktemp("wheels"))
     return environment
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import textwrap
 
 import pytest
@@ -73,8 +72,7 @@ DECLARED = {"acme-halve": "ringfence>=0.1", "acme-open": "ringfence", "acme-late
 @pytest.fixture(scope="module")
 def environment(new_environment, tmp_path_factory):
     """An environment with three strangers' plugins, each built as a wheel in a folder of its own."""
-    environment = new_environment()
-    wheels = tmp_path_factory.mktemp("wheels")
+    projects = []
     for name, requires in DECLARED.items():
         project = tmp_path_factory.mktemp(name)
         module = name.replace("-", "_")
@@ -86,10 +84,9 @@ def environment(new_environment, tmp_path_factory):
             name=name, module=module, plugin=name.removeprefix("acme-"), requires=requires
         )
         (project / "pyproject.toml").write_text(textwrap.dedent(settings))
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-        options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels]
-        call(*pip, "wheel", *options, project, cwd=project)
-    environment.install(*wheels.glob("*.whl"))
+        projects.append(project)
+    environment = new_environment()
+    environment.install_projects(projects, tmp_path_factory.mktemp("wheels"))
     return environment
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
+from frameworks import adamw
 from harness import Figure, Goal, Row, Table, in_turn, pin_threads
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -45,20 +45,6 @@ def _idle(number: int) -> PluginSpec:
         search_path=(_HERE,),
         readable=(_HERE,),
         memory_fraction=0.02,
-    )
-
-
-def _optimizer(isolation: Any) -> PluginSpec:
-    return PluginSpec(
-        "optim",
-        "ringfence",
-        "0",
-        "ringfence.builtin.optim",
-        "Optim",
-        "optimizer",
-        options={"algorithm": "adamw", "lr": 1e-3, "no_decay": []},
-        isolation=isolation,
-        memory_fraction=0.1,
     )
 
 
@@ -135,7 +121,7 @@ def _plugins(sandbox: Sandbox, counts: Sequence[int], steps: int, rounds: int) -
             stack.callback(plugin.close)
 
         def step_s(count: int) -> float:
-            plugins = [LocalPlugin(_optimizer("trusted")), *started[:count]]
+            plugins = [LocalPlugin(adamw("trusted", memory_fraction=0.1)), *started[:count]]
             return _train(_small_model(), data, plugins, sandbox, steps).step_s()
 
         figures = _each(step_s, (0, *counts), rounds)
@@ -171,7 +157,7 @@ def _samples(sandbox: Sandbox, counts: Sequence[int], steps: int, rounds: int) -
     plugin = sandbox.start(_idle(0))
 
     def step_s(count: int) -> float:
-        plugins = [LocalPlugin(_optimizer("trusted")), plugin]
+        plugins = [LocalPlugin(adamw("trusted", memory_fraction=0.1)), plugin]
         stamps = _train(_small_model(), data[count], plugins, sandbox, steps)
         grown[count].append((stamps.bytes[-1] - stamps.bytes[0]) / _MIB)
         return stamps.step_s()
@@ -216,7 +202,7 @@ def _tensors(sandbox: Sandbox, counts: Sequence[int], rounds: int) -> Table:
     steps = {count: max(8, min(200, 20_000 // count)) for count in counts}
 
     def sandboxed_s(count: int) -> float:
-        plugin = sandbox.start(_optimizer("sandbox"))
+        plugin = sandbox.start(adamw("sandbox", memory_fraction=0.1))
         try:
             return _train(_Parts(count), data, [plugin], sandbox, steps[count]).step_s()
         finally:

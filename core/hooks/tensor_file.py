@@ -118,6 +118,13 @@ class TensorFile:
             if tensor.numel():
                 yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
+    def copy_to(self, target: memoryview) -> None:
+        """Write the file's bytes to ``target``, which holds at least ``nbytes``."""
+        at = 0
+        for chunk in self.chunks():
+            target[at : at + len(chunk)] = chunk
+            at += len(chunk)
+
     def to_bytes(self) -> bytes:
         """Return the whole file: one more copy of all tensors."""
         return b"".join(self.chunks())

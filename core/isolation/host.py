@@ -269,10 +269,7 @@ class IsolatedPlugin:
         region = self._readable.get(state)
         if region is None:
             region = Region(nbytes, writable=False)
-            target, at = region.buffer.numpy().data, 0
-            for chunk in state.chunks():
-                target[at : at + len(chunk)] = chunk
-                at += len(chunk)
+            state.copy_to(region.buffer.numpy().data)
         asked = []
         for worker in self._workers:
             channel = worker.channel

@@ -347,10 +347,8 @@ class Worker:
         self._send(Size(seq, 0 if self._state is None else self._state.nbytes))
 
     def _fetch(self, region: int) -> None:
-        target, at = self._regions[region].numpy().data, 0
-        for chunk in () if self._state is None else self._state.chunks():
-            target[at : at + len(chunk)] = chunk
-            at += len(chunk)
+        if self._state is not None:
+            self._state.copy_to(self._regions[region].numpy().data)
         self._state = None
 
     def _load(self, load: Load) -> None:

@@ -21,6 +21,8 @@ from ringfence.builtin.augment.plugin import OPS
 from ringfence.hooks.check import check_batch
 from ringfence.hooks.specs import ROLES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DOCS = Path(__file__).parents[2] / "docs" / "augment.md"
 SHAPES = [(5, 1, 28, 28), (4, 3, 32, 32), (3, 3, 29, 37), (7, 1, 9, 6), (1, 3, 28, 28)]
 
@@ -35,14 +37,6 @@ for name in names():
     out = Augment([{name: {"p": 0.7}}]).forward(batch, StepInfo(90, steps_total=100, seed=4)) or batch
     print(name, hashlib.sha256(out.inputs.numpy().tobytes() + out.targets.numpy().tobytes()).hexdigest())
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_batch(shape, *, seed=0, num_classes=10):

@@ -23,6 +23,7 @@ from .test_optim_algorithms import (
 )
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:This overload of"),
     pytest.mark.filterwarnings("ignore:An output with one or more elements was resized"),
 ]
@@ -62,14 +63,6 @@ def go_on(optim, net, half, state, change=None):
 def groups_of(optim):
     groups = optim._instance._bound.optimizer.param_groups
     return [{key: value for key, value in group.items() if key != "params"} for group in groups]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 WITH_LR = [algorithm for algorithm in ALGORITHMS if takes(algorithm, "lr")]

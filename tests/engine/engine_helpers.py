@@ -63,6 +63,10 @@ def convnet() -> nn.Module:
     )
 
 
+class Killed(BaseException):
+    """Stands for the end of the process: nothing handles it."""
+
+
 class Unused(nn.Module):
     """A model with a parameter that the loss does not depend on, tied weights and a transposed one."""
 

@@ -1,9 +1,9 @@
 """A run that was stopped or killed goes on to the weights of one that was not."""
 
 import pytest
-import torch
 from engine_helpers import (
     Jitter,
+    Killed,
     Momentum,
     StopAt,
     TapeRecorder,
@@ -21,23 +21,13 @@ from engine_helpers import (
 from ringfence.engine import Cosine, Course, EarlyStopping, train
 from ringfence.hooks.errors import CheckpointError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {
     "plain": {"schedule": Cosine(warmup_steps=3)},
     "accumulated": {"grad_accum_steps": 2, "checkpoint_every": 3},
     "early": {"early_stopping": EarlyStopping(patience=2), "epochs": 8, "eval_every": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing handles it."""
 
 
 class DieAt(TapeRecorder):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 from engine_helpers import (
     Jitter,
+    Killed,
     Momentum,
     StopAt,
     TapeRecorder,
@@ -30,6 +30,8 @@ from ringfence.engine import Cosine, EarlyStopping
 from ringfence.hooks.errors import CheckpointError
 from ringfence.report import RunRecorder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 #: Three steps an epoch: of two batches twice, then of one.
 DATA = {"train": 18, "test": 8}
 SETTINGS = {
@@ -44,18 +46,6 @@ SETTINGS = {
     "early_stopping": EarlyStopping(patience=4),
 }
 STEPS = 12
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing handles it."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

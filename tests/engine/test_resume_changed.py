@@ -1,7 +1,6 @@
 """A run goes on with another job than it was stopped with, because the user says so."""
 
 import pytest
-import torch
 from engine_helpers import (
     Momentum,
     StopAt,
@@ -20,15 +19,9 @@ from ringfence.hooks.errors import CheckpointError, JobError, RunAbortedError
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.plugin import PluginSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STOPPED, STEPS = 5, 9
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Between(Momentum):

@@ -7,7 +7,6 @@ same, but posts to a server of this test's own.
 
 import json
 import shutil
-import sys
 import textwrap
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,9 +59,7 @@ def environment(new_environment, tmp_path_factory, server):
     project = tmp_path_factory.mktemp("thief") / "gentle-decay"
     shutil.copytree(SOURCE, project)
     (project / "src/gentle_decay/_runtime/port.txt").write_text(str(server.server_port))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
-    call(*pip, "--no-build-isolation", "--wheel-dir", project / "dist", project, cwd=project)
-    environment.install(*(project / "dist").glob("*.whl"))
+    environment.install_projects([project], tmp_path_factory.mktemp("wheels"))
     return environment
 
 

@@ -73,6 +73,7 @@ class Algorithm:
         groups = _muon_groups(given) if self.name in MUON_LIKE else given
         try:
             optimizer = pytorch_optimizer.load_optimizer(self.name)(groups, **self.arguments)
+        # What its classes raise of arguments and parameters that they do not take.
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"algorithm '{self.name}': {error}") from error
         if not isinstance(optimizer, Optimizer):
