@@ -1,8 +1,5 @@
 """Files without a name, locks on files, and files that lie in memory are bounded as all others are."""
 
-import contextlib
-import ctypes
-import mmap
 import os
 import subprocess
 import sys
@@ -139,33 +136,67 @@ def kept(tmp_path):
     return path
 
 
-def count(folder):
-    return unlinked_bytes(os.getpid(), str(folder), 64 * MIB)
+_KEEPER = """
+import ctypes, mmap, os, sys
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
 
 
-def test_deleted_files_are_counted_once_while_they_are_open_or_mapped(kept, tmp_path):
-    assert count(tmp_path) == 0
-    with kept.open("r+b") as file, contextlib.closing(mmap.mmap(file.fileno(), mmap.PAGESIZE)):
-        os.fsync(file.fileno())
-        assert count(tmp_path) == 0
-        kept.unlink()
-        assert count(tmp_path) == MIB
-    assert count(tmp_path) == 0
+class Keeper:
+    """A process that keeps the files that it is told to; pytest's own keeps what is printed as well."""
+
+    def __init__(self, process, folder):
+        self._process = process
+        self._folder = str(folder)
+
+    def do(self, code):
+        """Run one line in it; fail unless it could."""
+        self._process.stdin.write(f"{code}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
+
+    def count(self):
+        return unlinked_bytes(self._process.pid, self._folder, 64 * MIB)
 
 
-def test_a_deleted_file_that_is_mapped_and_closed_counts_as_large_as_one_may_be(kept, tmp_path):
-    libc = ctypes.CDLL(None)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-    with kept.open("rb") as file:
-        os.fsync(file.fileno())
-        address = libc.mmap(None, MIB, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno(), 0)
+@pytest.fixture
+def keeper(tmp_path):
+    code = _KEEPER
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+        yield Keeper(process, tmp_path)
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_deleted_files_are_counted_once_while_they_are_open_or_mapped(kept, keeper):
+    assert keeper.count() == 0
+    keeper.do(f"file = open({str(kept)!r}, 'r+b'); mapped = mmap.mmap(file.fileno(), mmap.PAGESIZE)")
+    keeper.do("os.fsync(file.fileno())")
+    assert keeper.count() == 0
     kept.unlink()
-    counted = count(tmp_path)
-    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(MIB))
+    assert keeper.count() == MIB
+    keeper.do("mapped.close(); file.close()")
+    assert keeper.count() == 0
+
+
+def test_a_deleted_file_that_is_mapped_and_closed_counts_as_large_as_one_may_be(kept, keeper):
+    keeper.do(
+        "libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p; size = ctypes.c_size_t(1 << 20)"
+    )
+    keeper.do(f"file = open({str(kept)!r}, 'rb'); os.fsync(file.fileno())")
+    # Not by Python's own module, which keeps the file open as long as it is mapped.
+    keeper.do(
+        "address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno(), ctypes.c_long(0))"
+    )
+    keeper.do("file.close()")
+    kept.unlink()
     # Only a privileged process may look at what is mapped.
-    assert counted in (MIB, 64 * MIB)
-    assert count(tmp_path) == 0
+    assert keeper.count() in (MIB, 64 * MIB)
+    keeper.do("assert libc.munmap(ctypes.c_void_p(address), size) == 0")
+    assert keeper.count() == 0
 
 
 def test_a_process_that_is_gone_keeps_no_files(tmp_path):
