@@ -163,9 +163,8 @@ class Keeper:
 
 @pytest.fixture
 def keeper(tmp_path):
-    code = _KEEPER
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", _KEEPER], text=True, **pipes) as process:
         yield Keeper(process, tmp_path)
         process.stdin.close()
         assert process.wait(30) == 0
