@@ -10,6 +10,7 @@ from hostile import Hostile
 
 from ringfence import passthrough
 from ringfence.hooks import plain
+from ringfence.hooks.tensor_file import TensorFile
 
 
 class Loris:
@@ -51,23 +52,12 @@ STATES = {
 }
 
 
-class File:
-    """Bytes in the place of an encoded state."""
-
-    def __init__(self, data: bytes):
-        self.nbytes = len(data)
-        self.data = data
-
-    def chunks(self):
-        return [memoryview(self.data)]
-
-
 class Stateful(Hostile):
     """Keeps a state that ``STATES`` names."""
 
     def __init__(self, attack: str, aim: dict, at: int = 1):
         super().__init__("files:credentials", aim, at)
-        plain.encode = lambda *_, **__: File(STATES[attack])
+        plain.encode = lambda *_, **__: TensorFile(STATES[attack], {})
 
     def backward(self, gradients, step):
         return None
