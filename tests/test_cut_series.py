@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -23,6 +24,7 @@ COPIED = (
     "plugins_builtin",
     "plugin_template",
     "docs/rules",
+    "examples/plugins",
     "tools",
     "CHANGELOG.md",
     "tests/cores.toml",
@@ -87,9 +89,10 @@ def test_a_series_gets_a_record_a_version_and_a_place_everywhere(clone, live):
 
     after = contents(clone)
     record = str(SNAPSHOTS / f"{NEXT}.json")
+    examples = {name for name in after if re.fullmatch(r"examples/plugins/[\w-]+/pyproject\.toml", name)}
     assert changed(before, after) == {
         *("CHANGELOG.md", "core/version.py", "plugin_template/cookiecutter.json"),
-        *(record, str(SNAPSHOTS / "index.json"), "tests/cores.toml"),
+        *(record, str(SNAPSHOTS / "index.json"), "tests/cores.toml", *examples),
     }
     assert tomllib.loads(after["tests/cores.toml"].decode())[NOW] == HEAD
     assert json.loads(after[record]) == {**live, "series": NEXT}
@@ -99,6 +102,10 @@ def test_a_series_gets_a_record_a_version_and_a_place_everywhere(clone, live):
     template = json.loads(after["plugin_template/cookiecutter.json"])
     oldest = window(index, tool.Version(f"{NEXT}.0"))[0].name
     assert (template["_kit_series"], template["_oldest_series"]) == (NEXT, oldest)
+    for name in examples:
+        project = tomllib.loads(after[name].decode())["project"]
+        assert f"ringfence>={oldest}" in project["dependencies"]
+        assert f"ringfence>={NEXT}" in project["optional-dependencies"]["test"]
     headings = [line for line in after["CHANGELOG.md"].decode().splitlines() if line.startswith("## ")]
     assert headings[0] == f"## {NEXT}.0"
     assert "## Unreleased" not in headings
@@ -183,6 +190,15 @@ def test_what_went_without_notice_is_refused_by_name(clone, live):
 
     assert "0.2 drops gone" in message
     assert "announced in the two series before" in message
+
+
+def test_an_example_that_the_template_did_not_make_is_refused(clone, live):
+    path = clone / "examples/plugins/label-noise/pyproject.toml"
+    path.write_text(path.read_text().replace('"ringfence>=', '"ringfence >='))
+
+    message = refusal(clone, NEXT, live)
+
+    assert message.startswith("examples/plugins/label-noise/pyproject.toml has not one ")
 
 
 def test_what_was_announced_to_go_now_is_told(clone, live):

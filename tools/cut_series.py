@@ -4,10 +4,10 @@
     python tools/cut_series.py 0.2.1    the next patch of series 0.2
 
 Both move ``core/version.py``, ``core/hooks/snapshots/index.json`` and the changelog. A series
-also gets a snapshot, the same as that of the one before, and the template its new bounds; and the
-tests learn from which commit the core of the one before is built. Hooks are changed after that,
-with ``python tools/snapshot.py``, until the series is released. Everything is checked before
-the first file is written.
+also gets a snapshot, the same as that of the one before, and the template and the example plugins
+their new bounds; and the tests learn from which commit the core of the one before is built.
+Hooks are changed after that, with ``python tools/snapshot.py``, until the series is released.
+Everything is checked before the first file is written.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ VERSION = "core/version.py"
 SNAPSHOTS = "core/hooks/snapshots"
 INDEX = f"{SNAPSHOTS}/index.json"
 TEMPLATE = "plugin_template/cookiecutter.json"
+EXAMPLES = "examples/plugins"
 CHANGELOG = "CHANGELOG.md"
 CORES = "tests/cores.toml"
 UNRELEASED = "## Unreleased"
@@ -128,11 +129,30 @@ def _series(root: Path, index: Index, version: Version, live: Mapping[str, Any])
     oldest = window(begun, version)[0].name
     template = _replaced(root, TEMPLATE, r'(?<="_kit_series": ")[^"]+', name)
     template = re.sub(r'(?<="_oldest_series": ")[^"]+', oldest, template)
+    projects = sorted((root / EXAMPLES).glob("*/pyproject.toml"))
     return {
         f"{SNAPSHOTS}/{name}.json": _written(snapshot),
         INDEX: _index(root, {"name": name, "finals": [str(version)], "yanked": []}),
         TEMPLATE: template,
+        **{str(path.relative_to(root)): _bounds(root, path, name, oldest) for path in projects},
     }
+
+
+def _bounds(root: Path, path: Path, kit: str, oldest: str) -> str:
+    """Return an example plugin's project with the bounds that the template will give new ones."""
+    before = json.loads((root / TEMPLATE).read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    for old, new in (
+        (f'  "ringfence>={before["_oldest_series"]}",\n', f'  "ringfence>={oldest}",\n'),
+        (f" since {before['_kit_series']}.\n", f" since {kit}.\n"),
+        (f'"ringfence>={before["_kit_series"]}"]', f'"ringfence>={kit}"]'),
+    ):
+        if text.count(old) != 1:
+            raise RefusedError(
+                f"{path.relative_to(root)} has not one '{old.strip()}', as the template gives it"
+            )
+        text = text.replace(old, new)
+    return text
 
 
 def _patch(root: Path, index: Index, version: Version) -> dict[str, str]:
