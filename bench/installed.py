@@ -24,6 +24,8 @@ _OF_THE_WHEEL = (
 _OF_THE_CLONE = ("ringfence", "__editable__")
 _BUILTIN = 4
 _PIP_S = 300.0
+_PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+_ALONE = ("--no-deps", "--no-index", "--no-build-isolation")
 
 _CODE = '''\
 """Clip gradients by their joint norm."""
@@ -71,25 +73,29 @@ def from_wheel(folder: Path, *, plugins: int) -> list[str]:
         folder: Where to.
         plugins: How many there are to be, those that come with ringfence included.
     """
-    source, target = folder / "source", folder / "environment"
-    source.mkdir()
-    for name in _OF_THE_WHEEL:
-        copy = shutil.copytree if (_SOURCE / name).is_dir() else shutil.copy
-        copy(_SOURCE / name, source / name)
+    wheel, target = wheel_of_source(folder), folder / "environment"
     venv.create(target, symlinks=True)
     packages = next(target.glob("lib/python*/site-packages"))
     for path in Path(sysconfig.get_path("purelib")).iterdir():
         if not path.name.startswith(_OF_THE_CLONE):
             (packages / path.name).symlink_to(path)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    alone = ("--no-deps", "--no-index", "--no-build-isolation")
-    _run([*pip, "wheel", *alone, "--wheel-dir", str(folder), str(source)])
-    (wheel,) = folder.glob("ringfence-*.whl")
     python = target / "bin" / "python"
-    _run([*pip, "--python", str(python), "install", *alone, str(wheel)])
+    _run([*_PIP, "--python", str(python), "install", *_ALONE, str(wheel)])
     for number in range(plugins - _BUILTIN):
         _add_plugin(packages, number)
     return [str(python), str(target / "bin" / "ringfence")]
+
+
+def wheel_of_source(folder: Path) -> Path:
+    """Build a wheel of this source in ``folder``, from a copy."""
+    source = folder / "source"
+    source.mkdir()
+    for name in _OF_THE_WHEEL:
+        copy = shutil.copytree if (_SOURCE / name).is_dir() else shutil.copy
+        copy(_SOURCE / name, source / name)
+    _run([*_PIP, "wheel", *_ALONE, "--wheel-dir", str(folder), str(source)])
+    (wheel,) = folder.glob("ringfence-*.whl")
+    return wheel
 
 
 def _run(command: list[str]) -> None:
