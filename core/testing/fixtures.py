@@ -39,6 +39,7 @@ class RunJob(Protocol):
         *,
         settings: Mapping[str, Any] | None = None,
         job: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
     ) -> JobRun:
         """Train with a plugin; see ``run_job``."""
 
@@ -74,7 +75,7 @@ def ringfence_plugin(ringfence_host: PluginHost) -> Iterator[StartPlugin]:
 @pytest.fixture
 def ringfence_job(tmp_path: Path) -> RunJob:
     """Train a small model with a plugin, in the test's own folder."""
-    from .runs import run_job  # noqa: PLC0415 - nothing before it is used
+    from .runs import TIMEOUT_S, run_job  # noqa: PLC0415 - nothing before it is used
 
     def run(
         plugin: str,
@@ -82,8 +83,10 @@ def ringfence_job(tmp_path: Path) -> RunJob:
         *,
         settings: Mapping[str, Any] | None = None,
         job: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
     ) -> JobRun:
-        return run_job(plugin, options, folder=tmp_path, settings=settings, job=job)
+        longest = TIMEOUT_S if timeout_s is None else timeout_s
+        return run_job(plugin, options, folder=tmp_path, settings=settings, job=job, timeout_s=longest)
 
     return run
 

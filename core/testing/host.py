@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,7 +26,7 @@ class Called:
     """What became of one call.
 
     Attributes:
-        result: What the method returned, as the host has checked it.
+        result: What the method returned, as the host has checked it; the caller's own.
         logged: What it logged, by name.
     """
 
@@ -86,7 +87,8 @@ class StartedPlugin:
             raise ValueError(f"{spec.role}.{method} of '{spec.name}' needs {', '.join(missing)} too")
         own = _job_step(step).for_plugin(spec.job_seed, spec.name)
         result = self._plugin.call(method, arguments, own)
-        return Called(result, dict(own.scalars))
+        # A run uses a result before the next call, which may come in the same memory; a test compares two.
+        return Called(copy.deepcopy(result), dict(own.scalars))
 
     def stream(self, batches: Iterable[Batch]) -> list[Called]:
         """Run ``forward`` of an augment plugin over batches of successive steps, on all its workers.

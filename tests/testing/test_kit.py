@@ -63,6 +63,17 @@ def test_a_call_returns_what_the_plugin_did_and_logged(ringfence_plugin):
     assert plugin.usage.budget_bytes > 0
 
 
+def test_a_result_is_not_that_of_the_next_call(ringfence_plugin):
+    plugin = ringfence_plugin("gradclip", {"max_norm": 0.5})
+    first = plugin.call("backward", **samples.arguments(seed=1)).result
+    kept = {name: gradient.clone() for name, gradient in first.items()}
+
+    second = plugin.call("backward", **samples.arguments(seed=2)).result
+
+    assert all(first[name].equal(gradient) for name, gradient in kept.items())
+    assert not any(second[name].equal(gradient) for name, gradient in kept.items() if gradient.numel() > 1)
+
+
 def test_a_call_that_cannot_be_made_says_what_is_missing(ringfence_plugin):
     plugin = ringfence_plugin("gradclip")
 

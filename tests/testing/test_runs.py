@@ -25,9 +25,9 @@ def test_what_is_wrong_with_a_job_is_told_as_the_command_tells_it(tmp_path):
         _ = option.usage
 
 
-def test_a_run_that_takes_too_long_is_killed_and_told(tmp_path):
+def test_a_run_that_takes_too_long_is_killed_and_told(ringfence_job):
     with pytest.raises(RingfenceError, match=r"had not ended after 0\.2 s and was killed; it had printed"):
-        run_job("gradclip", folder=tmp_path, timeout_s=0.2)
+        ringfence_job("gradclip", timeout_s=0.2)
 
 
 def test_a_trainer_that_fails_in_a_way_nobody_foresaw_shows_what_it_printed(tmp_path, monkeypatch):
