@@ -1,4 +1,4 @@
-"""Look at what is there for a moment only, and at what stays open."""
+"""Look at what is there for a moment only, at what stays open, and wait for what is to come."""
 
 import contextlib
 import gc
@@ -26,6 +26,22 @@ def settled_descriptors(expected):
         gc.collect()
         time.sleep(0.01)
     return count
+
+
+def is_running(pid):
+    """Tell whether there is such a process that has not ended, collected or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def until(condition, seconds=5.0):
+    """Return what ``condition()`` comes to, once that is something or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return found
 
 
 def open_files():

@@ -12,6 +12,7 @@ import pytest
 
 from ringfence.isolation.cgroup import own_groups
 
+from ..watching import is_running
 from .conftest import SMALL_JOB
 from .forking import Runs
 
@@ -98,11 +99,6 @@ def read(pid, name):
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
-
-
-def is_running(pid):
-    fields = read(pid, "stat").rpartition(b")")[2].split()
-    return bool(fields) and fields[0] not in (b"Z", b"X")
 
 
 def wait_for(condition, limit_s, pid=None):

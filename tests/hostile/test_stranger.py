@@ -1,6 +1,5 @@
 """A stranger's installed plugin and the command line: it imports, prints, fails, and outlives nobody."""
 
-import contextlib
 import json
 import os
 import re
@@ -10,13 +9,13 @@ import sys
 import tempfile
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 
 from ringfence.isolation.cgroup import own_groups
 from ringfence.isolation.pool import Sandbox
 
+from ..watching import is_running
 from .victims import children
 
 JOB = """
@@ -203,12 +202,6 @@ def wait_for(condition, limit_s, process=None):
         assert process is None or process.poll() is None, "it ended"
         time.sleep(0.002)
     return found
-
-
-def is_running(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
 
 
 def groups_of(pid):

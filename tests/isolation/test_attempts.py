@@ -17,6 +17,8 @@ from ringfence.hooks.plugin import PluginUsage
 from ringfence.isolation.attempts import MAX_TOLD, Answerer
 from ringfence.isolation.protocol import MessageError
 
+from ..watching import until
+
 TRIED = {
     "start another process": ("vfork", "clone"),
     "open a connection": ("socket",),
@@ -38,13 +40,6 @@ def told(plugin):
     if "cannot be told" in detail:
         pytest.skip(detail)
     return plugin
-
-
-def until(condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 def attempts_of(plugin):

@@ -13,22 +13,19 @@ from ringfence.hooks.attempts import AttemptNews
 from ringfence.isolation.account import Account
 from ringfence.isolation.fairness import CallClock, Meter, processor_seconds, put_last
 
+from ..watching import until
+
 pytestmark = pytest.mark.alone
 
 #: Part of the processor time of both that spinning threads get if they are left alone, at least.
 PLENTY = 0.35
+#: Until it is noticed that they spin, at most.
+_NOTICED_S = 15.0
 GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
 
 
 def call(plugin):
     plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
-
-
-def until(condition, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def policies(plugin):
@@ -46,8 +43,8 @@ def policies(plugin):
 def test_threads_that_spin_on_after_the_call_go_last(start, way):
     plugin = start("greedy:Greedy", options={"threads": 8, "way": way})
     call(plugin)
-    assert until(lambda: plugin.usage.demoted)
-    assert until(lambda: policies(plugin) == {os.SCHED_IDLE})
+    assert until(lambda: plugin.usage.demoted, _NOTICED_S)
+    assert until(lambda: policies(plugin) == {os.SCHED_IDLE}, _NOTICED_S)
     weight = Path(f"/proc/{plugin._workers[0].channel.process.pid}/autogroup")
     assert not weight.exists() or weight.read_text().endswith("nice 19\n")
     assert "0.5 s more than 1 core for the" in plugin.usage.demoted
@@ -57,9 +54,9 @@ def test_threads_that_spin_on_after_the_call_go_last(start, way):
 def test_it_stays_last_when_it_is_started_anew(start):
     plugin = start("greedy:Greedy", options={"threads": 4})
     call(plugin)
-    assert until(lambda: plugin.usage.demoted)
+    assert until(lambda: plugin.usage.demoted, _NOTICED_S)
     plugin.restart()
-    assert until(lambda: policies(plugin) == {os.SCHED_IDLE})
+    assert until(lambda: policies(plugin) == {os.SCHED_IDLE}, _NOTICED_S)
 
 
 def test_a_plugin_that_computes_while_it_has_work_is_left_alone(start):
@@ -106,7 +103,7 @@ def all_cores():
 def test_a_plugin_that_spins_leaves_the_trainer_its_cores(start, all_cores, monkeypatch):
     kept = start("greedy:Greedy", options={"threads": 16})
     call(kept)
-    assert until(lambda: kept.usage.demoted)
+    assert until(lambda: kept.usage.demoted, _NOTICED_S)
     after = share_of_spinners(kept, 1.5)
     kept.close()
     monkeypatch.setattr(Account, "weigh_time", lambda _: None)

@@ -8,13 +8,14 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from ringfence.isolation import seccomp
 from ringfence.isolation.layers import REQUIRED
+
+from ..watching import is_running, until
 
 CHILD = Path(__file__).parent / "confined_child.py"
 IN_CHILD = ("process", "fds", "environment", "rlimits", "namespaces", "privileges", "landlock", "seccomp")
@@ -115,20 +116,9 @@ def test_a_confined_process_dies_with_its_parent(tmp_path):
     job = json.dumps({"body": "wait", "folder": str(tmp_path)})
     with subprocess.Popen([sys.executable, CHILD, job], stdout=subprocess.PIPE) as parent:
         confined_pid = json.loads(parent.stdout.readline())["pid"]
-        assert _runs(confined_pid)
+        assert is_running(confined_pid)
         parent.kill()
-    deadline = time.monotonic() + 5
-    while _runs(confined_pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not _runs(confined_pid)
-
-
-def _runs(pid):
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+    assert until(lambda: not is_running(confined_pid))
 
 
 @pytest.mark.parametrize(

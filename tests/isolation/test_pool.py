@@ -21,7 +21,7 @@ from ringfence.isolation.cgroup import owner_prefix
 from ringfence.isolation.imports import import_paths
 from ringfence.isolation.pool import Sandbox
 
-from ..watching import descriptors, settled_descriptors
+from ..watching import descriptors, is_running, settled_descriptors, until
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +161,6 @@ def threads_and_folders():
     return threading.active_count(), set(Path(tempfile.gettempdir()).glob(f"{owner_prefix()}*"))
 
 
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_nothing_is_left_when_the_zygote_cannot_be_started(monkeypatch):
     before = threads_and_folders()
     count = descriptors()
@@ -201,11 +194,8 @@ def test_closing_goes_on_where_a_plugin_cannot_be_closed(spec):
     close, second.close = second.close, stuck
     with pytest.raises(StuckError):
         sandbox.close()
-    deadline = time.monotonic() + 5
     # The one that was not collected ends with the zygote, and is collected by whoever inherits it.
-    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not any(is_running(pid) for pid in pids)
+    assert until(lambda: not any(map(is_running, pids)))
     assert threads_and_folders() == before
     sandbox.close()
     close()

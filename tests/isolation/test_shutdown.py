@@ -16,6 +16,7 @@ from ringfence.hooks.manager import Hooks
 from ringfence.isolation import crew, forking, scratch
 from ringfence.isolation.pool import Sandbox
 
+from ..watching import is_running
 from .test_dying import _DETACH, _SEIZE, _STOP_AT_EXIT, _WALL
 
 #: What ending all of these plugins may take on a busy machine; a plugin that is waited for takes 600 s.
@@ -45,13 +46,6 @@ def begin(plugin, gradients):
     """Have a plugin compute, and wait for nothing."""
     worker = plugin._workers[0]
     plugin._submit(worker, worker.slots[0], "backward", {"gradients": gradients}, STEP, snapshot=False)
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def closed(*closing):

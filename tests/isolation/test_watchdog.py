@@ -17,7 +17,7 @@ from ringfence.isolation.account import Account
 from ringfence.isolation.process import Process
 from ringfence.isolation.watchdog import Watchdog
 
-from ..watching import descriptors, settled_descriptors
+from ..watching import descriptors, settled_descriptors, until
 
 MIB = 1 << 20
 
@@ -68,13 +68,6 @@ def child():
 
 def book(*processes, mib=1024):
     return Account(mib * MIB, PluginUsage(budget_bytes=mib * MIB), list(processes))
-
-
-def until(condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 @pytest.mark.parametrize("name", [b"x kB", b"\xff\xfe", b"RssAnon: 0 kB", b"a\nRssAnon:", b"b\rVmPTE: 9"])
