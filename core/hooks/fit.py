@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from .names import ALL, PUBLIC, WHOLE
 from .snapshot import Snapshot
 from .source import METHODS, About, Method, PluginSource, Unresolved
-from .uses import PUBLIC, Use
+from .uses import Use
 from .verdict import Finding
 
 #: What the text leaves open, and the rule that says so.
@@ -148,7 +149,8 @@ def _deprecated(item: str, snapshot: Snapshot, method: Method) -> Iterator[Findi
 
 def _names(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
     for found in source.imports:
-        if found.guarded or found.name == "*" or (found.name.startswith("__") and found.module == PUBLIC):
+        is_special = found.module == PUBLIC and found.name.startswith("__")
+        if found.guarded or is_special or found.name in (ALL, WHOLE):
             continue
         if found.module != PUBLIC:
             text = f"{found.module}.{found.name} is not public"

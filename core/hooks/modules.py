@@ -20,7 +20,7 @@ MAX_HOPS = 20  # a name re-exported more often than this is a circle
 _PARTS = frozenset(
     (
         *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef),
-        *(ast.Attribute, ast.Call, ast.Try, ast.If),
+        *(ast.Attribute, ast.Call, ast.Try, ast.TryStar, ast.With, ast.If, ast.IfExp),
     )
 )
 #: The most frequent of the nodes that have none of these inside.
@@ -39,7 +39,7 @@ class Module:
         path: The file.
         tree: Its syntax tree.
         bindings: Top-level name to the statement that binds it last.
-        parts: Every import, attribute, call, function, ``try`` and ``if`` in it, at any depth.
+        parts: Every import, attribute, call, function, ``try``, ``with`` and ``if`` in it, at any depth.
     """
 
     name: str

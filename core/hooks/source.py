@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from .guards import Guards
 from .modules import Defined, Foreign, Module, Modules, statements
+from .names import ALL, WHOLE, Import, imports_of
 from .needs import NeedFault, NotLiteralError, read_needs
 from .permissions import Need
-from .uses import Import, Use, imports_of, own_modules, uses_of
+from .uses import TooManyCallsError, Use, own_modules, uses_of
 
 METHODS = ("forward", "backward")
 BUILTIN = "ringfence.builtin"
@@ -461,13 +463,20 @@ class _Reader:
         own = own_modules(self._modules, list(roots.values()))
         for reason in self._modules.broken.values():
             self._note("names", reason)
-        imports = [found for module in own for found in imports_of(self._modules, module)]
+        imports = [found for module in own for found in imports_of(self._modules, module, Guards.of(module))]
         for found in imports:
-            if found.name == "*":
+            if found.name == ALL:
                 reason = f"from {found.module} import * hides which names are used; name them"
                 self._note("names", reason, found.path, found.line)
+            elif found.name == WHOLE:
+                reason = f"{found.module} is used as a whole, or by a computed name, which hides what is used"
+                self._note("names", reason, found.path, found.line)
         hooks = [(function, name, methods[name].arguments) for name, function in self._functions.items()]
-        uses = uses_of(self._modules, own, hooks, self.member)
+        try:
+            uses = uses_of(self._modules, own, hooks, self.member)
+        except TooManyCallsError as error:
+            uses = ()
+            self._note("attributes", str(error), line=self._node.lineno)
         for use in uses:
             if use.attribute is None:
                 reason = f"{use.subject} is read by a computed name; write the attribute out"

@@ -1,4 +1,4 @@
-"""What a plugin's source text uses of ringfence: names it imports, attributes it reads."""
+"""Which attributes a plugin's source text reads of what ringfence hands it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .guards import Guards
 from .modules import Defined, Foreign, Module, Modules, imported_from
+from .names import PUBLIC
 
-PUBLIC = "ringfence"
 MAX_FILES = 500
+#: Of functions, each with what it is handed; beyond that it is not told what is read.
+MAX_READS = 2000
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-
-
-@dataclass(frozen=True, slots=True)
-class Import:
-    """A name of ringfence that a file uses.
-
-    Attributes:
-        module: ``"ringfence"``, or a module below it.
-        name: The name, ``"*"`` for all.
-        path: File.
-        line: Line.
-        guarded: True inside ``try … except ImportError`` or ``if TYPE_CHECKING``.
-    """
-
-    module: str
-    name: str
-    path: Path
-    line: int
-    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,41 +55,22 @@ class Subject:
     type_name: str = ""
 
 
+Subjects = frozenset[tuple[str, Subject]]
+#: Names of arguments or variables, each with an attribute that ``hasattr`` was asked for.
+Provided = frozenset[tuple[str, str | None]]
+
+
 def own_modules(modules: Modules, start: Sequence[Module]) -> list[Module]:
     """Return ``start`` and the plugin's own modules that they import, and those in turn."""
     found = {module.name: module for module in start}
     queue = list(start)
     while queue and len(found) < MAX_FILES:
-        for name in _imported_names(queue.pop()):
+        for name in _imported_names(modules, queue.pop()):
             module = modules.find(name)
             if module is not None and name not in found:
                 found[name] = module
                 queue.append(module)
     return list(found.values())
-
-
-def imports_of(modules: Modules, module: Module) -> Iterator[Import]:
-    """Yield the names of ringfence that ``module`` imports, or reads from ``import ringfence``."""
-
-    def is_public(name: str) -> bool:
-        return (name == PUBLIC or name.startswith(f"{PUBLIC}.")) and not modules.owns(name)
-
-    guarded = _guarded_lines(module)
-    aliases: dict[str, str] = {}
-    for node in module.parts:
-        if isinstance(node, ast.ImportFrom) and is_public(imported_from(module, node)):
-            for alias in node.names:
-                source = imported_from(module, node)
-                yield Import(source, alias.name, module.path, node.lineno, node.lineno in guarded)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if is_public(alias.name):
-                    aliases[alias.asname or PUBLIC] = alias.name if alias.asname else PUBLIC
-    for node in module.parts if aliases else ():
-        match node:
-            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in aliases:
-                line = node.lineno
-                yield Import(aliases[name], attribute, module.path, line, line in guarded)
 
 
 def uses_of(
@@ -121,6 +86,9 @@ def uses_of(
         own: The plugin's files; every function in them is read for annotated parameters.
         hooks: Function, method name and arguments of each hook; calls of helpers are followed from there.
         member: Looks up ``self.<name>``.
+
+    Raises:
+        TooManyCallsError: They cannot be told in a sensible time.
     """
     reader = _Uses(modules, member)
     for function, method, arguments in hooks:
@@ -136,6 +104,10 @@ def uses_of(
     return tuple(sorted(reader.found, key=lambda use: (str(use.path), use.line, use.attribute or "")))
 
 
+class TooManyCallsError(ValueError):
+    """A plugin's functions call each other in too many ways to follow them all; the message is a clause."""
+
+
 class _Uses:
     """Collects uses; a helper is read once for each set of subjects that it is called with."""
 
@@ -143,18 +115,35 @@ class _Uses:
         self.found: set[Use] = set()
         self._modules = modules
         self._member = member
-        self._done: set[tuple[int, frozenset[tuple[str, Subject]]]] = set()
+        self._guards: dict[str, Guards] = {}
+        self._done: set[tuple[int, Subjects, Provided]] = set()
 
-    def read(self, function: Defined, subjects: Mapping[str, Subject]) -> None:
-        """Collect what ``function`` reads from its local names ``subjects``."""
-        key = id(function.node), frozenset(subjects.items())
+    def read(
+        self, function: Defined, subjects: Mapping[str, Subject], provided: Provided = frozenset()
+    ) -> None:
+        """Collect what ``function`` reads from its local names ``subjects``.
+
+        Args:
+            function: The function.
+            subjects: Local name to what it stands for.
+            provided: (name, attribute) that whoever calls it has asked ``hasattr`` for.
+        """
+        key = id(function.node), frozenset(subjects.items()), provided
         if key in self._done or not isinstance(function.node, Function):
             return
+        if len(self._done) >= MAX_READS:
+            raise TooManyCallsError(f"its functions call each other in more than {MAX_READS} ways")
         self._done.add(key)
         body = function.node.body
-        reader = _FunctionUses(self, function, dict(subjects), _hasattr(function))
+        reader = _FunctionUses(self, function, dict(subjects), provided | _hasattr(function))
         for statement in body if isinstance(body, list) else [body]:
             reader.visit(statement)
+
+    def guards(self, module: Module) -> Guards:
+        """Return where ``module`` provides for what may be missing; read once."""
+        if module.name not in self._guards:
+            self._guards[module.name] = Guards.of(module)
+        return self._guards[module.name]
 
     def public_type(self, module: Module, annotation: ast.expr | None) -> str:
         """Return the name of the public type that ``annotation`` spells, or ``""``."""
@@ -183,7 +172,9 @@ class _Uses:
             if keyword.arg is not None:
                 self.found.add(Use(keyword.arg, module.path, call.lineno, type_name=name))
 
-    def follow(self, function: Defined, call: ast.Call, subjects: Mapping[str, Subject]) -> None:
+    def follow(
+        self, function: Defined, call: ast.Call, subjects: Mapping[str, Subject], provided: Provided
+    ) -> None:
         """Read the helper that ``call`` calls, if it is the plugin's own and is handed a subject."""
         target, bound = self._target(function, call.func)
         if target is None or not isinstance(target.node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -191,13 +182,15 @@ class _Uses:
         names = [a.arg for a in (*target.node.args.posonlyargs, *target.node.args.args)][bound:]
         handed = [(name, value) for name, value in zip(names, call.args, strict=False)]
         handed += [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg is not None]
-        inner = {
-            name: subjects[value.id]
-            for name, value in handed
-            if isinstance(value, ast.Name) and value.id in subjects
-        }
-        if inner:
-            self.read(target, inner)
+        named = [
+            (name, value.id) for name, value in handed if isinstance(value, ast.Name) and value.id in subjects
+        ]
+        if named:
+            inner = {name: subjects[outer] for name, outer in named}
+            asked = {
+                (name, attribute) for name, outer in named for own, attribute in provided if own == outer
+            }
+            self.read(target, inner, frozenset(asked))
 
     def _target(self, function: Defined, callee: ast.expr) -> tuple[Defined | None, int]:
         match callee:
@@ -216,20 +209,21 @@ class _FunctionUses(ast.NodeVisitor):
     """Walks one function in the order of its lines; a name that is bound anew is no longer followed."""
 
     def __init__(
-        self,
-        uses: _Uses,
-        function: Defined,
-        subjects: dict[str, Subject],
-        provided: frozenset[tuple[str, str]],
+        self, uses: _Uses, function: Defined, subjects: dict[str, Subject], provided: Provided
     ) -> None:
         self._uses = uses
         self._function = function
         self._subjects = subjects
         self._provided = provided
+        self._guards = uses.guards(function.module)
+        self._functions: set[str] = set()
+
+    # what is read
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        if isinstance(node.value, ast.Name) and node.value.id in self._subjects:
-            self._add(node.value.id, node.attr, node.lineno)
+        name = self._name(node.value)
+        if name:
+            self._add(name, node.attr, node.lineno)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -240,65 +234,155 @@ class _FunctionUses(ast.NodeVisitor):
                 computed = not (isinstance(attribute, ast.Constant) and isinstance(attribute.value, str))
                 written = None if computed else str(getattr(attribute, "value", ""))
                 self._add(name, written, node.lineno, guarded=bool(default))
-        self._uses.follow(self._function, node, self._subjects)
+            case ast.Call(func=ast.Name(id=name)) if name in self._functions:
+                pass  # one that is written inside this function has no other of that name followed
+            case _:
+                self._uses.follow(self._function, node, self._subjects, self._provided)
         self.generic_visit(node)
+
+    def _name(self, expression: ast.expr) -> str:
+        """Return the name of the subject that an expression is, ``""`` if it is none."""
+        match expression:
+            case ast.Name(id=name):
+                return name if name in self._subjects else ""
+            case ast.NamedExpr(value=value):
+                return self._name(value)
+            case ast.IfExp(body=body, orelse=orelse):
+                return self._name(body) or self._name(orelse)
+        return ""
+
+    def _add(self, name: str, attribute: str | None, line: int, *, guarded: bool = False) -> None:
+        subject = self._subjects[name]
+        guarded = guarded or (name, attribute) in self._provided or line in self._guards.reads
+        path = self._function.module.path
+        self._uses.found.add(
+            Use(attribute, path, line, guarded, subject.method, subject.argument, subject.type_name)
+        )
+
+    # what is bound
+
+    def _bind(self, target: ast.expr | ast.pattern | None, same: str = "") -> None:
+        """Forget the names that ``target`` binds; one that is ``same`` by another name is followed on."""
+        subject = self._subjects.get(same)
+        for inner in ast.walk(target) if target is not None else ():
+            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                self._subjects.pop(inner.id, None)
+        if isinstance(target, ast.Name) and subject is not None:
+            self._subjects[target.id] = subject
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit(node.value)
-        same = self._subjects.get(node.value.id) if isinstance(node.value, ast.Name) else None
+        same = self._name(node.value)
         for target in node.targets:
-            if isinstance(target, ast.Name):
-                self._subjects.pop(target.id, None)
-                if same is not None:
-                    self._subjects[target.id] = same
-            else:
+            if not isinstance(target, ast.Name):
                 self.visit(target)
-                for inner in ast.walk(target):
-                    if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                        self._subjects.pop(inner.id, None)
+            self._bind(target, same)
 
-    def visit_For(self, node: ast.For) -> None:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+            self._bind(node.target, self._name(node.value))
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self.visit(node.value)
+        self._bind(node.target, self._name(node.value))
+
+    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
-        for inner in ast.walk(node.target):
-            if isinstance(inner, ast.Name):
-                self._subjects.pop(inner.id, None)
+        self._bind(node.target)
         for statement in (*node.body, *node.orelse):
             self.visit(statement)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
+        self.visit_For(node)
+
+    def visit_withitem(self, node: ast.withitem) -> None:
+        self.visit(node.context_expr)
+        self._bind(node.optional_vars)
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        self._subjects.pop(node.name or "", None)
+        self.generic_visit(node)
+
+    def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar) -> None:
+        self._subjects.pop(node.name or "", None)
+        self.generic_visit(node)
+
+    def visit_MatchStar(self, node: ast.MatchStar) -> None:
+        self.visit_MatchAs(node)
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for alias in node.names:
+            self._subjects.pop(alias.asname or alias.name.partition(".")[0], None)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self.visit_Import(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        match node.test:
+            case ast.Call(func=ast.Name(id="isinstance"), args=[ast.Name(id=name), _]) if (
+                name in self._subjects
+            ):
+                subject = self._subjects.pop(name)  # there it is of another type
+                for statement in node.body:
+                    self.visit(statement)
+                self._subjects[name] = subject
+                for statement in node.orelse:
+                    self.visit(statement)
+            case _:
+                self.generic_visit(node)
+
+    # scopes of their own
+
+    def _comprehension(self, generators: list[ast.comprehension], *results: ast.expr) -> None:
+        outer = dict(self._subjects)
+        for generator in generators:
+            self.visit(generator.iter)
+            self._bind(generator.target)
+            for condition in generator.ifs:
+                self.visit(condition)
+        for result in results:
+            self.visit(result)
+        self._subjects = outer
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> None:
+        self._comprehension(node.generators, node.elt)
+
+    def visit_SetComp(self, node: ast.SetComp) -> None:
+        self.visit_ListComp(node)
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+        self.visit_ListComp(node)
+
+    def visit_DictComp(self, node: ast.DictComp) -> None:
+        self._comprehension(node.generators, node.key, node.value)
 
     def _nested(self, node: Function) -> None:
         arguments = node.args
         own = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+        own |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
         kept = {name: subject for name, subject in self._subjects.items() if name not in own}
         inner = _FunctionUses(self._uses, self._function, kept, self._provided)
+        inner._functions = self._functions
         for statement in node.body if isinstance(node.body, list) else [node.body]:
             inner.visit(statement)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._subjects.pop(node.name, None)
+        self._functions.add(node.name)
         self._nested(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self.visit_FunctionDef(node)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._nested(node)
 
-    def _add(self, name: str, attribute: str | None, line: int, *, guarded: bool = False) -> None:
-        subject = self._subjects[name]
-        guarded = guarded or (name, attribute) in self._provided
-        self._uses.found.add(
-            Use(
-                attribute,
-                self._function.module.path,
-                line,
-                guarded,
-                subject.method,
-                subject.argument,
-                subject.type_name,
-            )
-        )
 
-
-def _hasattr(function: Defined) -> frozenset[tuple[str, str]]:
+def _hasattr(function: Defined) -> Provided:
     """Return (name, attribute) of the ``hasattr`` tests in a function."""
     start, end = _span(function.node)
-    found = set()
+    found: set[tuple[str, str | None]] = set()
     for node in function.module.parts:
         match node:
             case ast.Call(
@@ -315,7 +399,7 @@ def _span(node: ast.expr | ast.stmt) -> tuple[tuple[int, int], tuple[int, int]]:
     return (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
 
 
-def _imported_names(module: Module) -> Iterator[str]:
+def _imported_names(modules: Modules, module: Module) -> Iterator[str]:
     """Yield every dotted name that may be a module which ``module`` imports."""
     for node in module.parts:
         if isinstance(node, ast.Import):
@@ -323,24 +407,14 @@ def _imported_names(module: Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             package = imported_from(module, node)
             yield package
-            yield from (f"{package}.{alias.name}" for alias in node.names)
+            names = [alias.name for alias in node.names]
+            yield from (f"{package}.{name}" for name in (_all(modules, package) if "*" in names else names))
 
 
-def _guarded_lines(module: Module) -> set[int]:
-    """Return the lines inside ``try … except ImportError`` and ``if TYPE_CHECKING``."""
-    lines: set[int] = set()
-    for node in module.parts:
-        match node:
-            case ast.Try(body=body, handlers=handlers) if any(
-                "ImportError" in ast.unparse(h.type) or "ModuleNotFoundError" in ast.unparse(h.type)
-                for h in handlers
-                if h.type is not None
-            ):
-                pass
-            case ast.If(test=test, body=body) if "TYPE_CHECKING" in ast.unparse(test):
-                pass
-            case _:
-                continue
-        for statement in body:
-            lines.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
-    return lines
+def _all(modules: Modules, package: str) -> list[str]:
+    """Return what ``__all__`` of one of the plugin's packages lists: ``import *`` imports such modules."""
+    found = modules.find(package)
+    match None if found is None else found.bindings.get("__all__"):
+        case ast.Assign(value=ast.List(elts=names) | ast.Tuple(elts=names)):
+            return [str(name.value) for name in names if isinstance(name, ast.Constant)]
+    return []
