@@ -25,8 +25,8 @@ EARLIER = replace(
 INDEX = Index((Series("0.0", ("0.0.1",)), Series(CURRENT, (__version__,))), {"0.0": EARLIER, CURRENT: NOW})
 
 PLUGIN = """
-import importlib
 import operator
+import sys
 
 from ringfence import passthrough
 
@@ -64,7 +64,7 @@ def run(tmp_path):
     [
         ('operator.attrgetter("lr_factor")(step)', "no attribute 'lr_factor' in series 0.0"),
         pytest.param(
-            'importlib.import_module("ringfence").derive_seed(1)',
+            'sys.modules["ringfence"].derive_seed(1)',
             "has no attribute 'derive_seed' in series 0.0",
             marks=pytest.mark.soak,
         ),
@@ -142,6 +142,8 @@ def test_hiding_is_for_the_plugin_alone(tmp_path):
         "def attribute(step): return step.epoch\n"
         "def clone(gradients): return gradients.clone()\n"
         "def rest(step): return step.global_step\n"
+        "def draft(gradients): return gradients.draft()\n"
+        "def either(gradients): return getattr(gradients, 'draft', gradients.items)()\n"
     )
     (tmp_path / "other.py").write_text("def attribute(step): return step.epoch\n")
     code = """
@@ -150,10 +152,13 @@ sys.path.insert(0, sys.argv[1])
 import acme, other, torch, ringfence
 from ringfence import StepInfo, TensorMap, connect
 from ringfence.hooks.earlier import Lack
+from ringfence.hooks.types import Changeable
 lack = Lack("0.0", names=("connect",), attributes={"StepInfo": ("epoch",), "Gradients": ("clone",)})
 lack.hide("acme")
 step, gradients = StepInfo(3), TensorMap.like({"w": torch.ones(2)})
-for attempt in (acme.name, lambda: acme.attribute(step), lambda: acme.clone(gradients)):
+changeable = Changeable(gradients, gradients.clone())
+tries = (lambda: acme.attribute(step), lambda: acme.clone(gradients), lambda: acme.draft(changeable))
+for attempt in (acme.name, *tries):
     try:
         attempt()
     except (ImportError, AttributeError) as error:
@@ -162,6 +167,9 @@ assert other.attribute(step) == 0
 assert acme.rest(step) == 3
 assert "connect" not in ringfence.__all__
 assert gradients.clone()["w"].sum() == 0
+assert changeable.draft()["w"].sum() == 0
+assert len(acme.either(changeable)) == 1
+assert ringfence.__version__ == "0.0.0"
 """
 
     done = subprocess.run(
@@ -169,4 +177,4 @@ assert gradients.clone()["w"].sum() == 0
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["ImportError", "AttributeError", "AttributeError"]
+    assert done.stdout.split() == ["ImportError", "AttributeError", "AttributeError", "AttributeError"]

@@ -16,6 +16,8 @@ from typing import Any
 from .snapshot import Snapshot
 
 _PUBLIC = __name__.partition(".")[0]
+#: Public types of whose values some have more than is on record: it is there for who asks, in no series for sure.
+_WITH_MORE = ("TensorMap",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,17 @@ class Lack:
             own: Outermost package of the plugin: what its code cannot see, ringfence still can.
         """
         package = sys.modules[_PUBLIC]
-        types = {name: getattr(package, name) for name in self.attributes}
-        for cls in dict.fromkeys(types.values()):
-            hidden = {gone for name, found in types.items() if found is cls for gone in self.attributes[name]}
-            _hide_attributes(cls, frozenset(hidden), own, self.series)
+        hidden: dict[type, set[str]] = {}
+        for name, gone in self.attributes.items():
+            hidden.setdefault(getattr(package, name), set()).update(gone)
+        for name in _WITH_MORE:
+            cls = getattr(package, name)
+            more = {attribute for special in cls.__subclasses__() for attribute in vars(special)}
+            hidden.setdefault(cls, set()).update(more - vars(cls).keys())
+        for cls, attributes in hidden.items():
+            _hide_attributes(cls, frozenset(attributes), own, self.series)
         _hide_names(package, frozenset(self.names), self.series)
+        setattr(package, "__version__", f"{self.series}.0")  # noqa: B010 - a module's attribute, not ours
 
 
 def _hide_names(package: ModuleType, hidden: frozenset[str], series: str) -> None:

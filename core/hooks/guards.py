@@ -16,45 +16,72 @@ _OF_IMPORTS = {"ImportError", "ModuleNotFoundError", *_EVERYTHING}
 _OF_READS = {"AttributeError", *_EVERYTHING}
 
 
+Span = tuple[tuple[int, int], tuple[int, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """Lines of one module on which something may be missing.
+    """Places of one module where something may be missing.
+
+    What guards is a ``try`` or ``suppress`` that catches the error and does not raise it again, a test with
+    ``hasattr`` or of the version, and ``if TYPE_CHECKING``. Whether it is the right version that is asked for
+    shows as the plugin runs, and is not read here.
 
     Attributes:
         imports: Where an import may fail.
-        reads: Where an attribute may be absent.
+        reads: Where an attribute of a value may be absent; ``hasattr`` counts for the one it names, not here.
+        names: Where a name of a module may be absent.
     """
 
-    imports: frozenset[int]
-    reads: frozenset[int]
+    imports: Sequence[Span]
+    reads: Sequence[Span]
+    names: Sequence[Span]
 
     @classmethod
     def of(cls, module: Module) -> Guards:
-        """Read them.
-
-        What guards is a ``try`` or ``suppress`` that catches the error and does not raise it again, a test
-        with ``hasattr`` or of the version, and ``if TYPE_CHECKING``. Whether the version that is asked for is
-        the right one shows as the plugin runs, and is not read here.
-        """
-        imports: set[int] = set()
-        reads: set[int] = set()
+        """Read them."""
+        imports: list[Span] = []
+        reads: list[Span] = []
+        asked: list[Span] = []
         for node in module.parts:
-            body: Sequence[ast.expr | ast.stmt]
             match node:
                 case ast.Try(body=body, handlers=handlers) | ast.TryStar(body=body, handlers=handlers):
                     caught = {name for handler in handlers for name in _caught(handler)}
+                    _add(body, caught, imports, reads)
                 case ast.With(body=body, items=items):
                     caught = {name for item in items for name in _suppressed(item.context_expr)}
+                    _add(body, caught, imports, reads)
                 case ast.If(test=test, body=then, orelse=otherwise):
-                    body, caught = _chosen(test, then, otherwise), _EVERYTHING
+                    _add(_chosen(test, then, otherwise), _EVERYTHING, imports, reads)
+                    asked += _spans(_asked(test, then, otherwise))
                 case ast.IfExp(test=test, body=value, orelse=other):
-                    body, caught = _chosen(test, [value], [other]), _EVERYTHING
-                case _:
-                    continue
-            lines = set(_lines(body)) if caught else set()
-            imports |= lines if caught & _OF_IMPORTS else set()
-            reads |= lines if caught & _OF_READS else set()
-        return cls(frozenset(imports), frozenset(reads))
+                    _add(_chosen(test, [value], [other]), _EVERYTHING, imports, reads)
+                    asked += _spans(_asked(test, [value], [other]))
+        return cls([*imports, *asked], reads, [*reads, *asked])
+
+
+def is_within(node: ast.expr | ast.stmt, spans: Iterable[Span]) -> bool:
+    """Tell whether ``node`` lies in one of ``spans``."""
+    at = (node.lineno, node.col_offset)
+    return any(start <= at <= end for start, end in spans)
+
+
+def span(node: ast.expr | ast.stmt) -> Span:
+    """Return where a node begins and ends; of those inside, both lie between."""
+    return (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _spans(nodes: Iterable[ast.expr | ast.stmt]) -> list[Span]:
+    return [span(node) for node in nodes]
+
+
+def _add(
+    nodes: Sequence[ast.expr | ast.stmt], caught: set[str], imports: list[Span], reads: list[Span]
+) -> None:
+    if caught & _OF_IMPORTS:
+        imports += _spans(nodes)
+    if caught & _OF_READS:
+        reads += _spans(nodes)
 
 
 def _caught(handler: ast.ExceptHandler) -> set[str]:
@@ -81,24 +108,19 @@ def _names(expression: ast.expr) -> set[str]:
 
 
 def _chosen(test: ast.expr, then: Sequence[_Node], otherwise: Sequence[_Node]) -> list[_Node]:
-    """Return what runs only where the test has found that nothing is missing."""
+    """Return what runs only for a type checker, or as the version that is asked for."""
     match test:
         case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
             return list(then)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return _chosen(operand, otherwise, then)
-    asked = list(ast.walk(test))
-    if any(isinstance(node, ast.Call) and _is_called(node, "hasattr") for node in asked):
-        return list(then)
-    if any("__version__" in (getattr(node, "id", ""), getattr(node, "attr", "")) for node in asked):
-        return [*then, *otherwise]
-    return []
+    mentioned = {getattr(node, name, "") for node in ast.walk(test) for name in ("id", "attr")}
+    return [*then, *otherwise] if "__version__" in mentioned else []
 
 
-def _is_called(call: ast.Call, name: str) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == name
-
-
-def _lines(nodes: Iterable[ast.expr | ast.stmt]) -> Iterable[int]:
-    for node in nodes:
-        yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
+def _asked(test: ast.expr, then: Sequence[_Node], otherwise: Sequence[_Node]) -> list[_Node]:
+    """Return what runs only where ``hasattr`` was true."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return _asked(test.operand, otherwise, then)
+    calls = [node.func for node in ast.walk(test) if isinstance(node, ast.Call)]
+    return list(then) if any(isinstance(f, ast.Name) and f.id == "hasattr" for f in calls) else []

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from .guards import Guards
+from .guards import Guards, is_within
 from .modules import Foreign, Module, Modules, imported_from
 
 PUBLIC = "ringfence"
@@ -78,7 +78,7 @@ class _Names(ast.NodeVisitor):
         source = imported_from(self._module, node)
         for alias in node.names:
             if self._is_public(source):
-                self._import(source, alias.name, node.lineno)
+                self._import(source, alias.name, node)
             elif self._modules.owns(source):
                 bound = alias.asname or alias.name
                 if self._modules.resolve(self._module, ast.Name(id=bound)) == Foreign(PUBLIC):
@@ -91,24 +91,25 @@ class _Names(ast.NodeVisitor):
                 self.aliases[alias.asname or PUBLIC] = alias.name if alias.asname else PUBLIC
                 parent, _, inner = alias.name.rpartition(".")
                 if parent:
-                    self._import(parent, inner, node.lineno)
+                    self._import(parent, inner, node)
 
     def _is_public(self, name: str) -> bool:
         return name.partition(".")[0] == PUBLIC and not self._modules.owns(name)
 
-    def _import(self, source: str, name: str, line: int) -> None:
-        self.found.append(Import(source, name, self._module.path, line, line in self._guards.imports))
+    def _import(self, source: str, name: str, node: ast.stmt) -> None:
+        guarded = is_within(node, self._guards.imports)
+        self.found.append(Import(source, name, self._module.path, node.lineno, guarded))
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         dotted = self._dotted(node.value)
         if dotted:
-            self._add(dotted, node.attr, node.lineno)
+            self._add(dotted, node.attr, node)
         else:
             self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load) and node.id in self.aliases:
-            self._add(self.aliases[node.id], WHOLE, node.lineno)
+            self._add(self.aliases[node.id], WHOLE, node)
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
         if not self._dotted(node):
@@ -127,13 +128,13 @@ class _Names(ast.NodeVisitor):
                 dotted := self._dotted(asked)
             ):
                 written = name.value if isinstance(name, ast.Constant) else None
-                self._add(dotted, str(written) if written else WHOLE, node.lineno, guarded=bool(default))
+                self._add(dotted, str(written) if written else WHOLE, node, guarded=bool(default))
                 for each in default:
                     self.visit(each)
                 return
         dotted = _imported_by_call(node)
         if dotted:
-            self._add(dotted, WHOLE, node.lineno)
+            self._add(dotted, WHOLE, node)
         else:
             self.generic_visit(node)
 
@@ -174,6 +175,6 @@ class _Names(ast.NodeVisitor):
                 return dotted
         return _imported_by_call(expression)
 
-    def _add(self, dotted: str, name: str, line: int, *, guarded: bool = False) -> None:
-        guarded = guarded or line in self._guards.reads
-        self.found.append(Import(dotted, name, self._module.path, line, guarded))
+    def _add(self, dotted: str, name: str, node: ast.expr, *, guarded: bool = False) -> None:
+        guarded = guarded or is_within(node, self._guards.names)
+        self.found.append(Import(dotted, name, self._module.path, node.lineno, guarded))

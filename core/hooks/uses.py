@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .guards import Guards
+from .guards import Guards, is_within, span
 from .modules import Defined, Foreign, Module, Modules, imported_from
 from .names import PUBLIC
 
@@ -101,6 +101,7 @@ def uses_of(
                     reader.read(Defined(module, node), typed)
             elif isinstance(node, ast.Call):
                 reader.construction(module, node)
+    reader.finish()
     return tuple(sorted(reader.found, key=lambda use: (str(use.path), use.line, use.attribute or "")))
 
 
@@ -116,12 +117,13 @@ class _Uses:
         self._modules = modules
         self._member = member
         self._guards: dict[str, Guards] = {}
-        self._done: set[tuple[int, Subjects, Provided]] = set()
+        self._known: set[tuple[int, Subjects, Provided]] = set()
+        self._ahead: list[tuple[Defined, Mapping[str, Subject], Provided]] = []
 
     def read(
         self, function: Defined, subjects: Mapping[str, Subject], provided: Provided = frozenset()
     ) -> None:
-        """Collect what ``function`` reads from its local names ``subjects``.
+        """Have ``finish`` collect what ``function`` reads from its local names ``subjects``.
 
         Args:
             function: The function.
@@ -129,15 +131,21 @@ class _Uses:
             provided: (name, attribute) that whoever calls it has asked ``hasattr`` for.
         """
         key = id(function.node), frozenset(subjects.items()), provided
-        if key in self._done or not isinstance(function.node, Function):
+        if key in self._known or not isinstance(function.node, Function):
             return
-        if len(self._done) >= MAX_READS:
+        if len(self._known) >= MAX_READS:
             raise TooManyCallsError(f"its functions call each other in more than {MAX_READS} ways")
-        self._done.add(key)
-        body = function.node.body
-        reader = _FunctionUses(self, function, dict(subjects), provided | _hasattr(function))
-        for statement in body if isinstance(body, list) else [body]:
-            reader.visit(statement)
+        self._known.add(key)
+        self._ahead.append((function, subjects, provided))
+
+    def finish(self) -> None:
+        """Collect from all functions that are to be read, and from those that they call."""
+        while self._ahead:
+            function, subjects, provided = self._ahead.pop()
+            body = getattr(function.node, "body", [])
+            reader = _FunctionUses(self, function, dict(subjects), provided | _hasattr(function))
+            for statement in body if isinstance(body, list) else [body]:
+                reader.visit(statement)
 
     def guards(self, module: Module) -> Guards:
         """Return where ``module`` provides for what may be missing; read once."""
@@ -223,7 +231,7 @@ class _FunctionUses(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         name = self._name(node.value)
         if name:
-            self._add(name, node.attr, node.lineno)
+            self._add(name, node.attr, node)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -233,7 +241,7 @@ class _FunctionUses(ast.NodeVisitor):
             ):
                 computed = not (isinstance(attribute, ast.Constant) and isinstance(attribute.value, str))
                 written = None if computed else str(getattr(attribute, "value", ""))
-                self._add(name, written, node.lineno, guarded=bool(default))
+                self._add(name, written, node, guarded=bool(default))
             case ast.Call(func=ast.Name(id=name)) if name in self._functions:
                 pass  # one that is written inside this function has no other of that name followed
             case _:
@@ -251,12 +259,12 @@ class _FunctionUses(ast.NodeVisitor):
                 return self._name(body) or self._name(orelse)
         return ""
 
-    def _add(self, name: str, attribute: str | None, line: int, *, guarded: bool = False) -> None:
+    def _add(self, name: str, attribute: str | None, node: ast.expr, *, guarded: bool = False) -> None:
         subject = self._subjects[name]
-        guarded = guarded or (name, attribute) in self._provided or line in self._guards.reads
+        guarded = guarded or (name, attribute) in self._provided or is_within(node, self._guards.reads)
         path = self._function.module.path
         self._uses.found.add(
-            Use(attribute, path, line, guarded, subject.method, subject.argument, subject.type_name)
+            Use(attribute, path, node.lineno, guarded, subject.method, subject.argument, subject.type_name)
         )
 
     # what is bound
@@ -381,22 +389,17 @@ class _FunctionUses(ast.NodeVisitor):
 
 def _hasattr(function: Defined) -> Provided:
     """Return (name, attribute) of the ``hasattr`` tests in a function."""
-    start, end = _span(function.node)
+    start, end = span(function.node)
     found: set[tuple[str, str | None]] = set()
     for node in function.module.parts:
         match node:
             case ast.Call(
                 func=ast.Name(id="hasattr"), args=[ast.Name(id=name), ast.Constant(value=str(value))]
             ):
-                first, last = _span(node)
+                first, last = span(node)
                 if start <= first and last <= end:
                     found.add((name, value))
     return frozenset(found)
-
-
-def _span(node: ast.expr | ast.stmt) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return where a node begins and ends; of those inside, both lie between."""
-    return (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
 
 
 def _imported_names(modules: Modules, module: Module) -> Iterator[str]:
