@@ -1,7 +1,8 @@
-"""What ``ringfence plugins explain`` prints: the pages on the rules of a check, as in the documentation."""
+"""What ``ringfence plugins explain`` prints: the pages on the rules of a check, without their links."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ..hooks.errors import JobError
@@ -9,6 +10,8 @@ from ..problems import suggest
 from ..shipped import shipped
 
 _INDEX = "index"
+#: A link to another page, which a terminal cannot follow.
+_LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\.md(?:#[^)\s]*)?\)")
 
 
 def pages(rules: Sequence[str]) -> str:
@@ -23,4 +26,5 @@ def pages(rules: Sequence[str]) -> str:
     unknown = [f"there is no rule '{rule}'; {suggest(rule, known)}" for rule in asked if rule not in known]
     if unknown:
         raise JobError("\n".join(unknown))
-    return "\n".join((folder / f"{name}.md").read_text(encoding="utf-8") for name in asked or [_INDEX])
+    texts = [(folder / f"{name}.md").read_text(encoding="utf-8") for name in asked or [_INDEX]]
+    return "\n".join(_LINK.sub(r"\1", text) for text in texts)

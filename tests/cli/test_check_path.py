@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import sys
 import zipfile
@@ -437,7 +438,14 @@ def test_explain_prints_the_page_of_a_rule(ringfence):
 
 
 def test_explain_lists_the_rules(ringfence):
-    assert "[E-SPAN](E-SPAN.md)" in ringfence("plugins", "explain").out
+    out = ringfence("plugins", "explain").out
+    assert "| E-SPAN | The declared range leaves out" in out
+
+
+def test_explain_prints_no_links_that_a_terminal_cannot_follow(ringfence):
+    rules = re.findall(r"^\| ([EUWI]-[A-Z-]+) \|", ringfence("plugins", "explain").out, re.MULTILINE)
+    for arguments in ([], rules):
+        assert "](" not in ringfence("plugins", "explain", *arguments).out
 
 
 def test_a_rule_that_there_is_not_names_the_nearest(ringfence):
@@ -473,6 +481,15 @@ def test_a_matrix_that_would_be_empty_says_why(project, ringfence, old, new, say
 
     assert done.status == 2
     assert says in done.err
+
+
+@pytest.mark.parametrize("name", ["nofolder", "missing-0.1-py3-none-any.whl"])
+def test_a_matrix_of_what_is_not_there_says_so(ringfence, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+
+    done = ringfence("plugins", "matrix", name)
+
+    assert (done.status, done.err) == (2, f"error: {name} is not there; name a folder with pyproject.toml\n")
 
 
 def test_a_matrix_keeps_to_the_python_and_the_core_that_are_declared(project, ringfence):
