@@ -61,7 +61,7 @@ plugins_app = typer.Typer(
 app.add_typer(plugins_app, name="plugins")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_Name = Annotated[str, typer.Argument(help="Name of the plugin, as a job spells it.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the plugin, as a job spells it.")]
 
 
 def share_processors() -> None:
@@ -176,18 +176,22 @@ def train(
 
 @plugins_app.command("list", cls=_Command)
 def list_plugins(*, as_json: _Json = False) -> None:
-    """List the plugins that are installed, and whether they fit this version."""
+    """List the installed plugins, and whether they fit this version."""
+    from .commands.columns import terminal_width  # noqa: PLC0415 - as below
     from .commands.plugins import list_lines, list_records  # noqa: PLC0415 - takes time
 
     if as_json:
         typer.echo(json.dumps(list_records(), indent=2))
     else:
-        typer.echo(visible("\n".join(list_lines())))
+        typer.echo(visible("\n".join(list_lines(terminal_width()))))
 
 
 @plugins_app.command("show", cls=_Command)
 def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
-    """Show what a plugin is and which options it takes; its code is read, not run."""
+    """Show what a plugin is and which options it takes.
+
+    Its code is read, not run.
+    """
     from .commands.plugins import show_lines, show_record  # noqa: PLC0415 - takes time
 
     typer.echo(json.dumps(show_record(name), indent=2) if as_json else visible("\n".join(show_lines(name))))
@@ -204,9 +208,10 @@ def check_plugin(
     *,
     as_json: _Json = False,
 ) -> None:
-    """Check plugins against the series of the core that they must work with; exit status 2 if one does not.
+    """Check plugins against the series of the core they must fit.
 
-    A folder in this one is written ./NAME; what has no slash is the name of an installed plugin.
+    Exit status 2 if one does not fit. A folder in this one is written ./NAME; what has no slash is the name
+    of an installed plugin.
     """
     gc.enable()
     from .commands.check import checked  # noqa: PLC0415 - takes time
@@ -229,7 +234,10 @@ def explain_rules(
         typer.Argument(metavar="[RULE]…", help="Rules of a check; without any, all of them."),
     ] = None,
 ) -> None:
-    """Tell what a rule of a check means and what to do, or list all rules."""
+    """Tell what a rule of a check means and what to do.
+
+    Without a rule, list all of them.
+    """
     from .commands.explain import pages  # noqa: PLC0415 - takes time
 
     typer.echo(pages(rules or []), nl=False)
@@ -241,7 +249,7 @@ def show_matrix(
     *,
     as_json: _Json = False,
 ) -> None:
-    """Print which series of the core a project has to be tested with, on which versions of Python."""
+    """Print which cores and Pythons to test a project with."""
     from .commands.matrix import matrix_lines, matrix_record  # noqa: PLC0415 - takes time
 
     if as_json:
@@ -253,7 +261,9 @@ def show_matrix(
 
 @plugins_app.command("new", cls=_Command)
 def new_plugin(
-    name: Annotated[str | None, typer.Argument(help="Name of the plugin, as jobs will spell it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Name of the plugin, as jobs will spell it.")
+    ] = None,
     role: Annotated[
         str | None, typer.Option(metavar="ROLE", help="augment, gradient, optimizer or monitor.")
     ] = None,
@@ -265,7 +275,10 @@ def new_plugin(
         Path | None, typer.Option(metavar="DIR", help="Folder of the project.  [default: ringfence-NAME]")
     ] = None,
 ) -> None:
-    """Make the project of a new plugin, which works and has tests; asks for what is not given."""
+    """Make the project of a new plugin, which works and has tests.
+
+    Asks for what is not given.
+    """
     from .commands.new import make_project  # noqa: PLC0415 - takes time
 
     given = {"name": name, "role": role, "licence": licence, "author": author}
@@ -274,7 +287,10 @@ def new_plugin(
 
 @app.command(cls=_Command)
 def doctor(*, as_json: _Json = False) -> None:
-    """Tell, layer by layer, what the sandbox holds on this machine; exit status 2 if it cannot be used."""
+    """Tell what the sandbox holds on this machine, layer by layer.
+
+    Exit status 2 if it cannot be used.
+    """
     gc.enable()
     from .commands.machine import examine_machine  # noqa: PLC0415 - imports torch
 
@@ -292,7 +308,10 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
 
 @app.command(cls=_Command)
 def schema() -> None:
-    """Print the JSON schema of job files, for editors that check and complete what is written."""
+    """Print the JSON schema of job files, for editors.
+
+    With it they check and complete what is written.
+    """
     from .commands.schema import schema_text  # noqa: PLC0415 - as the others
 
     typer.echo(schema_text(), nl=False)

@@ -1,14 +1,19 @@
 """``ringfence plugins``, ``doctor``, ``--version`` and ``--help``."""
 
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from rich.console import Console
 
 from ringfence import __version__
+from ringfence.commands import plugins
 from ringfence.commands.diagnosis import print_diagnosis
 from ringfence.isolation.doctor import diagnose
 
@@ -40,10 +45,32 @@ def test_every_command_has_help(ringfence, arguments):
     assert "--help" in done.out
 
 
+@pytest.mark.parametrize("group", [[], ["plugins"]], ids=["root", "plugins"])
+def test_every_summary_is_whole_at_80_columns(ringfence, monkeypatch, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    commands = ringfence(*group, "--help").out.partition("Commands:\n")[2].splitlines()
+    assert len(commands) >= 5
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+    assert max(map(len, commands)) <= 80
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_a_missing_argument_is_spelt_as_in_the_usage(ringfence, command):
+    done = ringfence("plugins", command)
+    assert done.status == 2
+    assert "Missing argument '" in done.err
+    assert "Missing argument 'name'" not in done.err
+
+
+def listed(out: str) -> dict[str, str]:
+    """Return the rows of the table by the names of the plugins."""
+    return {line.split()[0]: line for line in out.partition("\n\n")[0].splitlines()[1:]}
+
+
 def test_list_tells_role_origin_and_fit(ringfence):
     done = ringfence("plugins", "list")
     assert done.status == 0
-    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[1:]}
+    rows = {name: row.split()[1:] for name, row in listed(done.out).items()}
     assert {"augment", "gradclip", "monitor", "optim"} <= set(rows)
     assert rows["gradclip"][:4] == ["gradient", "ringfence", __version__, "ok"]
     assert rows["gradclip"][4:6] == ["mode,", "max_norm,"]
@@ -83,9 +110,9 @@ def test_thirty_plugins_one_of_them_broken_are_told_and_none_is_imported(ringfen
         (info / "RECORD").write_text(
             f"{module}.py,,\n{info.name}/METADATA,,\n{info.name}/entry_points.txt,,\n"
         )
-    listed = ringfence_in(tmp_path, "plugins", "list")
-    assert listed.returncode == 0, listed.stderr
-    rows = {line.split()[0]: line for line in listed.stdout.splitlines()[1:]}
+    done = ringfence_in(tmp_path, "plugins", "list")
+    assert done.returncode == 0, done.stderr
+    rows = listed(done.stdout)
     assert len([name for name in rows if name.startswith("clip-")]) == 30
     assert rows["clip-00"].split() == [
         "clip-00",
@@ -97,7 +124,7 @@ def test_thirty_plugins_one_of_them_broken_are_told_and_none_is_imported(ringfen
         "window",
         "read",
     ]
-    assert rows["clip-13"].split() == ["clip-13", "?", "acme_13", "1.0", "REFUSED", "?"]
+    assert rows["clip-13"].split() == ["clip-13", "?", "acme_13", "1.0", "REFUSED", "U-SOURCE", "?"]
     for name, told in (("clip-29", "limit"), ("clip-13", "(acme_13.py, line 1)")):
         shown = ringfence_in(tmp_path, "plugins", "show", name)
         assert shown.returncode == 0, shown.stderr
@@ -126,6 +153,119 @@ def test_list_as_json(ringfence):
     records = {record["name"]: record for record in json.loads(ringfence("plugins", "list", "--json").out)}
     assert records["optim"]["role"] == "optimizer"
     assert records["optim"]["decision"] == "accepted"
+    assert "I-IN-STEP" in records["optim"]["rules"]
+
+
+# the table of a terminal
+
+
+def record(name: str = "clip", **more: object) -> dict:
+    option = {"name": "limit", "type": "float", "default": None, "required": True}
+    more_options = [
+        option | {"name": name, "required": False} for name in ("window", "a_longer_name", "mode")
+    ]
+    return {
+        "name": name,
+        "role": "gradient",
+        "distribution": f"acme-{name}",
+        "version": "1.0",
+        "decision": "accepted",
+        "rules": [],
+        "options": [option, *more_options],
+        "takes_any_option": False,
+        "is_read": True,
+        "needs": {},
+    } | more
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Return a function that lists what is in some records."""
+
+    def told(records, width=None):
+        monkeypatch.setattr(plugins, "list_records", lambda _: records)
+        return plugins.list_lines(width)
+
+    return told
+
+
+MANY = [
+    *(record(f"clip-{number:02}") for number in range(30)),
+    record("x" * 64, needs={"read": {}, "connect": {}, "write": {}}),
+    record("spoilt", role="", is_read=False, decision="refused", rules=["U-SOURCE"]),
+    record("old", decision="refused", rules=["E-NO-DECLARATION", "W-PARTIAL"]),
+]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 120, 200, 400])
+def test_no_line_of_the_table_is_wider_than_the_terminal(lines, width):
+    told = lines(MANY, width)
+    assert max(map(len, told)) <= width
+    assert len("\n".join(told).partition("\n\n")[0].splitlines()) == 1 + len(MANY)
+
+
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (50, "NAME FITS"),
+        (80, "NAME ROLE FROM FITS NEEDS"),
+        (120, "NAME ROLE FROM FITS OPTIONS NEEDS"),
+        (200, "NAME ROLE FROM FITS OPTIONS NEEDS"),
+    ],
+)
+def test_a_narrow_terminal_loses_what_matters_least_and_says_so(lines, width, titles):
+    told = lines(MANY, width)
+    assert told[0].split() == titles.split()
+    assert any(line.startswith("left out: ") for line in told) == ("OPTIONS" not in titles)
+    rows = listed("\n".join(told))
+    assert "REFUSED U-SOURCE" in rows["spoilt"]
+    assert "REFUSED E-NO-DECLARATION" in rows["old"]
+
+
+def test_one_long_name_does_not_widen_every_row_of_a_terminal(lines):
+    rows = listed("\n".join(lines(MANY, 120)))
+    assert f"{'x' * 23}…" in rows
+    assert all(row.index("gradient") < 30 for row in rows.values() if "gradient" in row)
+
+
+def test_options_that_have_no_room_are_counted(lines):
+    few = [record()]
+    assert "limit!, window, a_longer_name, mode" in lines(few, 120)[1]
+    assert "limit!, window, a_longer_name, mode" in lines(few)[1]
+    assert lines(few, 64)[1].endswith("limit!, window +2")
+    assert lines(few, 64)[-1] == "option!: it cannot do without; +N: N more options"
+
+
+def test_what_is_piped_is_whole(lines):
+    told = lines(MANY)
+    assert any("x" * 64 in line and line.endswith("read, connect, write") for line in told)
+    assert "…" not in "".join(told)
+
+
+def test_signs_have_a_legend_only_where_they_occur(lines):
+    assert len(lines([record(options=[])], 80)) == 2
+    assert "?: its text does not tell" in lines([record(role="", options=[])], 80)
+    assert not any("option!" in line for line in lines([record("a" * 60, needs={"read": {}})], 60))
+
+
+def test_the_list_ends_with_what_to_do_about_a_refusal(lines):
+    advice = "refused: see ringfence plugins check NAME, or ringfence plugins show NAME"
+    assert lines(MANY, 80)[-1] == f"2 {advice}"
+    assert lines(MANY)[-1] == f"2 {advice}"
+    assert not any("refused" in line for line in lines([record()], 80))
+
+
+def test_the_list_takes_the_width_of_its_terminal():
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    with os.fdopen(parent, "rb", buffering=0) as screen:
+        command = [sys.executable, "-m", "ringfence", "plugins", "list"]
+        subprocess.run(command, check=True, stdout=child, env=environment, timeout=60)
+        os.close(child)
+        told = screen.read(65536).decode().splitlines()
+    assert any(line.startswith("optim ") for line in told)
+    assert max(map(len, told)) <= 60
 
 
 def test_listing_imports_no_torch():
