@@ -460,6 +460,59 @@ def test_many_layers_become_median_spread_and_the_whole():
         assert words in svg
 
 
+def ticks(svg: str, axis: str) -> list[str]:
+    """Return what stands at the ticks of an axis, ``x`` or ``y``."""
+    one = rf'id="c-{axis}tick_\d+">(?:(?!id="c-{axis}tick_).)*?<text[^>]*>([^<]+)</text>'
+    return [text.replace("\N{MINUS SIGN}", "-") for text in re.findall(one, svg)]
+
+
+def dots(svg: str) -> int:
+    """Return how many dots are drawn."""
+    return len(re.findall(r"<use [^>]*fill: var\(--s\d\)", svg))
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+@pytest.mark.parametrize("step", [0, 1, 16])
+def test_a_single_point_is_drawn_over_whole_steps(step, smooth):
+    svg = line_chart("c", "t", [Series("a", [step], [0.5])], smooth=smooth)
+    assert dots(svg) == 1
+    shown = ticks(svg, "x")
+    assert len(shown) >= 2
+    assert [text for text in shown if not re.fullmatch(r"\d+", text)] == []
+    assert shown[0] == "0"
+
+
+def test_the_median_and_the_band_of_a_single_step_are_drawn():
+    layers = [Series(f"l{i}", [0], [1.0 + i]) for i in range(30)]
+    svg = line_chart("c", "t", layers)
+    assert dots(svg) == 2  # one of them in the legend
+    assert re.search(r'id="c-LineCollection_1"> <path [^>]*d="M', svg)
+
+
+def test_a_point_between_gaps_is_drawn():
+    values = [math.nan if step in (49, 51) else float(step) for step in range(100)]
+    assert dots(line_chart("c", "t", [Series("a", list(range(100)), values)])) == 1
+    assert dots(line_chart("c", "t", [Series("a", list(range(100)), [1.0] * 100)])) == 0
+
+
+@pytest.mark.parametrize("steps", [[0, 1], [3, 4], [0, 2], [7, 12], [100, 101], [0, 100_000]])
+def test_ticks_of_steps_are_whole_numbers_in_sight(steps):
+    shown = [
+        float(text.replace(",", ""))
+        for text in ticks(line_chart("c", "t", [Series("a", steps, [1.0, 2.0])]), "x")
+    ]
+    assert shown
+    assert all(number.is_integer() and steps[0] <= number <= steps[1] for number in shown)
+
+
+@pytest.mark.parametrize("low", [1e-9, 0.03, 0.06, 0.9, 2.0, 7.0, 4e5])
+@pytest.mark.parametrize("ratio", [31, 60, 99, 300, 1e4, 1e12])
+def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, ratio):
+    values = [low * ratio ** (i / 9) for i in range(10)]
+    svg = line_chart("c", "t", [Series("a", list(range(10)), values)], log=True)
+    assert 3 <= len(ticks(svg, "y")) <= 14
+
+
 def test_same_numbers_give_the_same_chart():
     charts = {
         line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0])])

@@ -32,9 +32,15 @@ MAX_LINES = len(_SERIES)
 #: Name of the line that is about all layers together.
 WHOLE = "whole model"
 _POINTS = 300
+_FEW_POINTS = 25
+_DOT = 3.2
+#: Of a point that no line, or a short one, leads to.
+_LONE_DOT = 5.0
 _HEAT_ROWS = 48
 _HEAT_COLUMNS = 64
 _LOG_RATIO = 30.0
+#: Below, powers of ten alone would leave a logarithmic axis one or two ticks.
+_FEW_DECADES = 3
 #: Beyond, matplotlib's own sums overflow; a single precision number hardly gets there.
 _LARGEST = 1e30
 _INCH = 72
@@ -102,12 +108,10 @@ def line_chart(
         else:
             for colour, one in zip(_SERIES, series, strict=False):
                 _draw_line(axes, one, colour, smooth=smooth)
-        if log and _is_wide([value for one in series for value in one.values]):
-            axes.set_yscale("log")
-            axes.tick_params(which="minor", length=0)
-            axes.yaxis.set_major_formatter(_plain_number)
-            axes.yaxis.set_minor_formatter(_no_label)
+        if log and _is_wide(axes):
+            _use_decades(axes)
         _finish(axes, legend=len(series) > 1)
+        _limit_steps(axes, [*marks, *(step for one in series for step in one.steps)])
         return _svg(figure, key, title)
 
 
@@ -160,7 +164,9 @@ def _finish(axes: Axes, *, legend: bool) -> None:
     axes.margins(x=0.01)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("step", loc="right", labelpad=1)
-    axes.locator_params(axis="x", nbins=6, integer=True)
+    # By default two integers have to be in sight before there are no others.
+    axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
+    axes.xaxis.set_major_formatter(_whole_number)
     if legend:
         axes.figure.legend(
             *axes.get_legend_handles_labels(),
@@ -169,6 +175,33 @@ def _finish(axes: Axes, *, legend: bool) -> None:
             handlelength=1.2,
             columnspacing=1.2,
         )
+
+
+def _limit_steps(axes: Axes, steps: Sequence[int]) -> None:
+    """Show the steps that there are; where there is only one, those up to it, and a dot as a whole."""
+    low, high = min(steps, default=0), max(steps, default=1)
+    lone = low == high
+    if lone:
+        low, high = 0, max(high, 1)
+    room = (0.02 if lone else 0.01) * (high - low)
+    axes.set_xlim(low - room, high + room)
+
+
+def _use_decades(axes: Axes) -> None:
+    """Make the axis of values logarithmic, with enough ticks to read a value."""
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415 - only a report needs it
+
+    axes.set_yscale("log")
+    low, high = np.log10(axes.get_ylim())
+    if high - low < _FEW_DECADES:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.tick_params(which="minor", length=0)
+    axes.yaxis.set_major_formatter(_plain_number)
+    axes.yaxis.set_minor_formatter(_no_label)
+
+
+def _whole_number(value: float, _: float) -> str:
+    return f"{value:,.0f}"
 
 
 def _plain_number(value: float, _: float) -> str:
@@ -201,8 +234,16 @@ def _draw_line(axes: Axes, series: Series, colour: str, *, smooth: bool) -> None
         steps, values = _thin(steps, values, _POINTS // 6)
     else:
         steps, values = _thin(steps, values, _POINTS)
-    marker = "o" if len(steps) <= _POINTS // 12 else None
-    axes.plot(steps, values, color=colour, label=_printable(series.name), marker=marker, markersize=3.2)
+    axes.plot(steps, values, color=colour, label=_printable(series.name), **_dots(values))
+
+
+def _dots(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return where a line has dots: at each point where there are few, and where no line leads to one."""
+    if len(values) <= _FEW_POINTS:
+        return {"marker": "o", "markersize": _DOT if len(values) > 2 else _LONE_DOT}  # noqa: PLR2004 - a line's ends
+    gap = np.isnan(np.concatenate([[np.nan], values, [np.nan]]))
+    alone = np.flatnonzero(~gap[1:-1] & gap[:-2] & gap[2:])
+    return {"marker": "o", "markersize": _LONE_DOT, "markevery": alone.tolist()} if len(alone) else {}
 
 
 def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
@@ -217,8 +258,12 @@ def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
     if not len(x):
         return
     low, middle, high = np.nanpercentile(table, [10, 50, 90], axis=0)
-    axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.18, linewidth=0, label="middle 80 %")
-    axes.plot(x, middle, color=_SERIES[0], label=f"median of {len(series)}")
+    if len(x) == 1:
+        # A band between one step and itself has no width.
+        axes.vlines(x, low, high, color=_SERIES[0], alpha=0.18, linewidth=3 * _DOT, label="middle 80 %")
+    else:
+        axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.18, linewidth=0, label="middle 80 %")
+    axes.plot(x, middle, color=_SERIES[0], label=f"median of {len(series)}", **_dots(middle))
 
 
 def _thin(
@@ -236,11 +281,10 @@ def _thin(
     )
 
 
-def _is_wide(values: Sequence[float]) -> bool:
-    """Tell whether a logarithmic axis suits: all above zero, over a wide range."""
-    known = _drawable(values)
-    known = known[~np.isnan(known)]
-    return known.size > 0 and 0 < known.min() * _LOG_RATIO < known.max()
+def _is_wide(axes: Axes) -> bool:
+    """Tell whether a logarithmic axis suits what is drawn: all above zero, over a wide range."""
+    low, high = axes.dataLim.intervaly
+    return bool(0 < low * _LOG_RATIO < high)
 
 
 def _on_common_edges(layer: Layer) -> tuple[NDArray[np.float64], float, float]:
