@@ -351,6 +351,55 @@ def test_what_a_plugin_tried_is_told_and_nothing_of_those_that_tried_nothing(fol
     assert text.count("tried and was refused") == 1
 
 
+def test_layers_are_told_once_and_a_row_tells_what_it_lacks(folder):
+    whole = [plugin("one"), plugin("two"), plugin("three", isolation="trusted", layers=[])]
+    (folder / "run.json").write_text(json.dumps(record(plugins=whole)))
+    text = page(folder).text
+    assert text.count("landlock") == text.count("seccomp") == 1
+    assert "Layers of each sandbox: landlock seccomp" in text
+    assert "without" not in text.partition("Layers of")[2].partition("Training images")[0]
+
+    (folder / "run.json").write_text(json.dumps(record(plugins=[*whole, plugin("four", layers=["seccomp"])])))
+    text = page(folder).text
+    assert "Layers of each sandbox, but for those that a row is without: landlock seccomp" in text
+    assert text.count("without landlock") == 1
+    assert "without seccomp" not in text
+
+
+def test_tables_scroll_in_a_box_that_a_keyboard_reaches(folder):
+    faults = [asdict(FaultRecord(1, "optim", None, "PluginLoadError", "gone", "aborted"))]
+    (folder / "run.json").write_text(json.dumps(record(faults=faults)))
+    boxes = [div for div in page(folder).all("div") if "scroll" in div.get("class", "")]
+    assert [(box["tabindex"], box["role"]) for box in boxes] == [("0", "region")] * 2
+
+
+def picture(folder: Path, height: int, width: int) -> dict:
+    """Return the figure that the page shows the picture of a plugin in."""
+    recorder = RunRecorder(folder)
+    image = torch.zeros(height, width, 3, dtype=torch.uint8)
+    recorder.reported("painter", StepInfo(40), {}, Report({}, {}, {"sheet": image}))
+    recorder.close()
+    shown = page(folder).text
+    assert "painter: sheet" in shown
+    return page(folder).all("figure")[-1]
+
+
+def test_a_picture_is_shown_at_its_own_size(folder):
+    assert picture(folder, 552, 504)["style"] == "width: 504px"
+
+
+def test_a_small_picture_is_shown_in_whole_multiples_of_its_pixels(folder):
+    assert picture(folder, 30, 50)["style"] == "width: 200px"
+    assert page(folder).all("img")[-1]["class"] == "enlarged"
+
+
+def test_a_picture_that_is_none_takes_little_room(folder):
+    picture(folder, 552, 504)
+    for file in (folder / "reports").rglob("*.png"):
+        file.write_bytes(b"\x89PNG" + b"\xff" * 40)
+    assert page(folder).all("figure")[-1]["style"] == "width: 220px"
+
+
 def test_each_fault_is_a_row_and_no_event_besides(folder):
     told = "plugin 'optim' in 'optimizer.backward' at step 25: crashed; restarted (1 of 3 in a row)"
     where = (25, "optim", "optimizer.backward", "PluginCrashedError")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +22,10 @@ MIB = 2**20
 MAX_LAYERS = 16
 MAX_CHARTS = 12
 MAX_PICTURES = 24
+#: CSS pixels that a picture of a plugin has at least, about.
+_LEAST_WIDTH = 220
+#: Signature of a PNG, and the head of its first chunk; width and height follow.
+_PNG_BEGINS = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _MINUTE, _HOUR = 60, 3600
 _SHORT_SHA = 12
 #: Share of the budget from which a peak is shown as close to it.
@@ -66,10 +70,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture and its caption; ``data`` is a data URI."""
+    """A picture and its caption; ``data`` is a data URI, ``width`` in CSS pixels where there is room."""
 
     data: str
     caption: str
+    width: int = 0
+    is_enlarged: bool = False
 
 
 def write_report(folder: Path) -> Path:
@@ -101,6 +107,7 @@ def render(run: RunFolder) -> str:
     files = resources.files(__package__)
     template = environment.from_string((files / "report.html").read_text(encoding="utf-8"))
     record = run.record
+    shared = _layers_of_all(record.get("plugins", []))
     mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
     return template.render(
         css=Markup((files / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
@@ -116,7 +123,8 @@ def render(run: RunFolder) -> str:
         layers=list(_layers(run)),
         samples=list(_samples(run)),
         pictures=list(_pictures(run)),
-        plugins=[_plugin_row(plugin) for plugin in record.get("plugins", [])],
+        plugins=[_plugin_row(plugin, shared) for plugin in record.get("plugins", [])],
+        layers_of_all=shared,
         trusted=[p.get("name") for p in record.get("plugins", []) if p.get("isolation") == "trusted"],
         disabled=[p.get("name") for p in record.get("plugins", []) if p.get("state") == "disabled"],
         faults=list(fault_rows(run)),
@@ -228,24 +236,36 @@ def _layers(run: RunFolder) -> Iterator[tuple[str, list[Figure]]]:
 
 def _samples(run: RunFolder) -> Iterator[Picture]:
     for sample in run.samples:
-        data = _data_uri(run.path / SAMPLES / Path(str(sample.get("file"))).name)
+        data = _read(run.path / SAMPLES / Path(str(sample.get("file"))).name)
         if data:
-            yield Picture(data, _target(sample.get("target")))
+            yield Picture(_data_uri(data), _target(sample.get("target")))
 
 
 def _pictures(run: RunFolder) -> Iterator[Picture]:
     named = [(p, n, f) for p, pictures in run.pictures.items() for n, f in pictures.items()]
     for plugin, name, file in named[:MAX_PICTURES]:
-        data = _data_uri(file)
+        data = _read(file)
         if data:
-            yield Picture(data, f"{plugin}: {name}")
+            width = _png_width(data) or _LEAST_WIDTH
+            # What is smaller than its caption is shown in whole multiples of its pixels.
+            times = max(1, _LEAST_WIDTH // width)
+            yield Picture(_data_uri(data), f"{plugin}: {name}", times * width, times > 1)
 
 
-def _data_uri(file: Path) -> str:
+def _png_width(data: bytes) -> int:
+    """Return the width that a PNG says it has; 0 if it is none."""
+    return int.from_bytes(data[16:20]) if data.startswith(_PNG_BEGINS) else 0
+
+
+def _read(file: Path) -> bytes:
     try:
-        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        return file.read_bytes()
     except OSError:
-        return ""
+        return b""
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _target(target: object) -> str:
@@ -258,12 +278,24 @@ def _target(target: object) -> str:
     return str(target)
 
 
-def _plugin_row(plugin: Mapping[str, Any]) -> dict[str, Any]:
+def _layers_of_all(plugins: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the layers of any sandbox of the run; a row tells those that its own lacks."""
+    return list(dict.fromkeys(str(layer) for plugin in plugins for layer in plugin.get("layers") or []))
+
+
+def _lacking(plugin: Mapping[str, Any], every: Sequence[str]) -> list[str]:
+    # A trusted plugin has no sandbox that could lack anything; its row says so louder.
+    if plugin.get("isolation") == "trusted":
+        return []
+    return [layer for layer in every if layer not in (plugin.get("layers") or [])]
+
+
+def _plugin_row(plugin: Mapping[str, Any], every: Sequence[str]) -> dict[str, Any]:
     """Return a plugin's entry with what the table shows beside it."""
     budget, peak, calls = (plugin.get(key) or 0 for key in ("budget_bytes", "peak_bytes", "calls"))
     share = min(1.0, peak / budget) if budget else 0.0
     seconds = float(plugin.get("seconds") or 0.0)
-    defaults = {"version": "", "role": "", "isolation": "", "layers": [], "restarts": 0, "skipped": 0}
+    defaults = {"version": "", "role": "", "isolation": "", "restarts": 0, "skipped": 0}
     return {
         **defaults,
         **plugin,
@@ -276,6 +308,7 @@ def _plugin_row(plugin: Mapping[str, Any]) -> dict[str, Any]:
         "share": share,
         "close": share >= _CLOSE,
         "ms_per_call": 1000 * seconds / calls if calls else None,
+        "lacking": _lacking(plugin, every),
         "mood": _STATES.get(str(plugin.get("state")), "warn"),
         "granted": list(_grants(plugin)),
     }
