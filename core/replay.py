@@ -51,7 +51,8 @@ def replay(found: Found, source: PluginSource, verdict: Verdict, index: Index | 
     usual = _failure(found, source, None)
     if usual:
         # It is the job that does not suit the plugin, and nothing follows for earlier series.
-        return [Finding("W-REPLAY", f"failed in a short job, so nothing was told by running it: {usual}")]
+        text = f"failed in a short job, so nothing was told by running it: {usual}"
+        return [Finding("W-REPLAY", text, path=source.path, line=source.line)]
     failures = {group: _failure(found, source, lack) for group, lack in _groups(verdict, index).items()}
     return [
         Finding(

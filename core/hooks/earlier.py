@@ -16,7 +16,7 @@ from typing import Any
 from .snapshot import Snapshot
 
 _PUBLIC = __name__.partition(".")[0]
-#: Public types of whose values some have more than is on record: it is there for who asks, in no series for sure.
+#: Public types some of whose values have more than is on record, for who asks whether it is there.
 _WITH_MORE = ("TensorMap",)
 
 

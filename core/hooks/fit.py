@@ -12,7 +12,7 @@ from .names import ALL, PUBLIC, WHOLE
 from .snapshot import Snapshot
 from .source import METHODS, About, Method, PluginSource, Unresolved
 from .uses import Use
-from .verdict import Finding
+from .verdict import Finding, listed
 
 #: What the text leaves open, and the rule that says so.
 _OPEN: dict[About, str] = {
@@ -70,10 +70,8 @@ def _advice(finding: Finding, failing: Sequence[str], claimed: Sequence[str], ne
 
 
 def _unreadable(item: Unresolved) -> Finding:
-    advice = "ship the class as Python source"
-    return Finding(
-        "U-SOURCE", f"cannot be read: {item.reason}", advice=advice, path=item.path, line=item.line
-    )
+    text = f"cannot be read: {item.reason}"
+    return Finding("U-SOURCE", text, advice=item.advice, path=item.path, line=item.line)
 
 
 def _unresolved(item: Unresolved) -> Finding:
@@ -101,6 +99,10 @@ def _complete(source: PluginSource) -> Iterator[Finding]:
         if not method.plain:
             text = f"{method.name}() is a static, class or async method"
             advice = f"write def {method.name}(self, …)"
+            yield Finding("E-METHOD", text, (), advice, method.path, method.line)
+        elif method.unnamed:
+            text = f"{method.name}() takes {listed(method.unnamed)}: arguments are given by name"
+            advice = f"write each argument that {method.name}() takes, without / and *"
             yield Finding("E-METHOD", text, (), advice, method.path, method.line)
 
 

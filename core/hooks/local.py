@@ -19,6 +19,8 @@ from .surroundings import Surroundings, openblas_pools
 from .tensor_file import TensorFile
 from .types import Batch, Changeable, StepInfo, TensorMap, derive_seed, passthrough
 
+#: Kinds of parameters that an argument can be given to by name.
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 #: Hook to the names of its arguments.
 _ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
 
@@ -44,7 +46,7 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
     plugin can use an argument of a later series and still work with this one.
 
     Raises:
-        TypeError: ``forward`` or ``backward`` is missing.
+        TypeError: ``forward`` or ``backward`` is missing, or takes what cannot be given by name.
     """
     accepts = {}
     for method in METHODS:
@@ -57,6 +59,12 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
         if function is not passthrough:
             parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
             known = _ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
+            unnamed = [p for p in parameters if p.kind not in _NAMED]
+            if unnamed:
+                raise TypeError(
+                    f"{cls.__name__}.{method}() takes '{unnamed[0]}' and no name for it: "
+                    "arguments are given by name; write each that it takes, without / and *"
+                )
             accepts[method] = tuple(p.name for p in parameters if p.default is p.empty or p.name in known)
     return accepts
 

@@ -72,6 +72,15 @@ class Foreign:
 Resolved = Defined | Foreign | Module | None
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A file that could not be read as Python source: why, as a clause, and where."""
+
+    reason: str
+    path: Path
+    line: int = 0
+
+
 class Modules:
     """The plugin's own source files, read when asked for.
 
@@ -88,7 +97,7 @@ class Modules:
         self._read: dict[str, Module | None] = {}
         # Most names that are looked for lie in a few packages.
         self._file_of = functools.cache(file_of)
-        self.broken: dict[str, str] = {}
+        self.broken: dict[str, Broken] = {}
 
     def find(self, name: str) -> Module | None:
         """Return the module ``name`` if it is the plugin's own and can be read as Python source.
@@ -178,11 +187,14 @@ class Modules:
                 # A plugin's doubtful escapes are its author's to see, not the user's.
                 warnings.simplefilter("ignore")
                 tree = ast.parse(text[:MAX_SOURCE_BYTES], filename=str(path))
-        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            self.broken[name] = f"{path} cannot be read as Python source: {error}"
+        except SyntaxError as error:
+            self.broken[name] = Broken(f"{type(error).__name__}: {error.msg}", path, error.lineno or 0)
+            return None
+        except (OSError, ValueError, RecursionError, MemoryError) as error:
+            self.broken[name] = Broken(f"it is no Python source: {error}", path)
             return None
         if len(text) > MAX_SOURCE_BYTES:
-            self.broken[name] = f"{path} is longer than {MAX_SOURCE_BYTES} bytes"
+            self.broken[name] = Broken(f"it is longer than {MAX_SOURCE_BYTES} bytes", path)
             return None
         return Module(name, path, tree, dict(_bindings(tree.body)), tuple(_parts(tree)))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,7 @@ class Method:
         line: Line of its ``def``.
         arguments: Names after ``self``, in order; those with a default included.
         defaults: Those of ``arguments`` that have a default.
+        unnamed: What is in its signature and cannot be given by name: ``"*args"``, ``"gradients, /"``.
         passthrough: True for ``forward = passthrough``.
         plain: False for a static, class or async method, which cannot be a hook.
     """
@@ -66,6 +67,7 @@ class Method:
     line: int
     arguments: tuple[str, ...] = ()
     defaults: frozenset[str] = frozenset()
+    unnamed: tuple[str, ...] = ()
     passthrough: bool = False
     plain: bool = True
 
@@ -101,12 +103,14 @@ class Unresolved:
         reason: Why it could not be told, as a clause.
         path: File, or None if there is none to read.
         line: Line, 0 if unknown.
+        advice: What to do, if that is not to write it out.
     """
 
     about: About
     reason: str
     path: Path | None = None
     line: int = 0
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +164,26 @@ def read_plugin(
     try:
         return _read(modules, module, qualname)
     except RecursionError:
-        return _not_found(f"{module} is nested too deeply to be read")
+        return _not_found(f"{module} is nested too deeply to be read", advice="nest it less deeply")
 
 
 def _read(modules: Modules, name: str, qualname: str) -> PluginSource:
     entry = modules.find(name)
+    found = None if entry is None else _find_class(modules, entry, qualname)
+    if entry is not None and found is not None:
+        return _Reader(modules, entry, found).source()
+    for broken in modules.broken.values():
+        return _not_found(broken.reason, broken.path, broken.line, advice="mend that file")
     if entry is None:
-        reason = modules.broken.get(name, f"no source file of module {name} was found")
-        return _not_found(reason)
-    found = _find_class(modules, entry, qualname)
-    if found is None:
-        return _not_found(f"'{qualname}' is no class written out in {entry.path}", entry.path)
-    return _Reader(modules, entry, found).source()
+        advice = f"correct the entry point, or ship {name} as Python source"
+        return _not_found(f"no source file of module {name} was found", advice=advice)
+    advice = f"correct the entry point, or write 'class {qualname}' out there"
+    return _not_found(f"'{qualname}' is no class written out in {entry.path}", entry.path, advice=advice)
 
 
-def _not_found(reason: str, path: Path | None = None) -> PluginSource:
-    return PluginSource(path=None, takes_any_option=True, unresolved=(Unresolved("class", reason, path),))
+def _not_found(reason: str, path: Path | None = None, line: int = 0, *, advice: str) -> PluginSource:
+    unresolved = Unresolved("class", reason, path, line, advice)
+    return PluginSource(path=None, takes_any_option=True, unresolved=(unresolved,))
 
 
 def _find_class(modules: Modules, entry: Module, qualname: str) -> Defined | None:
@@ -372,11 +380,10 @@ class _Reader:
             if dotted not in _HARMLESS and dotted not in _UNBOUND:
                 reason = f"decorator @{ast.unparse(decorator)} may change what {name}() takes"
                 self._note("arguments", reason, module.path, decorator.lineno)
-        if node.args.vararg is not None or node.args.kwarg is not None:
-            reason = f"{name}() takes *args or **kwargs; name the arguments"
-            self._note("arguments", reason, module.path, node.lineno)
         plain = isinstance(node, ast.FunctionDef) and not _UNBOUND & decorators.keys()
-        return self._remember(name, module, node, plain=plain)
+        method = self._remember(name, module, node, plain=plain)
+        # What another decorator makes of *args, its own signature tells.
+        return method if decorators.keys() <= _HARMLESS | _UNBOUND else replace(method, unnamed=())
 
     def _remember(
         self,
@@ -394,6 +401,7 @@ class _Reader:
             line=node.lineno,
             arguments=tuple(item[0] for item in written),
             defaults=frozenset(item[0] for item in written if item[2] is not None),
+            unnamed=_unnamed(node.args),
             plain=plain,
         )
 
@@ -461,8 +469,8 @@ class _Reader:
         roots = {self._entry.name: self._entry}
         roots |= {cls.module.name: cls.module for cls in self._line if cls.node is not None}
         own = own_modules(self._modules, list(roots.values()))
-        for reason in self._modules.broken.values():
-            self._note("names", reason)
+        for broken in self._modules.broken.values():
+            self._note("names", broken.reason, broken.path, broken.line)
         imports = [found for module in own for found in imports_of(self._modules, module, Guards.of(module))]
         for found in imports:
             if found.name == ALL:
@@ -545,6 +553,13 @@ def _class_bindings(node: ast.ClassDef) -> dict[str, ast.AST]:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
                 found[name] = statement
     return found
+
+
+def _unnamed(arguments: ast.arguments) -> tuple[str, ...]:
+    """Return what of a method's signature no keyword reaches, as it is written."""
+    positional = [f"{argument.arg}, /" for argument in arguments.posonlyargs[1:]]
+    starred = (("*", arguments.vararg), ("**", arguments.kwarg))
+    return (*positional[-1:], *(f"{stars}{a.arg}" for stars, a in starred if a is not None))
 
 
 def _parameters(

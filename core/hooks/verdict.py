@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 Decision = Literal["accepted", "refused", "could not tell"]
 
+#: Rules of what is accepted by its text, to what the first line says then.
+_NOT_TRIED = {"I-NOT-LOADED": ", not loaded", "W-REPLAY": ", but it failed in a short job"}
 _PARTS_SHOWN = 3  # of a path: package/module.py rather than a whole folder tree
 
 
@@ -100,6 +102,8 @@ class Verdict:
     def message(self) -> str:
         """Return the verdict with one finding a line, and what author and user can do."""
         word = {"accepted": "OK", "refused": "REFUSED", "could not tell": "NOT YET KNOWN"}[self.decision]
+        if self.decision == "accepted":
+            word += next((_NOT_TRIED[f.rule] for f in self.findings if f.rule in _NOT_TRIED), "")
         needs = f"core {self.core} needs a plugin valid for {listed(self.window)}"
         lines = [f"{word}  plugin '{self.plugin}' ({self.distribution} {self.version})   {needs}"]
         lines += [f"  {finding}" for finding in self.findings]

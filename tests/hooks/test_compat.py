@@ -338,7 +338,9 @@ def test_what_neither_text_nor_loading_settles_is_refused(judge, text, expected)
 @pytest.mark.parametrize(
     "text",
     [
-        CLIP.replace("self, gradients, step)", "self, *args, **kwargs)"),
+        CLIP.replace("def backward", "@wrapped\n    def backward").replace(
+            "gradients, step", "*args, **kwargs"
+        ),
         CLIP.replace("    def backward", "    @wrapped\n    def backward"),
         CLIP.replace("class Clip", "@register\nclass Clip"),
         CLIP.replace("class Clip:", "class Clip(Mystery):"),

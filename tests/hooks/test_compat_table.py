@@ -147,7 +147,9 @@ CASES = [
     Case("a role of no series", "refused", ("E-ROLE",), text=CLIP.replace("gradient", "compressor", 1)),
     Case("no backward", "refused", ("E-METHOD",), text=CLIP.replace("backward", "backwards")),
     Case("a computed attribute", "refused", ("U-ATTRIBUTES",), text=returning("getattr(step, self.name)")),
-    Case("arguments behind a star", "could not tell", ("U-DYNAMIC",), text=taking("*arguments")),
+    Case("arguments behind a star", "refused", ("E-METHOD",), text=taking("*arguments")),
+    Case("arguments behind two stars", "refused", ("E-METHOD",), text=taking("**arguments")),
+    Case("an argument without a name", "refused", ("E-METHOD",), text=taking("gradients", "/", "step")),
     Case("no Python", "refused", ("U-SOURCE",), text="class Clip(:"),
     # Where the entry point leads.
     Case("to a module that is not there", "refused", ("U-SOURCE",), points="clip = acme_clap:Clip"),

@@ -89,7 +89,7 @@ GUARDS = {
     "any error": "try:\n    from ringfence import connect\nexcept Exception:\n    connect = None",
     "all errors": "try:\n    from ringfence import connect\nexcept:\n    connect = None",
     "a group": "try:\n    from ringfence import connect\nexcept* ImportError:\n    connect = None",
-    "suppressed": "from contextlib import suppress\nwith suppress(ImportError):\n    from ringfence import connect",
+    "suppressed": "import contextlib as c\nwith c.suppress(ImportError):\n    from ringfence import connect",
     "an attribute": "import ringfence\ntry:\n    c = ringfence.connect\nexcept AttributeError:\n    c = None",
     "hasattr": "import ringfence\nif hasattr(ringfence, 'connect'):\n    c = ringfence.connect",
     "either": "import ringfence\nc = ringfence.connect if hasattr(ringfence, 'connect') else None",
@@ -156,6 +156,38 @@ def test_what_a_star_brings_in_is_read(verdict):
 
     assert "E-NAME" in rules(judged)
     assert any(finding.where.endswith("sub/tool.py:1") for finding in judged.findings)
+
+
+BAD_SYNTAX = written("return None").replace("step):", "step)")
+
+
+@pytest.mark.parametrize(
+    ("texts", "where", "says", "advice"),
+    [
+        ((BAD_SYNTAX, {}), "acme_clip/plugin.py:7", "SyntaxError: expected ':'", "mend that file"),
+        (
+            ("from .own import Clip", {"own": BAD_SYNTAX}),
+            "acme_clip/own.py:7",
+            "SyntaxError: expected ':'",
+            "mend that file",
+        ),
+        (
+            ("Clap = 1", {}),
+            "acme_clip/plugin.py",
+            "'Clip' is no class written out",
+            "correct the entry point, or write 'class Clip' out there",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_place_and_the_way_out(verdict, texts, where, says, advice):
+    text, others = texts
+
+    judged = verdict(text, **others)
+
+    (finding,) = judged.findings
+    assert (finding.rule, finding.advice) == ("U-SOURCE", advice)
+    assert finding.where.endswith(where)
+    assert says in finding.text
 
 
 def test_a_long_chain_of_helpers_is_followed_to_its_end(verdict):
