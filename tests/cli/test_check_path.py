@@ -448,6 +448,11 @@ def test_explain_prints_no_links_that_a_terminal_cannot_follow(ringfence):
         assert "](" not in ringfence("plugins", "explain", *arguments).out
 
 
+def test_no_page_of_a_rule_sends_its_reader_to_a_file_that_only_the_repository_has(ringfence):
+    rules = re.findall(r"^\| ([EUWI]-[A-Z-]+) \|", ringfence("plugins", "explain").out, re.MULTILINE)
+    assert not re.findall(r"\bcore/\S+\.py", ringfence("plugins", "explain", *rules).out)
+
+
 def test_a_rule_that_there_is_not_names_the_nearest(ringfence):
     done = ringfence("plugins", "explain", "E-SPAM")
 
