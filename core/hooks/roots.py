@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 
@@ -35,6 +35,10 @@ class RootFinder(MetaPathFinder):
 
 
 def add_roots(roots: Mapping[str, str]) -> None:
-    """Let this process import ``roots`` from their files, unless ``sys.path`` has them."""
+    """Have this process import ``roots`` from their files, whatever else ``sys.path`` has of their names.
+
+    A project that is checked by its path may be installed as well, in another version.
+    """
     if roots:
-        sys.meta_path.append(RootFinder(roots))
+        usual = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
+        sys.meta_path.insert(usual, RootFinder(roots))

@@ -409,6 +409,23 @@ def test_a_newer_copy_of_what_is_installed_may_have_its_name(project, tmp_path, 
     assert rules(verdict) == ["E-NO-LOWER-BOUND"]
 
 
+def test_what_lies_at_the_path_is_loaded_and_not_what_is_installed(project, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    (site / INFO).mkdir(parents=True)
+    (site / INFO / "METADATA").write_text(METADATA)
+    (site / INFO / "entry_points.txt").write_text(POINTS)
+    (site / "acme_clip.py").write_text(plugin())
+    monkeypatch.syspath_prepend(site)
+    folder = project(files={"src/acme_clip/__init__.py": f'{plugin()}\nraise RuntimeError("the new one")\n'})
+
+    (verdict,) = checked(str(folder))
+
+    (finding,) = verdict.findings
+    assert finding.rule == "E-LOAD"
+    assert "RuntimeError: the new one" in finding.text
+    assert finding.where.endswith("src/acme_clip/__init__.py:12")
+
+
 def test_a_folder_that_is_written_as_a_name_is_told_of(project, ringfence, monkeypatch):
     monkeypatch.chdir(project().parent)
 
