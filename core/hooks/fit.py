@@ -93,6 +93,12 @@ def _complete(source: PluginSource) -> Iterator[Finding]:
             text = f"the class has no {name}()"
             advice = f"write {name}(), or '{name} = passthrough'"
             yield Finding("E-METHOD", text, (), advice, source.path, source.line)
+    if [method.passthrough for method in source.methods.values()] == [True, True]:
+        text = "forward and backward are both pass-throughs, so that it does nothing"
+        yield Finding("E-METHOD", text, (), "write one of them", source.path, source.line)
+    if source.lost_state:
+        text = f"the class keeps state and has no {source.lost_state}(): a resumed run would lose it"
+        yield Finding("E-METHOD", text, (), f"write {source.lost_state}()", source.path, source.line)
     for fault in source.need_faults:
         yield Finding("E-NEEDS", fault.text, (), fault.advice, source.path, fault.line)
     for method in source.methods.values():

@@ -24,6 +24,7 @@ from .permissions import Need
 from .uses import TooManyCallsError, Use, own_modules, uses_of
 
 METHODS = ("forward", "backward")
+STATE_METHODS = ("state_dict", "load_state_dict")
 BUILTIN = "ringfence.builtin"
 
 #: Bases that bring neither hooks, nor a role, nor options.
@@ -127,6 +128,7 @@ class PluginSource:
         docstring: Of the class, ``""`` if it has none.
         imports: Names of ringfence that its files use.
         uses: Attributes of ringfence's types that its files read.
+        lost_state: Of ``state_dict`` and ``load_state_dict`` the one that it lacks, if it has the other.
         unresolved: What the text does not settle.
         files: The plugin's own files that were read.
         needs: What it says that it needs beyond its sandbox.
@@ -142,6 +144,7 @@ class PluginSource:
     docstring: str = ""
     imports: tuple[Import, ...] = ()
     uses: tuple[Use, ...] = ()
+    lost_state: str = ""
     unresolved: tuple[Unresolved, ...] = ()
     files: tuple[Path, ...] = ()
     needs: tuple[Need, ...] = ()
@@ -239,6 +242,7 @@ class _Reader:
             docstring=ast.get_docstring(self._node) or "",
             imports=imports,
             uses=uses,
+            lost_state=self._lost_state(),
             unresolved=tuple(self._unresolved),
             files=files,
             needs=tuple(needs),
@@ -304,6 +308,10 @@ class _Reader:
 
     def _note(self, about: About, reason: str, path: Path | None = None, line: int = 0) -> None:
         self._unresolved.append(Unresolved(about, reason, path or self._module.path, line))
+
+    def _lost_state(self) -> str:
+        lacking = [name for name in STATE_METHODS if self._find(name) is None]
+        return lacking[0] if len(lacking) == 1 else ""
 
     # role
 

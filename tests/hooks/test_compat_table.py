@@ -150,6 +150,19 @@ CASES = [
     Case("arguments behind a star", "refused", ("E-METHOD",), text=taking("*arguments")),
     Case("arguments behind two stars", "refused", ("E-METHOD",), text=taking("**arguments")),
     Case("an argument without a name", "refused", ("E-METHOD",), text=taking("gradients", "/", "step")),
+    Case("nothing to do", "refused", ("E-METHOD",), text=f"{CLIP}\n    backward = passthrough\n"),
+    Case(
+        "a state to save only",
+        "refused",
+        ("E-METHOD",),
+        text=f"{CLIP}\n    def state_dict(self): return {{}}",
+    ),
+    Case(
+        "a state to load only",
+        "refused",
+        ("E-METHOD",),
+        text=f"{CLIP}\n    def load_state_dict(self, s): ...",
+    ),
     Case("no Python", "refused", ("U-SOURCE",), text="class Clip(:"),
     # Where the entry point leads.
     Case("to a module that is not there", "refused", ("U-SOURCE",), points="clip = acme_clap:Clip"),
