@@ -55,6 +55,7 @@ class RunRecord(NullRecorder):
         resumed: How often the run was resumed, this time included.
         opened: Whether the files of this run are in the folder.
         begun: Whether the loop was reached.
+        stepped: Whether this process has finished a step.
         checkpoint: The last one written, as far as this process was told.
         accepted: What the user has let differ from a checkpoint, with the checkpoint's ``step``; of
             earlier resumes too.
@@ -75,6 +76,7 @@ class RunRecord(NullRecorder):
     resumed: int = 0
     opened: bool = False
     begun: bool = False
+    stepped: bool = False
     checkpoint: Path | None = None
     accepted: list[dict[str, Any]] = field(default_factory=list)
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -121,6 +123,7 @@ class RunRecord(NullRecorder):
 
     def step(self, step: StepInfo, loss: float | None, samples: int) -> None:  # noqa: ARG002 - the recorder's signature
         """Note the time."""
+        self.stepped = True
         self._look_at_clock()
 
     def checkpointed(self, step: int, path: Path) -> None:  # noqa: ARG002 - the recorder's signature

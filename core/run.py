@@ -43,9 +43,22 @@ from .permissions import write_reaches
 from .problems import Problem
 from .record import RunRecord, accepted_before
 from .report import RunRecorder, write_report
+from .report.recorder import BOARD, EVENTS, METRICS, REPORTS, SAMPLES
 from .shares import resolved
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
+#: All that a run writes into its folder.
+_WRITTEN = (
+    run_folder.JOB,
+    run_folder.RECORD,
+    run_folder.REPORT,
+    run_folder.CHECKPOINTS,
+    METRICS,
+    EVENTS,
+    REPORTS,
+    SAMPLES,
+    BOARD,
+)
 #: What a page can fail with: it is made of numbers and names that nobody vouches for.
 _REPORT_FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -128,7 +141,8 @@ def run(
 
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
-        CutOffError: ``grace`` was over before the first step; nothing was trained.
+        CutOffError: A new run was stopped before its first step was done, and has left nothing; or ``grace``
+            was over before a resumed one went on, and its folder is as it was.
     """
     _keep_out(prepared, folder)
     flag = "--resume" if resume else "--out"
@@ -194,9 +208,15 @@ def _recorded(
                 stop=stop,
                 grace=grace,
             )
+            if result.status == "interrupted" and not (resume or record.stepped):
+                # To go on from its start is to start it: one way to end, whichever moment the signal met.
+                raise CutOffError("the first step")
             # What is written late must be on disk before the record says how the run ended.
             recorder.close()
         except BaseException as fault:
+            if isinstance(fault, (KeyboardInterrupt, CutOffError)) and not (resume or record.stepped):
+                _discard(folder, recorder, whole=made)
+                raise
             error = _ended(fault, record)
             record.fail(error)
             # What went wrong matters more than that the disk may be full as well.
@@ -216,6 +236,20 @@ def _recorded(
         if result.status == "interrupted":
             recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
         return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
+
+
+def _discard(folder: Path, recorder: RunRecorder, *, whole: bool) -> None:
+    """Remove what a new run has written, and its folder if it made that: the name is free again."""
+    with contextlib.suppress(OSError, RunAbortedError):
+        recorder.close()
+    if whole:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in (folder / name for name in _WRITTEN):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _ended(fault: BaseException, record: RunRecord) -> BaseException:
