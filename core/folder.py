@@ -22,6 +22,8 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 _CHECKPOINT = re.compile(r"step-([0-9]{8,16})(?:\.[0-9]+)?$")
 DEFAULT_PARENT = Path("runs")
+#: Runs that a message names.
+_RUNS_NAMED = 3
 
 _ADVICE = {
     errno.EACCES: "you may not write there",
@@ -56,12 +58,18 @@ def check_new(folder: Path) -> None:
     """
     try:
         if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
-            raise JobError(
-                f"--out {folder}: the folder is not empty; choose another, or continue the run in it "
-                f"with --resume {folder}"
-            )
+            raise JobError(f"--out {folder}: the folder is not empty; choose another{_instead(folder)}")
     except OSError as error:
         raise unusable("--out", folder, error) from error
+
+
+def _instead(folder: Path) -> str:
+    """Return what else can be done with a folder that holds something: there must be a run to go on with."""
+    if _checkpoint_steps(folder, "--out"):
+        return f", or continue the run in it with --resume {folder}"
+    if (folder / RECORD).exists():
+        return "; its run ended before the first checkpoint, so there is nothing to go on from"
+    return f", for example {default_folder('run', folder)}"
 
 
 def check_old(folder: Path) -> None:
@@ -72,16 +80,19 @@ def check_old(folder: Path) -> None:
     """
     try:
         names = {entry.name for entry in folder.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
-        raise JobError(f"--resume {folder}: there is no such folder; name the folder of a run") from None
+    except FileNotFoundError:
+        raise JobError(
+            f"--resume {folder}: there is no such folder; name the folder of a run, or start one with "
+            f"--out {folder}"
+        ) from None
+    except NotADirectoryError:
+        raise JobError(f"--resume {folder}: is no folder; name the folder of a run") from None
     except OSError as error:
         raise JobError(
             f"--resume {folder}: cannot be read ({error.strerror or error}); change its permissions"
         ) from error
     if not names & {RECORD, CHECKPOINTS}:
-        raise JobError(
-            f"--resume {folder}: holds no run; name the folder of a run, or start one with --out {folder}"
-        )
+        raise JobError(f"--resume {folder}: holds no run; {_runs_near(folder, empty=names <= {LOCK})}")
     if not _checkpoint_steps(folder):
         raise JobError(
             f"--resume {folder}: its run ended before the first checkpoint, so there is nothing to go on "
@@ -89,12 +100,23 @@ def check_old(folder: Path) -> None:
         )
 
 
+def _runs_near(folder: Path, *, empty: bool) -> str:
+    """Return what to name in place of a folder without a run."""
+    if empty:
+        return f"name the folder of a run, or start one with --out {folder}"
+    runs = sorted(path.parent for path in folder.glob(f"*/{CHECKPOINTS}"))
+    if not runs:
+        return "name the folder of a run"
+    more = ", …" if len(runs) > _RUNS_NAMED else ""
+    return f"name the folder of a run; in it are {', '.join(map(str, runs[:_RUNS_NAMED]))}{more}"
+
+
 def steps_done(folder: Path) -> int:
     """Return the step of the newest checkpoint in a run's folder; 0 if there is none."""
     return max(_checkpoint_steps(folder), default=0)
 
 
-def _checkpoint_steps(folder: Path) -> list[int]:
+def _checkpoint_steps(folder: Path, flag: str = "--resume") -> list[int]:
     """Return the steps of the checkpoints in a run's folder, whole or not.
 
     Raises:
@@ -107,7 +129,7 @@ def _checkpoint_steps(folder: Path) -> list[int]:
     except OSError as error:
         why = error.strerror or error
         raise JobError(
-            f"--resume {folder}: {CHECKPOINTS} cannot be read ({why}); change its permissions"
+            f"{flag} {folder}: {CHECKPOINTS} cannot be read ({why}); change its permissions"
         ) from error
     found = (_CHECKPOINT.match(name) for name in names)
     return [int(match[1]) for match in found if match]

@@ -173,15 +173,40 @@ def test_data_that_does_not_fit(refused, tmp_path, text, message):
     [
         ("job.yaml/inside", "part of the path is a file, not a folder"),
         ("/proc/inside", "cannot be written: it cannot be made there"),
-        ("full", "the folder is not empty; choose another, or continue the run in it with --resume full"),
+        ("full", "the folder is not empty; choose another, for example full/run-1\n"),
+        ("run", "the folder is not empty; choose another, or continue the run in it with --resume run\n"),
+        ("dead", "the folder is not empty; choose another; its run ended before the first checkpoint, so "),
     ],
 )
 def test_unusable_folder(refused, tmp_path, folder, message):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").touch()
+    lay_out_folders(tmp_path)
     error = refused(f"{HEAD}{OPTIM}", "--out", folder)
     assert error.startswith(f"error: --out {folder}: ")
     assert message in error
+
+
+def lay_out_folders(tmp_path):
+    """Make folders with a run, with one without checkpoint, with runs below, with a file, with nothing."""
+    for name in ("run/checkpoints/step-00000002", "dead", "parent/a/checkpoints", "full", "void"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("run/run.json", "dead/run.json", "full/file", "void/.lock"):
+        (tmp_path / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("none", "there is no such folder; name the folder of a run, or start one with --out none\n"),
+        ("void", "holds no run; name the folder of a run, or start one with --out void\n"),
+        ("full", "holds no run; name the folder of a run\n"),
+        ("full/file", "is no folder; name the folder of a run\n"),
+        ("parent", "holds no run; name the folder of a run; in it are parent/a\n"),
+        ("dead", "its run ended before the first checkpoint"),
+    ],
+)
+def test_a_folder_without_a_run_is_not_sent_round_in_circles(refused, tmp_path, folder, message):
+    lay_out_folders(tmp_path)
+    assert f"--resume {folder}: {message}" in refused(f"{HEAD}{OPTIM}", "--resume", folder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -216,7 +216,7 @@ def test_a_moved_run_and_a_copy_of_it_go_on_to_the_same_weights(out, ringfence):
         (lambda out: shutil.rmtree(out / "checkpoints" / "step-00000006"), None),
         (shutil.rmtree, "there is no such folder"),
         (lambda out: [shutil.rmtree(out), out.mkdir()], "holds no run; name the folder of a run"),
-        (lambda out: [shutil.rmtree(out), out.write_text("")], "there is no such folder"),
+        (lambda out: [shutil.rmtree(out), out.write_text("")], "is no folder"),
     ],
 )
 def test_a_folder_that_lacks_something_is_told_with_what_to_do(out, ringfence, change, message):
