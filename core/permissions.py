@@ -193,8 +193,16 @@ def _lacking(entry: PluginJob, permissions: Permissions, around: Surroundings) -
             f"to no plugin: {why}. Set its options otherwise, or leave it out"
         )
         yield Problem((entry.name,), message)
+    missing = [need for need in permissions.lacking() if need not in never and _is_missing(need)]
+    for need in missing:
+        message = (
+            f"'{entry.name}' needs to {VERBS[need.kind]} {need.what} ({need.reason}), which does not exist; "
+            "have its options name what does, or make it, and grant it then"
+        )
+        yield Problem((entry.name,), message)
+    told = {*never, *missing}
     for kind in KINDS:
-        wanted = [need for need in permissions.lacking() if need.kind == kind and need not in never]
+        wanted = [need for need in permissions.lacking() if need.kind == kind and need not in told]
         if wanted:
             given = getattr(entry, kind)
             listed = "; ".join(f"{need.what} ({need.reason})" for need in wanted)
@@ -204,6 +212,10 @@ def _lacking(entry: PluginJob, permissions: Permissions, around: Surroundings) -
                 f"{'write' if given else 'add'} beside '{entry.name}' the line: {line}"
             )
             yield Problem((kind if given else entry.name,), message)
+
+
+def _is_missing(need: Need) -> bool:
+    return need.kind != "connect" and not os.path.lexists(need.what)
 
 
 def _why_not(need: Need, around: Surroundings) -> str:

@@ -142,6 +142,8 @@ def write_project(files: Mapping[PurePosixPath, str], folder: Path) -> None:
     Raises:
         JobError: It holds something, or cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise JobError(f"{folder} is a file, not a folder; name a new folder with --out")
     try:
         if folder.is_dir() and any(folder.iterdir()):
             raise JobError(f"{folder} is not empty; name a new folder with --out, or empty this one")

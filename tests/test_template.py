@@ -301,6 +301,13 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     assert contents(tmp_path) == {"mine": b"mine"}
 
 
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(JobError, match=r"file is a file, not a folder; name a new folder with --out$"):
+        write_project(Template().files(Answers("sign", "gradient", "MIT", "Ada")), tmp_path / "file")
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
 

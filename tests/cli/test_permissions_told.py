@@ -165,6 +165,16 @@ def test_a_plugin_that_needs_more_is_refused_with_the_lines_to_add(refused, teac
     assert lines[1].endswith("add beside 'distil' the line: connect: [localhost:443]")
 
 
+def test_a_file_that_is_not_there_is_told_as_missing_not_as_a_grant_to_add(refused, teacher):
+    err = refused(entry({"teacher": "models/teecher.bin"}))
+
+    assert err == (
+        f"error: job.yaml:8:13: plugins[1].distil: 'distil' needs to read {teacher.parent}/teecher.bin (the "
+        "weights it learns from), which does not exist; have its options name what does, or make it, and "
+        "grant it then\n"
+    )
+
+
 def test_grants_that_are_too_few_are_told_with_the_whole_line(refused, teacher):
     options = {"teacher": "models/teacher.bin"}
     err = refused(entry(options, read=["models/../site"]))
