@@ -140,7 +140,7 @@ def _told(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:
         first = str(error).partition(" ")[0]
         path = (first,) if first in Job.model_fields else path
         text = str(error).removeprefix(f"{path[0]} ") if path else str(error)
-        raise type(error)(f"{job_file.document.where(path)}: {dotted(path) or 'job'}: {text}") from error
+        raise type(error)(f"{job_file.document.told(path)}: {dotted(path) or 'job'}: {text}") from error
 
 
 def _check_choice(
@@ -161,7 +161,7 @@ def _check_dataclass(key: str, choice: Choice, known: Mapping[str, type], job_fi
             Problem(_name_path(key, job_file), f"'{choice.name}' is unknown; {suggest(choice.name, known)}")
         ]
     cls = known[choice.name]
-    checked = check_plugin_options(choice.options, _fields(cls))
+    checked = check_plugin_options(choice.options, _fields(cls), owner=f"{key} '{choice.name}'")
     problems = [dataclasses.replace(p, path=(key, *p.path)) for p in checked.problems]
     if problems:
         return problems

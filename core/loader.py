@@ -331,12 +331,12 @@ def _with_permissions(
 
 def _missing_roles(planned: Sequence[Planned]) -> Iterator[Problem]:
     for role in ROLES.values():
-        names = [item.spec.name for item in planned if item.spec.role == role.name]
-        if role.exactly_one and len(names) > 1:
-            listed = ", ".join(names)
-            yield Problem(
-                ("plugins",), f"a job needs exactly one {role.name}, this one has {listed}; keep one"
-            )
-        elif role.exactly_one and not names:
+        found = [item for item in planned if item.spec.role == role.name]
+        if role.exactly_one and len(found) > 1:
+            listed = ", ".join(item.spec.name for item in found)
+            message = f"a job needs exactly one {role.name}, this one has {listed}; keep one"
+            # The last may be a flag's, which is at fault then.
+            yield Problem(("plugins", found[-1].position), message)
+        elif role.exactly_one and not found:
             message = f"a job needs exactly one {role.name}; add '- optim: {{algorithm: adamw, lr: 0.001}}'"
             yield Problem(("plugins",), message)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pydantic
 
-from .problems import Problem, dotted, explain, suggest
+from .problems import Problem, dotted, either, explain, suggest
 
 
 class OptionError(ValueError):
@@ -99,4 +99,4 @@ def _explain(error: pydantic.ValidationError) -> list[Problem]:
         text = "is missing; it has no default" if fault["type"] == "missing" else explain(fault)
         if text not in said:
             said.append(text)
-    return [Problem((option,), ", or ".join(said)) for option, said in messages.items()]
+    return [Problem((option,), either(said)) for option, said in messages.items()]

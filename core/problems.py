@@ -17,6 +17,9 @@ Path = tuple[str | int, ...]
 
 _SHOWN_CHARACTERS = 60
 _LISTED_NAMES = 12
+_MEANT = "; did you mean "
+#: How like a name must be to be what was meant: 'nope' is no 'noise'.
+_ALIKE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def dotted(path: Path) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like ``name``, or None if none is like it."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_ALIKE)
     return by_lower[found[0]] if found else None
 
 
@@ -126,6 +129,19 @@ def explain(error: Mapping[str, Any]) -> str:
     return said if kind in _COMPLETE else f"{said}, got {describe(value)}"
 
 
+def either(said: Sequence[str]) -> str:
+    """Return the faults of one value, each by a type that it might have had, as one message."""
+    plain = [text.partition(_MEANT)[0] for text in said]
+    hint = next((text[len(short) :] for text, short in zip(said, plain, strict=True) if text != short), "")
+    wanted, got = zip(
+        *((want, end) for want, _, end in (text.rpartition(", got ") for text in plain)), strict=True
+    )
+    if len(said) > 1 and len(set(got)) == 1 and all(want.startswith("expected ") for want in wanted):
+        kinds = " or ".join(want.removeprefix("expected ") for want in wanted)
+        return f"expected {kinds}, got {got[0]}{hint}"
+    return ", or ".join(plain) + hint
+
+
 def _bound(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -135,4 +151,4 @@ def _no_choice(value: object, expected: str) -> str:
     message = f"expected {expected}, got {describe(value)}"
     words = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
     close = nearest(value, words) if isinstance(value, str) else None
-    return message if close is None else f"{message}; did you mean '{close}'?"
+    return message if close is None else f"{message}{_MEANT}'{close}'?"

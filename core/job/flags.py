@@ -12,6 +12,10 @@ _OPEN = {"[": "]", "{": "}", "(": ")"}
 #: Keys whose value may be a bare name that stands for ``{name: it}``.
 _CHOICES = ("model", "data", "loss", "schedule")
 
+#: Those that a job need not name, and what they are then.
+DEFAULT_CHOICES = {"loss": "cross_entropy", "schedule": "constant"}
+
+_LENGTHS = ("epochs", "steps")
 _NESTED = (*_CHOICES, "early_stopping")
 
 
@@ -86,9 +90,10 @@ class _Layer:
             return
         if len(key) > 1 and key[0] not in _NESTED and self._find(key[0]) is not None:
             raise _FlagError(f"'{key[0]}' is a plugin of the job; write --set plugins.{text.strip()}")
-        self._lengths |= {key[0]} & {"epochs", "steps"}
-        if key[0] in _CHOICES and len(key) > 1 and isinstance(self.job.get(key[0]), str):
-            self.job[key[0]] = {"name": self.job[key[0]]}
+        if key[0] in _LENGTHS:
+            self._note_length(key[0], value)
+        if key[0] in _CHOICES and len(key) > 1:
+            self._spell_out(key[0])
         self._put(self.job, (), key, value)
 
     def plugin(self, text: str) -> None:
@@ -105,7 +110,7 @@ class _Layer:
             self._note(("plugins", len(plugins) - 1), (name,))
         for part in split_outside(rest, ",") if colon else ():
             if part.strip():
-                key, value = _key_and_value(part, f"--plugin {name}:lr=0.01")
+                key, value = _key_and_value(part, f"--plugin {name}:{_option_in(part)}=VALUE")
                 self._set_plugin((name, *key), value)
 
     def keep_one_length(self) -> None:
@@ -114,6 +119,17 @@ class _Layer:
             self.job.pop("epochs", None)
         elif self._lengths == {"epochs"}:
             self.job.pop("steps", None)
+
+    def _note_length(self, key: str, value: Any) -> None:
+        if value is None:
+            raise _FlagError(f"gives '{key}' no value; write a whole number, for example --set {key}=3")
+        self._lengths.add(key)
+
+    def _spell_out(self, key: str) -> None:
+        """Let a choice that is a bare name, or the default, take options."""
+        name = DEFAULT_CHOICES.get(key) if self.job.get(key) is None else self.job[key]
+        if isinstance(name, str):
+            self.job[key] = {"name": name}
 
     def _set_plugin(self, key: tuple[str, ...], value: Any) -> None:
         index = self._find(key[0])
@@ -195,6 +211,11 @@ def _key_and_value(text: str, example: str) -> tuple[tuple[str, ...], Any]:
     except ValueError as error:
         said = str(error).partition(": ")[2]
         raise _FlagError(f"the value of '{key.strip()}' {said}; quote it if it is text") from error
+
+
+def _option_in(part: str) -> str:
+    """Return the option that a part of ``--plugin`` names without a value; a placeholder if it names none."""
+    return part.strip() if part.strip().isidentifier() else "OPTION"
 
 
 def _index(part: str, length: int, inside: str) -> int:

@@ -9,8 +9,11 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from ..hooks.source import Parameter
-from ..problems import Path, Problem, describe, explain, suggest
+from ..problems import Path, Problem, describe, explain, nearest, suggest
 from .option_types import option_type
+
+#: What plugins call the option that holds arguments of the class or function that they wrap.
+_HANDED_ON = "options"
 
 
 @dataclass
@@ -28,7 +31,11 @@ class CheckedOptions:
 
 
 def check_plugin_options(
-    options: Mapping[str, Any], parameters: Sequence[Parameter], *, takes_any: bool = False
+    options: Mapping[str, Any],
+    parameters: Sequence[Parameter],
+    *,
+    takes_any: bool = False,
+    owner: str = "the plugin",
 ) -> CheckedOptions:
     """Compare ``options`` with the parameters of the constructor.
 
@@ -36,6 +43,7 @@ def check_plugin_options(
         options: As the job gives them.
         parameters: As the source gives them.
         takes_any: True if the constructor takes ``**kwargs`` or could not be read.
+        owner: What takes the options, as the subject of a sentence.
     """
     found = CheckedOptions()
     known = {parameter.name: parameter for parameter in parameters}
@@ -45,14 +53,21 @@ def check_plugin_options(
         elif takes_any:
             found.untold[name] = "the constructor takes any option"
         else:
-            message = f"unknown option; {suggest(name, known)}"
-            found.problems.append(Problem((name,), message, at_key=True))
+            found.problems.append(Problem((name,), _unknown(name, known), at_key=True))
     found.problems += [
-        Problem((name,), f"is missing; the plugin needs it{_of_type(parameter)}")
+        Problem((name,), f"is missing; {owner} needs it{_of_type(parameter)}")
         for name, parameter in known.items()
         if parameter.required and name not in options
     ]
     return found
+
+
+def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
+    """Say what an option may be instead; one that takes a mapping called so hands it on to something else."""
+    message = f"unknown option; {suggest(name, known)}"
+    if _HANDED_ON not in known or nearest(name, known):
+        return message
+    return f"{message}. An argument of what it calls goes into '{_HANDED_ON}': {{{name}: …}}"
 
 
 def _check_option(parameter: Parameter, value: object, found: CheckedOptions) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..problems import Path, Problem, explain, suggest
-from .flags import apply_flags
+from .flags import DEFAULT_CHOICES, apply_flags
 from .yaml_file import Document, dump_yaml, read_yaml
 
 MAX_MEMORY_FRACTION = 0.15
@@ -104,11 +104,12 @@ class Job(_Strict):
     grad_accum_steps: Count = Field(1, description="Batches whose gradients make one optimizer step")
     eval_batch_size: Count = Field(512, description="Samples of one forward pass in evaluation")
     loss: Named = Field(
-        Choice(name="cross_entropy"), description="`cross_entropy`, `mse`, `l1`, `huber` or `smooth_l1`"
+        Choice(name=DEFAULT_CHOICES["loss"]),
+        description="`cross_entropy`, `mse`, `l1`, `huber` or `smooth_l1`",
     )
     metric: str = Field("accuracy", description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`")
     schedule: Named = Field(
-        Choice(name="constant"),
+        Choice(name=DEFAULT_CHOICES["schedule"]),
         description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
     )
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
@@ -197,7 +198,7 @@ def check_job(document: Document, problems: Sequence[Problem] = ()) -> JobFile:
     try:
         job = Job.model_validate(data)
     except ValidationError as error:
-        found += [_problem(record, names) for record in error.errors(include_url=False)]
+        found += [_problem(record, names, data) for record in error.errors(include_url=False)]
     found += _across_keys(data)
     if found or job is None:
         raise document.error(found)
@@ -270,7 +271,7 @@ def _repeated(names: Mapping[int, str]) -> list[Problem]:
     return problems
 
 
-def _problem(record: Mapping[str, Any], names: Mapping[int, str]) -> Problem:
+def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[str, Any]) -> Problem:
     """Turn one of pydantic's records into a problem at its place in the file."""
     path: Path = record["loc"]
     match path:
@@ -278,8 +279,7 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str]) -> Problem:
             path = ("plugins", i, names[i], *rest)
     match record["type"], path:
         case "extra_forbidden", _:
-            known = _known_keys(path)
-            return Problem(path, f"unknown key; {suggest(str(path[-1]), known)}", at_key=True)
+            return Problem(path, f"unknown key; {_meant(path, data)}", at_key=True)
         case "missing", _:
             return Problem(path, f"is missing; {_what(path)}")
         case "model_type" | "dict_type" | "model_attributes_type", ("model" | "data" | "loss" | "schedule",):
@@ -296,6 +296,16 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str]) -> Problem:
     return Problem(path, explain(record))
 
 
+def _meant(path: Path, data: Mapping[str, Any]) -> str:
+    """Return what an unknown key may have been meant to be: an option of a plugin, if one has it."""
+    key = str(path[-1])
+    plugins = data.get("plugins") if len(path) == 1 else None
+    for plugin in plugins if isinstance(plugins, list) else []:
+        if key in plugin.get("options", {}):
+            return f"did you mean that of the plugin '{plugin['name']}', plugins.{plugin['name']}.{key}?"
+    return suggest(key, _known_keys(path))
+
+
 def _known_keys(path: Path) -> list[str]:
     match path:
         case ("early_stopping", _):
@@ -310,6 +320,8 @@ def _what(path: Path) -> str:
             return f"add '{key}: …' ({Job.model_fields[key].description})"
         case ("early_stopping", str(key)):
             return f"add '{key}: …' ({EarlyStopping.model_fields[key].description})"
+        case (str(choice), "name") if choice in Job.model_fields:
+            return f"add 'name: …' ({Job.model_fields[choice].description})"
         case (*_, key):
             return f"add '{key}: …'"
     return "add it"

@@ -51,13 +51,31 @@ class Document:
                 return found
         return self.name
 
+    def _known(self, path: Path) -> Path:
+        """Return ``path``, or the nearest part above it that the document holds."""
+        return next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.origins), ())
+
+    def _flags_below(self, path: Path) -> list[str]:
+        """Return the flags that set something inside of ``path``; none for the job as a whole."""
+        inside = [place for known, place in self.origins.items() if path and known[: len(path)] == path]
+        return [place for place in dict.fromkeys(inside) if self._is_flag(place)]
+
+    def _is_flag(self, place: str) -> bool:
+        return place != self.name and not place.startswith(f"{self.name}:")
+
+    def told(self, path: Path, *, at_key: bool = False) -> str:
+        """Return ``where``, with the flags that have changed what the file holds there, for a message."""
+        where = self.where(path, at_key=at_key)
+        flags = [] if at_key or self._is_flag(where) else self._flags_below(self._known(path))
+        return f"{where}, changed by {' and '.join(flags)}" if flags else where
+
     def error(self, problems: list[Problem]) -> JobError:
         """Return all ``problems`` as one error, in the order of the file."""
         lines = {self._line(problem): None for problem in sorted(problems, key=self._position)}
         return JobError("\n".join(lines))
 
     def _line(self, problem: Problem) -> str:
-        where = problem.origin or self.where(problem.path, at_key=problem.at_key)
+        where = problem.origin or self.told(problem.path, at_key=problem.at_key)
         key = dotted(problem.path)
         return f"{where}: {key}: {problem.message}" if key else f"{where}: {problem.message}"
 

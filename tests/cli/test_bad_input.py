@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.problems import nearest
+
 HEAD = "model: {name: mlp, hidden: [8]}\ndata: {name: mnist10k, limit: 64}\nsteps: 2\n"
 OPTIM = "plugins:\n  - optim: {algorithm: adamw, lr: 1e-3}\n"
 
@@ -100,9 +102,15 @@ def test_two_optimizers(refused, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(install(tmp_path / "site"))
     message = refused(f"{HEAD}{OPTIM}  - other\n")
     assert (
-        "job.yaml:5:3: plugins: a job needs exactly one optimizer, this one has optim, other; keep one"
+        "job.yaml:6:5: plugins[1]: a job needs exactly one optimizer, this one has optim, other; keep one"
         in message
     )
+
+
+def test_a_second_optimizer_that_a_flag_adds_is_told_with_the_flag(refused, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(install(tmp_path / "site"))
+    message = refused(f"{HEAD}{OPTIM}", "--plugin", "other")
+    assert "error: --plugin other: plugins[1]: a job needs exactly one optimizer" in message
 
 
 def test_augmentation_that_learns_runs_in_one_process(refused, monkeypatch, tmp_path):
@@ -130,6 +138,83 @@ def test_fault_of_a_flag_names_the_flag(refused):
     assert "--set modle=x: modle: unknown key; did you mean 'model'?" in message
     message = refused(HEAD, "--plugin", "optim:algorithm=adamw,lr=fast")
     assert "--plugin optim:algorithm=adamw,lr=fast: plugins[0].optim.lr: expected" in message
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("--set", "epochs=", "--set epochs=: gives 'epochs' no value; write a whole number"),
+        ("--set", "epochs=null", "--set epochs=null: gives 'epochs' no value"),
+        (
+            "--set",
+            "data.name=arrays",
+            "job.yaml:2:7, changed by --set data.name=arrays: data.path: is missing",
+        ),
+        (
+            "--set",
+            "schedule=step",
+            "--set schedule=step: schedule.every_steps: is missing; schedule 'step' needs it (int)",
+        ),
+        (
+            "--set",
+            "schedule.warmup_steps=-5",
+            "--set schedule.warmup_steps=-5: schedule.warmup_steps: warmup_steps is -5; it must be at ",
+        ),
+        (
+            "--set",
+            "loss.label_smoothing=2",
+            "--set loss.label_smoothing=2: loss.label_smoothing: label_smoothing is 2; it must lie in [0, 1)",
+        ),
+        (
+            "--set",
+            "data.normalize=no",
+            "data.normalize: expected 'auto' or 'none' or a mapping (key: value), got the text 'no'\n",
+        ),
+        (
+            "--set",
+            "data.normalize=autom",
+            "'auto' or 'none' or a mapping (key: value), got the text 'autom'; did you mean 'auto'?\n",
+        ),
+        (
+            "--set",
+            "lr=3",
+            "--set lr=3: lr: unknown key; did you mean that of the plugin 'optim', plugins.optim.lr?",
+        ),
+        (
+            "--plugin",
+            "gradclip:max_norm",
+            "'max_norm' is not KEY=VALUE; write for example --plugin gradclip:max_norm=VALUE\n",
+        ),
+        (
+            "--plugin",
+            "gradclip:=3",
+            "'=3' is not KEY=VALUE; write for example --plugin gradclip:OPTION=VALUE\n",
+        ),
+        (
+            "--plugin",
+            "optim:betas=[0.9, 0.95]",
+            "weight_decay. An argument of what it calls goes into 'options': {betas: …}\n",
+        ),
+    ],
+)
+def test_fault_of_a_flag_says_what_would_be_right(refused, flag, text, message):
+    assert message in refused(f"{HEAD}{OPTIM}", flag, text)
+
+
+def test_a_fault_of_data_that_a_flag_has_changed_is_told_with_the_flag(refused, tmp_path):
+    text = f"{HEAD}{OPTIM}".replace("{name: mnist10k, limit: 64}", "{name: idx, path: .}")
+    message = refused(text, "--set", "data.path=nowhere")
+    assert "job.yaml:2:7, changed by --set data.path=nowhere: data: " in message
+
+
+def test_a_choice_without_a_name_is_told_which_there_are(refused):
+    message = refused(f"{HEAD}{OPTIM}loss: {{label_smoothing: 0.1}}\n")
+    assert "job.yaml:6:7: loss.name: is missing; add 'name: …' (`cross_entropy`, `mse`" in message
+
+
+def test_a_word_that_is_like_no_other_is_not_taken_for_one():
+    assert nearest("nope", ["noise"]) is None
+    assert nearest("nose", ["noise"]) == "noise"
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,24 @@
 """The pages on the job file and the command line say what is so."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import typer
 
+from plugins_builtin.optim.plugin import Optim
+from ringfence.build import check_names
+from ringfence.catalog import catalog
 from ringfence.cli import app
 from ringfence.datasets import DATASETS
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedule import SCHEDULES
-from ringfence.job import Job, check_job
+from ringfence.job import Job, check_job, read_job
 from ringfence.job.schema import SETTINGS
 from ringfence.job.yaml_file import parse_yaml
+from ringfence.loader import plan
 from ringfence.models import MODELS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -47,6 +52,31 @@ def test_example_is_a_job():
     (example,) = re.findall(r"```yaml\n(model:.*?)```", JOB, re.DOTALL)
     job = check_job(parse_yaml(example, "example")).job
     assert [plugin.name for plugin in job.plugins] == ["augment", "gradclip", "optim", "monitor"]
+
+
+def flags_of_the_page():
+    table = JOB.partition("\n## Flags\n")[2].partition("\n## ")[0]
+    return [
+        shlex.split(f"{flag} {text}") if "'" in text else [flag, text]
+        for flag, text in re.findall(r"^\| `(--set|--plugin) ([^`]+)`", table, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize(("flag", "text"), flags_of_the_page())
+def test_each_flag_of_the_page_fits_its_example(tmp_path, flag, text):
+    path = tmp_path / "job.yaml"
+    path.write_text(re.findall(r"```yaml\n(model:.*?)```", JOB, re.DOTALL)[0])
+    given = {"sets": [text]} if flag == "--set" else {"plugins": [text]}
+    job_file = read_job(path, **given)
+    assert check_names(job_file) == []
+    optim = next(item for item in plan(job_file, catalog()) if item.spec.name == "optim")
+    # What only the plugin can judge: the arguments of the algorithm.
+    Optim(**optim.spec.options)
+
+
+def test_the_page_has_examples_of_both_flags():
+    assert {flag for flag, _ in flags_of_the_page()} == {"--set", "--plugin"}
+    assert len(flags_of_the_page()) >= 6
 
 
 def test_every_command_and_option_is_described():

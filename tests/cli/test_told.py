@@ -43,6 +43,28 @@ def test_an_unknown_algorithm_is_told_with_its_place(ringfence, job):
     assert "plugins[0].optim: plugin 'optim' says: there is no algorithm 'sdg'" in done.err
 
 
+@pytest.mark.parametrize(
+    "flags", [("plugins.optim.algorithm=sdg",), ("seed=3", "plugins.optim.algorithm=sdg")]
+)
+def test_an_option_that_a_flag_has_changed_is_told_with_the_flag(ringfence, job, flags):
+    given = [part for flag in flags for part in ("--set", flag)]
+    done = ringfence("train", job(TRUSTED_JOB), *given, "--out", "run")
+
+    assert done.status == 2
+    told = "error: job.yaml:7:12, changed by --set plugins.optim.algorithm=sdg: plugins[0].optim: plugin "
+    assert done.err.startswith(told)
+
+
+def test_a_place_in_a_list_that_a_flag_has_changed_is_told_with_the_flag(ringfence, job):
+    text = TRUSTED_JOB.replace(
+        "plugins:\n", "plugins:\n  - augment: {ops: [{affine: {p: 0.1}}]}\n    isolation: trusted\n"
+    )
+    flag = "plugins.augment.ops.0.affine.p=2"
+    done = ringfence("train", job(text), "--set", flag, "--out", "run")
+
+    assert f"error: job.yaml:7:21, changed by --set {flag}: plugins[0].augment.ops[0]: plugin " in done.err
+
+
 def test_frames_of_ringfence_before_the_plugins_are_left_out():
     kept = list(own_frames(TRACEBACK.splitlines()))
 
@@ -88,7 +110,7 @@ def test_a_resume_to_fewer_steps_than_done_is_refused(ringfence, job):
     [
         (("--set", "optim.lr=0.1"), "write --set plugins.optim.lr=0.1"),
         (("--set", "optim.lr"), "write for example epochs=3 or plugins.optim.lr=0.01"),
-        (("--plugin", "optim:lr"), "write for example --plugin optim:lr=0.01"),
+        (("--plugin", "optim:lr"), "write for example --plugin optim:lr=VALUE"),
     ],
 )
 def test_a_flag_of_a_wrong_form_is_told_with_the_right_one(ringfence, job, flags, right):
