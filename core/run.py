@@ -154,7 +154,8 @@ def run(
             run_folder.check_new(folder)
         job = prepared.job_file.job
         told: Sequence[str] = ()
-        record = RunRecord(folder, job.to_yaml(), prepared.base, job.seed, str(resolve_device(job.device)))
+        written = job.based(prepared.base).to_yaml()
+        record = RunRecord(folder, written, prepared.base, job.seed, str(resolve_device(job.device)))
         if resume:
             record.accepted = accepted_before(folder)
             told = record.carry_on()

@@ -64,7 +64,7 @@ def train_job(
     # The engine takes seconds to import; a job that cannot be read is told of at once.
     from ..run import prepare  # noqa: PLC0415
 
-    with _missing_base_told(resume, base):
+    with _missing_base_told(base):
         prepared = prepare(job_file, base)
     if resume is not None:
         _check_length(resume, prepared.ingredients.steps_total)
@@ -177,12 +177,16 @@ def _read(
 ) -> tuple[JobFile, Path]:
     """Return the job and the folder that its relative paths start from."""
     if path is not None:
-        return read_job(path, sets, plugins), path.parent.resolve()
+        job_file = read_job(path, sets, plugins)
+        return job_file, job_file.job.base(path)
     if resume is None:
         raise JobError("name a job file")
     if not (resume / run_folder.JOB).exists():
         raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
     job_file = read_job(resume / run_folder.JOB, sets, plugins)
+    if job_file.job.base_folder is not None:
+        return job_file, job_file.job.base(resume / run_folder.JOB)
+    # A run of 0.2 or earlier has it in its record only.
     base = run_folder.read_record(resume).get("base_folder")
     if not isinstance(base, str):
         raise JobError(
@@ -193,16 +197,16 @@ def _read(
 
 
 @contextmanager
-def _missing_base_told(resume: Path | None, base: Path) -> Iterator[None]:
-    """Add to an error of a resumed run that its job's folder is gone, where it is."""
+def _missing_base_told(base: Path) -> Iterator[None]:
+    """Add to an error that the folder from which relative paths start is gone, where it is."""
     try:
         yield
     except (JobError, DataError) as error:
-        if resume is None or base.is_dir():
+        if base.is_dir():
             raise
         raise type(error)(
-            f"{error}\nrelative paths of the job start from {base}, which is gone; if it was moved, name the "
-            "job file where it is now as well"
+            f"{error}\nrelative paths of the job start from {base}, which is gone; if it was moved, say "
+            "where it is now, as an absolute path, with --set base_folder=DIR"
         ) from error
 
 

@@ -8,6 +8,7 @@ be right.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -134,9 +135,28 @@ class Job(_Strict):
         description="Share of the machine's memory for each plugin, never more than 0.15; by default "
         "that, or less where many plugins share 0.9",
     )
+    base_folder: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Folder that relative paths and modules start from; by default the job file's"
+    )
     plugins: list[PluginJob] = Field(
         default_factory=list, description="Plugins, in the order in which they run"
     )
+
+    def base(self, file: FilePath) -> FilePath:
+        """Return the folder that relative paths start from, absolute.
+
+        Args:
+            file: The job's.
+        """
+        return (file.parent / os.path.expanduser(self.base_folder or "")).resolve()  # noqa: PTH111 - raises nothing
+
+    def based(self, folder: FilePath) -> Job:
+        """Return the job as it is to be written to a file that lies elsewhere.
+
+        Args:
+            folder: That its relative paths start from.
+        """
+        return self.model_copy(update={"base_folder": str(folder)})
 
     def to_yaml(self) -> str:
         """Return the job as a file that reads back to an equal job."""

@@ -1,11 +1,13 @@
 """``ringfence train --resume``: of runs in every condition, with the job as it was or with another."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,6 +59,12 @@ def out(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, "out")
     return Path("out")
+
+
+def of_0_2(folder):
+    """Have a folder's record alone tell where relative paths start from, as a run of 0.2 has left it."""
+    path = folder / "job.yaml"
+    path.write_text(re.sub("base_folder: .*\n", "", path.read_text()))
 
 
 def record(folder="out"):
@@ -112,8 +120,9 @@ def test_an_accepted_change_holds_is_told_and_leaves_the_old_job_beside(out, rin
 
 def test_an_accepted_change_outlives_a_kill_before_the_next_checkpoint(out, ringfence):
     job = read_job(out / "job.yaml", ["plugins.optim.lr=0.5", "steps=9"])
+    base = job.job.base(out / "job.yaml")
     with pytest.raises(Killed):
-        run(prepare(job, out), out, resume=True, accept=["plugins.optim.lr"], watchers=[KillAt(7)])
+        run(prepare(job, base), out, resume=True, accept=["plugins.optim.lr"], watchers=[KillAt(7)])
     assert max(path.name for path in (out / "checkpoints").iterdir()) == "step-00000006"
     done = ringfence("train", "--resume", "out")
     assert done.status == 0, done.err
@@ -210,8 +219,9 @@ def test_a_moved_run_and_a_copy_of_it_go_on_to_the_same_weights(out, ringfence):
     [
         (lambda out: (out / "job.yaml").unlink(), "job.yaml is missing in it; name the job file as well"),
         (lambda out: (out / "job.yaml").write_text("model: ["), "out/job.yaml:"),
-        (lambda out: (out / "run.json").unlink(), "run.json is missing or damaged"),
-        (lambda out: (out / "run.json").write_text("[1]"), "run.json is missing or damaged"),
+        (lambda out: [of_0_2(out), (out / "run.json").unlink()], "run.json is missing or damaged"),
+        (lambda out: [of_0_2(out), (out / "run.json").write_text("[1]")], "run.json is missing or damaged"),
+        (lambda out: (out / "run.json").unlink(), None),
         (lambda out: shutil.rmtree(out / "checkpoints"), "ended before the first checkpoint"),
         (lambda out: shutil.rmtree(out / "checkpoints" / "step-00000006"), None),
         (shutil.rmtree, "there is no such folder"),
@@ -225,7 +235,7 @@ def test_a_folder_that_lacks_something_is_told_with_what_to_do(out, ringfence, c
     done = ringfence("train", "--resume", "out", "--set", "steps=7")
     assert "Traceback" not in done.err
     if message is None:
-        # The one before it, of the start, is as good: all steps are taken again.
+        # What is left is as good: steps that are in no checkpoint are taken again.
         assert done.status == 0, done.err
         assert record()["steps"] == 7
         return
@@ -249,9 +259,65 @@ def test_a_job_whose_folder_is_gone_is_told_as_such(out, ringfence):
     job.write_text(job.read_text().replace("name: mnist10k", "name: idx\n  path: data"))
     run_json = out / "run.json"
     run_json.write_text(json.dumps(record() | {"base_folder": "/gone/away"}))
-    done = ringfence("train", "--resume", "out", "--set", "steps=7")
-    assert done.status == 2
-    assert "relative paths of the job start from /gone/away, which is gone" in done.err
+    of_0_2(out)
+    for flags in (("--resume", "out"), ("out/job.yaml", "--set", "base_folder=/gone/away")):
+        done = ringfence("train", *flags, "--set", "steps=7")
+        assert done.status == 2
+        assert (
+            "relative paths of the job start from /gone/away, which is gone; if it was moved, say" in done.err
+        )
+
+
+_MINE = """
+import torch
+
+def net():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+"""
+
+
+@pytest.fixture
+def relative(job, tmp_path):
+    """Return a job in a folder of its own that names data and a module beside it."""
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    numbers = np.random.default_rng(0)
+    np.savez(
+        home / "data/a.npz", inputs=numbers.random((64, 4), np.float32), targets=numbers.integers(0, 3, 64)
+    )
+    (home / "mine.py").write_text(_MINE)
+    model, data = "model: mine:net", "data: {name: arrays, path: data/a.npz}"
+    text = TRUSTED_JOB.replace("model: {name: mlp, hidden: [8]}", model)
+    job(text.replace("data: {name: mnist10k, limit: 256}", data), "home/job.yaml")
+    return home
+
+
+def test_the_job_that_a_run_leaves_runs_anew_from_where_it_lies(relative, ringfence):
+    assert ringfence("train", "home/job.yaml", "--out", "out").status == 0
+    done = ringfence("train", "out/job.yaml", "--out", "again")
+
+    assert done.status == 0, done.err
+    assert record("again")["weights_sha256"] == record("out")["weights_sha256"]
+    assert record("again")["base_folder"] == str(relative)
+
+
+def test_a_run_goes_on_with_its_own_job_and_with_that_of_the_user(relative, ringfence):
+    assert ringfence("train", "home/job.yaml", "--out", "out").status == 0
+    for number, flags in enumerate([("--resume", "out"), ("home/job.yaml", "--resume", "out")], 7):
+        done = ringfence("train", *flags, "--set", f"steps={number}")
+        assert done.status == 0, done.err
+        assert record("out")["steps"] == number
+
+
+def test_a_run_whose_jobs_folder_has_moved_is_told_where_it_is(relative, ringfence, tmp_path):
+    assert ringfence("train", "home/job.yaml", "--out", "out").status == 0
+    relative.rename(tmp_path / "moved")
+    flags = ("--resume", "out", "--set", "steps=7")
+
+    assert "which is gone; if it was moved, say where it is now" in ringfence("train", *flags).err
+    done = ringfence("train", *flags, "--set", f"base_folder={tmp_path / 'moved'}")
+    assert done.status == 0, done.err
+    assert ringfence("train", "--resume", "out", "--set", "steps=8").status == 0
 
 
 def test_a_run_that_goes_on_elsewhere_is_left_alone(out, ringfence):
