@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from plugins_builtin.optim.plugin import Optim
 from ringfence.build import check_names
+from ringfence.builtin.optim.plugin import Optim
 from ringfence.catalog import catalog
 from ringfence.cli import app
 from ringfence.datasets import DATASETS
