@@ -28,12 +28,12 @@ from .hooks.snapshot import Index, Snapshot, series_of
 from .hooks.source import PluginSource
 from .hooks.specs import ROLES, Role
 from .hooks.verdict import Verdict
-from .isolation.budget import total_bytes
+from .isolation.budget import BudgetTooSmallError, total_bytes
 from .job import MAX_MEMORY_FRACTION, JobFile, PluginJob
 from .job.plugin_options import check_plugin_options
 from .permissions import Surroundings, located, work_out
 from .problems import Problem
-from .shares import share_out, told_shares
+from .shares import share_out, told_shares, too_small
 from .version import __version__
 
 #: What a constructor says of options that it does not take.
@@ -137,6 +137,8 @@ def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable
     for item in planned:
         try:
             plugin = _start(item.spec, start, event)
+        except BudgetTooSmallError as error:
+            raise _as_share_error(item, error) or error from error
         except PluginLoadError as error:
             raise _as_option_error(item, error) or error from error
         try:
@@ -178,6 +180,12 @@ def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
         for snapshot in item.claimed
         for finding in fits_series(accepts, item.spec.role, snapshot, optional)
     )
+
+
+def _as_share_error(item: Planned, error: BudgetTooSmallError) -> Exception | None:
+    """Return the fault of the job that wrote the plugin's share of memory, or None if it wrote none."""
+    problem = item.job_file and too_small(item.job_file, item.position, error, total_bytes())
+    return item.job_file.error([problem]) if item.job_file and problem else None
 
 
 def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:

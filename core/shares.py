@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from .hooks.plugin import MAX_FRACTION_TOGETHER, PluginSpec
+from .isolation.budget import BudgetTooSmallError
 from .job import JobFile
 from .job.schema import MAX_MEMORY_FRACTION
 from .problems import Path, Problem
@@ -16,6 +17,7 @@ _FINEST = 10_000
 #: What sums of decimal fractions may be off by.
 _ROUNDING = 1e-9
 _GIB = 1 << 30
+_MIB = 1 << 20
 
 
 def shares(written: Sequence[float | None]) -> list[float]:
@@ -105,6 +107,32 @@ def told_shares(file: JobFile, specs: Sequence[PluginSpec], total_bytes: int) ->
     return (
         f"{len(equal)} plugins share {others}{MAX_FRACTION_TOGETHER:.0%} of this machine's memory: "
         f"{equal[0]:.4g} ({equal[0] * total_bytes / _GIB:.1f} GiB) each"
+    )
+
+
+def too_small(file: JobFile, position: int, error: BudgetTooSmallError, total_bytes: int) -> Problem | None:
+    """Return the fault of a job that says itself how little memory a plugin gets; None if it does not.
+
+    Args:
+        file: The job.
+        position: Of the plugin.
+        error: What starting it came to.
+        total_bytes: The machine's memory.
+    """
+    entry = file.job.plugins[position]
+    own = entry.memory_fraction is not None
+    fraction = entry.memory_fraction if own else file.job.memory_fraction
+    if fraction is None:
+        return None
+    needed = math.ceil(error.least_bytes * entry.workers / total_bytes * _FINEST) / _FINEST
+    advice = f"write {needed} or more" + (", or use fewer workers" if entry.workers > 1 else "")
+    if needed > MAX_MEMORY_FRACTION:
+        advice = "use fewer workers" if entry.workers > 1 else "this machine has too little memory for it"
+    path: Path = ("plugins", position, "memory_fraction") if own else ("memory_fraction",)
+    return Problem(
+        path,
+        f"{fraction} of this machine's memory gives each worker of '{entry.name}' "
+        f"{error.limit_bytes / _MIB:.0f} MiB, and torch needs {error.least_bytes / _MIB:.0f} to start; {advice}",
     )
 
 

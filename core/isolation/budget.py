@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..hooks.errors import PluginLoadError
 from . import cgroup
 
 #: Most of the machine's memory that one plugin may have, all its workers together.
@@ -37,6 +38,20 @@ class Usage:
     own_bytes: int | None
     threads: int
     held_bytes: int = 0
+
+
+class BudgetTooSmallError(PluginLoadError):
+    """A plugin's budget is less than what a worker is forked with and needs to start.
+
+    Attributes:
+        limit_bytes: What each of its workers may use.
+        least_bytes: What each of them needs.
+    """
+
+    def __init__(self, cause: str, *, plugin: str, limit_bytes: int, least_bytes: int) -> None:
+        super().__init__(cause, plugin=plugin)
+        self.limit_bytes = limit_bytes
+        self.least_bytes = least_bytes
 
 
 def total_bytes(proc: Path = _PROC) -> int:

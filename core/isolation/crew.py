@@ -24,7 +24,7 @@ from .account import INTERVAL_S, Account
 from .advice import how_to_allow
 from .attempts import Answerer, Attempts
 from .broker import Broker
-from .budget import used_bytes
+from .budget import BudgetTooSmallError, used_bytes
 from .ceiling import Ceiling
 from .cgroup import Cgroup, CgroupUnavailableError
 from .channel import MIB, Channel, Pending
@@ -251,10 +251,12 @@ class Crew:
                 if others > 1
                 else ""
             )
-            raise PluginLoadError(
+            raise BudgetTooSmallError(
                 f"each of its {self.spec.workers} workers may use {limit // MIB} MiB, and torch needs "
                 f"{least // MIB} to start{among}; use fewer workers or a larger memory_fraction",
                 plugin=self.spec.name,
+                limit_bytes=limit,
+                least_bytes=least,
             )
         if self._cgroup is None:
             return cgroup_status

@@ -1,6 +1,8 @@
 """What a user is told of wrong options, of a plugin that raises, and of a resume that makes no sense."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +65,27 @@ def test_a_place_in_a_list_that_a_flag_has_changed_is_told_with_the_flag(ringfen
     done = ringfence("train", job(text), "--set", flag, "--out", "run")
 
     assert f"error: job.yaml:7:21, changed by --set {flag}: plugins[0].augment.ops[0]: plugin " in done.err
+
+
+@pytest.mark.parametrize(
+    ("flag", "where"),
+    [
+        ("plugins.optim.memory_fraction=0.0001", "plugins[0].memory_fraction"),
+        ("memory_fraction=0.0001", "memory_fraction"),
+    ],
+)
+def test_a_share_of_memory_that_is_too_small_is_told_where_it_is_written(ringfence, job, flag, where):
+    text = SMALL_JOB + "  - gradclip: {max_norm: 1}\n"
+    done = ringfence("train", job(text), "--set", flag, "--out", "run")
+
+    assert done.status == 2
+    assert done.err.startswith(
+        f"error: --set {flag}: {where}: 0.0001 of this machine's memory gives each worker"
+    )
+    least = float(re.search(r"torch needs \d+ to start; write (\S+) or more\n", done.err)[1])
+    assert 0.0001 < least <= 0.15
+    assert "trusted" not in done.err
+    assert not Path("run").exists()
 
 
 def test_frames_of_ringfence_before_the_plugins_are_left_out():
