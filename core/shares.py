@@ -129,11 +129,9 @@ def too_small(file: JobFile, position: int, error: BudgetTooSmallError, total_by
     if needed > MAX_MEMORY_FRACTION:
         advice = "use fewer workers" if entry.workers > 1 else "this machine has too little memory for it"
     path: Path = ("plugins", position, "memory_fraction") if own else ("memory_fraction",)
-    return Problem(
-        path,
-        f"{fraction} of this machine's memory gives each worker of '{entry.name}' "
-        f"{error.limit_bytes / _MIB:.0f} MiB, and torch needs {error.least_bytes / _MIB:.0f} to start; {advice}",
-    )
+    given, least = (f"{size / _MIB:.0f}" for size in (error.limit_bytes, error.least_bytes))
+    said = f"{fraction} of this machine's memory gives each worker of '{entry.name}' {given} MiB, and torch "
+    return Problem(path, f"{said}needs {least} to start; {advice}")
 
 
 def resolved(file: JobFile, specs: Sequence[PluginSpec]) -> JobFile:
