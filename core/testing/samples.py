@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ def batch(
     size: int = 8, *, seed: int = 0, shape: tuple[int, ...] = IMAGE, dtype: torch.dtype = torch.float32
 ) -> Batch:
     """Return images in [0, 1] of 10 classes."""
+    _check_size(size, "batch")
     generator = _generator(seed, "batch")
     return Batch(
         inputs=torch.rand(size, *shape, generator=generator, dtype=dtype),
@@ -38,11 +39,13 @@ def batch(
 
 def outputs(size: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return what a model might make of ``batch``: (size, 10) logits."""
+    _check_size(size, "outputs")
     return torch.randn(size, CLASSES, generator=_generator(seed, "outputs"), dtype=dtype)
 
 
 def losses(size: int = 8, *, seed: int = 0) -> Tensor:
     """Return the loss of each sample: (size,) float32, positive."""
+    _check_size(size, "losses")
     return torch.rand(size, generator=_generator(seed, "losses"))
 
 
@@ -50,6 +53,7 @@ def parameters(
     shapes: Mapping[str, tuple[int, ...]] = SHAPES, *, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Parameters:
     """Return normally distributed parameters."""
+    _check_shapes(shapes, "parameters")
     return _normal(shapes, seed, "parameters", dtype)
 
 
@@ -57,6 +61,7 @@ def gradients(
     shapes: Mapping[str, tuple[int, ...]] = SHAPES, *, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Gradients:
     """Return normally distributed gradients."""
+    _check_shapes(shapes, "gradients")
     return _normal(shapes, seed, "gradients", dtype)
 
 
@@ -83,6 +88,29 @@ def _normal(shapes: Mapping[str, tuple[int, ...]], seed: int, kind: str, dtype: 
     for tensor in made.values():
         tensor.normal_(generator=generator)
     return made
+
+
+def _check_size(size: object, function: str) -> None:
+    """Refuse what is no number of samples: a batch, for example, which none of these takes.
+
+    Raises:
+        TypeError: As it says.
+    """
+    if not isinstance(size, SupportsIndex) or isinstance(size, Tensor):
+        kind = type(size).__name__
+        hint = f"; write samples.{function}(len({kind.lower()}.inputs))" if isinstance(size, Batch) else ""
+        raise TypeError(f"samples.{function} takes a number of samples, got a {kind}{hint}")
+
+
+def _check_shapes(shapes: object, function: str) -> None:
+    """Refuse what is no mapping of names to shapes.
+
+    Raises:
+        TypeError: As it says.
+    """
+    if not isinstance(shapes, Mapping) or isinstance(shapes, TensorMap):
+        kind = type(shapes).__name__
+        raise TypeError(f"samples.{function} takes names and shapes, as {{'weight': (4, 3)}}, got a {kind}")
 
 
 def _generator(seed: int, kind: str) -> torch.Generator:

@@ -37,6 +37,43 @@ def test_every_test_says_what_it_holds():
     assert [name for name in TESTS if not vars(Conformance)[name].__doc__] == []
 
 
+def test_the_page_has_the_signatures_of_samples():
+    shown = dict(re.findall(r"^\| `(\w+)\((.*?)\)` \|", PAGE, re.MULTILINE))
+    made = {
+        name: function
+        for name, function in vars(samples).items()
+        if inspect.isfunction(function)
+        and function.__module__ == samples.__name__
+        and not name.startswith("_")
+    }
+
+    assert shown.keys() >= made.keys()
+    for name, function in made.items():
+        named = [
+            f"{p.name}={'{…}' if p.name == 'shapes' else p.default}"
+            for p in inspect.signature(function).parameters.values()
+        ]
+        assert shown[name] == ", ".join(named)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: samples.outputs(samples.batch()),
+            r"samples\.outputs takes a number of samples, got a Batch; ",
+        ),
+        (lambda: samples.losses(samples.batch()), r"write samples\.losses\(len\(batch\.inputs\)\)$"),
+        (lambda: samples.batch(0.5), r"samples\.batch takes a number of samples, got a float$"),
+        (lambda: samples.gradients(samples.parameters()), r"as \{'weight': \(4, 3\)\}, got a TensorMap$"),
+        (lambda: samples.parameters(8), r"samples\.parameters takes names and shapes, .* got a int$"),
+    ],
+)
+def test_samples_say_what_they_take(call, says):
+    with pytest.raises(TypeError, match=says):
+        call()
+
+
 def test_samples_are_the_same_for_the_same_seed():
     first, second, other = (samples.arguments(4, seed=seed) for seed in (1, 1, 2))
 
