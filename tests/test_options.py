@@ -1,6 +1,8 @@
 """Options of plugins, checked against constructors that are read as text and never run."""
 
 import ast
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,3 +168,27 @@ def test_string_inside_string_ends():
     for _ in range(6):
         text = repr(text)
     assert option_type(ast.parse(text, mode="eval").body).type is not None
+
+
+def types_of_the_page() -> list[str]:
+    page = (Path(__file__).parents[1] / "docs" / "plugin-template.md").read_text()
+    table = page.partition("## Which types of options are checked\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \| ", table, re.MULTILINE)
+    return [annotation.replace("\\|", "|") for row in rows for annotation in re.findall("`([^`]+)`", row)]
+
+
+@pytest.mark.parametrize("annotation", types_of_the_page())
+def test_each_type_that_the_page_says_is_checked_is(annotation: str) -> None:
+    assert option_type(ast.parse(annotation, mode="eval").body).untold == ()
+    assert check(f"x: {annotation}", x=object()).problems
+
+
+def test_the_page_names_types() -> None:
+    assert len(types_of_the_page()) >= 15
+
+
+def test_an_enumeration_is_not_checked_as_the_page_says() -> None:
+    checked = check("colour: Colour", colour="nonsense")
+
+    assert checked.problems == []
+    assert list(checked.untold) == ["colour"]
