@@ -325,7 +325,8 @@ class Closing(LocalPlugin):
 
 def test_a_loaded_class_that_does_not_fit_is_closed_and_refused(site, job):
     text = PLUGIN.format(role="optimizer").replace(
-        "def backward(self, step)", "def backward(self, *surprise)"
+        "    def backward(self, step)",
+        "    @lambda f: lambda self, surprise: f\n    def backward(self, step)",
     )
     site.install("acme-optim", ["one"], text=text)
     (item,) = plan(job("  - one\n"), site.catalog())
