@@ -222,7 +222,8 @@ def check_plugin(
         told = [verdict.to_dict() for verdict in verdicts]
         typer.echo(json.dumps(told if is_path(plugin) else told[0], indent=2))
     else:
-        typer.echo(visible("\n".join(verdict.message() for verdict in verdicts)))
+        to_user = not is_path(plugin)
+        typer.echo(visible("\n".join(verdict.message(to_user=to_user) for verdict in verdicts)))
     fit = all(verdict.decision == "accepted" for verdict in verdicts)
     raise typer.Exit(0 if fit else JobError.exit_status)
 

@@ -99,8 +99,12 @@ class Verdict:
             ordered([*kept, *findings]),
         )
 
-    def message(self) -> str:
-        """Return the verdict with one finding a line, and what author and user can do."""
+    def message(self, *, to_user: bool = True) -> str:
+        """Return the verdict with one finding a line, and what author and user can do.
+
+        Args:
+            to_user: Whether whoever reads it has the plugin installed, rather than its code at hand.
+        """
         word = {"accepted": "OK", "refused": "REFUSED", "could not tell": "NOT YET KNOWN"}[self.decision]
         if self.decision == "accepted":
             word += next((_NOT_TRIED[f.rule] for f in self.findings if f.rule in _NOT_TRIED), "")
@@ -113,7 +117,7 @@ class Verdict:
             other = f"install another release of {self.distribution}, or take '{self.plugin}' out of the job"
             if any(finding.rule == "E-EXCLUDES-CORE" for finding in self.findings):
                 other = f"install a core that {self.declared} admits; or {other}"
-            lines += [f"  you:             {other}"]
+            lines += [f"  you:             {other}"] if to_user else []
         elif self.decision == "could not tell":
             lines += ["  it is decided when the plugin is loaded in its sandbox"]
         if self.findings:

@@ -386,6 +386,14 @@ def test_a_wheel_is_checked_by_the_command(wheel, ringfence):
     assert "I-REPLAYED" in done.out
 
 
+def test_who_has_the_code_at_hand_is_told_as_its_author(project, ringfence):
+    done = ringfence("plugins", "check", project(PYPROJECT.replace("ringfence>=0.1", "ringfence")))
+
+    assert done.status == 2
+    assert "plugin author:   declare ringfence>=" in done.out
+    assert "you: " not in done.out
+
+
 @pytest.mark.parametrize("name", ["gradclip", "optim"])
 def test_a_name_that_an_installed_plugin_has_is_refused(project, name):
     """Installed side by side, neither could be used."""
