@@ -206,6 +206,10 @@ def check_plugin(
         ),
     ],
     *,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option to load and run the plugin with."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Check plugins against the series of the core they must fit.
@@ -215,9 +219,10 @@ def check_plugin(
     """
     gc.enable()
     from .commands.check import checked  # noqa: PLC0415 - takes time
+    from .job.flags import options_of  # noqa: PLC0415 - as above
     from .uninstalled import is_path  # noqa: PLC0415 - as above
 
-    verdicts = checked(plugin)
+    verdicts = checked(plugin, options_of(sets or ()))
     if as_json:
         told = [verdict.to_dict() for verdict in verdicts]
         typer.echo(json.dumps(told if is_path(plugin) else told[0], indent=2))

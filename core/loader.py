@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
@@ -151,17 +152,24 @@ def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable
             raise
 
 
-def plan_alone(found: Found, source: PluginSource, verdict: Verdict, index: Index | None = None) -> Planned:
-    """Return what starting a plugin by itself takes, without options, as a check does.
+def plan_alone(
+    found: Found,
+    source: PluginSource,
+    verdict: Verdict,
+    options: Mapping[str, Any] | None = None,
+    index: Index | None = None,
+) -> Planned:
+    """Return what starting a plugin by itself takes, as a check does.
 
     Args:
         found: The plugin.
         source: What ``source_of`` returned.
         verdict: What ``check_found`` returned; not a refusal.
+        options: Its options.
         index: The series that the core knows; those that it ships by default.
     """
     index = Index.read() if index is None else index
-    return _planned(PluginJob(name=found.name), found, source, verdict, index)
+    return _planned(PluginJob(name=found.name, options=dict(options or {})), found, source, verdict, index)
 
 
 def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:

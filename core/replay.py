@@ -33,13 +33,20 @@ _SETTINGS: Mapping[str, Any] = MappingProxyType({"on_failure": "abort", "deadlin
 _QUOTED = 300
 
 
-def replay(found: Found, source: PluginSource, verdict: Verdict, index: Index | None = None) -> list[Finding]:
+def replay(
+    found: Found,
+    source: PluginSource,
+    verdict: Verdict,
+    options: Mapping[str, Any] | None = None,
+    index: Index | None = None,
+) -> list[Finding]:
     """Return what a short job shows as each series of the window.
 
     Args:
-        found: The plugin; it need not be installed, and needs no options.
+        found: The plugin; it need not be installed.
         source: What its text says.
         verdict: What the check says of it so far; it is accepted.
+        options: Its options; all that have no default are among them.
         index: The series that the core knows; those that it ships by default.
 
     Raises:
@@ -48,12 +55,15 @@ def replay(found: Found, source: PluginSource, verdict: Verdict, index: Index | 
     if found.is_builtin:
         return []
     index = Index.read() if index is None else index
-    usual = _failure(found, source, None)
+    options = options or {}
+    usual = _failure(found, source, options, None)
     if usual:
         # It is the job that does not suit the plugin, and nothing follows for earlier series.
         text = f"failed in a short job, so nothing was told by running it: {usual}"
         return [Finding("W-REPLAY", text, path=source.path, line=source.line)]
-    failures = {group: _failure(found, source, lack) for group, lack in _groups(verdict, index).items()}
+    failures = {
+        group: _failure(found, source, options, lack) for group, lack in _groups(verdict, index).items()
+    }
     return [
         Finding(
             "E-REPLAY",
@@ -84,9 +94,9 @@ def _groups(verdict: Verdict, index: Index) -> dict[tuple[str, ...], Lack]:
     return {tuple(names): lack for names, lack in groups}
 
 
-def _failure(found: Found, source: PluginSource, lack: Lack | None) -> str:
+def _failure(found: Found, source: PluginSource, options: Mapping[str, Any], lack: Lack | None) -> str:
     """Run the job once; return what the plugin failed with, ``""`` if it did not."""
-    plugins = plugins_of(found.name, source.role, {}, _SETTINGS, optimizer={"isolation": "trusted"})
+    plugins = plugins_of(found.name, source.role, options, _SETTINGS, optimizer={"isolation": "trusted"})
     installed = catalog()
     known = replace(installed, plugins={**installed.plugins, found.name: found}, conflicts={})
     with tempfile.TemporaryDirectory(prefix="ringfence-replay-") as name:

@@ -54,7 +54,7 @@ def run(tmp_path):
         source = source_of(found)
         verdict = judge(found, source, INDEX, __version__)
         assert verdict.decision == "accepted", verdict.message()
-        return replay(found, source, verdict, INDEX)
+        return replay(found, source, verdict, index=INDEX)
 
     return replayed
 

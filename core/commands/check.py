@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -29,24 +30,34 @@ class _Read:
     found: Found
     source: PluginSource
     verdict: Verdict
+    options: Mapping[str, Any]
 
 
-def checked(argument: str) -> list[Verdict]:
+def checked(argument: str, options: Mapping[str, Any] | None = None) -> list[Verdict]:
     """Judge an installed plugin, or every plugin of a project or a wheel.
 
     Args:
         argument: Name of the plugin, or a path: what has a slash or ends in ``.whl``.
+        options: Options to load and run it with.
 
     Raises:
-        JobError: It is not installed, or the path holds no plugin that can be read.
+        JobError: It is not installed, or the path holds no plugin that can be read, or there are options for
+            several plugins, or of another name or type than the plugin's.
         SandboxUnavailableError: It cannot be sandboxed on this machine.
     """
+    options = options or {}
     if not is_path(argument):
-        return _judged([_installed(argument)])
+        return _judged([_read(_installed(argument), options)])
     with plugins_at(Path(argument)) as there:
+        if options and len(there.plugins) > 1:
+            names = ", ".join(found.name for found in there.plugins)
+            raise JobError(
+                f"--set is for one plugin, and {argument} holds {len(there.plugins)} ({names}): "
+                "install it, and check each by its name"
+            )
         installed = catalog()
-        plugins = [_named_apart(found, installed) for found in there.plugins]
-        return [there.told(verdict) for verdict in _judged(plugins)]
+        read = [_read(_named_apart(found, installed), options) for found in there.plugins]
+        return [there.told(verdict) for verdict in _judged(read)]
 
 
 def _installed(name: str) -> Found:
@@ -70,24 +81,38 @@ def _named_apart(found: Found, installed: Catalog) -> Found:
     return replace(found, hazards=(*found.hazards, taken))
 
 
-def _judged(plugins: Iterable[Found]) -> list[Verdict]:
-    read = [_read(found) for found in plugins]
+def _judged(read: Sequence[_Read]) -> list[Verdict]:
     loadable = [item for item in read if item.verdict.decision != "refused" and not _needed(item)]
     loaded = _load(loadable)
     return [loaded.get(item.found.name) or _not_loaded(item.verdict, _needed(item)) for item in read]
 
 
-def _read(found: Found) -> _Read:
+def _read(found: Found, options: Mapping[str, Any]) -> _Read:
     source = source_of(found)
-    return _Read(found, source, check_found(found, source))
+    if options:
+        from ..job.plugin_options import check_plugin_options  # noqa: PLC0415 - imports pydantic
+
+        told = check_plugin_options(options, source.parameters, takes_any=source.takes_any_option)
+        wrong = [
+            f"--set {'.'.join(map(str, problem.path))}: {problem.message}"
+            for problem in told.problems
+            if problem.path[0] in options
+        ]
+        if wrong:
+            raise JobError("\n".join(wrong))
+    return _Read(found, source, check_found(found, source), options)
 
 
 def _needed(item: _Read) -> str:
     """Return what only a job can give the plugin, ``""`` if it can be loaded without one."""
-    required = [parameter.name for parameter in item.source.parameters if parameter.required]
+    required = [
+        parameter.name
+        for parameter in item.source.parameters
+        if parameter.required and parameter.name not in item.options
+    ]
     if required:
-        return f"a value for {', '.join(required)}"
-    parameters = literal_defaults(item.source.parameters)
+        return f"a value for {', '.join(required)} (--set KEY=VALUE)"
+    parameters = {**literal_defaults(item.source.parameters), **item.options}
     standing = [need for need in item.source.needs if fill(need.what, parameters)]
     return (
         "leave to " + " and to ".join(f"{VERBS[need.kind]} {need.what}" for need in standing)
@@ -114,7 +139,7 @@ def _load(read: Sequence[_Read]) -> dict[str, Verdict]:
     verdicts = {}
     with Sandbox() as sandbox:
         for item in read:
-            planned = plan_alone(item.found, item.source, item.verdict)
+            planned = plan_alone(item.found, item.source, item.verdict, item.options)
             try:
                 plugin = sandbox.start(planned.spec)
             except PluginError as error:
@@ -130,7 +155,7 @@ def _replayed(item: _Read, verdict: Verdict) -> Verdict:
         return verdict
     from ..replay import replay  # noqa: PLC0415 - imports the engine
 
-    found = replay(item.found, item.source, verdict)
+    found = replay(item.found, item.source, verdict, item.options)
     return replace(verdict, findings=ordered([*verdict.findings, *found]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from ..hooks.errors import JobError
 from ..problems import Path, Problem, suggest
 from .yaml_file import Document, parse_value
 
@@ -50,6 +51,28 @@ def apply_flags(
                 problems.append(Problem((), str(error), origin=layer.origin))
     layer.keep_one_length()
     return problems
+
+
+def options_of(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the options that flags of the form ``KEY=VALUE`` give one plugin; the later wins.
+
+    Raises:
+        JobError: One of them is of another form.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        try:
+            (*outer, key), value = _key_and_value(text, "--set KEY=VALUE")
+        except _FlagError as error:
+            raise JobError(f"--set {text}: {error}") from error
+        inside = options
+        for part in outer:
+            inner = inside.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise JobError(f"--set {text}: '{part}' is {inner!r}, which has no '{key}'")
+            inside = inner
+        inside[key] = value
+    return options
 
 
 def split_outside(text: str, separator: str) -> Iterator[str]:

@@ -386,6 +386,56 @@ def test_a_wheel_is_checked_by_the_command(wheel, ringfence):
     assert "I-REPLAYED" in done.out
 
 
+NEEDY = {
+    "src/acme_clip/__init__.py": plugin().replace(
+        "    def backward",
+        "    def __init__(self, norm: float) -> None:\n        1 / norm\n\n    def backward",
+    )
+}
+
+
+def test_options_are_given_to_a_plugin_that_needs_them(project, ringfence):
+    folder = project(files=NEEDY)
+
+    without = ringfence("plugins", "check", folder)
+    given = ringfence("plugins", "check", folder, "--set", "norm=0.5")
+    failing = ringfence("plugins", "check", folder, "--set", "norm=0")
+
+    assert without.out.startswith("OK, not loaded  plugin 'clip'")
+    assert "it needs a value for norm (--set KEY=VALUE)" in without.out
+    assert given.out.startswith("OK  plugin 'clip'")
+    assert "I-REPLAYED" in given.out
+    assert "E-LOAD" in failing.out
+    assert "division by zero" in failing.out
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["norm"], "--set norm: 'norm' is not KEY=VALUE"),
+        (["norm=wide"], "--set norm: "),
+        (["norms=1"], "--set norms: unknown option"),
+        (["norm=1", "norm.inner=1"], "--set norm.inner=1: 'norm' is 1, which has no 'inner'"),
+    ],
+)
+def test_options_that_are_wrong_are_told_with_the_flag(project, ringfence, sets, says):
+    flags = [part for text in sets for part in ("--set", text)]
+
+    done = ringfence("plugins", "check", project(files=NEEDY), *flags)
+
+    assert done.status == 2
+    assert says in done.err
+
+
+def test_options_are_for_one_plugin(project, ringfence):
+    two = f'{PYPROJECT}clop = "acme_clip:Clip"\n'
+
+    done = ringfence("plugins", "check", project(two, NEEDY), "--set", "norm=1")
+
+    assert done.status == 2
+    assert "holds 2 (clip, clop): install it, and check each by its name" in done.err
+
+
 def test_who_has_the_code_at_hand_is_told_as_its_author(project, ringfence):
     done = ringfence("plugins", "check", project(PYPROJECT.replace("ringfence>=0.1", "ringfence")))
 
