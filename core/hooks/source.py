@@ -11,6 +11,7 @@ that it is given.
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,6 +45,9 @@ _DATACLASS = "dataclasses.dataclass"
 _PASSTHROUGH = {"ringfence.passthrough", "ringfence.hooks.types.passthrough"}
 MAX_BASES = 20
 MAX_ALIASES = 10
+#: Syntax nodes that are put in for a plugin's aliases, all its options together: a few lines of
+#: aliases of aliases stand for millions.
+MAX_ALIASED = 50_000
 
 About = Literal["class", "arguments", "options", "role", "names", "attributes", "needs"]
 
@@ -222,7 +226,9 @@ class _Reader:
         self._node = found.node
         self._unresolved: list[Unresolved] = []
         self._functions: dict[str, Defined] = {}
-        self._line = list(_dedupe(self._bases(found.module, found.node, 0)))
+        self._room = _Room(MAX_ALIASED)
+        self._line = self._bases(found.module, found.node)
+        self._members, self._beyond = _members(self._line)
 
     def source(self) -> PluginSource:
         """Read everything."""
@@ -258,32 +264,46 @@ class _Reader:
 
     # the class and its bases
 
-    def _bases(self, module: Module, node: ast.ClassDef, depth: int) -> Iterator[_Class]:
-        yield _Class(module, node, f"{module.name}.{node.name}", node.lineno)
-        if depth > MAX_BASES:
-            self._note("class", f"has more than {MAX_BASES} levels of bases", module.path, node.lineno)
+    def _bases(self, module: Module, node: ast.ClassDef) -> tuple[_Class, ...]:
+        """Return the class and its bases; of equal ones the last, as in Python's order of usual shapes."""
+        line: dict[str, _Class] = {}
+        self._collect(_Class(module, node, f"{module.name}.{node.name}", node.lineno), line, set(), 0)
+        return tuple(reversed(line.values()))
+
+    def _collect(self, cls: _Class, line: dict[str, _Class], entered: set[str], depth: int) -> None:
+        """Put a class behind its bases, the last base first, each once: their order backwards.
+
+        A class is entered once, however many lead to it, so the time grows with the text
+        and not with the number of ways through it.
+        """
+        if cls.dotted in line:
             return
-        for base in node.bases:
-            # what stands in brackets brings no members
-            expression = base.value if isinstance(base, ast.Subscript) else base
-            match self._modules.resolve(module, expression):
-                case Defined(inner, ast.ClassDef() as written):
-                    yield from self._bases(inner, written, depth + 1)
-                case Foreign(dotted):
-                    yield _Class(module, None, dotted, base.lineno)
-                case _:
-                    yield _Class(module, None, ast.unparse(base), base.lineno)
+        if cls.dotted in entered:
+            self._note("class", f"{cls.dotted} is a base of itself as written", cls.module.path, cls.line)
+            return
+        entered.add(cls.dotted)
+        if cls.node is not None and depth > MAX_BASES:
+            self._note("class", f"has more than {MAX_BASES} levels of bases", cls.module.path, cls.line)
+        elif cls.node is not None:
+            for base in reversed(cls.node.bases):
+                self._collect(self._base(cls.module, base), line, entered, depth + 1)
+        line[cls.dotted] = cls
+
+    def _base(self, module: Module, base: ast.expr) -> _Class:
+        # what stands in brackets brings no members
+        expression = base.value if isinstance(base, ast.Subscript) else base
+        match self._modules.resolve(module, expression):
+            case Defined(inner, ast.ClassDef() as written):
+                return _Class(inner, written, f"{inner.name}.{written.name}", written.lineno)
+            case Foreign(dotted):
+                return _Class(module, None, dotted, base.lineno)
+        return _Class(module, None, ast.unparse(base), base.lineno)
 
     def _find(self, name: str) -> tuple[_Class, ast.AST | None] | None:
         """Return class and node that bind ``name``; node is None if a base that is not ours may bind it."""
-        for cls in self._line:
-            if cls.node is not None:
-                found = _class_bindings(cls.node).get(name)
-                if found is not None:
-                    return cls, found
-            elif cls.dotted not in _EMPTY_BASES:
-                return cls, None
-        return None
+        if name in self._members:
+            return self._members[name]
+        return None if self._beyond is None else (self._beyond, None)
 
     def _check_decorators(self) -> None:
         for decorator in self._node.decorator_list:
@@ -462,12 +482,16 @@ class _Reader:
     ) -> Parameter:
         return Parameter(
             name=name,
-            annotation=None if annotation is None else _Aliases(self._modules, module).visit(annotation),
+            annotation=None if annotation is None else self._spelt_out(module, annotation),
             annotation_text="" if annotation is None else ast.unparse(annotation),
             default_text=None if default is None else ast.unparse(default),
             required=default is None,
             line=line,
         )
+
+    def _spelt_out(self, module: Module, annotation: ast.expr) -> ast.expr:
+        spelt_out: ast.expr = _Aliases(self._modules, module, self._room).visit(annotation)
+        return spelt_out
 
     # what it uses
 
@@ -501,12 +525,32 @@ class _Reader:
         return files, tuple(imports), tuple(use for use in uses if use.attribute is not None)
 
 
-class _Aliases(ast.NodeTransformer):
-    """Puts the plugin's own type aliases, and types written as strings, into an annotation."""
+class _Room:
+    """How many more syntax nodes may be put in for aliases."""
 
-    def __init__(self, modules: Modules, module: Module, depth: int = 0) -> None:
+    def __init__(self, nodes: int) -> None:
+        self._left = nodes
+
+    def takes(self, written: ast.expr) -> bool:
+        """Take up the room of ``written``; what does not fit leaves none for anything else."""
+        self._left -= sum(1 for _ in itertools.islice(ast.walk(written), self._left + 1))
+        if self._left < 0:
+            self._left = 0
+            return False
+        return True
+
+
+class _Aliases(ast.NodeTransformer):
+    """Puts the plugin's own type aliases, and types written as strings, into an annotation.
+
+    A name for which there is no room stays as it is written: a type that cannot be told, which
+    the constructor checks in its sandbox.
+    """
+
+    def __init__(self, modules: Modules, module: Module, room: _Room, depth: int = 0) -> None:
         self._modules = modules
         self._module = module
+        self._room = room
         self._depth = depth
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
@@ -523,7 +567,7 @@ class _Aliases(ast.NodeTransformer):
             return node
         try:
             written = ast.parse(node.value, mode="eval").body
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             return node
         return self._deeper(self._module, written) or node
 
@@ -535,19 +579,24 @@ class _Aliases(ast.NodeTransformer):
         return node
 
     def _deeper(self, module: Module, written: ast.expr) -> ast.expr | None:
-        if self._depth > MAX_ALIASES:
+        if self._depth > MAX_ALIASES or not self._room.takes(written):
             return None
         # a copy, since one alias may be used by several options
         copy = ast.parse(ast.unparse(written), mode="eval").body
-        result: ast.expr = _Aliases(self._modules, module, self._depth + 1).visit(copy)
+        result: ast.expr = _Aliases(self._modules, module, self._room, self._depth + 1).visit(copy)
         return result
 
 
-def _dedupe(line: Iterator[_Class]) -> Iterator[_Class]:
-    """Keep the last of equal bases, as Python's order does for the shapes that plugins have."""
-    listed = list(line)
-    last = {cls.dotted: position for position, cls in enumerate(listed)}
-    return (cls for position, cls in enumerate(listed) if last[cls.dotted] == position)
+def _members(line: Sequence[_Class]) -> tuple[dict[str, tuple[_Class, ast.AST]], _Class | None]:
+    """Return what the plugin's own classes bind, and the first base after them that may bind the rest."""
+    found: dict[str, tuple[_Class, ast.AST]] = {}
+    for cls in line:
+        if cls.node is not None:
+            for name, node in _class_bindings(cls.node).items():
+                found.setdefault(name, (cls, node))
+        elif cls.dotted not in _EMPTY_BASES:
+            return found, cls
+    return found, None
 
 
 def _class_bindings(node: ast.ClassDef) -> dict[str, ast.AST]:

@@ -283,3 +283,45 @@ def test_a_file_that_is_too_long_is_not_read(read):
     source = read("class Clip: ...\n" + "#" * 2_000_000)
 
     assert "longer than" in source.unresolved[0].reason
+
+
+def test_bases_that_lead_to_the_same_ones_in_millions_of_ways_are_each_read_once(read):
+    levels = "".join(
+        f"class {name}{level}({', '.join(f'{base}{level - 1}' for base in 'ABC')}): pass\n"
+        for level in range(1, 19)
+        for name in "ABC"
+    )
+    roots = "class A0: role = 'gradient'\nclass B0: role = 'monitor'\nclass C0: pass\n"
+
+    source = read(f"{roots}{levels}class Clip(A18, B18, C18): pass\n")
+
+    assert source.role == "gradient"
+    assert [item.about for item in source.unresolved] == []
+
+
+def test_a_member_comes_from_the_first_base_in_the_order_of_python(read):
+    text = """
+        class Root: role = 'root'
+        class Left(Root): pass
+        class Right(Root): role = 'right'
+        class Clip(Left, Right): pass
+        """
+    inner: dict[str, type] = {}
+    exec(textwrap.dedent(text), inner)  # noqa: S102 - the reference
+
+    assert read(text).role == inner["Clip"].role == "right"
+
+
+def test_a_class_that_is_written_as_its_own_base_is_told(read):
+    source = read("class Clip:\n    role = 'gradient'\nclass Clip(Clip): pass\n")
+
+    assert [(item.about, item.line) for item in source.unresolved] == [("class", 3)]
+
+
+def test_aliases_that_stand_for_millions_of_types_stay_as_written(read):
+    layers = "".join(f"T{n} = {' | '.join([f'T{n + 1}'] * 30)}\n" for n in range(6))
+
+    source = read(f"{layers}T6 = int | str\nclass Clip:\n    def __init__(self, a: T0, b: T6): ...\n")
+
+    assert [parameter.annotation_text for parameter in source.parameters] == ["T0", "T6"]
+    assert sum(1 for _ in ast.walk(source.parameters[0].annotation)) < 200_000
