@@ -16,10 +16,11 @@ for the series. Nothing here imports the plugin or asks the network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -34,6 +35,18 @@ SPAN = 3
 
 _LOWER = {">=", ">", "~=", "==", "==="}
 _UPPER = {"<", "<=", "~=", "==", "==="}
+#: Characters of an entry on the core: far more than any range takes, far fewer than the digits and
+#: brackets that packaging cannot work out.
+MAX_ENTRY = 500
+#: Entries on the core; one says all.
+MAX_ENTRIES = 20
+#: The name that an entry begins with, and what may follow it (PEP 508).
+_NAMED = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:[\[(<>=!~;@,]|$)")
+#: Characters of an entry that are quoted.
+_QUOTED = 80
+#: What packaging raises of a requirement or a marker that it cannot work out; the third are names in
+#: a marker that stand for nothing here, the last is of a thousand brackets.
+_UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,8 @@ class Declaration:
         specifiers: All its entries together.
         exists: False if no entry names the core.
         url: Where an entry points instead of giving a range, or ``""``.
-        unreadable: An entry that cannot be parsed, or ``""``.
+        unreadable: The first entry that is on the core, or may be, and says nothing that can be
+            told, and why, as a clause; or ``""``.
     """
 
     specifiers: SpecifierSet
@@ -72,19 +86,19 @@ class Declaration:
     @classmethod
     def of(cls, requires: Sequence[str]) -> Declaration:
         """Join the entries that name the core and whose marker holds without extras."""
+        entries = [text for text in requires if _names(text) in {CORE, None}]
+        if len(entries) > MAX_ENTRIES:
+            return cls(SpecifierSet(), exists=False, unreadable=f"{CORE} stands in {len(entries)} entries")
         specifiers, exists, url, unreadable = SpecifierSet(), False, "", ""
-        for text in requires:
+        for text in entries:
             try:
-                requirement = Requirement(text)
-            except InvalidRequirement:
-                unreadable = text if canonicalize_name(text).startswith(CORE) else unreadable
+                requirement = _requirement(text)
+            except _UNREADABLE as error:
+                unreadable = unreadable or _why_unreadable(text, error)
                 continue
-            if canonicalize_name(requirement.name) != CORE:
-                continue
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-                continue
-            exists, url = True, requirement.url or url
-            specifiers &= requirement.specifier
+            if requirement is not None:
+                exists, url = True, requirement.url or url
+                specifiers &= requirement.specifier
         return cls(specifiers, exists, url, unreadable)
 
     def __str__(self) -> str:
@@ -112,6 +126,37 @@ class Declaration:
         if series.name == series_of(running) and self.admits(running):
             return True
         return any(self.specifiers.contains(version, prereleases=True) for version in series.live)
+
+
+def _names(text: str) -> str | None:
+    """Return the name that an entry of ``Requires-Dist`` begins with; None if it cannot be told."""
+    found = _NAMED.match(text)
+    return None if found is None else canonicalize_name(found[1])
+
+
+def _requirement(text: str) -> Requirement | None:
+    """Return what an entry on the core asks for; None if its marker does not hold without extras.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: It cannot be told.
+    """
+    if len(text) > MAX_ENTRY:
+        raise ValueError(f"it has {len(text)} characters; at most {MAX_ENTRY} are read")
+    requirement = Requirement(text)
+    holds = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    return requirement if holds else None
+
+
+def _why_unreadable(text: str, error: Exception) -> str:
+    match error:
+        case RecursionError():
+            why = "it is nested too deeply"
+        case KeyError(args=[name]):
+            why = f"its marker names {name}, which there is only where a lock file is read"
+        case _:
+            why = " ".join(str(error).split())
+    shown = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+    return f"'{shown}' cannot be read: {why}"
 
 
 def window(index: Index, running: Version) -> tuple[Series, ...]:
@@ -176,11 +221,11 @@ def _declared(
         text = f"declares {CORE} @ {declaration.url}, which says nothing of versions"
         return [Finding("E-URL", text, advice=f"{bound} instead of a URL")]
     if not declaration.exists:
-        unreadable = f" that can be read; '{declaration.unreadable}' cannot" if declaration.unreadable else ""
+        unreadable = f" that can be read; {declaration.unreadable}" if declaration.unreadable else ""
         text = f"{candidate.distribution} declares no Requires-Dist on {CORE}{unreadable}"
         return [Finding("E-NO-DECLARATION", text, advice=f"{bound} in [project] dependencies")]
     if declaration.unreadable:
-        text = f"'{declaration.unreadable}' in Requires-Dist cannot be read"
+        text = f"in Requires-Dist, {declaration.unreadable}"
         return [Finding("E-NO-DECLARATION", text, advice=bound)]
     findings = [*_span(declaration, needed, running, bound), *_notes(declaration, needed, index, running)]
     if not declaration.has_lower_bound:

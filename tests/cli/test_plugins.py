@@ -132,6 +132,35 @@ def test_thirty_plugins_one_of_them_broken_are_told_and_none_is_imported(ringfen
     assert not list(tmp_path.glob("*.imported"))
 
 
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ('ringfence>=0.1; "x" in extras', "its marker names extras"),
+        ('ringfence>=0.1; os_name ~= "posix"', "Undefined"),
+        (f"ringfence>=0.1.{'1' * 5000}", "it has 5015 characters"),
+        (f"ringfence>=0.1; {'(' * 3000}os_name == 'x'{')' * 3000}", "characters; at most 500"),
+    ],
+)
+def test_a_plugin_whose_requirement_says_nothing_hides_no_other_and_is_told_with_why(
+    ringfence_in, tmp_path, entry, why
+):
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "acme.py").write_text(PLUGIN)
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: acme\nVersion: 1.0\nRequires-Dist: {entry}\n"
+    )
+    (info / "entry_points.txt").write_text("[ringfence.plugins]\nbroken = acme:Plugin\n")
+
+    done = ringfence_in(tmp_path, "plugins", "list")
+
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}
+    assert "E-NO-DECLARATION" in rows["broken"]
+    assert "optim" in rows
+    assert why in ringfence_in(tmp_path, "plugins", "show", "broken").stdout
+
+
 @pytest.fixture
 def ringfence_in():
     """Return a function that runs the command where what lies in a folder is installed."""

@@ -119,6 +119,46 @@ def test_the_declared_range_decides(judge, requires, expected):
 
 
 @pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ('ringfence>=1.4; os_name ~= "posix"', "Undefined"),
+        ('ringfence>=1.4; "x" in extras', "its marker names extras"),
+        ('ringfence>=1.4; "x" in dependency_groups', "its marker names dependency_groups"),
+        (f"ringfence>=1.4; {'(' * 3000}os_name == 'a'{')' * 3000}", "characters; at most 500"),
+        (f"ringfence>=1.{'4' * 5000}", "characters; at most 500"),
+        (f"ringfence; python_version > '3.{'4' * 5000}'", "characters; at most 500"),
+        ("ringfence>=1.4 ???", "Expected"),
+        ("???", "Expected"),
+        ("rïngfence>=1.4", "Expected"),
+    ],
+)
+@pytest.mark.parametrize("others", [(), ("ringfence>=1.4",)], ids=["alone", "beside another"])
+def test_an_entry_on_the_core_that_says_nothing_is_quoted_with_why(judge, entry, says, others):
+    (finding,) = judge(*others, entry).findings
+
+    assert finding.rule == "E-NO-DECLARATION"
+    assert entry[:70] in finding.text
+    assert says in finding.text
+    assert len(finding.text) < 400
+
+
+@pytest.mark.parametrize(
+    "entry", ["ringfence-extras @@ x", "torch>>2", "torch; 'x' in extras", f"torch>=1.{'4' * 5000}"]
+)
+def test_an_entry_on_something_else_is_not_the_plugins_range(judge, entry):
+    assert rules(judge("ringfence>=1.4", entry)) == []
+    (finding,) = judge(entry).findings
+    assert (finding.rule, entry in finding.text) == ("E-NO-DECLARATION", False)
+
+
+def test_a_range_in_thousands_of_entries_is_not_joined(judge):
+    (finding,) = judge(*[f"ringfence!=1.4.{n}" for n in range(10_000)]).findings
+
+    assert finding.rule == "E-NO-DECLARATION"
+    assert "stands in 10000 entries" in finding.text
+
+
+@pytest.mark.parametrize(
     ("requires", "running", "series", "expected"),
     [
         ("ringfence>=1.4", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["I-PROVISIONAL"]),
