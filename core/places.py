@@ -245,26 +245,26 @@ def check_files(distribution: Distribution, *names: str) -> None:
             _check_file(path)
 
 
-def read_small(path: Path) -> bytes:
-    """Return a file's bytes.
+def read_small(path: Path, most: int = MAX_BYTES) -> bytes:
+    """Return a file's bytes, at most ``most`` of them.
 
     Raises:
         UnsafeFileError: It is too large, or a pipe or device.
         OSError: It cannot be read.
     """
-    _check_file(path)
+    _check_file(path, most)
     return path.read_bytes()
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, most: int = MAX_BYTES) -> None:
     try:
         found = path.stat()
     except FileNotFoundError:
         return
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeFileError(f"{path.name} is no regular file")
-    if found.st_size > MAX_BYTES:
-        raise UnsafeFileError(f"{path.name} is longer than {MAX_BYTES} bytes")
+    if found.st_size > most:
+        raise UnsafeFileError(f"{path.name} is longer than {most} bytes")
 
 
 def _site_folders() -> set[Path]:

@@ -7,6 +7,7 @@ build would work out (``dynamic``) is not guessed: a wheel has it written down.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,23 @@ PYPROJECT = "pyproject.toml"
 #: Version of a project that leaves it to its build.
 UNBUILT = "unbuilt"
 
+#: Of a pyproject.toml that is read: the largest of known projects have a quarter of it.
+MAX_PYPROJECT_BYTES = 2**18
+#: Parts of a key, as in ``tool.setuptools.packages``: the time that tomllib takes grows with their square.
+MAX_PARTS = 32
+#: Folders of code that setuptools is told of.
+MAX_FOLDERS = 32
+MAX_FOLDER_NAME = 1000
+
 _BUILD = "build a wheel (python -m build --wheel) and name that"
+#: What no key is looked for in: comments and the inside of strings. One that does not end takes all
+#: that follows, as the parser does not get beyond it either.
+_NOT_KEYS = re.compile(
+    r"""\"{3}(?:[^"\\]|\\.|"{1,2}(?!"))*+(?:"{3,5}|.*)|'{3}(?:[^']|'{1,2}(?!'))*+(?:'{3,5}|.*)"""
+    r"""|"(?:[^"\\\n]|\\.)*+(?:"|.*)|'[^'\n]*+(?:'|.*)|\#[^\n]*""",
+    re.DOTALL,
+)
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_PARTS}}}")
 
 
 class Project(msgspec.Struct, frozen=True, rename="kebab"):
@@ -125,7 +142,7 @@ def read_project(folder: Path) -> Project:
 def _read(folder: Path) -> tuple[Project, Mapping[str, Any]]:
     path = folder / PYPROJECT
     try:
-        told = msgspec.convert(tomllib.loads(read_small(path).decode("utf-8")), _File)
+        told = msgspec.convert(tomllib.loads(_text(path)), _File)
     except FileNotFoundError:
         older = "; setup.py and setup.cfg are not read" if (folder / "setup.py").exists() else ""
         raise JobError(f"{folder} has no {PYPROJECT}{older}: {_BUILD}") from None
@@ -141,11 +158,25 @@ def _read(folder: Path) -> tuple[Project, Mapping[str, Any]]:
     return told.project, told.tool
 
 
+def _text(path: Path) -> str:
+    """Return the text of a ``pyproject.toml`` that is parsed in a sensible time.
+
+    Raises:
+        ValueError: It is not.
+        OSError: It cannot be read.
+    """
+    text = read_small(path, MAX_PYPROJECT_BYTES).decode("utf-8")
+    found = _LONG_KEY.search(_NOT_KEYS.sub("_", text))
+    if found is not None:
+        raise ValueError(f"the key {found[0][:40]}… has more than {MAX_PARTS} parts")
+    return text
+
+
 def _of_project(folder: Path) -> tuple[Found, ...]:
     project, tool = _read(folder)
     root = folder.resolve()
     modules = [value.partition(":")[0].strip() for value in project.entry_points.get(GROUP, {}).values()]
-    distribution = _Distribution(project, _code_folder(root, tool, modules), folder)
+    distribution = _Distribution(project, _code_folder(root, _said(tool, folder), modules), folder)
     found = catalog_of([distribution], remedy="mend its [project] table")
     return tuple(_inside(plugin, root) for plugin in _plugins(found, folder, folder))
 
@@ -172,10 +203,10 @@ def _inside(plugin: Found, root: Path) -> Found:
     return replace(plugin, place=replace(plugin.place, readable=()), hazards=hazards)
 
 
-def _code_folder(root: Path, tool: Mapping[str, Any], modules: list[str]) -> Path:
+def _code_folder(root: Path, said: list[str], modules: list[str]) -> Path:
     """Return the folder that the modules of the plugins lie in, as they would on ``sys.path``."""
-    folders = [root / name for name in [*_said(tool), "src", "."]]
-    inside = [folder.resolve() for folder in folders if folder.resolve().is_relative_to(root)]
+    folders = [(root / name).resolve() for name in [*said, "src", "."]]
+    inside = [folder for folder in folders if folder.is_relative_to(root)]
 
     def held(folder: Path) -> int:
         return sum(file_in(folder, module) is not None for module in modules)
@@ -184,15 +215,27 @@ def _code_folder(root: Path, tool: Mapping[str, Any], modules: list[str]) -> Pat
     return max(inside, key=held, default=root)
 
 
-def _said(tool: Mapping[str, Any]) -> list[str]:
-    """Return the folders of code that setuptools is told of."""
+def _said(tool: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the folders of code that setuptools is told of.
+
+    Raises:
+        JobError: They are too many, or no folders.
+    """
     said: list[str] = []
     match tool:
         case {"setuptools": {"packages": {"find": {"where": list(where)}}}}:
-            said += [folder for folder in where if isinstance(folder, str)]
+            said += [name for name in where if isinstance(name, str)]
     match tool:
-        case {"setuptools": {"package-dir": {"": str(folder)}}}:
-            said.append(folder)
+        case {"setuptools": {"package-dir": {"": str(inner)}}}:
+            said.append(inner)
+    wrong = [name for name in said if not name.isprintable() or len(name) > MAX_FOLDER_NAME]
+    if wrong:
+        raise JobError(f"{folder / PYPROJECT}: {wrong[0][:40]!r} in [tool.setuptools] is no folder")
+    if len(said) > MAX_FOLDERS:
+        raise JobError(
+            f"{folder / PYPROJECT} tells setuptools of {len(said)} folders of code; at most {MAX_FOLDERS} "
+            f"are looked at. Name fewer, or {_BUILD}"
+        )
     return said
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -211,6 +212,49 @@ def test_a_project_that_cannot_be_read_says_why(project, pyproject, says):
     assert "acme-clip" in message
     assert any(part in message for part in says.split("|")), message
     assert "Traceback" not in message
+
+
+_LONG = ".".join(["a"] * 50_000)
+_SETUPTOOLS = f"{PYPROJECT}[tool.setuptools.package-dir]\n"
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "says"),
+    [
+        (f"{_LONG} = 1\n{PYPROJECT}", "the key a.a.a."),
+        (f"[{_LONG}]\n{PYPROJECT}", "has more than 32 parts"),
+        (f"x = {{{_LONG} = 1}}\n{PYPROJECT}", "has more than 32 parts"),
+        (f"{_LONG.replace('.', ' . ')} = 1\n{PYPROJECT}", "has more than 32 parts"),
+        (".".join(['"\\""', "'b'"] * 5000) + f" = 1\n{PYPROJECT}", "has more than 32 parts"),
+        (f'x = {{y = """\n""", {_LONG} = "v"}}\n', "has more than 32 parts"),
+        (f'x = """a""""\n{_LONG} = 1\n', "has more than 32 parts"),
+        (f"# it's\n{_LONG} = 1\n", "has more than 32 parts"),
+        (f"x = 'it\n{_LONG} = 1\n", "cannot be read: Expected"),
+        (f"{PYPROJECT}# {'x' * 2**18}\n", "pyproject.toml is longer than 262144 bytes"),
+        (
+            f"{PYPROJECT}[tool.setuptools.packages.find]\nwhere = {['d'] * 20_000}\n",
+            "at most 32 are looked at",
+        ),
+        (f'{_SETUPTOOLS}"" = "a\\u0000b"\n', "is no folder"),
+        (f'{_SETUPTOOLS}"" = "{"a/" * 5000}"\n', "is no folder"),
+    ],
+    ids=range(13),
+)
+def test_a_project_that_would_take_long_to_read_is_refused_at_once(project, pyproject, says):
+    began = time.perf_counter()
+
+    message = refused(project(pyproject))
+
+    assert says in message
+    assert len(message) < 500
+    assert time.perf_counter() - began < 5
+
+
+def test_what_is_no_key_may_have_any_number_of_dots(project):
+    words = f"one.two.{_LONG[:2000]}"
+    told = f'{PYPROJECT}# {words}\n[tool.x]\na = "{words}"\nb = \'{words}\'\nc = """\n{words}"""\n'
+
+    assert judged(project(told))["clip"].decision == "accepted"
 
 
 def test_what_is_no_project_says_so(tmp_path):
