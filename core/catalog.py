@@ -152,7 +152,11 @@ def catalog_of(distributions: Iterable[Distribution], remedy: str = "uninstall i
 
 def source_of(found: Found) -> PluginSource:
     """Read the plugin's class from its source text."""
-    return read_plugin(found.module, found.qualname, found.place.search_path, found.place.packages)
+    place = found.place
+    within = Path(place.within) if place.within else None
+    return read_plugin(
+        found.module, found.qualname, place.search_path, place.packages, own=place.own, within=within
+    )
 
 
 def check_found(found: Found, source: PluginSource | None = None, index: Index | None = None) -> Verdict:

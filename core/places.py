@@ -16,19 +16,22 @@ import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from importlib_metadata import Distribution
 
 from .autoload import LOADED_UNASKED
+from .hooks.compat import CORE
 from .hooks.guard import current, modules_in
-from .hooks.modules import file_below, file_in, file_of, is_package
+from .hooks.modules import file_below, file_in, file_of, is_package, modules_below, outermost
 from .hooks.verdict import Finding
 
 MAX_BYTES = 2**20
+#: Packages and modules of one distribution that a sandbox is opened to one by one.
+MAX_OWN = 500
 
 _READ_FROM_METADATA = (
     *("entry_points.txt", "METADATA", "PKG-INFO", "RECORD", "direct_url.json"),
@@ -53,6 +56,8 @@ class Place:
         roots: Dotted module to its file, where it lies outside the folders of installed packages.
         readable: What a sandbox must be able to read of it.
         withheld: Why nothing of it may be opened to a sandbox, or ``""``.
+        own: Dotted modules and packages that the distribution installs.
+        within: Folder that none of its files may lie outside of, or ``""``.
     """
 
     search_path: tuple[str, ...]
@@ -60,6 +65,12 @@ class Place:
     roots: Mapping[str, str] = field(default_factory=dict)
     readable: tuple[str, ...] = ()
     withheld: str = ""
+    own: tuple[str, ...] = ()
+    within: str = ""
+
+
+#: Dotted name of a module, its file, and the folder that it is found in.
+_Located = tuple[str, Path, Path]
 
 
 class Environment:
@@ -135,23 +146,62 @@ class Layout:
                 self._folders += _folders_of(listed)
             elif listed.name.endswith("_finder.py"):
                 self._mapping |= _mapping_of(listed)
+        self._own = self._installed(distribution.read_text("top_level.txt") or "")
+
+    def _installed(self, listed: str) -> tuple[str, ...]:
+        """Return the outermost packages and modules that the distribution brings.
+
+        Args:
+            listed: What its metadata say of them, for one that has no list of its files.
+        """
+        own = outermost(file.relative_to(self.base) for file in self._files if file.is_relative_to(self.base))
+        own += self._mapping if self._files else listed.split()
+        for folder in self._folders:
+            # Around the top of a project lies what is not installed: tests, tools, other projects.
+            if self.project is not None and self.project in folder.resolve().parents:
+                own += outermost(modules_below(folder, self.project))
+        return tuple(dict.fromkeys(name for name in own if _may_be_own(name)))
 
     def place(self, module: str) -> Place:
-        """Return where ``module`` lies; the first place counts, as when it is imported."""
+        """Return where ``module`` lies, and all that is installed with it.
+
+        The first place counts, as when it is imported.
+        """
+        return replace(self._place(module), own=self._own)
+
+    def _place(self, module: str) -> Place:
         installed = file_in(self.base, module)
         is_site = self.base in self._environment.site_folders
         if installed is not None and not is_site:
-            return self._opened(installed[0], installed[1], self.base)
+            return self._opened([(*installed[:2], self.base), *self._beside(self._in_base)])
         own = str(self.base if is_site else self.base / module.partition(".")[0])
         usual = Place((str(self.base),), readable=(own,))
         if installed is not None or self._hides(module):
             return usual
-        for name, file, folder in self._candidates(module):
-            if self.project is not None and file.resolve().is_relative_to(self.project):
-                opened = self._opened(name, file, folder)
-                paths = tuple(dict.fromkeys((str(self.base), *opened.search_path)))
-                return Place(paths, opened.packages, opened.roots, (own, *opened.readable), opened.withheld)
-        return usual
+        editable = self._in_project(module)
+        if editable is None:
+            return usual
+        opened = self._opened([editable, *self._beside(self._in_project)])
+        paths = tuple(dict.fromkeys((str(self.base), *opened.search_path)))
+        return replace(opened, search_path=paths, readable=(own, *opened.readable))
+
+    def _beside(self, look: Callable[[str], _Located | None]) -> list[_Located]:
+        """Return where the rest of what the distribution installs lies: its modules import each other."""
+        if len(self._own) > MAX_OWN:
+            raise ValueError(f"it installs {len(self._own)} packages and modules; at most {MAX_OWN}")
+        return [found for found in map(look, self._own) if found is not None]
+
+    def _in_base(self, module: str) -> _Located | None:
+        found = file_in(self.base, module)
+        return None if found is None else (found[0], found[1], self.base)
+
+    def _in_project(self, module: str) -> _Located | None:
+        inside = (
+            located
+            for located in self._candidates(module)
+            if self.project is not None and located[1].resolve().is_relative_to(self.project)
+        )
+        return next(inside, None)
 
     def hazards(self) -> Iterator[Finding]:
         """Yield what of the distribution runs without being asked, and so outside any sandbox."""
@@ -198,7 +248,7 @@ class Layout:
         parts = module.split(".")
         return any(file_of(self.base.joinpath(*parts[:depth])) for depth in range(1, len(parts) + 1))
 
-    def _candidates(self, module: str) -> Iterator[tuple[str, Path, Path]]:
+    def _candidates(self, module: str) -> Iterator[_Located]:
         """Yield dotted name, file and surrounding folder of what an editable install offers."""
         for folder in self._folders:
             found = file_in(folder, module)
@@ -211,19 +261,31 @@ class Layout:
             if file is not None and file_below(file, rest) is not None:
                 yield package, file, Path(mapped).parent
 
-    def _opened(self, name: str, file: Path, folder: Path) -> Place:
-        """Open one package or one file of it, never the folder around."""
-        file = file.resolve()
-        code = file.parent if is_package(file) else file
-        packages = {name: str(file.parent)} if is_package(file) else {}
-        held = (what for path, what in self._environment.reserved if path.is_relative_to(code))
-        reason = next((f"it is or holds {what}" for what in held), "")
+    def _opened(self, located: Iterable[_Located]) -> Place:
+        """Open packages and single files of them, never the folders around."""
+        found: dict[str, tuple[Path, Path]] = {}
+        for name, file, folder in located:
+            found.setdefault(name, (file.resolve(), folder))
+        code = {name: file.parent if is_package(file) else file for name, (file, _) in found.items()}
+        held = (
+            (place, what)
+            for place in code.values()
+            for path, what in self._environment.reserved
+            if path.is_relative_to(place)
+        )
+        withheld = next(
+            (
+                f"its code is {place}, which no sandbox may open, since it is or holds {what}"
+                for place, what in held
+            ),
+            "",
+        )
         return Place(
-            (str(folder),),
-            packages,
-            {name: str(file)},
-            () if reason else (str(code),),
-            f"its code is {code}, which no sandbox may open, since {reason}" if reason else "",
+            search_path=tuple(dict.fromkeys(str(folder) for _, folder in found.values())),
+            packages={name: str(file.parent) for name, (file, _) in found.items() if is_package(file)},
+            roots={name: str(file) for name, (file, _) in found.items()},
+            readable=() if withheld else tuple(dict.fromkeys(str(place) for place in code.values())),
+            withheld=withheld,
         )
 
 
@@ -284,6 +346,12 @@ def _reserved() -> list[tuple[Path, str]]:
         str(Path.cwd()): "the current folder",
     }
     return [(Path(path).resolve(), what) for path, what in kept.items()]
+
+
+def _may_be_own(module: str) -> bool:
+    """Tell whether a stranger's metadata may call a module its own: ringfence's are not."""
+    parts = module.split(".")
+    return parts[0] != CORE and all(part.isidentifier() for part in parts)
 
 
 def _project_of(distribution: Distribution) -> Path | None:

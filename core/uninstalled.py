@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from importlib_metadata import Distribution, SimplePath
 from .catalog import GROUP, Catalog, Found, catalog_of
 from .hooks.compat import CORE
 from .hooks.errors import JobError, visible
-from .hooks.modules import file_in
+from .hooks.modules import file_in, is_inside, modules_below, outermost
 from .hooks.verdict import Finding, Verdict
 from .places import read_small
 from .wheel import unpack
@@ -141,6 +142,10 @@ def read_project(folder: Path) -> Project:
 
 def _read(folder: Path) -> tuple[Project, Mapping[str, Any]]:
     path = folder / PYPROJECT
+    if not is_inside(path, folder.resolve()):
+        raise JobError(
+            f"{path} is a link out of the project, which is not followed; put the file itself there"
+        )
     try:
         told = msgspec.convert(tomllib.loads(_text(path)), _File)
     except FileNotFoundError:
@@ -176,7 +181,8 @@ def _of_project(folder: Path) -> tuple[Found, ...]:
     project, tool = _read(folder)
     root = folder.resolve()
     modules = [value.partition(":")[0].strip() for value in project.entry_points.get(GROUP, {}).values()]
-    distribution = _Distribution(project, _code_folder(root, _said(tool, folder), modules), folder)
+    code = _code_folder(root, _said(tool, folder), modules)
+    distribution = _Distribution(project, code, folder, _installs(code, root, tool))
     found = catalog_of([distribution], remedy="mend its [project] table")
     return tuple(_inside(plugin, root) for plugin in _plugins(found, folder, folder))
 
@@ -196,6 +202,7 @@ def _plugins(found: Catalog, path: Path, folder: Path) -> tuple[Found, ...]:
 def _inside(plugin: Found, root: Path) -> Found:
     """Withhold code that a link leads out of the project to: a sandbox would be shown a stranger's choice."""
     outside = [file for file in plugin.place.roots.values() if not Path(file).is_relative_to(root)]
+    plugin = replace(plugin, place=replace(plugin.place, within=str(root)))
     if not outside:
         return plugin
     text = f"its code is {outside[0]}, outside the project; put it inside"
@@ -239,13 +246,60 @@ def _said(tool: Mapping[str, Any], folder: Path) -> list[str]:
     return said
 
 
+def _installs(code: Path, root: Path, tool: Mapping[str, Any]) -> list[str]:
+    """Return the packages and modules that an installation would put beside each other.
+
+    Args:
+        code: Folder of the code.
+        root: The project. Code at its top lies among tests and tools, so what of it is installed is told.
+        tool: Tables ``[tool.…]``.
+
+    Raises:
+        JobError: A folder cannot be listed.
+    """
+    try:
+        there = outermost(modules_below(code, root)) if code.is_dir() else []
+    except OSError as error:
+        raise JobError(f"{code} cannot be read: {error.strerror}; change its permissions") from error
+    if code != root:
+        return there
+    told: list[Any] = []
+    match tool:
+        case {"setuptools": {"py-modules": list(names)}}:
+            told += names
+    match tool:
+        case {"setuptools": {"packages": list(names)}}:
+            told += names
+        case {"setuptools": {"packages": {"find": dict(find)}}}:
+            told += _found_by_setuptools(there, find)
+    return [
+        name for name in told if isinstance(name, str) and is_inside(code.joinpath(*name.split(".")), root)
+    ]
+
+
+def _found_by_setuptools(names: list[str], find: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the outermost packages that ``packages.find`` includes and does not exclude."""
+    include, exclude = find.get("include", ["*"]), find.get("exclude", [])
+    for name in names:
+        if _matches(name, include) and not _matches(name, exclude):
+            yield name
+
+
+def _matches(name: str, patterns: Any) -> bool:
+    return isinstance(patterns, list) and any(fnmatchcase(name, str(pattern)) for pattern in patterns)
+
+
 class _Distribution(Distribution):
     """A project, with the metadata that an installation of it would have."""
 
-    def __init__(self, project: Project, base: Path, told: Path) -> None:
+    def __init__(self, project: Project, base: Path, told: Path, modules: list[str]) -> None:
         self._base = base
         #: What messages about damaged metadata name.
-        self._texts = {"METADATA": _metadata(project, told), "entry_points.txt": _entry_points(project, told)}
+        self._texts = {
+            "METADATA": _metadata(project, told),
+            "entry_points.txt": _entry_points(project, told),
+            "top_level.txt": "\n".join(modules),
+        }
 
     def read_text(self, filename: str) -> str | None:
         """Return a file of the metadata; None where there is none."""

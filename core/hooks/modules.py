@@ -6,12 +6,17 @@ import ast
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
-from pathlib import Path
+from pathlib import Path, PurePath
 
 MAX_SOURCE_BYTES = 2_000_000
+#: Of one plugin's own files, and of all their text: parsed, it takes some fifty times its size.
+MAX_FILES = 500
+MAX_TOTAL_BYTES = 8_000_000
+#: Folders without ``__init__`` that packages are looked for in, one inside the other.
+MAX_NAMESPACES = 4
 #: Endings of modules, in the order in which Python looks for them.
 _ENDINGS = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 MAX_HOPS = 20  # a name re-exported more often than this is a circle
@@ -85,35 +90,51 @@ class Modules:
     """The plugin's own source files, read when asked for.
 
     Args:
-        own: Dotted prefix of the modules that belong to the plugin; names beyond it are foreign.
+        own: Dotted modules and packages that belong to the plugin, with all inside; others are foreign.
         folders: Folders as on ``sys.path``, in order.
         roots: Dotted package to its folder, for installs that map one to another.
+        within: Folder that no link may lead out of; None if any may.
+
+    Attributes:
+        broken: Module to why it could not be read, as a clause.
+        full: Why files beyond those that were read are not, as a clause, or ``""``.
     """
 
-    def __init__(self, own: str, folders: Sequence[str], roots: Mapping[str, str] | None = None) -> None:
-        self._own = own
+    def __init__(
+        self,
+        own: Iterable[str],
+        folders: Sequence[str],
+        roots: Mapping[str, str] | None = None,
+        within: Path | None = None,
+    ) -> None:
+        self._own = frozenset(own)
+        self._within = within
+        self._files = 0
+        self._bytes = 0
         self._folders = [Path(folder) for folder in folders]
         self._roots = sorted((roots or {}).items(), key=lambda item: -len(item[0]))
         self._read: dict[str, Module | None] = {}
         # Most names that are looked for lie in a few packages.
         self._file_of = functools.cache(file_of)
         self.broken: dict[str, Broken] = {}
+        self.full = ""
 
     def find(self, name: str) -> Module | None:
         """Return the module ``name`` if it is the plugin's own and can be read as Python source.
 
-        What could not be read is noted in ``broken`` with the reason.
+        What could not be read is noted in ``broken`` or ``full`` with the reason.
         """
         if not self.owns(name):
             return None
         if name not in self._read:
             path = self._locate(name)
-            self._read[name] = None if path is None else self._parse(name, path)
+            self._read[name] = None if path is None else self._parsed(name, path)
         return self._read[name]
 
     def owns(self, name: str) -> bool:
         """Tell whether the module ``name`` belongs to the plugin."""
-        return name == self._own or name.startswith(f"{self._own}.")
+        parts = name.split(".")
+        return any(".".join(parts[:depth]) in self._own for depth in range(1, len(parts) + 1))
 
     def resolve(self, module: Module, expression: ast.expr, hops: int = 0) -> Resolved:
         """Follow ``expression``, a name or dotted name, to what it stands for; None if it cannot be told."""
@@ -179,10 +200,26 @@ class Modules:
         found = next(filter(None, places), None)
         return None if found is None else _as_source(found[2])
 
+    def _parsed(self, name: str, path: Path) -> Module | None:
+        if self.full:
+            return None
+        if self._files >= MAX_FILES:
+            self.full = f"it imports more than {MAX_FILES} files of its own"
+        elif self._bytes > MAX_TOTAL_BYTES:
+            self.full = f"the files of its own that it imports hold more than {MAX_TOTAL_BYTES} bytes"
+        if self.full:
+            return None
+        self._files += 1
+        if self._within is not None and not is_inside(path, self._within):
+            self.broken[name] = Broken("it is a link out of the project, which is not followed", path)
+            return None
+        return self._parse(name, path)
+
     def _parse(self, name: str, path: Path) -> Module | None:
         try:
             with path.open("rb") as file:
                 text = file.read(MAX_SOURCE_BYTES + 1)
+            self._bytes += len(text)
             with warnings.catch_warnings():
                 # A plugin's doubtful escapes are its author's to see, not the user's.
                 warnings.simplefilter("ignore")
@@ -288,9 +325,63 @@ def file_below(file: Path, rest: Sequence[str], look: FileOf = file_of) -> Path 
     return None
 
 
-def is_package(file: Path) -> bool:
+def outermost(files: Iterable[PurePath]) -> list[str]:
+    """Return the dotted names of the outermost packages among files, and of the modules in none.
+
+    Args:
+        files: Paths from a folder as on ``sys.path``.
+    """
+    modules = [file for file in files if _is_module(file)]
+    packages = {file.parent for file in modules if is_package(file)}
+    names: dict[tuple[str, ...], None] = {}
+    for file in modules:
+        around = [folder for folder in file.parents if folder in packages and folder.parts]
+        names[around[-1].parts if around else (*file.parent.parts, _stem(file))] = None
+    return [".".join(parts) for parts in names if parts != ("__init__",)]
+
+
+def modules_below(folder: Path, within: Path, depth: int = 0) -> Iterator[PurePath]:
+    """Yield the files of the outermost packages and modules of a folder, as paths from there.
+
+    Args:
+        folder: As on ``sys.path``.
+        within: Folder that no link may lead out of: what lies beyond is passed over.
+        depth: Folders without ``__init__`` around it.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name == "__pycache__" or not is_inside(path, within):
+            continue
+        if not path.is_dir():
+            yield PurePath(path.name)
+            continue
+        package = file_of(path) if path.name.isidentifier() else None
+        if package is not None and package.parent == path:
+            yield PurePath(path.name, package.name)
+        elif path.name.isidentifier() and depth < MAX_NAMESPACES:
+            for inner in modules_below(path, within, depth + 1):
+                yield PurePath(path.name, inner)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether ``path`` lies in ``folder`` once links are followed; one in a circle stays where it is."""
+    return Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _is_module(file: PurePath) -> bool:
+    parts = (*file.parent.parts, _stem(file))
+    return file.name.endswith(_ENDINGS) and all(p.isidentifier() and p != "__pycache__" for p in parts)
+
+
+def _stem(file: PurePath) -> str:
+    return file.name.partition(".")[0]
+
+
+def is_package(file: PurePath) -> bool:
     """Tell whether a module's file is that of a package."""
-    return file.name.partition(".")[0] == "__init__"
+    return _stem(file) == "__init__"
 
 
 def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from .guards import Guards
-from .modules import Defined, Foreign, Module, Modules, statements
+from .modules import MAX_FILES, Defined, Foreign, Module, Modules, statements
 from .names import ALL, WHOLE, Import, imports_of
 from .needs import NeedFault, NotLiteralError, read_needs
 from .permissions import Need
@@ -156,7 +156,13 @@ class PluginSource:
 
 
 def read_plugin(
-    module: str, qualname: str, folders: Sequence[str], roots: Mapping[str, str] | None = None
+    module: str,
+    qualname: str,
+    folders: Sequence[str],
+    roots: Mapping[str, str] | None = None,
+    *,
+    own: Iterable[str] = (),
+    within: Path | None = None,
 ) -> PluginSource:
     """Read the class ``qualname`` of ``module`` from its source text.
 
@@ -165,9 +171,11 @@ def read_plugin(
         qualname: Class within it, for example ``"Clip"``.
         folders: Where to look, as on ``sys.path``.
         roots: Dotted package to folder, for installs that map one to another.
+        own: Dotted modules and packages that the plugin brings beside the outermost one of its entry point.
+        within: Folder that none of its files may lie outside of; None if any may.
     """
-    own = BUILTIN if module.startswith(f"{BUILTIN}.") else module.partition(".")[0]
-    modules = Modules(own, folders, roots)
+    outermost = BUILTIN if module.startswith(f"{BUILTIN}.") else module.partition(".")[0]
+    modules = Modules({outermost, *own}, folders, roots, within)
     try:
         return _read(modules, module, qualname)
     except RecursionError:
@@ -503,6 +511,9 @@ class _Reader:
         own = own_modules(self._modules, list(roots.values()))
         for broken in self._modules.broken.values():
             self._note("names", broken.reason, broken.path, broken.line)
+        if self._modules.full or len(own) >= MAX_FILES:
+            reason = self._modules.full or f"it imports {MAX_FILES} or more files of its own"
+            self._note("names", f"{reason}; those beyond were not read")
         imports = [found for module in own for found in imports_of(self._modules, module, Guards.of(module))]
         for found in imports:
             if found.name == ALL:

@@ -277,7 +277,81 @@ def test_code_that_a_link_leads_out_to_is_not_opened(project, tmp_path):
         verdict = check_found(found, source_of(found))
 
     assert found.place.readable == ()
-    assert rules(verdict) == ["E-PLACE"]
+    assert rules(verdict) == ["E-PLACE", "U-SOURCE"]
+    assert "is a link out of the project" in verdict.message()
+    assert source_of(found).files == ()
+
+
+def test_a_file_that_a_link_leads_out_to_is_not_read(project, tmp_path):
+    """Of what lies outside, not even whether it is Python is told."""
+    (tmp_path / "secret").write_text("not Python:")
+    folder = project(files={"src/acme_clip/__init__.py": f"from . import inner\n{plugin()}"})
+    (folder / "src" / "acme_clip" / "inner.py").symlink_to(tmp_path / "secret")
+
+    verdict = judged(folder)["clip"]
+
+    assert rules(verdict) == ["U-NAMES"]
+    assert "inner.py  it is a link out of the project" in verdict.message()
+    assert "invalid syntax" not in verdict.message()
+
+
+def test_a_pyproject_that_is_a_link_out_of_the_project_is_not_read(project, tmp_path):
+    folder = project()
+    (folder / "pyproject.toml").rename(tmp_path / "elsewhere.toml")
+    (folder / "pyproject.toml").symlink_to(tmp_path / "elsewhere.toml")
+
+    assert "is a link out of the project" in refused(folder)
+
+
+_BESIDE = {"acme_more.py": "def reads(step):\n    return step.nothing\n"}
+_USES = "import acme_more\n" + plugin(body="return acme_more.reads(step)")
+_MODULES = '[tool.setuptools]\npy-modules = ["acme_clip", "acme_more"]\n'
+_PACKAGES = '[tool.setuptools]\npackages = ["acme_clip", "acme_more"]\n'
+_FIND = '[tool.setuptools.packages.find]\ninclude = ["acme*"]\nexclude = ["acme_not"]\n'
+
+
+@pytest.mark.parametrize(
+    ("entry", "beside", "tool"),
+    [
+        ("acme_clip.py", "acme_more.py", _MODULES),
+        ("acme_clip/__init__.py", "acme_more/__init__.py", _PACKAGES),
+        ("acme_clip/__init__.py", "acme_more/__init__.py", _FIND),
+        ("src/acme_clip/__init__.py", "src/acme_more/__init__.py", ""),
+        ("src/acme_clip/__init__.py", "src/acme_more.py", ""),
+        ("lib/acme_clip.py", "lib/acme_more.py", '[tool.setuptools]\npackage-dir = {"" = "lib"}\n'),
+    ],
+)
+def test_what_a_project_installs_beside_its_plugin_is_read_and_loaded(project, entry, beside, tool):
+    files = {entry: _USES, beside: "def reads(step):\n    return None\n", "acme_not/__init__.py": ""}
+    folder = project(PYPROJECT + tool, files, package=entry)
+
+    (verdict,) = checked(str(folder))
+    assert verdict.decision == "accepted", verdict.message()
+
+    (folder / beside).write_text("def reads(step):\n    return step.nothing\n")
+    (finding,) = [f for f in judged(folder)["clip"].findings if f.rule == "E-ATTR"]
+    assert finding.where.endswith(f"{Path(beside).name}:2")
+
+
+def test_what_a_project_does_not_install_is_not_opened(project):
+    files = {"acme_not/__init__.py": "", "tests/__init__.py": "", "acme_clip/__init__.py": plugin()}
+    folder = project(PYPROJECT + _FIND, files, package="acme_clip/__init__.py")
+
+    with plugins_at(folder) as there:
+        (found,) = there.plugins
+
+    assert found.place.readable == (str(folder.resolve() / "acme_clip"),)
+
+
+def test_parts_of_one_namespace_are_opened_each_for_itself(project):
+    points = PYPROJECT.replace("acme_clip:Clip", "acme.clip:Clip")
+    files = {"src/acme/more.py": "", "src/acme/notes.txt": "", "src/acme/deep/part/__init__.py": ""}
+    files["src/acme/clip/__init__.py"] = f"import acme.more, acme.deep.part\n{plugin()}"
+    folder = project(points, files, package="src/acme/clip/__init__.py")
+
+    (verdict,) = checked(str(folder))
+
+    assert verdict.decision == "accepted", verdict.message()
 
 
 # Wheels.
@@ -293,6 +367,19 @@ def test_a_wheel_is_read_from_its_archive_and_leaves_nothing(wheel, tmp_path, mo
     assert finding.where.endswith("acme_clip-0.3.0-py3-none-any.whl/acme_clip.py:10")
     assert finding.path == tmp_path / "acme_clip-0.3.0-py3-none-any.whl" / "acme_clip.py"
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_what_a_wheel_installs_beside_its_plugin_is_read_and_loaded(wheel):
+    (verdict,) = checked(str(wheel({"acme_clip.py": _USES, "acme_more.py": "def reads(step): ...\n"})))
+    assert verdict.decision == "accepted", verdict.message()
+
+    assert "E-ATTR" in rules(judged(wheel({"acme_clip.py": _USES, **_BESIDE}))["clip"])
+
+
+def test_what_a_wheel_calls_its_own_does_not_hide_what_it_uses_of_ringfence(wheel):
+    files = {"acme_clip.py": f"from ringfence import nothing\n{plugin()}", "ringfence/__init__.py": ""}
+
+    assert "E-NAME" in rules(judged(wheel(files))["clip"])
 
 
 def test_a_wheel_may_keep_its_packages_in_its_data(wheel):

@@ -285,6 +285,39 @@ def test_a_file_that_is_too_long_is_not_read(read):
     assert "longer than" in source.unresolved[0].reason
 
 
+def test_more_files_than_are_read_are_told(read):
+    """The last of them could use anything."""
+    files = {f"m{n}": "" for n in range(600)}
+    files["m0"] = "from . import deep"
+
+    source = read(f"from . import {', '.join(files)}\nclass Clip:\n    role = 'gradient'\n", deep="", **files)
+
+    (open_question,) = source.unresolved
+    assert open_question.about == "names"
+    assert open_question.reason == "it imports more than 500 files of its own; those beyond were not read"
+
+
+def test_as_many_files_as_are_read_and_one_behind_them_are_told(read):
+    files = {f"m{n}": "" for n in range(499)}
+    files["m0"] = "from . import deep"
+
+    source = read(f"from . import {', '.join(files)}\nclass Clip:\n    role = 'gradient'\n", deep="", **files)
+
+    (open_question,) = source.unresolved
+    assert "500 or more files of its own; those beyond were not read" in open_question.reason
+
+
+def test_more_text_than_is_read_is_told(read, monkeypatch):
+    monkeypatch.setattr("ringfence.hooks.modules.MAX_TOTAL_BYTES", 1000)
+    text = "from . import one, two\nclass Clip:\n    role = 'gradient'\n"
+
+    source = read(text, one="#" * 2000, two="x = 1")
+
+    (open_question,) = source.unresolved
+    assert open_question.about == "names"
+    assert "more than 1000 bytes" in open_question.reason
+
+
 def test_bases_that_lead_to_the_same_ones_in_millions_of_ways_are_each_read_once(read):
     levels = "".join(
         f"class {name}{level}({', '.join(f'{base}{level - 1}' for base in 'ABC')}): pass\n"
