@@ -285,8 +285,8 @@ def relative(job, tmp_path):
     np.savez(
         home / "data/a.npz", inputs=numbers.random((64, 4), np.float32), targets=numbers.integers(0, 3, 64)
     )
-    (home / "mine.py").write_text(_MINE)
-    model, data = "model: mine:net", "data: {name: arrays, path: data/a.npz}"
+    (home / "beside_the_job.py").write_text(_MINE)
+    model, data = "model: beside_the_job:net", "data: {name: arrays, path: data/a.npz}"
     text = TRUSTED_JOB.replace("model: {name: mlp, hidden: [8]}", model)
     job(text.replace("data: {name: mnist10k, limit: 256}", data), "home/job.yaml")
     return home
