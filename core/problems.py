@@ -8,6 +8,7 @@ flag that it came from.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ Path = tuple[str | int, ...]
 _SHOWN_CHARACTERS = 60
 _LISTED_NAMES = 12
 _MEANT = "; did you mean "
-#: How like a name must be to be what was meant: 'nope' is no 'noise'.
+#: How like a name must be to be looked at, and to be what was meant whatever is wrong with it.
+_SIMILAR = 0.6
 _ALIKE = 0.7
 
 
@@ -50,8 +52,15 @@ def dotted(path: Path) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like ``name``, or None if none is like it."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=_ALIKE)
-    return by_lower[found[0]] if found else None
+    found = difflib.get_close_matches(name.lower(), by_lower, cutoff=_SIMILAR)
+    return next((by_lower[near] for near in found if _is_meant(name.lower(), near)), None)
+
+
+def _is_meant(name: str, near: str) -> bool:
+    """Tell a slip from another word: 'cnm' is 'cnn', 'nope' is not 'noise'; difflib finds them as alike."""
+    wrong_letters = sum(map(operator.ne, name, near))
+    slip = len(name) == len(near) and wrong_letters == 1
+    return slip or difflib.SequenceMatcher(None, near, name).ratio() >= _ALIKE
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

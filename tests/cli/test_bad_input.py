@@ -215,6 +215,7 @@ def test_a_choice_without_a_name_is_told_which_there_are(refused):
 def test_a_word_that_is_like_no_other_is_not_taken_for_one():
     assert nearest("nope", ["noise"]) is None
     assert nearest("nose", ["noise"]) == "noise"
+    assert nearest("cnm", ["cnn", "mlp"]) == "cnn"
 
 
 @pytest.mark.parametrize(
