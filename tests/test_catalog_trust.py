@@ -120,6 +120,49 @@ def test_an_editable_package_is_opened_without_the_folder_around_it(site, projec
     assert check_found(plugin).decision == "accepted"
 
 
+def test_an_editable_install_opens_each_module_that_it_maps_and_reads_it(site, project, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "more.py").write_text("from ringfence import nothing\n")
+    (project / "acme" / "__init__.py").write_text(f"import more\n{PLUGIN}")
+    wheel = Wheel(site)
+    wheel.claim_editable(project)
+    wheel.map({"acme": str(project / "acme"), "more": str(project / "more"), "b": "/etc"})
+
+    plugin = found(site)
+
+    assert plugin.place.readable == (str(site), str(project / "acme"), str(project / "more.py"))
+    assert set(plugin.place.roots) == {"acme", "more"}
+    assert "E-NAME" in [finding.rule for finding in check_found(plugin).findings]
+
+
+def test_an_editable_folder_of_code_is_opened_package_by_package(site, project):
+    (project / "src" / "more").mkdir(parents=True)
+    (project / "src" / "more" / "__init__.py").touch()
+    (project / "src" / "secret.txt").touch()
+    (project / "acme").rename(project / "src" / "acme")
+    wheel = Wheel(site)
+    wheel.claim_editable(project)
+    wheel.write("__editable__.acme.pth", f"{project / 'src'}\n")
+
+    readable = found(site).place.readable
+
+    assert readable == (str(site), str(project / "src" / "acme"), str(project / "src" / "more"))
+
+
+def test_a_list_of_modules_leads_nowhere_else(site, tmp_path):
+    """A distribution without a list of its files says in a file of its own what it brings."""
+    elsewhere = tmp_path / "elsewhere"
+    wheel = Wheel(elsewhere)
+    wheel.write("acme.py", PLUGIN)
+    (elsewhere / wheel.info / "RECORD").unlink()
+    (elsewhere / wheel.info / "top_level.txt").write_text("acme\n../x\n/etc/passwd\n..x\nringfence\n")
+
+    place = catalog([str(elsewhere)]).find("acme").place
+
+    assert place.own == ("acme",)
+    assert place.readable == (str(elsewhere / "acme.py"),)
+
+
 def test_an_editable_module_in_the_current_folder_is_opened_alone(site, project, monkeypatch):
     monkeypatch.chdir(project)
     (project / "single.py").write_text(PLUGIN)

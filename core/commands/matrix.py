@@ -9,7 +9,7 @@ from importlib_metadata import metadata
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-from ..hooks.compat import CORE, Declaration, admitted, window
+from ..hooks.compat import CORE, MAX_ENTRY, Declaration, admitted, window
 from ..hooks.errors import JobError
 from ..hooks.snapshot import Index
 from ..uninstalled import PYPROJECT, read_project
@@ -64,6 +64,10 @@ def _there(path: Path) -> Path:
 
 def _pythons(requires: str, where: Path) -> list[str]:
     """Return the versions of Python that this core is tested on and that a project admits, oldest first."""
+    if len(requires) > MAX_ENTRY:
+        raise JobError(
+            f"{where}: requires-python has {len(requires)} characters; at most {MAX_ENTRY} are read"
+        )
     try:
         admitted_pythons = SpecifierSet(requires)
     except InvalidSpecifier as error:

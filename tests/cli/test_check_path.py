@@ -685,6 +685,11 @@ def test_matrix_has_each_admitted_series_with_each_python(project, ringfence):
         ("ringfence>=0.1", "ringfence>=99", "declares ringfence>=99, which admits no series"),
         ("[project]", '[project]\nrequires-python = ">=4"', "admits none of 3.11"),
         ("[project]", '[project]\nrequires-python = "three"', "requires-python cannot be read"),
+        (
+            "[project]",
+            f'[project]\nrequires-python = ">=3.{"1" * 5000}"',
+            "requires-python has 5004 characters",
+        ),
     ],
 )
 def test_a_matrix_that_would_be_empty_says_why(project, ringfence, old, new, says):
