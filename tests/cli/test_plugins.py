@@ -91,10 +91,11 @@ class Plugin:
 
     role = "gradient"
     needs = {"read": {"/usr/share/dict": "to look words up"}}
-    backward = passthrough
     forward = passthrough
 
     def __init__(self, limit: float, window: int = 8): ...
+
+    def backward(self, gradients, step): ...
 '''
 
 
@@ -125,7 +126,7 @@ def test_thirty_plugins_one_of_them_broken_are_told_and_none_is_imported(ringfen
         "read",
     ]
     assert rows["clip-13"].split() == ["clip-13", "?", "acme_13", "1.0", "REFUSED", "U-SOURCE", "?"]
-    for name, told in (("clip-29", "limit"), ("clip-13", "(acme_13.py, line 1)")):
+    for name, told in (("clip-29", "limit"), ("clip-13", "acme_13.py:1")):
         shown = ringfence_in(tmp_path, "plugins", "show", name)
         assert shown.returncode == 0, shown.stderr
         assert told in shown.stdout
