@@ -178,8 +178,10 @@ def read_plugin(
     modules = Modules({outermost, *own}, folders, roots, within)
     try:
         return _read(modules, module, qualname)
-    except RecursionError:
+    except (RecursionError, MemoryError):  # the second is what Python's parser says of a type in quotes
         return _not_found(f"{module} is nested too deeply to be read", advice="nest it less deeply")
+    except ValueError as error:  # of a number with more digits than Python writes out
+        return _not_found(f"{module} cannot be read: {error}", advice="write it in another way")
 
 
 def _read(modules: Modules, name: str, qualname: str) -> PluginSource:

@@ -285,6 +285,23 @@ def test_a_file_that_is_too_long_is_not_read(read):
     assert "longer than" in source.unresolved[0].reason
 
 
+@pytest.mark.parametrize(
+    ("parameter", "says"),
+    [
+        (f"a: '{'-' * 60_000}1'", "nested too deeply"),
+        (f"a: '{'a.' * 30_000}a'", "nested too deeply"),
+        (f"a=0x{'f' * 5000}", "cannot be read: Exceeds the limit"),
+    ],
+    ids=["signs", "dots", "digits"],
+)
+def test_what_python_cannot_parse_or_write_out_is_told(read, parameter, says):
+    source = read(f"class Clip:\n    role = 'gradient'\n    def __init__(self, {parameter}): ...\n")
+
+    (open_question,) = source.unresolved
+    assert (source.path, open_question.about) == (None, "class")
+    assert says in open_question.reason
+
+
 def test_more_files_than_are_read_are_told(read):
     """The last of them could use anything."""
     files = {f"m{n}": "" for n in range(600)}
