@@ -145,19 +145,21 @@ def test_hiding_is_for_the_plugin_alone(tmp_path):
         "def draft(gradients): return gradients.draft()\n"
         "def either(gradients): return getattr(gradients, 'draft', gradients.items)()\n"
     )
+    (tmp_path / "acme_more.py").write_text("def attribute(step): return step.epoch\n")
     (tmp_path / "other.py").write_text("def attribute(step): return step.epoch\n")
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import acme, other, torch, ringfence
+import acme, acme_more, other, torch, ringfence
 from ringfence import StepInfo, TensorMap, connect
 from ringfence.hooks.earlier import Lack
 from ringfence.hooks.types import Changeable
 lack = Lack("0.0", names=("connect",), attributes={"StepInfo": ("epoch",), "Gradients": ("clone",)})
-lack.hide("acme")
+lack.hide(["acme.plugin", "acme_more"])
 step, gradients = StepInfo(3), TensorMap.like({"w": torch.ones(2)})
 changeable = Changeable(gradients, gradients.clone())
-tries = (lambda: acme.attribute(step), lambda: acme.clone(gradients), lambda: acme.draft(changeable))
+tries = (lambda: acme.attribute(step), lambda: acme_more.attribute(step))
+tries += (lambda: acme.clone(gradients), lambda: acme.draft(changeable))
 for attempt in (acme.name, *tries):
     try:
         attempt()
@@ -177,4 +179,4 @@ assert ringfence.__version__ == "0.0.0"
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["ImportError", "AttributeError", "AttributeError", "AttributeError"]
+    assert done.stdout.split() == ["ImportError", *["AttributeError"] * 4]

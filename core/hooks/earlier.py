@@ -73,12 +73,13 @@ class Lack:
             if f"{role}_{method}" not in self.hooks
         }
 
-    def hide(self, own: str) -> None:
+    def hide(self, own: Iterable[str]) -> None:
         """Take names and attributes away in this process, for good.
 
         Args:
-            own: Outermost package of the plugin: what its code cannot see, ringfence still can.
+            own: Modules of the plugin; what the outermost packages of these cannot see, ringfence still can.
         """
+        packages = frozenset(name.partition(".")[0] for name in own)
         package = sys.modules[_PUBLIC]
         hidden: dict[type, set[str]] = {}
         for name, gone in self.attributes.items():
@@ -88,7 +89,7 @@ class Lack:
             more = {attribute for special in cls.__subclasses__() for attribute in vars(special)}
             hidden.setdefault(cls, set()).update(more - vars(cls).keys())
         for cls, attributes in hidden.items():
-            _hide_attributes(cls, frozenset(attributes), own, self.series)
+            _hide_attributes(cls, frozenset(attributes), packages, self.series)
         _hide_names(package, frozenset(self.names), self.series)
         setattr(package, "__version__", f"{self.series}.0")  # noqa: B010 - a module's attribute, not ours
 
@@ -107,20 +108,19 @@ def _hide_names(package: ModuleType, hidden: frozenset[str], series: str) -> Non
     setattr(package, "__all__", [name for name in package.__all__ if name not in hidden])  # noqa: B010
 
 
-def _hide_attributes(cls: type, hidden: frozenset[str], own: str, series: str) -> None:
+def _hide_attributes(cls: type, hidden: frozenset[str], packages: frozenset[str], series: str) -> None:
     usual: Any = cls.__getattribute__
 
     def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807 - what Python looks for in a class
-        if name in hidden and _asks(sys._getframe(1), own):  # noqa: SLF001 - whose line this is
+        if name in hidden and _asks(sys._getframe(1), packages):  # noqa: SLF001 - whose line this is
             raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r} in series {series}")
         return usual(self, name)
 
     setattr(cls, "__getattribute__", __getattribute__)  # noqa: B010 - of a class that is not ours to write
 
 
-def _asks(frame: Any, own: str) -> bool:
-    name = str(frame.f_globals.get("__name__", ""))
-    return name == own or name.startswith(f"{own}.")
+def _asks(frame: Any, packages: frozenset[str]) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in packages
 
 
 def _missing(running: Iterable[str], earlier: Iterable[str]) -> tuple[str, ...]:

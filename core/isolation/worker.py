@@ -239,7 +239,7 @@ class Worker:
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
         add_roots(start.roots)
         if start.lack is not None:
-            start.lack.hide(start.module.partition(".")[0])
+            start.lack.hide([start.module, *start.roots])
         cls = load_class(start.module, start.qualname)
         self._role = ROLES[start.role]
         if getattr(cls, "role", None) != start.role:
