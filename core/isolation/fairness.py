@@ -139,10 +139,16 @@ def _put_threads_last(pid: int) -> bool:
 
 
 def put_session_last(pid: int) -> bool:
-    """Weigh the worker's session least, where the kernel weighs sessions; tell whether that is done."""
+    """Weigh the worker's session least, where the kernel weighs sessions; tell whether that is done.
+
+    Never our own, which is all that was started from the user's terminal: it would stay last after the run.
+    """
     path = _PROC / str(pid) / "autogroup"
     try:
-        if f" nice {_LOWEST_NICE}" not in path.read_text():
+        session, _, weight = path.read_text().partition(" ")
+        if session == (_PROC / "self" / "autogroup").read_text().partition(" ")[0]:
+            return False
+        if weight.strip() != f"nice {_LOWEST_NICE}":
             path.write_text(str(_LOWEST_NICE))
     except (FileNotFoundError, ProcessLookupError, BlockingIOError):
         # No such kernel, no such process, or asked too soon after another: then at the next look.

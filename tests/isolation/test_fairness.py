@@ -1,6 +1,7 @@
 """A plugin that takes more processor time than its job allows goes last; one that does not pays nothing."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,13 @@ import torch
 from ringfence import StepInfo, TensorMap
 from ringfence.hooks.attempts import AttemptNews
 from ringfence.isolation.account import Account
-from ringfence.isolation.fairness import CallClock, Meter, processor_seconds, put_last
+from ringfence.isolation.fairness import (
+    CallClock,
+    Meter,
+    processor_seconds,
+    put_last,
+    put_session_last,
+)
 
 from ..watching import until
 
@@ -180,6 +187,18 @@ def test_a_call_ends_with_its_last_answer(monkeypatch):
     now[0] = 4.0
     calls.end()
     assert calls.seconds(9.0) == 4.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel weighs no sessions")
+@pytest.mark.parametrize("own", [True, False])
+def test_no_other_session_than_the_workers_goes_last(own):
+    mine = Path("/proc/self/autogroup").read_text()
+    with subprocess.Popen(["/bin/sleep", "60"], start_new_session=own) as process:
+        assert put_session_last(process.pid) is own
+        weight = Path(f"/proc/{process.pid}/autogroup").read_text()
+        process.kill()
+    assert weight.endswith("nice 19\n") is own
+    assert Path("/proc/self/autogroup").read_text() == mine
 
 
 def test_a_process_that_is_gone_uses_nothing_and_has_no_threads():

@@ -53,6 +53,7 @@ def child():
                     [sys.executable, "-c", f"import sys\n{textwrap.dedent(code)}", *arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    start_new_session=True,  # as a worker has one
                 )
             )
             stack.callback(running.kill)
