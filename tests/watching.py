@@ -7,8 +7,6 @@ import threading
 import time
 from pathlib import Path
 
-from ringfence.isolation.turns import go_first
-
 _SETTLES_S = 3.0
 
 
@@ -77,6 +75,5 @@ class Watching:
         raise NotImplementedError
 
     def _watch(self):
-        go_first()
         while not self._stop.wait(self.every_s):
             self.look()

@@ -1,15 +1,12 @@
-"""How soon a thread gets its turn while others compute: threads of this process, and other processes.
+"""How soon a thread gets its turn while other threads of Python compute.
 
 A thread of Python asks for its turn and gets it 5 ms later if another is busy, and each
 system call gives the turn away. For the watchdog that adds up to tens of milliseconds a look,
-in which a plugin can take a hundred MiB. And where each session is a group to the scheduler, a
-thread of a group that is busy on another core has waited for hundreds.
+in which a plugin can take a hundred MiB.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import threading
 
@@ -42,12 +39,3 @@ class ShortTurns:
 
 
 short_turns = ShortTurns()
-
-
-def go_first() -> None:
-    """Have the kernel run this thread before all that compute, if we may: it needs CAP_SYS_NICE.
-
-    For one that has little to do and must not be late. What it starts is not affected.
-    """
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from .account import FILES_IN_MEMORY_INTERVAL_S, FILES_INTERVAL_S, INTERVAL_S, SCRATCH_INTERVAL_S, Account
 from .locks import locks_by_process
 from .process import Process
-from .turns import go_first, short_turns
+from .turns import short_turns
 from .waiting import HostClock
 
 
@@ -89,7 +89,6 @@ class Watchdog:
                         account.end("was no longer watched: the thread that does has failed")
 
     def _watch(self) -> None:
-        go_first()
         weigh_at = 0.0
         while not self._stopping.is_set():
             pause_s, began = self._until_next(INTERVAL_S), time.monotonic()
