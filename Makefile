@@ -35,7 +35,7 @@ BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
 	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j2 --output-sync=target rest computes lint attacks waits
+	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks waits computes lint
 	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
 
 computes:
