@@ -19,7 +19,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test computes rest attacks waits soak bench docs lint clean
+.PHONY: run test computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -28,14 +28,15 @@ run: $(STAMP)
 # On two cores two of these at a time, the longest first. What measures the machine comes last, by itself.
 COMPUTES := tests/builtin tests/engine tests/hooks tests/testing
 ATTACKS := tests/hostile
-WAITS := tests/cli tests/fuzz tests/isolation
+WAITS := tests/fuzz tests/isolation
+COMMANDS := tests/cli
 FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
-REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS),$(FOLDERS)) $(wildcard tests/test_*.py)
+REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS) $(COMMANDS),$(FOLDERS)) $(wildcard tests/test_*.py)
 BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
 	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks waits computes lint
+	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks waits computes commands lint
 	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
 
 computes:
@@ -49,6 +50,9 @@ attacks:
 
 waits:
 	$(BESIDE) $(WAITS)
+
+commands:
+	$(BESIDE) $(COMMANDS)
 
 soak: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
