@@ -49,16 +49,21 @@ def timed(*command: str | Path, cwd: Path) -> float:
     return seconds
 
 
+def install(*what: str | Path, binaries: Path, cwd: Path) -> float:
+    """Install with pip under the constraints; return the seconds."""
+    pip = (binaries / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install")
+    return timed(*pip, "-c", CONSTRAINTS, *what, cwd=cwd)
+
+
 def path_of(role: str, binaries: Path, folder: Path) -> list[float]:
     """Go from nothing to a plugin of ``role`` that trains; return the seconds of each of ``STEPS``."""
     python, ringfence = binaries / "python", binaries / "ringfence"
     name = f"first-{role}"
     answers = ("--role", role, "--licence", "MIT", "--author", "Authors of the benchmark")
     project = folder / name
-    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "-c", CONSTRAINTS)
     return [
         timed(ringfence, "plugins", "new", name, *answers, "--out", project, cwd=folder),
-        timed(*pip, "-e", ".[test]", cwd=project),
+        install("-e", ".[test]", binaries=binaries, cwd=project),
         timed(python, "-m", "pytest", cwd=project),
         timed(ringfence, "plugins", "check", name, cwd=project),
         timed(ringfence, "train", "job.yaml", cwd=project),
@@ -78,8 +83,7 @@ def main() -> None:
         environment = folder / "environment"
         venv.create(environment, with_pip=True)
         binaries = environment / "bin"
-        pip = (binaries / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install")
-        seconds = timed(*pip, "-c", CONSTRAINTS, wheel_of_source(folder), cwd=folder)
+        seconds = install(wheel_of_source(folder), binaries=binaries, cwd=folder)
         say(f"ringfence and what it needs, into an empty environment: {seconds:.0f} s\n")
         parts: dict[str, list[float]] = {}
         table = Table("From nothing to a plugin that trains", ("role", *STEPS, "together"))

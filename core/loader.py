@@ -19,7 +19,14 @@ from packaging.version import Version
 
 from .catalog import Catalog, Found, catalog, judge, source_of
 from .hooks.compat import Declaration, admitted, claimed_snapshots
-from .hooks.errors import IncompatiblePluginError, JobError, PluginLoadError, RingfenceError, visible
+from .hooks.errors import (
+    IncompatiblePluginError,
+    JobError,
+    PluginLoadError,
+    RingfenceError,
+    shortened,
+    visible,
+)
 from .hooks.guard import current
 from .hooks.loaded import fits_series
 from .hooks.local import LocalPlugin
@@ -192,8 +199,10 @@ def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
 
 def _as_share_error(item: Planned, error: BudgetTooSmallError) -> Exception | None:
     """Return the fault of the job that wrote the plugin's share of memory, or None if it wrote none."""
-    problem = item.job_file and too_small(item.job_file, item.position, error, total_bytes())
-    return item.job_file.error([problem]) if item.job_file and problem else None
+    if item.job_file is None:
+        return None
+    problem = too_small(item.job_file, item.position, error, total_bytes())
+    return None if problem is None else item.job_file.error([problem])
 
 
 def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
@@ -209,11 +218,9 @@ def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
         message = message if message[named.end() :].startswith("is ") else message[named.end() :]
     path = item.job_file.option_path(item.position, *place)
     # Its own words, quoted as such: it could give them the sound of ours.
-    return item.job_file.error([Problem(path, f"plugin '{item.spec.name}' says: {_clip(message)}")])
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"
+    return item.job_file.error(
+        [Problem(path, f"plugin '{item.spec.name}' says: {shortened(message, _QUOTED)}")]
+    )
 
 
 def _in_constructor(error: PluginLoadError) -> bool:

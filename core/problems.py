@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .hooks.errors import shortened
+
 #: Keys and indices that lead from the top of a document to a value.
 Path = tuple[str | int, ...]
 
@@ -78,7 +80,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def describe(value: object) -> str:
     """Return a value of a job as users see it, with its kind where that is the question."""
     if isinstance(value, str):
-        return f"the text '{_cut(value)}'"
+        return f"the text '{shortened(value, _SHOWN_CHARACTERS)}'"
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, Sequence):
@@ -86,11 +88,9 @@ def describe(value: object) -> str:
         return f"the list {shown}" if len(shown) <= _SHOWN_CHARACTERS else f"a list of {len(value)}"
     if value is None or isinstance(value, bool):
         return {None: "nothing (null)", True: "true", False: "false"}[value]
-    return _cut(repr(value)) if isinstance(value, int | float) else type(value).__name__
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+    return (
+        shortened(repr(value), _SHOWN_CHARACTERS) if isinstance(value, int | float) else type(value).__name__
+    )
 
 
 _WANTED = {

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from .catalog import Found, catalog
 from .hooks.earlier import Lack
-from .hooks.errors import PluginError, RingfenceError, visible
+from .hooks.errors import PluginError, RingfenceError, shortened, visible
 from .hooks.snapshot import Index, series_of
 from .hooks.source import PluginSource
 from .hooks.verdict import Finding, Verdict, listed
@@ -124,5 +124,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _quoted(text: str) -> str:
-    line = " ".join(visible(text).split())
-    return line if len(line) <= _QUOTED else f"{line[: _QUOTED - 1]}…"
+    return shortened(" ".join(visible(text).split()), _QUOTED)

@@ -149,6 +149,8 @@ def _read(folder: Path) -> tuple[Project, Mapping[str, Any]]:
     try:
         told = msgspec.convert(tomllib.loads(_text(path)), _File)
     except FileNotFoundError:
+        if not folder.exists():
+            raise JobError(f"{folder} is not there; name a folder with {PYPROJECT}") from None
         older = "; setup.py and setup.cfg are not read" if (folder / "setup.py").exists() else ""
         raise JobError(f"{folder} has no {PYPROJECT}{older}: {_BUILD}") from None
     except (OSError, ValueError, RecursionError) as error:

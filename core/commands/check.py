@@ -11,7 +11,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from ..catalog import Catalog, Found, catalog, check_found, source_of
-from ..hooks.errors import JobError, PluginError, visible
+from ..hooks.errors import JobError, PluginError, shortened, visible
 from ..hooks.needs import fill, literal_defaults
 from ..hooks.permissions import VERBS
 from ..hooks.source import PluginSource
@@ -161,8 +161,7 @@ def _replayed(item: _Read, verdict: Verdict) -> Verdict:
 
 def _failed(item: _Read, error: PluginError) -> Finding:
     """Return what a plugin's import or constructor died of, and at which of its own lines."""
-    said = " ".join(visible(error.cause).split())
-    said = said if len(said) <= _QUOTED else f"{said[: _QUOTED - 1]}…"
+    said = shortened(" ".join(visible(error.cause).split()), _QUOTED)
     own = {str(file): file for file in item.source.files}
     # The traceback is the plugin's word: it picks one of the files that were read, and says no more.
     frames = [

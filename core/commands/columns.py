@@ -73,10 +73,5 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def cut(text: str, width: int) -> str:
-    """Return ``text`` in at most ``width`` characters, with an ellipsis where some are missing."""
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
-
-
 def _total(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)

@@ -29,7 +29,7 @@ def matrix_record(path: Path) -> dict[str, list[dict[str, str]]]:
     Raises:
         JobError: The project is not there, cannot be read, or admits no series or Python that there is.
     """
-    project = read_project(_there(path))
+    project = read_project(path)
     index, running = Index.read(), Version(__version__)
     declaration = Declaration.of(project.dependencies)
     series = [known.name for known in admitted(declaration, index, running)]
@@ -54,12 +54,6 @@ def matrix_lines(path: Path) -> list[str]:
     cores = list(dict.fromkeys(row["core"] for row in rows))
     pythons = ", ".join(dict.fromkeys(row["python"] for row in rows))
     return [f"{CORE}=={core}.*   Python {pythons}" for core in cores]
-
-
-def _there(path: Path) -> Path:
-    if not path.exists():
-        raise JobError(f"{path} is not there; name a folder with {PYPROJECT}")
-    return path
 
 
 def _pythons(requires: str, where: Path) -> list[str]:

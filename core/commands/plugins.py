@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..catalog import Catalog, catalog, check_found, source_of
+from ..hooks.errors import shortened
 from ..hooks.snapshot import Index
 from ..hooks.source import Parameter, PluginSource
 from ..hooks.verdict import Verdict
-from .columns import Column, cut, fitted, table
+from .columns import Column, fitted, table
 
 #: Characters of a line that the options of a plugin may take, where no terminal says how many there are.
 _OPTIONS_WIDTH = 40
@@ -85,11 +86,11 @@ def _listed(records: Sequence[Mapping[str, Any]], width: int | None) -> tuple[li
     widths = fitted(_COLUMNS, rows, width)
     shown = [_cells(record, widths.get("OPTIONS", 0)) for record in records]
     lines = table(
-        [list(widths), *([cut(cells[title], widths[title]) for title in widths] for cells in shown)]
+        [list(widths), *([shortened(cells[title], widths[title]) for title in widths] for cells in shown)]
     )
     missing = [title for title in titles if title not in widths]
     notes = [f"left out: {', '.join(missing)}; see ringfence plugins show NAME"] if missing else []
-    return [cut(line, width) for line in lines], [*_legend(shown, list(widths)), *notes]
+    return [shortened(line, width) for line in lines], [*_legend(shown, list(widths)), *notes]
 
 
 def _wrapped(notes: Sequence[str], width: int | None) -> list[str]:
@@ -202,7 +203,7 @@ def _at_a_glance(record: Mapping[str, Any], width: int) -> str:
         if len(told) <= width:
             break
         more = f" +{len(names) - kept}"
-        told = cut(", ".join(names[:kept]), width - len(more)) if kept == 1 else ", ".join(names[:kept])
+        told = shortened(", ".join(names[:kept]), width - len(more)) if kept == 1 else ", ".join(names[:kept])
         told += more
     return told
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from ..hooks.errors import shortened
+
 
 class _Absent(Enum):
     """The type of ``ABSENT``: null is a value that a job may have."""
@@ -145,5 +147,4 @@ def shown(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 1]}…"
+    return shortened(" ".join(text.split()), _MAX_VALUE)

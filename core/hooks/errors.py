@@ -30,6 +30,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """Return ``text`` in at most ``most`` characters, with an ellipsis where some are missing."""
+    return text if len(text) <= most else f"{text[: max(most - 1, 0)]}…"
+
+
 class RingfenceError(Exception):
     """Base of every error that ringfence raises on purpose."""
 

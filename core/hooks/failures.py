@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .errors import PluginError
+from .errors import PluginError, shortened
 
 Decision = Literal["restarted", "disabled", "aborted"]
 
@@ -216,7 +216,7 @@ class Failures:
 
 def cut(message: str) -> str:
     """Return as much of a message as is kept."""
-    return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
+    return shortened(message, MAX_MESSAGE)
 
 
 def _broken(history: _History, *, may_disable: bool) -> str:

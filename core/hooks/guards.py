@@ -60,6 +60,19 @@ class Guards:
         return cls([*imports, *asked], reads, [*reads, *asked])
 
 
+class AllGuards:
+    """The guards of a plugin's modules, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, Guards] = {}
+
+    def of(self, module: Module) -> Guards:
+        """Return those of ``module``."""
+        if module.name not in self._read:
+            self._read[module.name] = Guards.of(module)
+        return self._read[module.name]
+
+
 def is_within(node: ast.expr | ast.stmt, spans: Iterable[Span]) -> bool:
     """Tell whether ``node`` lies in one of ``spans``."""
     at = (node.lineno, node.col_offset)

@@ -32,6 +32,7 @@ _PARTS = frozenset(
 _LEAVES = frozenset((ast.Name, ast.Constant, ast.alias, ast.Load, ast.Store, ast.Del))
 
 FileOf = Callable[[Path], Path | None]
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr
 
 
@@ -243,6 +244,12 @@ def imported_from(module: Module, node: ast.ImportFrom) -> str:
     parts = module.package.split(".")
     base = parts[: len(parts) - node.level + 1]
     return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def parameter_names(arguments: ast.arguments) -> set[str]:
+    """Return all names that a function's parameters bind in it."""
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return {each.arg for each in (*every, arguments.vararg, arguments.kwarg) if each is not None}
 
 
 def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .guards import Guards, is_within
-from .modules import Foreign, Module, Modules, imported_from
+from .modules import Foreign, Function, Module, Modules, imported_from, parameter_names
 
 PUBLIC = "ringfence"
 #: In the place of a name.
 ALL, WHOLE = "*", ""
 _IMPORTERS = {"import_module", "__import__"}
-_Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +144,10 @@ class _Names(ast.NodeVisitor):
         else:
             self.generic_visit(node)
 
-    def _function(self, node: _Function) -> None:
-        arguments = node.args
-        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-        every += [each for each in (arguments.vararg, arguments.kwarg) if each is not None]
+    def _function(self, node: Function) -> None:
+        own = parameter_names(node.args)
         outer = self.aliases
-        self.aliases = {name: dotted for name, dotted in outer.items() if name not in {a.arg for a in every}}
+        self.aliases = {name: dotted for name, dotted in outer.items() if name not in own}
         self.generic_visit(node)
         self.aliases = outer
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from .guards import Guards
+from .guards import AllGuards
 from .modules import MAX_FILES, Defined, Foreign, Module, Modules, statements
 from .names import ALL, WHOLE, Import, imports_of
 from .needs import NeedFault, NotLiteralError, read_needs
@@ -516,7 +516,8 @@ class _Reader:
         if self._modules.full or len(own) >= MAX_FILES:
             reason = self._modules.full or f"it imports {MAX_FILES} or more files of its own"
             self._note("names", f"{reason}; those beyond were not read")
-        imports = [found for module in own for found in imports_of(self._modules, module, Guards.of(module))]
+        guards = AllGuards()
+        imports = [found for module in own for found in imports_of(self._modules, module, guards.of(module))]
         for found in imports:
             if found.name == ALL:
                 reason = f"from {found.module} import * hides which names are used; name them"
@@ -526,7 +527,7 @@ class _Reader:
                 self._note("names", reason, found.path, found.line)
         hooks = [(function, name, methods[name].arguments) for name, function in self._functions.items()]
         try:
-            uses = uses_of(self._modules, own, hooks, self.member)
+            uses = uses_of(self._modules, own, hooks, self.member, guards)
         except TooManyCallsError as error:
             uses = ()
             self._note("attributes", str(error), line=self._node.lineno)

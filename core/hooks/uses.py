@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .guards import Guards, is_within, span
-from .modules import Defined, Foreign, Module, Modules, imported_from
+from .guards import AllGuards, is_within, span
+from .modules import (
+    MAX_FILES,
+    Defined,
+    Foreign,
+    Function,
+    Module,
+    Modules,
+    imported_from,
+    parameter_names,
+)
 from .names import PUBLIC
 
-MAX_FILES = 500
 #: Of functions, each with what it is handed; beyond that it is not told what is read.
 MAX_READS = 2000
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ def uses_of(
     own: Iterable[Module],
     hooks: Iterable[tuple[Defined, str, tuple[str, ...]]],
     member: Callable[[str], Defined | None],
+    guards: AllGuards,
 ) -> tuple[Use, ...]:
     """Return the attributes that a plugin reads from what ringfence hands it.
 
@@ -86,11 +93,12 @@ def uses_of(
         own: The plugin's files; every function in them is read for annotated parameters.
         hooks: Function, method name and arguments of each hook; calls of helpers are followed from there.
         member: Looks up ``self.<name>``.
+        guards: Of the modules.
 
     Raises:
         TooManyCallsError: They cannot be told in a sensible time.
     """
-    reader = _Uses(modules, member)
+    reader = _Uses(modules, member, guards)
     for function, method, arguments in hooks:
         reader.read(function, {name: Subject(method, name) for name in arguments})
     for module in own:
@@ -112,11 +120,11 @@ class TooManyCallsError(ValueError):
 class _Uses:
     """Collects uses; a helper is read once for each set of subjects that it is called with."""
 
-    def __init__(self, modules: Modules, member: Callable[[str], Defined | None]) -> None:
+    def __init__(self, modules: Modules, member: Callable[[str], Defined | None], guards: AllGuards) -> None:
         self.found: set[Use] = set()
         self._modules = modules
         self._member = member
-        self._guards: dict[str, Guards] = {}
+        self.guards = guards
         self._known: set[tuple[int, Subjects, Provided]] = set()
         self._ahead: list[tuple[Defined, Mapping[str, Subject], Provided]] = []
 
@@ -146,12 +154,6 @@ class _Uses:
             reader = _FunctionUses(self, function, dict(subjects), provided | _hasattr(function))
             for statement in body if isinstance(body, list) else [body]:
                 reader.visit(statement)
-
-    def guards(self, module: Module) -> Guards:
-        """Return where ``module`` provides for what may be missing; read once."""
-        if module.name not in self._guards:
-            self._guards[module.name] = Guards.of(module)
-        return self._guards[module.name]
 
     def public_type(self, module: Module, annotation: ast.expr | None) -> str:
         """Return the name of the public type that ``annotation`` spells, or ``""``."""
@@ -223,7 +225,7 @@ class _FunctionUses(ast.NodeVisitor):
         self._function = function
         self._subjects = subjects
         self._provided = provided
-        self._guards = uses.guards(function.module)
+        self._guards = uses.guards.of(function.module)
         self._functions: set[str] = set()
 
     # what is read
@@ -366,9 +368,7 @@ class _FunctionUses(ast.NodeVisitor):
         self._comprehension(node.generators, node.key, node.value)
 
     def _nested(self, node: Function) -> None:
-        arguments = node.args
-        own = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-        own |= {a.arg for a in (arguments.vararg, arguments.kwarg) if a is not None}
+        own = parameter_names(node.args)
         kept = {name: subject for name, subject in self._subjects.items() if name not in own}
         inner = _FunctionUses(self._uses, self._function, kept, self._provided)
         inner._functions = self._functions

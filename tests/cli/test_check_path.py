@@ -585,12 +585,19 @@ def test_a_name_that_an_installed_plugin_has_is_refused(project, name):
     assert "give the plugin another name" in verdict.message()
 
 
-def test_a_newer_copy_of_what_is_installed_may_have_its_name(project, tmp_path, monkeypatch):
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A folder of installed packages with an older version of the project's, but for its code."""
     site = tmp_path / "site"
     (site / INFO).mkdir(parents=True)
     (site / INFO / "METADATA").write_text(METADATA)
     (site / INFO / "entry_points.txt").write_text(POINTS)
     monkeypatch.syspath_prepend(site)
+    return site
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_newer_copy_of_what_is_installed_may_have_its_name(project):
     folder = project(PYPROJECT.replace("ringfence>=0.1", "ringfence"))
 
     (verdict,) = checked(str(folder))
@@ -598,13 +605,8 @@ def test_a_newer_copy_of_what_is_installed_may_have_its_name(project, tmp_path, 
     assert rules(verdict) == ["E-NO-LOWER-BOUND"]
 
 
-def test_what_lies_at_the_path_is_loaded_and_not_what_is_installed(project, tmp_path, monkeypatch):
-    site = tmp_path / "site"
-    (site / INFO).mkdir(parents=True)
-    (site / INFO / "METADATA").write_text(METADATA)
-    (site / INFO / "entry_points.txt").write_text(POINTS)
-    (site / "acme_clip.py").write_text(plugin())
-    monkeypatch.syspath_prepend(site)
+def test_what_lies_at_the_path_is_loaded_and_not_what_is_installed(project, installed):
+    (installed / "acme_clip.py").write_text(plugin())
     folder = project(files={"src/acme_clip/__init__.py": f'{plugin()}\nraise RuntimeError("the new one")\n'})
 
     (verdict,) = checked(str(folder))
