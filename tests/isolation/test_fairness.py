@@ -24,8 +24,10 @@ from ..watching import until
 
 pytestmark = pytest.mark.alone
 
-#: Part of the processor time of both that spinning threads get if they are left alone, at least.
-PLENTY = 0.35
+#: Part of the processor time of both that spinning threads get beside the trainer once they go last, at most.
+LITTLE = 0.15
+#: And if they are left alone, at least.
+PLENTY = 2 * LITTLE
 #: Until it is noticed that they spin, at most.
 _NOTICED_S = 15.0
 GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
@@ -118,14 +120,14 @@ def test_a_plugin_that_spins_leaves_the_trainer_its_cores(start, all_cores, monk
     call(free)
     # An attack that succeeds once has succeeded: what else this machine does may hold it up for a while.
     without = 0.0
-    for _ in range(3):
+    for _ in range(8):
         without = max(without, share_of_spinners(free, 1.5))
         if without > PLENTY:
             break
     free.close()
     slower = [f"{1 / (1 - share):.2f}" for share in (after, without)]
     print(f"16 threads that spin: the trainer's time x {slower[0]}, and x {slower[1]} if left alone")
-    assert after < 0.25
+    assert after < LITTLE
     assert without > PLENTY
 
 

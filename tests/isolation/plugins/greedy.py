@@ -6,7 +6,8 @@ import time
 
 from ringfence import passthrough
 
-DATA = bytes(1 << 20)
+#: So much that a thread seldom asks for Python's lock: who holds it may be waiting for a core.
+DATA = bytes(1 << 24)
 
 
 def spin():
