@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +24,12 @@ SOURCES = (
     "LICENSE",
     "CHANGELOG.md",
 )
+
+
+def pytest_configure():
+    """Let commands that tests start end at a SIGINT, also where a shell started these tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def call(*command, cwd, env=None, status=0):

@@ -14,6 +14,7 @@ from torch import nn
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
 from ..hooks.grace import GracePeriod
 from ..hooks.manager import Hooks
+from ..hooks.repeatable import repeatable
 from ..hooks.types import Allocate
 from .config import TrainConfig, resolve_device
 from .course import Comparison, Course
@@ -70,6 +71,7 @@ class Result:
     steps_given_up: int = 0
 
 
+@repeatable()
 def train(
     model: nn.Module,
     data: Data,
@@ -150,7 +152,8 @@ def train(
         run.recorder.checkpointed(run.checkpointed_step, run.checkpoint)
     started = time.perf_counter()
     try:
-        status = _train_until_done(run)
+        with run.state.weights.pinned():
+            status = _train_until_done(run)
     except RunAbortedError as error:
         raise with_advice(error, run, compared, first_step) from error.__cause__
     seconds = time.perf_counter() - started

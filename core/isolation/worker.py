@@ -24,6 +24,7 @@ from ..hooks.check import NAMED_TENSORS, ResultError, apart, check_result, check
 from ..hooks.connections import route_through
 from ..hooks.guard import take_off
 from ..hooks.local import accepted_arguments, load_class
+from ..hooks.repeatable import be_repeatable
 from ..hooks.roots import add_roots
 from ..hooks.specs import ROLES, Role
 from ..hooks.tensor_file import TensorFile
@@ -234,6 +235,7 @@ class Worker:
         self._start_seed = start.seed
         self._generators.seed_with(start.seed)
         torch.set_num_threads(start.threads)
+        be_repeatable()
         # From here on it is the plugin that imports, in its own sandbox.
         take_off()
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]

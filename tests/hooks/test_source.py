@@ -214,7 +214,7 @@ def test_imports_of_ringfence_are_listed_with_lines(read):
         ("import os", "class", "no class written out"),
         ("def Clip(): ...", "class", "no class written out"),
         ("class Clip(: ...", "class", "SyntaxError: "),
-        ("x = " + "-" * 5000 + "1\nclass Clip: ...", "class", "no Python source"),
+        ("x = " + "-" * 50_000 + "1\nclass Clip: ...", "class", "no Python source"),
         ("@register\nclass Clip: ...", "class", "@register may replace the class"),
         ("class Clip(metaclass=Meta): ...", "class", "metaclass Meta may change the class"),
         ("class Clip:\n    role = ROLE", "role", "not a string written out"),

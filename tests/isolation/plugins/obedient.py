@@ -195,3 +195,16 @@ class DrawsAtStart:
 
     def backward(self, gradients, step):
         step.log("drawn", self.drawn)
+
+
+class Scatters:
+    """Adds many numbers up in few places, as the backward pass of a look-up does."""
+
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients, step):
+        generator = torch.Generator().manual_seed(1)
+        places = torch.randint(0, 50, (200_000,), generator=generator)
+        numbers = torch.randn(200_000, 8, generator=generator)
+        step.log("sum", float(torch.zeros(50, 8).index_put_((places,), numbers, accumulate=True).double().sum()))
