@@ -27,7 +27,7 @@ SOURCES = (
 
 
 def pytest_configure():
-    """Let commands that tests start end at a SIGINT, also where a shell started these tests in the background."""
+    """Let SIGINT end the commands that tests start, also if a shell ignores it for what `&` starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

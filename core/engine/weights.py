@@ -29,7 +29,7 @@ def pinned(buffer: Tensor) -> Iterator[None]:
     if not buffer.nbytes:
         yield
         return
-    runtime = torch.cuda.cudart()
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     refused = runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
     if int(refused):
         raise JobError(
@@ -134,7 +134,7 @@ class Weights:
             JobError: The machine does not let so much memory be pinned.
         """
         with contextlib.ExitStack() as stack:
-            if not self._on_host:
+            if self._device_values.buffer.is_cuda:
                 for tensors in (self.values, self._all_gradients):
                     stack.enter_context(pinned(tensors.buffer))
             yield

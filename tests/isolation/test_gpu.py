@@ -1,4 +1,4 @@
-"""A sandboxed plugin has no way to the GPU; where there is one, a trusted plugin shows that it was there to be had."""
+"""A sandboxed plugin has no way to the GPU; where there is one, a trusted plugin finds it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A plugin with several threads gives the same bits each time, so that it can be rolled back and called again."""
+"""A plugin with several threads gives the same bits each time: it may be rolled back and called again."""
 
 from ringfence.hooks.local import LocalPlugin
 
@@ -6,7 +6,7 @@ WHERE = "obedient:Scatters"
 
 
 def sums(plugin, gradients, step, tries):
-    """Return what comes of the same call, time after time, until it is another sum or the tries are over."""
+    """Return what comes of the same call, time after time; the first that differs is the last."""
     found = []
     while len(found) < tries and len(set(found)) < 2:
         own = step.for_plugin(0, "scatters")

@@ -207,4 +207,5 @@ class Scatters:
         generator = torch.Generator().manual_seed(1)
         places = torch.randint(0, 50, (200_000,), generator=generator)
         numbers = torch.randn(200_000, 8, generator=generator)
-        step.log("sum", float(torch.zeros(50, 8).index_put_((places,), numbers, accumulate=True).double().sum()))
+        sums = torch.zeros(50, 8).index_put_((places,), numbers, accumulate=True)
+        step.log("sum", float(sums.double().sum()))
