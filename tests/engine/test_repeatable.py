@@ -16,8 +16,8 @@ class Lookup(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(3)
-        self.table = nn.Parameter(torch.randn(16, 64))
-        self.last = nn.Linear(64, 4)
+        self.table = nn.Parameter(torch.randn(16, 256))
+        self.last = nn.Linear(256, 4)
 
     def forward(self, inputs):
         rows = (inputs * 3).long().remainder(16).flatten(1)
@@ -49,20 +49,22 @@ def trained(make_model, device, tries):
     return found
 
 
-ON_ANY_DEVICE = (Lookup, "cpu"), pytest.param(Lookup, "cuda", marks=needs_cuda)
-ON_A_GPU = pytest.param(convolutions, "cuda", marks=needs_cuda)
+#: A GPU looks rows up in one order as it is.
+CASES = (Lookup, "cpu"), pytest.param(convolutions, "cuda", marks=needs_cuda)
+#: Runs until chance has shown itself: on a busy machine the threads often come one after the other.
+MANY = 300
 
 
-@pytest.mark.parametrize(("make_model", "device"), [*ON_ANY_DEVICE, ON_A_GPU])
+@pytest.mark.parametrize(("make_model", "device"), CASES)
 def test_runs_end_with_the_same_weights(make_model, device):
     assert len(set(trained(make_model, device, tries=4))) == 1
 
 
-@pytest.mark.parametrize(("make_model", "device"), [*ON_ANY_DEVICE, ON_A_GPU])
+@pytest.mark.parametrize(("make_model", "device"), CASES)
 def test_they_would_not_if_torch_were_left_alone(make_model, device, monkeypatch):
     """The control."""
     monkeypatch.setattr(repeatable, "be_repeatable", lambda: None)
-    assert len(set(trained(make_model, device, tries=30))) == 2
+    assert len(set(trained(make_model, device, tries=MANY))) == 2
 
 
 def test_torch_is_given_back_as_it_was(monkeypatch):
