@@ -20,7 +20,8 @@ from engine_helpers import (
 from torch import nn
 
 from ringfence.engine import Weights, weights_sha256
-from ringfence.hooks.errors import DataError
+from ringfence.engine.weights import pinned
+from ringfence.hooks.errors import DataError, JobError
 
 CPU = torch.device("cpu")
 
@@ -190,3 +191,26 @@ def test_digest_covers_names_dtypes_shapes_parameters_and_buffers():
     ]
     assert len({digest(change) for change in changes}) == len(changes)
     assert digest(changes[0]) == digest(lambda model: model.to(memory_format=torch.channels_last))
+
+
+class _Runtime:
+    """What CUDA's runtime answers where no more memory may be pinned; there is no GPU to have it say so."""
+
+    def cudaHostRegister(self, address, nbytes, flags):  # noqa: N802 - its name
+        return 2
+
+    def cudaGetErrorString(self, error):  # noqa: N802
+        return "out of memory"
+
+
+def test_memory_that_cannot_be_pinned_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "cudart", _Runtime)
+    told = r"2 MiB of parameters cannot be pinned .*: out of memory; free memory"
+    with pytest.raises(JobError, match=told), pinned(torch.zeros(1 << 19)):
+        pass
+
+
+def test_nothing_is_nothing_to_pin(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "cudart", _Runtime)
+    with pinned(torch.zeros(0)):
+        pass
