@@ -25,8 +25,7 @@ DECLARED := pyproject.toml constraints.txt core/version.py
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
-# On two cores three of these at a time, the longest first: each waits for a third of its time. What measures
-# the machine comes last, by itself.
+# On two cores two of these at a time, the longest first. What measures the machine comes last, by itself.
 COMPUTES := tests/builtin tests/engine tests/hooks tests/testing
 ATTACKS := tests/hostile
 WAITS := tests/fuzz tests/isolation
@@ -36,8 +35,8 @@ REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS) $(COMMANDS),$(FOLDERS)) $(w
 BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
-	@echo "linters and runs of tests, three side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j3 --output-sync=target rest attacks waits commands computes lint
+	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
+	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks waits computes commands lint
 	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
 
 computes:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from .datasets import check_data, load_data
@@ -20,6 +19,7 @@ from .engine.data import Data, Plan
 from .engine.losses import LOSSES
 from .engine.metrics import METRICS
 from .engine.objective import Objective, check_fit
+from .engine.rng import seed_all
 from .engine.schedule import SCHEDULES
 from .hooks.errors import DataError, JobError
 from .hooks.source import Parameter
@@ -84,9 +84,12 @@ def build(job_file: JobFile, base: FilePath) -> Ingredients:
     """
     job = job_file.job
     config = _told("", job_file, lambda: _config(job_file))
+    # A function of the user's that draws from a global generator gives the same samples at each start, and
+    # whatever the job's seed: those that are for testing must stay so.
+    seed_all(derive_seed(0, "data"))
     data = _told("data", job_file, lambda: load_data(job.data.name, job.data.options, base=base))
-    # The first weights come from the global generator; nothing before may have moved it.
-    torch.manual_seed(derive_seed(job.seed, "model"))
+    # The first weights come from the global generators; nothing before may have moved them.
+    seed_all(derive_seed(job.seed, "model"))
     model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))
     _try(job_file, config, data, model)
     return Ingredients(model, data, config)

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-_SETTLES_S = 3.0
+_SETTLES_S = 10.0
 
 
 def descriptors():
@@ -16,7 +16,7 @@ def descriptors():
 
 
 def settled_descriptors(expected):
-    """Return how many are open, once no more than ``expected`` are or 3 s are over.
+    """Return how many are open, once no more than ``expected`` are or 10 s are over.
 
     The watchdog has a file of ``/proc`` open now and then, and an error that a test has caught holds
     the frames that it went through, with all that is open in them.

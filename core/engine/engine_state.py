@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +16,11 @@ from ..hooks import plain
 from ..hooks.tensor_file import TensorFile
 from .manifest import ENGINE, DamagedError
 from .progress import Progress
-from .rng import TorchRng
+from .rng import NumpyState, PythonState, RunRng, TorchRng, as_numpy
 
-_KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", "recorder"})
+#: What checkpoints before 0.3 lack: nobody could say where numpy's generator stood.
+_NUMPY = "rng_numpy"
+_KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", _NUMPY, "recorder"})
 _PROGRESS = frozenset(Progress.__dataclass_fields__)
 _PYTHON_VERSION = 3
 _WORDS = 624
@@ -30,23 +33,22 @@ class EngineState:
 
     Attributes:
         progress: Counters and judgements.
-        rng: States of torch's generators.
-        python_rng: What ``random.getstate`` returned.
+        rng: States of the generators.
         recorder: The recorder's position: plain data, which the recorder itself checks.
     """
 
     progress: Progress
-    rng: TorchRng
-    python_rng: tuple[int, tuple[int, ...], float | None]
+    rng: RunRng
     recorder: Any
 
     def encode(self) -> TensorFile:
         """Return it as a file."""
         value = {
             "progress": asdict(self.progress),
-            "rng_cpu": self.rng.cpu,
-            "rng_cuda": self.rng.cuda,
-            "rng_python": self.python_rng,
+            "rng_cpu": self.rng.torch_rng.cpu,
+            "rng_cuda": self.rng.torch_rng.cuda,
+            "rng_python": self.rng.python,
+            _NUMPY: self.rng.numpy,
             "recorder": self.recorder,
         }
         return plain.encode(value, copy=False)
@@ -66,12 +68,15 @@ class EngineState:
         """
         try:
             value = plain.decode(file)
-            if not isinstance(value, dict) or value.keys() != _KEYS:
+            if not isinstance(value, dict) or value.keys() | {_NUMPY} != _KEYS:
                 raise ValueError("other keys than the engine writes")
             return cls(
                 progress=_progress(value["progress"], step),
-                rng=TorchRng(_cpu(value["rng_cpu"]), _cuda(value["rng_cuda"], device)),
-                python_rng=_python(value["rng_python"]),
+                rng=RunRng(
+                    TorchRng(_cpu(value["rng_cpu"]), _cuda(value["rng_cuda"], device)),
+                    _python(value["rng_python"]),
+                    _numpy(value.get(_NUMPY)),
+                ),
                 recorder=value["recorder"],
             )
         except ValueError as error:
@@ -124,15 +129,32 @@ def _bytes(value: Any, name: str, nbytes: int) -> Tensor:
     return value
 
 
-def _python(value: Any) -> tuple[int, tuple[int, ...], float | None]:
+def _python(value: Any) -> PythonState:
     match value:
         case [int(version), [*words, int(position)], float() | None as gauss]:
             state = version, (*words, position), gauss
         case _:
             raise ValueError("rng_python has another form than random.getstate() gives")
     # Python takes what it is given here: a word too large or a string would fail at the first draw.
-    good = version == _PYTHON_VERSION and len(words) == _WORDS and 0 <= position <= _WORDS
-    if not good or not all(isinstance(word, int) and 0 <= word < 2**32 for word in words):
+    if version != _PYTHON_VERSION or not _is_twister(words, position):
         raise ValueError("rng_python is no state of Python's generator")
     random.Random().setstate(state)  # noqa: S311 - the states of a run, not secrets
     return state
+
+
+def _numpy(value: Any) -> NumpyState | None:
+    match value:
+        case None:
+            return None
+        case [[*words], int(position), 0 | 1 as waiting, float(number)] if _is_twister(words, position):
+            state = tuple(words), position, waiting, number
+        case _:
+            raise ValueError("rng_numpy is no state of numpy's generator")
+    np.random.RandomState().set_state(as_numpy(state))
+    return state
+
+
+def _is_twister(words: list[Any], position: int) -> bool:
+    """Tell whether these are the words of a Mersenne Twister, and a position among them."""
+    whole = all(isinstance(word, int) and 0 <= word < 2**32 for word in words)
+    return whole and len(words) == _WORDS and 0 <= position <= _WORDS

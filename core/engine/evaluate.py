@@ -10,6 +10,7 @@ from torch import nn
 
 from .data import Dataset, Normalise
 from .objective import Objective
+from .rng import kept
 
 
 def evaluate(
@@ -25,7 +26,7 @@ def evaluate(
     """Return the mean loss and the metric over ``dataset``.
 
     The model is in evaluation mode during the call, its modules' modes are put
-    back after it; nothing is drawn from a random generator.
+    back after it, and so are the random generators: how often it is evaluated does not change a run.
 
     Args:
         model: On ``device``.
@@ -41,7 +42,7 @@ def evaluate(
     """
     measured = objective.metric.build(dataset.num_classes).to(device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    with _evaluating(model), torch.no_grad():
+    with kept(device), _evaluating(model), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
             if stop():
                 return None

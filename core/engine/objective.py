@@ -14,7 +14,7 @@ from ..hooks.errors import DataError, JobError
 from .data import Data, Dataset, Normalise
 from .losses import LOSSES, Loss
 from .metrics import METRICS, Metric
-from .rng import TorchRng
+from .rng import kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +147,12 @@ def _too_small(samples: int) -> str:
 @contextlib.contextmanager
 def _no_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Run without gradients, then put back random states and buffers."""
-    rng = TorchRng.capture(device)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad():
+        with kept(device), torch.no_grad():
             yield
     finally:
         for name, buffer in model.named_buffers():
             # Constant buffers may be expanded views, which cannot be written to.
             if name in before and not torch.equal(buffer, before[name]):
                 buffer.copy_(before[name])
-        rng.restore(device)

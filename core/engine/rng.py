@@ -1,14 +1,26 @@
-"""The states of torch's random generators."""
+"""The global random generators: torch's, and those of Python and numpy, which a user's own code may take."""
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.random import mtrand
 from torch import Tensor
 
 from ..hooks.types import derive_seed
+
+#: Of ``random.getstate()``.
+PythonState = tuple[int, tuple[int, ...], float | None]
+#: Words, position, whether a second normal number waits, and that number: of numpy's global Mersenne Twister.
+NumpyState = tuple[tuple[int, ...], int, int, float]
+#: What numpy calls it.
+_TWISTER = "MT19937"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +47,65 @@ class TorchRng:
             torch.cuda.set_rng_state(self.cuda, device)
 
 
+@dataclass(frozen=True, slots=True)
+class RunRng:
+    """States of all global generators, for a run to come back to; takes 50 µs.
+
+    Attributes:
+        torch_rng: As above.
+        python: State of ``random``.
+        numpy: State of numpy's global generator. None in a checkpoint of an earlier version, and where the
+            user's code has put another kind of generator there: that one is left alone.
+    """
+
+    torch_rng: TorchRng
+    python: PythonState
+    numpy: NumpyState | None
+
+    @classmethod
+    def capture(cls, device: torch.device) -> RunRng:
+        """Copy the present states."""
+        return cls(TorchRng.capture(device), random.getstate(), _numpy_state())
+
+    def restore(self, device: torch.device) -> None:
+        """Make them the present states."""
+        self.torch_rng.restore(device)
+        random.setstate(self.python)
+        if self.numpy is not None and _numpy_state() is not None:
+            np.random.set_state(as_numpy(self.numpy))  # noqa: NPY002 - as below
+
+
+@contextlib.contextmanager
+def kept(device: torch.device) -> Iterator[None]:
+    """Put the generators back to where they stood: what is drawn in between changes nothing after it."""
+    rng = RunRng.capture(device)
+    try:
+        yield
+    finally:
+        rng.restore(device)
+
+
+def as_numpy(state: NumpyState) -> tuple[str, Any, int, int, float]:
+    """Return a state as ``numpy.random.set_state`` takes it."""
+    words, position, waiting, number = state
+    return _TWISTER, np.array(words, np.uint32), position, waiting, number
+
+
+def _numpy_state() -> NumpyState | None:
+    if not isinstance(mtrand.get_bit_generator(), np.random.MT19937):
+        return None
+    state: Any = np.random.get_state()  # noqa: NPY002 - the one that is shared
+    _, words, position, waiting, number = state
+    return tuple(words.tolist()), position, waiting, number
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch, on all devices, ``random`` and numpy's global generator."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
 def seed_run(seed: int) -> None:
-    """Seed torch, on all devices, and ``random``, for a run with the job's ``seed``."""
-    run_seed = derive_seed(seed, "run")
-    torch.manual_seed(run_seed)
-    random.seed(run_seed)
+    """Seed all generators for a run with the job's ``seed``."""
+    seed_all(derive_seed(seed, "run"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from .checkpoint import Contents, Limits
 from .engine_state import EngineState
 from .progress import Progress
 from .recorder import Recorder
-from .rng import TorchRng
+from .rng import RunRng
 from .weights import Weights
 
 
@@ -31,8 +30,7 @@ class Snapshot:
     Attributes:
         parameters: A clone of ``Weights.values``.
         buffers: Clones of the model's buffers, such as batch norm's statistics.
-        rng: States of torch's generators.
-        python_rng: State of ``random``.
+        rng: States of the generators.
         progress: Counters.
         plugins: Plugin name to its state, as ``hooks.plain`` encodes it.
         recorder: The recorder's position; plain data.
@@ -40,8 +38,7 @@ class Snapshot:
 
     parameters: TensorMap
     buffers: dict[str, Tensor]
-    rng: TorchRng
-    python_rng: Any
+    rng: RunRng
     progress: Progress
     plugins: Mapping[str, TensorFile]
     recorder: Any
@@ -53,7 +50,7 @@ class Snapshot:
             metric: The job's metric if it was evaluated at this step.
             higher_is_better: Its direction.
         """
-        engine = EngineState(self.progress, self.rng, self.python_rng, self.recorder)
+        engine = EngineState(self.progress, self.rng, self.recorder)
         return Contents(
             step=self.progress.step,
             tensors={**self.parameters, **self.buffers},
@@ -105,8 +102,7 @@ class TrainState:
         return Snapshot(
             parameters=parameters,
             buffers=buffers,
-            rng=TorchRng.capture(self.device),
-            python_rng=random.getstate(),
+            rng=RunRng.capture(self.device),
             progress=self.progress.copy(),
             plugins=plugins,
             recorder=position,
@@ -124,7 +120,6 @@ class TrainState:
                 if 0 not in buffer.stride() or not torch.equal(buffer.cpu(), saved):
                     buffer.copy_(saved)
         snapshot.rng.restore(self.device)
-        random.setstate(snapshot.python_rng)
         for name, value in asdict(snapshot.progress).items():
             setattr(self.progress, name, value)
 
@@ -156,7 +151,6 @@ class TrainState:
             parameters=parameters,
             buffers={name: contents.tensors[name].clone() for name in model_buffers},
             rng=engine.rng,
-            python_rng=engine.python_rng,
             progress=engine.progress,
             plugins=contents.plugins,
             recorder=engine.recorder,

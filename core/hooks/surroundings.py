@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _TWISTER_BYTES = 625 * 4
 #: The generator behind the functions of ``random``.
 _PYTHONS: Any = random.getstate.__self__  # type: ignore[attr-defined]
+#: The object behind numpy's.
+_NUMPYS: Any = np.random.get_state.__self__  # type: ignore[attr-defined]
 
 
 def seed_everything(seed: int) -> None:
@@ -103,8 +105,9 @@ class _Numpy:
     """Lends numpy's global functions a generator, so that the trainer's own is not touched.
 
     numpy drops the second number of a pair of normal ones as it changes generators. Whether
-    the trainer had one waiting only its whole state tells, so that is asked for whenever the
-    trainer has drawn since the last call, which the memory of its generator shows.
+    the trainer had one waiting its whole state tells, which is asked for whenever the trainer has
+    drawn, or gone back to an earlier state, since the last call: the memory of its generator shows
+    that, and of the object that keeps the second number.
     """
 
     def __init__(self) -> None:
@@ -132,7 +135,7 @@ def _memory_of(generator: BitGenerator) -> bytes | None:
     """Return the state as it lies in memory; None for a generator that is not numpy's default one."""
     if type(generator) is not np.random.MT19937:
         return None
-    return ctypes.string_at(generator.ctypes.state_address, _TWISTER_BYTES)
+    return ctypes.string_at(generator.ctypes.state_address, _TWISTER_BYTES) + _own_memory(_NUMPYS)
 
 
 class _Python:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,6 +63,19 @@ def convnet() -> nn.Module:
         nn.Flatten(),
         nn.Linear(4 * 64, 4),
     )
+
+
+class Draws(nn.Module):
+    """Scales what passes by numbers from Python's and numpy's generators, as code of a user may."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # Normal numbers are drawn in pairs, so that every other time one is left over.
+        return inputs * (1 + 0.2 * random.random() + 0.1 * float(np.random.randn()))  # noqa: NPY002, S311
+
+
+def drawing_convnet() -> nn.Module:
+    """The same, with random numbers that are not torch's."""
+    return nn.Sequential(Draws(), convnet())
 
 
 class Killed(BaseException):

@@ -429,6 +429,11 @@ WRONG_RANDOM = {
         [3, [*WORDS[:-1], 2**32, 1], None], [3, [*WORDS[:-1], "x", 1], None], [3, [*WORDS, 1], "x"],
         [3, [*WORDS[:-1], 0.5, 1], None], [True, [*WORDS, 1], None], [3, [*WORDS, 1], None, 1],
     ],
+    "rng_numpy": [
+        [], 1, "MT19937", [WORDS, 1, 0], [WORDS, 625, 0, 0.0], [WORDS, -1, 0, 0.0], [WORDS, 1, 2, 0.0],
+        [WORDS, 1, 0, "x"], [WORDS[:-1], 1, 0, 0.0], [[*WORDS[:-1], 2**32], 1, 0, 0.0],
+        [[*WORDS[:-1], -1], 1, 0, 0.0], [[*WORDS[:-1], 0.5], 1, 0, 0.0], [WORDS, 1, 0, 0.0, 1], {},
+    ],
 }  # fmt: skip
 
 
@@ -440,6 +445,14 @@ def test_random_states_that_are_none_are_refused(folder, written, key):
         refused(folder, "engine.safetensors", key)
     assert torch.equal(before[0], torch.get_rng_state())
     assert random.getstate() == before[1]
+
+
+def test_a_checkpoint_from_before_numpys_generator_was_kept_is_read(folder, written):
+    engine = engine_of(written)
+    del engine["rng_numpy"]
+    put(folder, "engine.safetensors", engine)
+    assert resume(folder) == (2, [])
+    assert load(folder).rng.numpy is None
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 1, {}, {"progress": {}}, torch.ones(2)])

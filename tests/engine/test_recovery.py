@@ -15,7 +15,7 @@ from engine_helpers import (
     Watcher,
     adamw,
     config,
-    convnet,
+    drawing_convnet,
     hooks_of,
     image_data,
     mlp,
@@ -49,7 +49,7 @@ def _no_faults_left(monkeypatch):
 def train_once(tmp_path=None, *, faults=(), momentum=None, **changes):
     """Train the network with dropout and batch norm, and plugins of all roles that have state."""
     FAULTS.extend(faults)
-    model, recorder, listener = convnet(), TapeRecorder(), Listener()
+    model, recorder, listener = drawing_convnet(), TapeRecorder(), Listener()
     plugins = [plugin(Jitter), plugin(Momentum, settings=momentum), adamw(), plugin(Watcher)]
     result = run(
         model,
@@ -222,7 +222,7 @@ def test_state_that_cannot_be_saved_is_refused_before_the_first_step():
 def test_fault_while_a_plugin_gives_its_state_is_recovered():
     """The snapshot at step 8 fails once: the run goes back to step 4 and takes it again."""
     reference, _, _, _, _ = train_once()
-    model, recorder = convnet(), TapeRecorder()
+    model, recorder = drawing_convnet(), TapeRecorder()
     momentum = plugin(Momentum)
     original = momentum.state_dict
     calls = []

@@ -18,7 +18,7 @@ from engine_helpers import (
     Watcher,
     adamw,
     config,
-    convnet,
+    drawing_convnet,
     hooks_of,
     image_data,
     plugin,
@@ -81,7 +81,7 @@ def settings(**changes):
 
 def train(recorder, checkpoints=None, fuse=None, **more):
     changes = more.pop("changes", {})
-    model: nn.Module = convnet()
+    model: nn.Module = drawing_convnet()
     if fuse is not None:
         model.register_forward_pre_hook(fuse)
     stop = {"stop": recorder.stop} if isinstance(recorder, StopAt) else {}

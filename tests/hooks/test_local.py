@@ -160,6 +160,23 @@ def test_the_trainers_pairs_of_normal_numbers_are_not_torn_apart():
     assert len(set(seen)) == 1
 
 
+def test_a_pair_is_not_torn_apart_where_the_trainer_goes_back_to_before_its_second_number():
+    """As a run does that is rolled back: the generator's own memory is then as it was at the last call."""
+    plugin = started(Draws)
+
+    def call():
+        plugin.call("backward", {}, StepInfo(3).for_plugin(11, "probe"))
+
+    np.random.seed(3)  # noqa: NPY002
+    first = np.random.normal()  # noqa: NPY002
+    one_waits = np.random.get_state()  # noqa: NPY002
+    second = np.random.normal()  # noqa: NPY002
+    call()
+    np.random.set_state(one_waits)  # noqa: NPY002
+    call()
+    assert first != second == np.random.normal()  # noqa: NPY002
+
+
 def test_a_generator_that_the_trainer_has_set_for_numpy_is_its_own_again():
     before = np.random.mtrand.get_bit_generator()
     chosen = np.random.PCG64(5)
