@@ -35,6 +35,7 @@ from .hooks.errors import (
 from .hooks.grace import GracePeriod
 from .hooks.manager import Hooks
 from .hooks.plugin import Plugin, PluginSpec
+from .hooks.specs import OPTIMIZER
 from .isolation.pool import Sandbox
 from .job import JobFile
 from .loader import Planned, load, plan
@@ -370,8 +371,8 @@ def _sandbox(planned: Sequence[Planned], stack: ExitStack, grace: GracePeriod) -
     """Start a sandbox if a plugin needs one."""
     if all(item.spec.isolation == "trusted" for item in planned):
         return None
-    sandboxed = sum(item.spec.isolation == "sandbox" for item in planned)
-    return stack.enter_context(Sandbox(plugins=sandboxed, grace=grace))
+    roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
+    return stack.enter_context(Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, grace=grace))
 
 
 def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:

@@ -19,6 +19,7 @@ from ..hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, San
 from ..hooks.grace import GracePeriod
 from ..hooks.plugin import PluginSpec, PluginUsage
 from ..hooks.spares import Spares
+from ..hooks.specs import OPTIMIZER
 from ..hooks.types import derive_seed
 from .account import INTERVAL_S, Account
 from .advice import how_to_allow
@@ -81,7 +82,7 @@ class Services(Protocol):
     plugins: int
     grace: GracePeriod
 
-    def fork(self) -> tuple[Process, socket.socket]:
+    def fork(self, *, for_optimizer: bool = False) -> tuple[Process, socket.socket]:
         """Fork a worker."""
 
     def reap(self, process: Process) -> int | None:
@@ -225,7 +226,7 @@ class Crew:
 
     def _fork(self, limit: int, cgroup_status: LayerStatus) -> LayerStatus:
         """Add a worker; returns how the cgroup stands with it."""
-        process, sock = self._services.fork()
+        process, sock = self._services.fork(for_optimizer=self.spec.role == OPTIMIZER.name)
         process.inherited_bytes = used_bytes(process.pid) or 0
         channel = Channel(
             self.spec.name,

@@ -90,6 +90,7 @@ class Zygote:
         self.generation = generation
         self._grace = grace or GracePeriod()
         self._has_answered = False
+        self._has_optimizers = False
         self._is_closed = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(REPLY_S)
@@ -139,8 +140,13 @@ class Zygote:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(DEATH_S)
 
-    def fork(self, worker_socket: int, log: int) -> tuple[int, int]:
+    def fork(self, worker_socket: int, log: int, *, for_optimizer: bool = False) -> tuple[int, int]:
         """Fork a worker that is handed two descriptors; returns its process id and a pidfd.
+
+        Args:
+            worker_socket: The worker's end of its socket.
+            log: The worker's end of the pipe that takes what it prints.
+            for_optimizer: It shares what optimizers import, which is imported for the first of them.
 
         Raises:
             ForkRefusedError: There can be no other process now.
@@ -148,7 +154,9 @@ class Zygote:
             CutOffError: The user wants the run to end, and the time for that is over.
         """
         self._grace.check(_STARTING)
-        reply, fds = self._ask(Fork(), (worker_socket, log))
+        if for_optimizer and not self._has_optimizers:
+            self._patience_s, self._has_optimizers = START_S, True
+        reply, fds = self._ask(Fork(for_optimizer), (worker_socket, log))
         match reply:
             case Forked(pid) if len(fds) == 1:
                 return pid, fds[0]

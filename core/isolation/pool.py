@@ -99,6 +99,8 @@ class Sandbox:
         skip_layers: Layers to leave out, for showing what each of them stops; a
             plugin is refused all the same where a required one is left out.
         plugins: How many are to be started, for messages about memory that they share.
+        optimizer: One of them is an optimizer: all start with what those import, so that one that is started
+            anew has as much of its budget left as before.
         grace: Cuts off what is waited for, once the user wants the run to end.
 
     Raises:
@@ -115,7 +117,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, *, skip_layers: tuple[str, ...] = (), plugins: int = 1, grace: GracePeriod | None = None
+        self,
+        *,
+        skip_layers: tuple[str, ...] = (),
+        plugins: int = 1,
+        optimizer: bool = False,
+        grace: GracePeriod | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise SandboxUnavailableError(
@@ -128,6 +135,7 @@ class Sandbox:
         self.skip_layers = skip_layers
         self.plugins = plugins
         self.grace = grace or GracePeriod()
+        self._optimizer = optimizer
         self._owner = os.getpid()
         self._plugins: list[IsolatedPlugin] = []
         self._dying = Dying()
@@ -239,21 +247,25 @@ class Sandbox:
 
     # for the plugins' stand-ins
 
-    def fork(self) -> tuple[Process, socket.socket]:
+    def fork(self, *, for_optimizer: bool = False) -> tuple[Process, socket.socket]:
         """Fork a worker that waits for ``Open``; returns it and the host's end of its socket.
 
         A zygote that is gone is replaced; its workers have gone with it.
 
+        Args:
+            for_optimizer: It shares what optimizers of torch import.
+
         Raises:
             SandboxUnavailableError: There can be no other process, or no zygote.
         """
+        for_optimizer = for_optimizer or self._optimizer
         try:
             try:
-                return self._fork_once()
+                return self._fork_once(for_optimizer=for_optimizer)
             except ZygoteLostError as error:
                 if not error.may_retry:
                     raise
-                return self._fork_once()
+                return self._fork_once(for_optimizer=for_optimizer)
         except ZygoteLostError as error:
             raise SandboxUnavailableError(
                 f"the process that plugins are forked from is gone: {error}"
@@ -298,7 +310,7 @@ class Sandbox:
         self._dying.collect(self._zygote)
         self._zygote.close()
 
-    def _fork_once(self) -> tuple[Process, socket.socket]:
+    def _fork_once(self, *, for_optimizer: bool) -> tuple[Process, socket.socket]:
         if not self._is_open:
             raise SandboxUnavailableError("this sandbox has been closed; make another one")
         if self._zygote.has_ended():
@@ -311,7 +323,7 @@ class Sandbox:
                 log_read, log_write = os.pipe2(os.O_CLOEXEC)
                 try:
                     os.set_blocking(log_read, False)
-                    pid, pidfd = self._zygote.fork(theirs.fileno(), log_write)
+                    pid, pidfd = self._zygote.fork(theirs.fileno(), log_write, for_optimizer=for_optimizer)
                 except BaseException:
                     os.close(log_read)
                     raise

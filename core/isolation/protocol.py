@@ -295,7 +295,13 @@ FromWorker = Listening | Locked | Ready | Done | Large | Size | Fault
 
 
 class Fork(_Message, frozen=True):
-    """Fork a worker; its socket and its log pipe come along. The reply is ``Forked`` or ``Refused``."""
+    """Fork a worker; its socket and its log pipe come along. The reply is ``Forked`` or ``Refused``.
+
+    Attributes:
+        for_optimizer: Import first what optimizers of torch need.
+    """
+
+    for_optimizer: bool = False
 
 
 class Forked(_Message, frozen=True):

@@ -23,9 +23,11 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 #: Imported before the first fork, because plugins would import them anyway and
-#: each would pay for it in time and memory: the first step of a torch optimizer
-#: pulls in torch._dynamo, 70 MiB and nearly a thousand files.
-PRELOAD = ("torch", "torch._dynamo", "torch.optim", "numpy", "numpy.random")
+#: each would pay for it in time and memory.
+PRELOAD = ("torch", "numpy", "numpy.random")
+#: Imported before the first fork for an optimizer: the first step of one of torch's pulls in
+#: torch._dynamo, a second, 70 MiB and nearly a thousand files that nobody else needs.
+FOR_OPTIMIZERS = ("torch._dynamo", "torch.optim")
 
 
 def main() -> None:
@@ -35,16 +37,23 @@ def main() -> None:
     """
     sock = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    load(PRELOAD)
+    layers.prepare()
+    serve(sock)
+
+
+def load(modules: tuple[str, ...]) -> None:
+    """Import modules for all workers to share."""
+    if all(module in sys.modules for module in modules):
+        return
     # Nearly all of what is imported stays: to look for garbage meanwhile takes a tenth of the time.
     gc.disable()
-    for module in PRELOAD:
+    for module in modules:
         importlib.import_module(module)
-    layers.prepare()
     gc.collect()
     # Objects that the collector never visits again stay shared with every worker.
     gc.freeze()
     gc.enable()
-    serve(sock)
 
 
 def serve(sock: socket.socket) -> None:
@@ -55,7 +64,9 @@ def serve(sock: socket.socket) -> None:
         except (EOFError, ConnectionError):
             return
         match message:
-            case Fork():
+            case Fork(for_optimizer):
+                if for_optimizer:
+                    load(FOR_OPTIMIZERS)
                 _fork(sock, *fds)
             case Reap(pid):
                 _reap(sock, pid)

@@ -131,8 +131,14 @@ def test_page_tables_grow_without_a_sandbox():
 # what the host hands out
 
 
+def room_mib(start, memory_fraction):
+    """Return what a plugin may take beyond what it is forked with."""
+    plugin = start("hungry:Holder", memory_fraction=memory_fraction)
+    return (plugin.usage.budget_bytes - plugin._workers[0].channel.process.inherited_bytes) // MIB
+
+
 def test_a_result_that_does_not_fit_beside_what_a_plugin_holds_is_refused_before_it_is_made(start):
-    plugin = start("hungry:Holder", options={"mib": 160}, memory_fraction=0.02)
+    plugin = start("hungry:Holder", options={"mib": room_mib(start, 0.02) - 95}, memory_fraction=0.02)
     large = TensorMap.like({"weight": torch.ones(100 * MIB // 4)})
     with Sampler(plugin) as sampler, pytest.raises(PluginMemoryError) as caught:
         plugin.call("backward", {"gradients": large}, StepInfo(3))
@@ -153,7 +159,8 @@ def test_what_is_given_for_results_can_no_longer_be_allocated(start, sandbox):
 
 
 def test_a_state_too_large_for_the_budget_is_refused(start):
-    plugin = start("hungry:Holder", options={"mib": 100, "state_mib": 60}, memory_fraction=0.02)
+    held = room_mib(start, 0.02) - 155
+    plugin = start("hungry:Holder", options={"mib": held, "state_mib": 60}, memory_fraction=0.02)
     with Sampler(plugin) as sampler, pytest.raises(PluginMemoryError):
         plugin.state_dict()
     assert sampler.peak <= KERNEL * plugin.usage.budget_bytes

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ringfence import PluginCrashedError, PluginLoadError, SandboxUnavailableError, StepInfo
+from ringfence.hooks.plugin import PluginSpec
 from ringfence.isolation import forking, pool, scratch
 from ringfence.isolation.cgroup import owner_prefix
 from ringfence.isolation.imports import import_paths
@@ -356,4 +357,30 @@ def test_plugins_never_get_more_than_they_may_have_together(spec):
 
 def test_a_share_too_small_to_start_in_names_those_that_share(spec):
     with Sandbox(plugins=90) as sandbox, pytest.raises(PluginLoadError, match="90 plugins share this mach"):
-        sandbox.start(spec("obedient:Halve", memory_fraction=0.01))
+        sandbox.start(spec("obedient:Halve", memory_fraction=0.005))
+
+
+def inherited_mib(plugin):
+    return plugin._workers[0].channel.process.inherited_bytes >> 20
+
+
+ADAMW = {"algorithm": "adamw", "lr": 0.1}
+
+
+def optimizer():
+    return PluginSpec("optim", "tests", "1.0", "ringfence.builtin.optim", "Optim", "optimizer", options=ADAMW)
+
+
+def test_only_what_is_started_with_an_optimizer_is_forked_with_what_optimizers_import(spec):
+    with Sandbox() as sandbox:
+        without = inherited_mib(sandbox.start(spec("obedient:Halve")))
+        assert inherited_mib(sandbox.start(optimizer())) > without + 40
+
+
+def test_a_plugin_beside_an_optimizer_has_as_much_memory_left_when_it_is_started_anew(spec):
+    with Sandbox(optimizer=True) as sandbox:
+        plugin = sandbox.start(spec("obedient:Halve"))
+        before = inherited_mib(plugin)
+        sandbox.start(optimizer())
+        plugin.restart()
+        assert abs(inherited_mib(plugin) - before) <= 4
