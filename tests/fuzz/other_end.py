@@ -106,7 +106,7 @@ class Ground:
         self._gone = subprocess.Popen(["/bin/true"], stdin=subprocess.DEVNULL)
         os.waitid(os.P_PID, self._gone.pid, os.WEXITED | os.WNOWAIT)
 
-    def fork(self):
+    def fork(self, **_):
         log, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.close(write)
         process = Process(self._gone.pid, os.pidfd_open(self._gone.pid), log)
