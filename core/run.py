@@ -310,6 +310,8 @@ def _train(
         check_resumable(checkpoints, course)
     with ExitStack() as stack:
         sandbox = _sandbox(prepared.plugins, stack, grace)
+        # Meanwhile the process that plugins are forked from imports torch.
+        ingredients.warm_up()
         hooks = Hooks(prepared.job_file.job.seed, keeper)
         stack.callback(hooks.close)
         load(prepared.plugins, hooks, _starter(sandbox), keeper.event)

@@ -123,8 +123,6 @@ def check_fit(
     objective.check_data(data.train)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise DataError("the model has no parameter that requires a gradient; there is nothing to train")
-    # Building the metric imports torchmetrics, here rather than in the first timed evaluation.
-    objective.metric.build(data.test.num_classes)
     batch = data.train.batch(torch.arange(samples))
     normalise = Normalise(data, device)
     with _no_trace(model, device):

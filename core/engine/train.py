@@ -192,6 +192,8 @@ def _prepare(
     model.train()
     smallest = min(plan.sizes(plan.steps_per_epoch - 1))
     check_fit(model, data, objective, samples=smallest, device=device)
+    # Imports torchmetrics, here rather than in the first timed evaluation.
+    objective.metric.build(data.test.num_classes)
     weights = Weights(model, device, allocate)
     seed_run(config.seed)
     return Run(
