@@ -11,14 +11,13 @@ import torch
 from numpy.random import mtrand
 
 if TYPE_CHECKING:
-    from numpy.random import BitGenerator
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 #: Bytes of the state of numpy's Mersenne Twister: 624 words and a position.
 _TWISTER_BYTES = 625 * 4
 #: The generator behind the functions of ``random``.
 _PYTHONS: Any = random.getstate.__self__  # type: ignore[attr-defined]
-#: The object behind numpy's.
+#: The object behind numpy's, which keeps the second number of a pair of normal ones.
 _NUMPYS: Any = np.random.get_state.__self__  # type: ignore[attr-defined]
 
 
@@ -112,16 +111,23 @@ class _Numpy:
 
     def __init__(self) -> None:
         self._lent = np.random.MT19937(0)
-        self._own = mtrand.get_bit_generator()
-        self._memory: bytes | None = None
+        self._own: Any = None
+        #: Of its own generator, if that is of numpy's default kind; what is in other kinds nobody can tell.
+        self._state: _Memory | None = None
+        self._pair = _Memory.of(_NUMPYS)
+        self._seen: tuple[bytes, bytes] | None = None
         self._waiting: dict[str, Any] | None = None
 
     def lend(self) -> None:
         own = mtrand.get_bit_generator()
-        memory = _memory_of(own)
-        if memory is None or memory != self._memory or own is not self._own or self._waiting is not None:
+        if own is not self._own:
+            known = type(own) is np.random.MT19937
+            self._state = _Memory(own.ctypes.state_address, _TWISTER_BYTES) if known else None
+            self._own, self._seen = own, None
+        seen = None if self._state is None else (self._state.read(), self._pair.read())
+        if seen is None or seen != self._seen or self._waiting is not None:
             state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - the one that is shared
-            self._own, self._memory = own, memory
+            self._seen = seen
             self._waiting = state if state["has_gauss"] else None
         mtrand.set_bit_generator(self._lent)
 
@@ -131,30 +137,42 @@ class _Numpy:
             np.random.set_state(self._waiting)  # noqa: NPY002
 
 
-def _memory_of(generator: BitGenerator) -> bytes | None:
-    """Return the state as it lies in memory; None for a generator that is not numpy's default one."""
-    if type(generator) is not np.random.MT19937:
-        return None
-    return ctypes.string_at(generator.ctypes.state_address, _TWISTER_BYTES) + _own_memory(_NUMPYS)
-
-
 class _Python:
     """Keeps the state of ``random``; asks for it again only if the trainer has drawn since."""
 
     def __init__(self) -> None:
         self._state: Any = None
-        self._memory: tuple[bytes, float | None] | None = None
+        self._memory = _Memory.of(_PYTHONS)
+        self._seen: tuple[bytes, float | None] | None = None
 
     def save(self) -> None:
-        memory = _own_memory(_PYTHONS), _PYTHONS.gauss_next
-        if memory != self._memory:
-            self._state, self._memory = random.getstate(), memory
+        seen = self._memory.read(), _PYTHONS.gauss_next
+        if seen != self._seen:
+            self._state, self._seen = random.getstate(), seen
 
     def restore(self) -> None:
         random.setstate(self._state)
 
 
-def _own_memory(generator: Any) -> bytes:
-    """Return what follows the head of an object of CPython: for this one, the state itself."""
-    head = object.__basicsize__
-    return ctypes.string_at(id(generator) + head, type(generator).__basicsize__ - head)
+class _Memory:
+    """Some memory of an object that lives as long as this does, at the least.
+
+    Args:
+        address: Where it begins.
+        nbytes: How much of it.
+    """
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self._bytes = (ctypes.c_char * nbytes).from_address(address)
+
+    @classmethod
+    def of(cls, thing: object) -> Self:
+        """What follows the head of an object of CPython: for generators of random numbers, their states."""
+        head = object.__basicsize__
+        return cls(id(thing) + head, type(thing).__basicsize__ - head)
+
+    def read(self) -> bytes:
+        """Return a copy of what is there now."""
+        return self._bytes.raw

@@ -192,10 +192,11 @@ def test_a_generator_that_the_trainer_has_set_for_numpy_is_its_own_again():
 def test_drawing_shows_in_the_memory_of_pythons_generator():
     """What a state is asked for again by: a CPython that kept it elsewhere would be told here."""
     generator = random.Random(1)  # noqa: S311
-    before = surroundings._own_memory(generator)
-    assert surroundings._own_memory(generator) == before
+    memory = surroundings._Memory.of(generator)
+    before = memory.read()
+    assert memory.read() == before
     generator.random()
-    assert surroundings._own_memory(generator) != before
+    assert memory.read() != before
 
 
 class OnlySaves:
