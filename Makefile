@@ -36,7 +36,7 @@ BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
 	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks waits computes commands lint
+	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks commands waits computes lint
 	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
 
 computes:
