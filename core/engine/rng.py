@@ -71,7 +71,7 @@ class RunRng:
         """Make them the present states."""
         self.torch_rng.restore(device)
         random.setstate(self.python)
-        if self.numpy is not None and _numpy_state() is not None:
+        if self.numpy is not None and _is_numpys_own():
             np.random.set_state(as_numpy(self.numpy))  # noqa: NPY002 - as below
 
 
@@ -92,11 +92,16 @@ def as_numpy(state: NumpyState) -> tuple[str, Any, int, int, float]:
 
 
 def _numpy_state() -> NumpyState | None:
-    if not isinstance(mtrand.get_bit_generator(), np.random.MT19937):
+    if not _is_numpys_own():
         return None
     state: Any = np.random.get_state()  # noqa: NPY002 - the one that is shared
     _, words, position, waiting, number = state
     return tuple(words.tolist()), position, waiting, number
+
+
+def _is_numpys_own() -> bool:
+    """Tell whether numpy's global generator is of the kind that numpy puts there."""
+    return isinstance(mtrand.get_bit_generator(), np.random.MT19937)
 
 
 def seed_all(seed: int) -> None:
