@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -232,17 +233,30 @@ def cookiecutter(tmp_path_factory):
     return render
 
 
-def test_cookiecutter_makes_the_same_bytes(projects, cookiecutter, tmp_path):
+def test_cookiecutter_makes_the_same_bytes(cookiecutter, tmp_path):
+    """Of each role with each licence."""
     cases = [
-        ({"name": NAMES[role], "role": role, "licence": licence, "author": AUTHORS[role]}, tmp_path / role)
-        for role, licence in zip(ROLES, itertools.cycle(LICENCES), strict=False)
+        (Answers(NAMES[role], role, licence, AUTHORS[role]), tmp_path / f"{role} {licence}")
+        for role, licence in itertools.product(ROLES, LICENCES)
     ]
 
-    done = cookiecutter(cases)
+    done = cookiecutter([(asdict(answers), out) for answers, out in cases])
 
     assert "refused" not in done.stdout
-    for role, folder in projects.items():
-        assert contents(tmp_path / role / f"ringfence-{NAMES[role]}") == contents(folder)
+    for answers, out in cases:
+        write_project(Template().files(answers), out / "ours")
+        assert contents(out / f"ringfence-{answers.name}") == contents(out / "ours")
+
+
+def test_cookiecutter_bakes_without_a_question(tmp_path):
+    """As it is called by who tries templates; what nobody has answered is answered as the template says."""
+    words = [sys.executable, "-m", "cookiecutter", "--no-input", "--directory", "plugin_template"]
+
+    call(*words, ROOT, cwd=tmp_path, env={"HOME": str(tmp_path)})
+
+    answers = Answers("my-plugin", "gradient", "Apache-2.0", "The authors of ringfence-my-plugin")
+    write_project(Template().files(answers), tmp_path / "ours")
+    assert contents(tmp_path / "ringfence-my-plugin") == contents(tmp_path / "ours")
 
 
 def test_cookiecutter_refuses_the_same_answers(cookiecutter, tmp_path):
