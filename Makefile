@@ -55,7 +55,7 @@ commands:
 	$(BESIDE) $(COMMANDS)
 
 soak: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+	SLACK_S=2 $(BIN)/python -m pytest -m 'soak or alone' $(PYTEST_ARGS)
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python bench/run.py $(BENCH_ARGS)

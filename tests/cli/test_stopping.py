@@ -20,8 +20,8 @@ pytestmark = pytest.mark.alone
 
 #: One sandboxed plugin, which the tests stop, so that the host waits for it.
 JOB = SMALL_JOB.replace("steps: 6", "steps: 3000") + "    deadline_s: 600\n"
-#: A machine that does other things as well takes longer than the second that is promised.
-SLACK_S = 2.0
+#: What a busy machine may take beyond the second that is promised; `make soak` allows it less.
+SLACK_S = float(os.environ.get("SLACK_S", "10"))
 
 
 class Trainer:
@@ -234,7 +234,7 @@ def test_nothing_outlives_a_host_that_is_killed_at_any_moment(runs, folder, numb
             os.kill(pid, signal.SIGSTOP)
     assert trainer.signal(signal.SIGKILL)[0] == -signal.SIGKILL
     killed = time.monotonic()
-    wait_for(lambda: not any(map(is_running, family)), 1)
+    wait_for(lambda: not any(map(is_running, family)), 1 + SLACK_S)
     tell_time(
         f"{len(family)} processes of a host that is killed: {time.monotonic() - killed + 0.1:.2f} s at most"
     )

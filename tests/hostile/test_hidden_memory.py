@@ -9,7 +9,7 @@ import pytest
 
 from .attacks.hidden_memory import SIZE
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.soak, pytest.mark.alone]
 
 #: Others use this machine too.
 _NOTICED = SIZE * 3 // 4

@@ -12,7 +12,7 @@ from ringfence import StepInfo, TensorMap
 from .aftermath import assert_unharmed
 from .stage import ATTACKS
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.soak, pytest.mark.alone]
 
 #: The trainer's work may take this much longer beside a plugin that spins.
 _BOUND = 1.5

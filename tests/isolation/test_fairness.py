@@ -109,6 +109,7 @@ def all_cores():
     torch.set_num_threads(before)
 
 
+@pytest.mark.soak
 def test_a_plugin_that_spins_leaves_the_trainer_its_cores(start, all_cores, monkeypatch):
     kept = start("greedy:Greedy", options={"threads": 16})
     call(kept)

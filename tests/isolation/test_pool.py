@@ -282,7 +282,7 @@ def test_what_a_trainer_left_that_was_killed_as_its_zygote_started_ends_or_is_sw
         trainer.wait()
         killed = time.monotonic()
         while is_running(int(zygote)):
-            assert time.monotonic() < killed + 1
+            assert time.monotonic() < killed + 10
             time.sleep(0.01)
     left = Path(folder)
     assert left.exists()

@@ -18,7 +18,7 @@ from ringfence.engine import Data, Dataset, NullRecorder, TrainConfig, train
 from ringfence.hooks.manager import Hooks
 from ringfence.hooks.plugin import PluginSpec
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.soak, pytest.mark.alone]
 
 PROMISED_S = 0.2
 SNAPSHOT_EVERY = 3
