@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .data import Dataset, Normalise
 from .objective import Objective
@@ -38,10 +39,12 @@ def evaluate(
         stop: Asked before each batch; once it says True, no more are looked at.
 
     Returns:
-        ``"loss"`` and the metric's name, each with its value; None if it was stopped.
+        ``"loss"`` and the metric's name, each with its value: NaN for a metric of outputs that are not
+        finite. None if it was stopped.
     """
     measured = objective.metric.build(dataset.num_classes).to(device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    judged = torch.ones((), dtype=torch.bool, device=device)
     with kept(device), _evaluating(model), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
             if stop():
@@ -49,12 +52,18 @@ def evaluate(
             batch = dataset.batch(torch.arange(begin, min(begin + batch_size, len(dataset))))
             targets = batch.targets.to(device)
             outputs = model(normalise(batch.inputs.to(device)))
-            loss_sum += objective.loss(outputs, targets) * len(batch)
+            loss_sum += _loss(objective, outputs, targets) * len(batch)
+            judged &= objective.metric.can_judge(outputs)
             objective.metric.update(measured, outputs, targets)
     return {
         "loss": loss_sum.item() / len(dataset),
-        objective.metric_name: float(measured.compute()),
+        objective.metric_name: float(measured.compute()) if judged else math.nan,
     }
+
+
+def _loss(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss in float64: a small one is the difference of large numbers."""
+    return objective.loss(outputs.double(), targets.double() if targets.is_floating_point() else targets)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Metrics by name, computed by torchmetrics."""
+"""Metrics by name: torchmetrics', on numbers in float64."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 TOP_K = 5
@@ -18,7 +19,7 @@ class Metric:
     Attributes:
         higher_is_better: Direction.
         classes: True if it compares classes, False if it compares numbers.
-        build: Makes an empty torchmetrics object; takes the number of classes, or None.
+        build: Makes an empty object of torchmetrics' interface; takes the number of classes, or None.
         min_classes: Fewest classes that it makes sense for.
     """
 
@@ -35,12 +36,55 @@ class Metric:
         return gain > min_delta
 
     def update(self, state: Any, outputs: Tensor, targets: Tensor) -> None:
-        """Add one batch to the torchmetrics object ``state``."""
+        """Add one batch to what ``build`` made."""
         if self.classes:
             state.update(outputs, targets.argmax(1) if targets.is_floating_point() else targets)
         else:
-            # One column for each number of a sample; torchmetrics averages over columns.
-            state.update(_columns(outputs), _columns(targets))
+            # One column for each number of a sample, over which is averaged.
+            state.update(_columns(outputs).double(), _columns(targets).double())
+
+    def can_judge(self, outputs: Tensor) -> Tensor:
+        """Tell whether ``outputs`` can be judged, shape (): numbers must be finite.
+
+        A class may be ruled out by a logit of minus infinity, as long as another is not.
+        """
+        judged = outputs.amax(1) if self.classes else outputs
+        return judged.isfinite().all()
+
+
+class _R2:
+    """Coefficient of determination, the mean over columns.
+
+    Not torchmetrics': the sum of squares that it subtracts from loses all digits where the numbers have an
+    offset, and a spread below 1e-4 is none to it. Here the first sample is subtracted before anything is
+    summed: it lies as near to the others as they lie to each other.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first: Tensor | None = None
+        self._sum = self._squares = self._residual = torch.zeros((), dtype=torch.float64)
+
+    def to(self, device: torch.device) -> _R2:
+        """Count on ``device``."""
+        self._sum = self._squares = self._residual = self._sum.to(device)
+        return self
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch, (B,) or (B, K) float64 each."""
+        if self._first is None:
+            self._first = targets[0].clone()
+        shifted = targets - self._first
+        self._count += len(targets)
+        self._sum = self._sum + shifted.sum(0)
+        self._squares = self._squares + shifted.square().sum(0)
+        self._residual = self._residual + (targets - outputs).square().sum(0)
+
+    def compute(self) -> Tensor:
+        """Return what the targets' spread is explained to; without any spread 1 if all is right, or 0."""
+        spread = self._squares - self._sum.square() / self._count
+        without = (self._residual == 0).double()
+        return torch.where(spread > 0, 1 - self._residual / spread, without).mean()
 
 
 # torchmetrics takes 1.6 s to import, so it is imported by the runs that evaluate, not by every command.
@@ -67,19 +111,17 @@ def _f1(num_classes: int) -> Any:
 def _mse(_: None) -> Any:
     from torchmetrics.regression import MeanSquaredError  # noqa: PLC0415
 
-    return MeanSquaredError()
+    return MeanSquaredError().set_dtype(torch.float64)
 
 
 def _mae(_: None) -> Any:
     from torchmetrics.regression import MeanAbsoluteError  # noqa: PLC0415
 
-    return MeanAbsoluteError()
+    return MeanAbsoluteError().set_dtype(torch.float64)
 
 
 def _r2(_: None) -> Any:
-    from torchmetrics.regression import R2Score  # noqa: PLC0415
-
-    return R2Score()
+    return _R2()
 
 
 #: Names in a job to metrics.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -351,6 +352,11 @@ def _evaluate(run: Run) -> bool:
         min_delta=0.0 if early is None else early.min_delta,
     )
     run.recorder.evaluated(progress.step, run.plan.epoch(progress.step), metrics, best=best)
+    if math.isnan(metrics[config.metric]):
+        run.recorder.event(
+            f"at step {progress.step} the model's outputs for test samples are not finite: {config.metric} "
+            "is NaN, which is no improvement and never the best; a lower learning rate, or gradclip, may help"
+        )
     if progress.stopped_early and early is not None:
         run.recorder.event(
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "

@@ -1,5 +1,7 @@
 """Losses, metrics, and whether model and data fit them."""
 
+import math
+
 import pytest
 import torch
 from engine_helpers import convnet, image_data, linear_regressor, mlp, regression_data
@@ -89,8 +91,8 @@ def test_no_change_is_no_operation():
     assert apply_changes([], loss, outputs) is loss
 
 
-def measured(name, outputs, targets, num_classes):
-    """Evaluate a model that returns ``outputs`` in order, in batches of 3."""
+def evaluated(name, outputs, targets, num_classes, loss=None, batch_size=3):
+    """Evaluate a model that returns ``outputs`` in order."""
 
     class Table(nn.Module):
         def forward(self, inputs):
@@ -98,10 +100,14 @@ def measured(name, outputs, targets, num_classes):
 
     inputs = torch.arange(float(len(outputs)))[:, None]
     dataset = Dataset(inputs, targets, num_classes)
-    loss = CrossEntropy() if num_classes else MSE()
-    objective = Objective(loss, name)
+    objective = Objective(loss or (CrossEntropy() if num_classes else MSE()), name)
     normalise = Normalise(Data(dataset, dataset), CPU)
-    found = evaluate(Table(), dataset, objective, normalise, batch_size=3, device=CPU)
+    return evaluate(Table(), dataset, objective, normalise, batch_size=batch_size, device=CPU)
+
+
+def measured(name, outputs, targets, num_classes):
+    found = evaluated(name, outputs, targets, num_classes)
+    loss = CrossEntropy() if num_classes else MSE()
     assert found["loss"] == pytest.approx(loss(outputs, targets).item(), rel=1e-5)
     return found[name]
 
@@ -133,6 +139,67 @@ def test_number_metrics_by_hand(shape):
     columns, spread = error.reshape(20, -1), (targets - targets.mean(0)).reshape(20, -1)
     r2 = (1 - columns.square().sum(0) / spread.square().sum(0)).mean().item()
     assert measured("r2", outputs, targets, None) == pytest.approx(r2, rel=1e-4)
+
+
+BATCH_SIZES = (1, 7, 300)
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (1e3, 1), (1e4, 1), (3e5, 1), (0, 1e-6), (-3e5, 100)])
+def test_figures_of_numbers_are_those_of_float64_wherever_the_targets_lie(offset, scale, columns, batch_size):
+    generator = torch.Generator().manual_seed(0)
+    targets = offset + scale * torch.randn(300, columns, generator=generator)
+    outputs = targets + 0.3 * scale * torch.randn(300, columns, generator=generator)
+    exact, spread = targets.double(), targets.double() - targets.double().mean(0)
+    error = outputs.double() - exact
+    r2 = (1 - error.square().sum(0) / spread.square().sum(0)).mean().item()
+    expected = {"mse": error.square().mean().item(), "mae": error.abs().mean().item(), "r2": r2}
+    for name, value in expected.items():
+        for loss in (MSE(), LOSSES["l1"](), Huber(0.2 * scale), SmoothL1(0.2 * scale)):
+            found = evaluated(name, outputs, targets, None, loss, batch_size)
+            assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-6 if name == "r2" else 0)
+            assert found["loss"] == pytest.approx(loss(outputs.double(), exact).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize("certainty", [1, 14])
+def test_figures_of_classes_are_those_of_float64_however_small_the_loss(certainty, batch_size):
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 8, (300,), generator=generator)
+    outputs = torch.randn(300, 8, generator=generator) + certainty * functional.one_hot(targets, 8)
+    hits = outputs.argmax(1) == targets
+    top5 = (outputs.topk(5).indices == targets[:, None]).any(1)
+    for name, right in (("accuracy", hits), ("top5_accuracy", top5)):
+        found = evaluated(name, outputs, targets, 8, batch_size=batch_size)
+        assert found[name] == pytest.approx(right.double().mean().item(), rel=1e-6)
+        exact = functional.cross_entropy(outputs.double(), targets).item()
+        assert found["loss"] == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.1, 3e5])
+def test_r2_of_targets_without_spread_is_one_if_all_is_right(target):
+    targets = torch.full((20, 1), target)
+    assert evaluated("r2", targets, targets, None)["r2"] == 1
+    assert evaluated("r2", targets + 1, targets, None)["r2"] == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("name", "classes"), [("accuracy", 4), ("f1", 4), ("mse", None), ("r2", None)])
+def test_metric_of_outputs_that_are_not_finite_is_nan(name, classes, bad):
+    outputs = torch.randn(10, 4)
+    targets = torch.randint(0, 4, (10,)) if classes else torch.randn(10, 4)
+    assert math.isfinite(evaluated(name, outputs, targets, classes)[name])
+    outputs[4] = bad
+    assert math.isnan(evaluated(name, outputs, targets, classes)[name])
+
+
+def test_a_class_may_be_ruled_out():
+    outputs, targets = torch.randn(10, 4), torch.randint(0, 3, (10,))
+    outputs[:, 3] = -math.inf
+    found = evaluated("accuracy", outputs, targets, 4)
+    assert math.isfinite(found["loss"])
+    assert found["accuracy"] == pytest.approx((outputs.argmax(1) == targets).double().mean().item())
 
 
 def test_soft_test_targets_count_as_their_largest_class():

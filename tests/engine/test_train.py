@@ -117,6 +117,35 @@ def test_early_stopping_ends_the_run_after_patience():
     assert "accuracy has not improved" in recorder.events[-1]
 
 
+class FallsApart(nn.Module):
+    """Gives no number that is one in evaluation, from the second evaluation on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = mlp()
+        self.evaluations = 0
+
+    def eval(self):
+        self.evaluations += 1
+        return super().eval()
+
+    def forward(self, inputs):
+        outputs = self.layer(inputs)
+        return outputs if self.training or self.evaluations < 2 else outputs * math.nan
+
+
+def test_an_evaluation_without_numbers_is_never_the_best_and_no_gain():
+    settings = config(epochs=20, early_stopping=EarlyStopping(patience=2))
+    recorder = TapeRecorder()
+    result = run(FallsApart(), image_data(), hooks_of(sgd()), settings, recorder=recorder)
+    assert (result.status, result.epochs, result.best_step) == ("stopped_early", 3, 7)
+    assert 0 <= result.best_metric <= 1
+    assert math.isnan(result.final_metrics["accuracy"])
+    told = [event for event in recorder.events if "not finite" in event]
+    assert [event.partition(" the model")[0] for event in told] == ["at step 14", "at step 21"]
+    assert "accuracy is NaN, which is no improvement and never the best" in told[0]
+
+
 def test_best_metric_is_the_best_evaluation():
     recorder = TapeRecorder()
     result = run(mlp(), image_data(), hooks_of(sgd()), config(epochs=6), recorder=recorder)
