@@ -69,6 +69,11 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
     return accepts
 
 
+def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return ``accepts`` without a method that the plugin made a pass-through of as it was constructed."""
+    return {name: taken for name, taken in accepts.items() if getattr(plugin, name) is not passthrough}
+
+
 class LocalPlugin:
     """A plugin that runs in this process; see ``Plugin`` for the methods.
 
@@ -89,9 +94,10 @@ class LocalPlugin:
         if instance is None:
             self._construct()
         try:
-            self.accepts: Mapping[str, tuple[str, ...]] = accepted_arguments(type(self._instance))
+            accepts = accepted_arguments(type(self._instance))
         except TypeError as error:
             raise PluginLoadError(str(error), plugin=spec.name) from error
+        self.accepts: Mapping[str, tuple[str, ...]] = not_passed(self._instance, accepts)
         self._finished: list[tuple[StepInfo, Any]] = []
 
     def call(

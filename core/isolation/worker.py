@@ -23,7 +23,7 @@ from ..hooks import plain
 from ..hooks.check import NAMED_TENSORS, ResultError, apart, check_result, check_scalars
 from ..hooks.connections import route_through
 from ..hooks.guard import take_off
-from ..hooks.local import accepted_arguments, load_class
+from ..hooks.local import accepted_arguments, load_class, not_passed
 from ..hooks.repeatable import be_repeatable
 from ..hooks.roots import add_roots
 from ..hooks.specs import ROLES, Role
@@ -250,6 +250,7 @@ class Worker:
         if start.lack is not None:
             self._accepts = start.lack.offered(start.role, self._accepts)
         self._plugin = cls(**start.options)
+        self._accepts = not_passed(self._plugin, self._accepts)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
         self._send(Ready(self._accepts, keeps_state))
 

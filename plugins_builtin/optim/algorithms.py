@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .wrappers import Lookahead, MuonWithAdamW, Sam, Stepper
+from .wrappers import Lookahead, MuonWithAdamW, Sam, Stepper, with_modes
 
 #: Short name to the best implementation that works.
 SHORT_NAMES: Mapping[str, str] = MappingProxyType(
@@ -115,12 +115,14 @@ class Algorithm:
         make: Called with the parameter groups.
         defaults: Settings that a parameter group may override, with their values.
         base: What it stands on, if it is made of another.
+        has_modes: Whether weights to train with and weights to evaluate are two things for it.
     """
 
     path: str
     make: Callable[[list[dict[str, Any]]], Stepper]
     defaults: Mapping[str, Any]
     base: Algorithm | None = None
+    has_modes: bool = False
 
     @property
     def chain(self) -> list[str]:
@@ -167,7 +169,9 @@ def resolve(name: str, lr: float | None, weight_decay: float | None, options: Ma
     if name in SHORT_NAMES and path in FUSED and not options.keys() & {"foreach", "fused", "differentiable"}:
         arguments["fused"] = True
     algorithm = Algorithm(path, lambda groups: cls(groups, **arguments), {})
-    return replace(algorithm, defaults=dict(getattr(_probe(algorithm), "defaults", {})))
+    probe = _probe(algorithm)
+    has_modes = with_modes(probe) is not None
+    return replace(algorithm, defaults=dict(getattr(probe, "defaults", {})), has_modes=has_modes)
 
 
 def _resolve_wrapper(
@@ -179,7 +183,9 @@ def _resolve_wrapper(
     base = resolve(str(options["base"]), lr, weight_decay, options.get("base_options") or {})
     own = {key: value for key, value in options.items() if key not in {"base", "base_options"}}
     arguments = _checked(name, cls, own)
-    algorithm = Algorithm(name, lambda groups: cls(base.build(groups), **arguments), base.defaults, base)
+    algorithm = Algorithm(
+        name, lambda groups: cls(base.build(groups), **arguments), base.defaults, base, base.has_modes
+    )
     _probe(algorithm)
     return algorithm
 

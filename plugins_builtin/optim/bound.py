@@ -16,7 +16,7 @@ from .algorithms import MAX_DIMS, Algorithm
 from .groups import Grouping
 from .regroup import by_first_name, laid_out, overrule, regrouped
 from .state import copied, restore
-from .wrappers import needs_closure
+from .wrappers import needs_closure, with_modes
 
 
 class Bound:
@@ -52,6 +52,7 @@ class Bound:
             for group in self.optimizer.param_groups
         ]
         self.needs_closure = needs_closure(self.optimizer)
+        self._modes = with_modes(self.optimizer)
         self._is_torchs = type(self.optimizer).__module__.startswith("torch.optim.")
         self._gradients: TensorMap | None = None
 
@@ -59,6 +60,15 @@ class Bound:
         """Go on at ``point``, writable; the values there are the run's, not this optimizer's."""
         for name, parameter in self._parameters.items():
             parameter.data = point[name]
+
+    def train(self) -> None:
+        """Move the parameters from where the model is evaluated to where it is trained."""
+        self._modes.train()
+
+    def eval(self) -> None:
+        """Move them back, where the two differ."""
+        if self._modes is not None:
+            self._modes.eval()
 
     def set_gradients(self, gradients: Gradients, *, copy: bool) -> None:
         """Set each parameter's gradient; one that is absent has none.

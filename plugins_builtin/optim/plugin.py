@@ -33,7 +33,6 @@ class Optim:
     """
 
     role = "optimizer"
-    forward = passthrough
 
     def __init__(
         self,
@@ -60,10 +59,22 @@ class Optim:
             "groups": groups or [],
             "options": options or {},
         }
+        if not self._algorithm.has_modes:
+            # Chosen as it is made, which the core of the same release honours: a call less each step.
+            self.forward = passthrough  # type: ignore[assignment, method-assign]
         self._copy_gradients = self._algorithm.path not in ONLY_READ
         self._bound: Bound | None = None
         self._loaded: dict[str, Any] | None = None
         self._closure_step: ClosureStep | None = None
+
+    def forward(self, parameters: Parameters, step: StepInfo) -> Parameters:  # noqa: ARG002 - the hook's
+        """Move the parameters to where the algorithm wants the gradients.
+
+        Between steps they are where it wants the model evaluated, and saved.
+        """
+        point = _writable(parameters)
+        self._bind(point).train()
+        return point
 
     def backward(
         self, parameters: Parameters, gradients: Gradients, loss: float, step: StepInfo
@@ -79,9 +90,7 @@ class Optim:
             raise RuntimeError(
                 "the step before was never finished and the state is that of half a step; load a state first"
             )
-        # Where the core lays out a place for the result, the step is made there.
-        draft: Callable[[], Parameters] = getattr(parameters, "draft", parameters.clone)
-        point = draft()
+        point = _writable(parameters)
         bound = self._bind(point)
         bound.set_gradients(gradients, copy=self._copy_gradients)
         with bound.scaled_lr(step.lr_factor) as lr:
@@ -89,6 +98,7 @@ class Optim:
         if not finished:
             return AnotherPass(point)
         bound.drop_gradients()
+        bound.eval()
         if lr is not None:
             step.log("lr", lr)
         return point
@@ -146,3 +156,9 @@ class Optim:
         if self._closure_step is not None:
             self._closure_step.cancel()
             self._closure_step = None
+
+
+def _writable(parameters: Parameters) -> Parameters:
+    """Return a copy of ``parameters``, where the core lays out a place for the result if it does."""
+    draft: Callable[[], Parameters] = getattr(parameters, "draft", parameters.clone)
+    return draft()

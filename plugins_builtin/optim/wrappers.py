@@ -52,6 +52,14 @@ def needs_closure(optimizer: Stepper) -> bool:
     return argument is not None and argument.default is argument.empty
 
 
+def with_modes(optimizer: Stepper) -> Any:
+    """Return the optimizer that has the modes ``train`` and ``eval``: this, what it stands on, or None."""
+    if all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval")):
+        return optimizer
+    base = getattr(optimizer, "base", None)
+    return None if base is None else with_modes(base)
+
+
 class Lookahead:
     """Move slow weights a part of the way towards the fast ones every ``k`` steps.
 

@@ -339,3 +339,22 @@ def test_a_state_is_shared_with_nobody():
     plugin.load_state_dict(state)
     plugin._instance.tensor += 2
     assert [tensor.tolist() for tensor in plain.decode(state).values()] == [[0, 0, 0]] * 2
+
+
+class Chooses:
+    role = "gradient"
+
+    def __init__(self, forward=False):
+        if not forward:
+            self.forward = passthrough
+
+    def forward(self, loss):
+        """Only look."""
+
+    def backward(self, gradients):
+        """Only look."""
+
+
+@pytest.mark.parametrize(("forward", "accepts"), [(False, {"backward"}), (True, {"forward", "backward"})])
+def test_a_pass_through_chosen_as_a_plugin_is_made_is_not_called(monkeypatch, forward, accepts):
+    assert set(constructed(monkeypatch, Chooses, options={"forward": forward}).accepts) == accepts

@@ -20,7 +20,9 @@ _BESIDE = ("lr", "weight_decay")
 
 _GRAPH = "it needs the autograd graph of the gradients, and no graph crosses a process"
 _MODEL = "it needs the model itself, and gets parameters and gradients only"
-_MODES = "it has to be told when the model is evaluated, for other weights hold then, and no hook tells"
+_MODES = (
+    "other weights hold when the model is evaluated; use optim with its import path, which calls its modes"
+)
 _OBJECTS = "it keeps objects of its own where only tensors and numbers can be saved"
 _PROCESSES = "it is for several processes that train together"
 #: Name to the reason why it cannot work; ``tests/test_algorithms.py`` tries them all.
