@@ -33,5 +33,5 @@ Files, by what they are for:
   ``turns``
 * what is told: ``attempts`` (calls that were refused), ``advice`` (the line that would allow)
 * what a job grants: ``grants`` and ``reserved`` (what may be), ``broker`` (outside) and
-  ``dialler`` (inside) for connections
+  ``dialler`` (inside) for connections, ``addresses`` (where they may lead)
 """

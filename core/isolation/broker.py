@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ..hooks.permissions import Target
+from .addresses import Address, forms, has_keys, is_loopback, is_one_host, is_ours, is_private
 from .dialler import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
-from .grants import CLOUD_KEYS
 
 #: Connections that one plugin may have open at a time, all its workers together.
 MAX_OPEN = 16
@@ -169,34 +169,41 @@ class Broker:
         deadline = time.monotonic() + timeout_s
         failed: OSError = OSError(errno.EHOSTUNREACH, "the name has no address")
         for family, kind, protocol, _, address in self._look_up(target.host, target.port)[:_MAX_ADDRESSES]:
-            why = why_not(str(address[0]), target)
-            if why:
-                failed = OSError(errno.EACCES, why)
-                continue
             try:
-                return self._connect_to(socket.socket(family, kind, protocol), address, deadline)
+                return self._reach(socket.socket(family, kind, protocol), address, target, deadline)
             except OSError as error:
                 failed = error
         raise failed
 
-    def _connect_to(self, opened: socket.socket, address: Any, deadline: float) -> socket.socket:
-        """Return ``opened``, connected; it is closed if that fails."""
+    def _reach(self, opened: socket.socket, address: Any, target: Target, deadline: float) -> socket.socket:
+        """Return ``opened``, connected to where ``target`` may lead; it is closed if that fails."""
         try:
-            opened.setblocking(False)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                opened.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
-            # The plugin cannot set it, and libraries for HTTP would.
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            code = opened.connect_ex(address)
-            if code == errno.EINPROGRESS:
-                self._wait(opened, deadline)
-                code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, os.strerror(code))
+            self._check(str(address[0]), target)
+            self._connect_to(opened, address, deadline)
+            # Both ends: an address may have become this machine's meanwhile.
+            self._check(str(opened.getpeername()[0]), target)
         except BaseException:
             opened.close()
             raise
         return opened
+
+    def _check(self, address: str, target: Target) -> None:
+        why = why_not(address, target, self._targets)
+        if why:
+            raise OSError(errno.EACCES, why)
+
+    def _connect_to(self, opened: socket.socket, address: Any, deadline: float) -> None:
+        opened.setblocking(False)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            opened.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        # Libraries for HTTP would set it.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = opened.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            self._wait(opened, deadline)
+            code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
 
     def _wait(self, opened: socket.socket, deadline: float) -> None:
         poll = select.poll()
@@ -216,30 +223,54 @@ class Broker:
         return len(self._inodes)
 
 
-def why_not(address: str, target: Target) -> str:
+def why_not(address: str, target: Target, targets: Sequence[Target] = ()) -> str:
     """Return why a connection to ``target`` may not go to ``address``, or ``""``.
 
     Whoever owns a name decides what it stands for, and may do so anew at any time. Unless the
-    job names the address itself, none leads back to this machine or to what only it can reach.
+    job grants the address itself, none leads back to this machine or to what only it can reach.
 
     Args:
         address: What the name stands for now.
-        target: What is granted.
+        target: What is asked for.
+        targets: All that is granted.
+
+    Raises:
+        OSError: The kernel does not say whether it is this machine's.
     """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return f"{address} is no address"
-    found = getattr(found, "ipv4_mapped", None) or found
-    if str(found) == target.host:
-        return ""
-    if target.host == "localhost" or target.host.endswith(".localhost"):
-        return "" if found.is_loopback else f"the name stands for {found}, which is not this machine"
-    if found.is_loopback or found.is_unspecified:
-        return f"the name stands for {found}, this machine; if it should, grant the address itself"
-    if found.is_link_local or found.is_multicast or str(found) in CLOUD_KEYS:
+    if has_keys(found) or not is_one_host(found):
         return f"the name stands for {found}, which no name may stand for here"
-    return ""
+    if is_granted(found, target, targets):
+        return ""
+    if _is_localhost(target.host):
+        return "" if is_loopback(found) else f"the name stands for {found}, which is not this machine"
+    what = _what(found)
+    if not what:
+        return ""
+    return (
+        f"the name stands for {found}, {what}; if it should, grant the address itself: "
+        f"'{Target(str(found), target.port)}'"
+    )
+
+
+def is_granted(address: Address, target: Target, targets: Sequence[Target]) -> bool:
+    """Tell whether the job grants an address as it stands, on the port of ``target``."""
+    spelt = {str(address), str(getattr(address, "ipv4_mapped", None) or address)}
+    return any(each.port == target.port and each.host in spelt for each in (target, *targets))
+
+
+def _is_localhost(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _what(address: Address) -> str:
+    """Return what an address is if it is not a host of the world's, in words."""
+    if any(map(is_ours, forms(address))) or is_loopback(address):
+        return "this machine"
+    return "an address of a private network" if is_private(address) else ""
 
 
 def _told(error: OSError) -> tuple[int, str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..hooks.permissions import GrantedPath, Target
+from .addresses import CLOUD_KEYS, has_keys, is_one_host
 from .reserved import why_reserved
 
 #: Of one kind, for one plugin.
@@ -18,18 +19,10 @@ MAX_GRANTS = 32
 MAX_PATH_CHARACTERS = 16_384
 _MAX_HOST_CHARACTERS = 253
 _MAX_PORT = 65_535
-_BROADCAST = "255.255.255.255"
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _PORT = re.compile(r"[0-9]{1,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-#: Where clouds hand out the keys of a machine to whoever asks from inside it.
-CLOUD_KEYS = frozenset(
-    (
-        *("metadata.google.internal", "metadata", "169.254.169.254", "fd00:ec2::254"),
-        *("168.63.129.16", "100.100.100.200"),
-    )
-)
 
 
 class GrantError(ValueError):
@@ -115,20 +108,21 @@ def _host(host: str, text: str) -> str:
         raise GrantError(
             f"'{text}' has an address of IPv{address.version}; only IPv6 stands in brackets: '[::1]:443'"
         )
-    _refuse_cloud_keys(str(address), text)
-    if address.is_unspecified or address.is_multicast or address.is_link_local or host == _BROADCAST:
+    if has_keys(address):
+        raise _keys(text)
+    if not is_one_host(address):
         raise GrantError(f"'{text}' may be granted to no plugin: {address} is no address of one host")
     return str(address)
 
 
-def _refuse_cloud_keys(host: str, text: str) -> None:
-    if host in CLOUD_KEYS:
-        raise GrantError(f"'{text}' may be granted to no plugin: cloud machines get their keys there")
+def _keys(text: str) -> GrantError:
+    return GrantError(f"'{text}' may be granted to no plugin: cloud machines get their keys there")
 
 
 def _name(host: str, text: str) -> str:
     name = host.removesuffix(".")
-    _refuse_cloud_keys(name, text)
+    if name in CLOUD_KEYS:
+        raise _keys(text)
     labels = name.split(".")
     # The last part of a name is no number: '127.1' would be an address to the C library.
     if len(name) > _MAX_HOST_CHARACTERS or _NUMBER.fullmatch(labels[-1]):

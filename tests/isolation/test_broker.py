@@ -1,10 +1,15 @@
 """The host connects to what is granted and nowhere else, and hands over the socket."""
 
 import errno
+import ipaddress
+import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -132,19 +137,43 @@ def test_a_name_that_is_pointed_back_at_this_machine_leads_nowhere(server, dial)
     ("address", "host", "allowed"),
     [
         ("93.184.216.34", "x.example", True),
-        ("10.1.2.3", "x.example", True),
+        ("2606:4700::1111", "x.example", True),
+        ("64:ff9b::5db8:d822", "x.example", True),  # translated to a host of the world
+        ("10.1.2.3", "x.example", False),
+        ("172.16.0.1", "x.example", False),
+        ("192.168.1.1", "x.example", False),
+        ("100.64.0.1", "x.example", False),
+        ("0.1.2.3", "x.example", False),
+        ("fd12::1", "x.example", False),
+        ("fec0::1", "x.example", False),
         ("127.0.0.1", "x.example", False),
         ("127.8.8.8", "x.example", False),
         ("::1", "x.example", False),
         ("::ffff:127.0.0.1", "x.example", False),
+        ("64:ff9b::7f00:1", "x.example", False),
+        ("64:ff9b::a01:203", "x.example", False),
+        ("64:ff9b:1::5db8:d822", "x.example", False),
+        ("2002:7f00:1::1", "x.example", False),
+        ("2002:a9fe:a9fe::1", "x.example", False),
+        ("2001:0:5db8:d822:8000:63bf:80ff:fffe", "x.example", False),  # a client at 127.0.0.1
+        ("::7f00:1", "x.example", False),
+        ("::ffff:0:7f00:1", "x.example", False),
         ("0.0.0.0", "x.example", False),  # noqa: S104 - to refuse it
         ("169.254.169.254", "x.example", False),
         ("::ffff:169.254.169.254", "x.example", False),
+        ("::ffff:a9fe:a9fe", "::ffff:a9fe:a9fe", False),
+        ("169.254.169.254", "169.254.169.254", False),
         ("fd00:ec2::254", "x.example", False),
+        ("fd20:ce::254", "x.example", False),
         ("fe80::1%eth0", "x.example", False),
         ("224.0.0.1", "x.example", False),
         ("127.0.0.1", "127.0.0.1", True),
         ("::1", "::1", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("::ffff:10.1.2.3", "10.1.2.3", True),
+        ("::ffff:10.1.2.3", "::ffff:a01:203", True),
+        ("64:ff9b::a01:203", "10.1.2.3", False),
+        ("fd12::1", "fd12::1", True),
         ("127.0.0.1", "localhost", True),
         ("10.0.0.1", "localhost", False),
         ("127.0.0.1", "db.localhost", True),
@@ -153,6 +182,70 @@ def test_a_name_that_is_pointed_back_at_this_machine_leads_nowhere(server, dial)
 )
 def test_where_a_name_may_lead(address, host, allowed):
     assert (why_not(address, Target(host, 80)) == "") is allowed
+
+
+def test_a_name_may_stand_for_an_address_that_is_granted_as_well():
+    name, address = Target("db.example", 5432), Target("10.1.2.3", 5432)
+    assert why_not("10.1.2.3", name) == (
+        "the name stands for 10.1.2.3, an address of a private network; "
+        "if it should, grant the address itself: '10.1.2.3:5432'"
+    )
+    assert why_not("10.1.2.3", name, (name, address)) == ""
+    assert why_not("10.1.2.3", name, (name, Target("10.1.2.3", 22)))
+    assert why_not("10.1.2.4", name, (name, address))
+
+
+#: Run in a network of its own, which has these addresses and leads nowhere.
+REBOUND = """
+import json, socket, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from loopback import Server
+from ringfence.hooks.permissions import Target
+from ringfence.isolation.broker import Broker
+from ringfence.isolation.dialler import Dialler, Network
+
+ip = lambda *words: subprocess.run(("ip", *words), check=True)
+ip("link", "set", "lo", "up")
+# The second one answers connections under the name of the first, so that both ends differ.
+ip("address", "add", "203.0.113.7/24", "dev", "lo")
+ip("address", "add", "203.0.113.8/24", "dev", "lo")
+ip("address", "add", "2001:db8::7/128", "dev", "lo", "nodad")
+came_of_it = {}
+for address in ("203.0.113.7", "203.0.113.8", "2001:db8::7", "::ffff:203.0.113.7"):
+    inside = Server(b"inside", "2001:db8::7" if address == "2001:db8::7" else "0.0.0.0")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    name, plain = Target("scores.example", inside.port), Target("203.0.113.7", inside.port)
+    rebound = lambda host, port: [(family, socket.SOCK_STREAM, 0, "", (address, port))]
+    for targets in ((name,), (name, Target(address.removeprefix("::ffff:"), inside.port))):
+        broker = Broker("acme", targets, 1, look_up=rebound)
+        try:
+            connect = Dialler(Network("acme", targets), broker.ends[0])
+            with connect("scores.example", inside.port, 5.0) as opened:
+                opened.sendall(b"hello")
+                came_of_it.setdefault(address, []).append(opened.recv(100).decode())
+        except PermissionError as error:
+            came_of_it.setdefault(address, []).append(str(error).partition(": ")[2])
+        broker.close()
+    inside.close()
+    came_of_it[address].append(len(inside.heard))
+print(json.dumps(came_of_it))
+"""
+
+
+def test_a_name_that_stands_for_an_address_of_this_machines_own_leads_nowhere():
+    """Such an address may be one of the world's, as that of a server's interface is."""
+    unshare = ("unshare", "--net") if os.geteuid() == 0 else ("unshare", "--map-root-user", "--net")
+    try:
+        subprocess.run([*unshare, "ip", "link"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network of its own to try this in: {error}")
+    command = [*unshare, sys.executable, "-c", REBOUND, str(Path(__file__).parent)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)
+    came_of_it = json.loads(done.stdout)
+    assert len(came_of_it) == 4
+    for address, (refused, granted, connections) in came_of_it.items():
+        assert f"the name stands for {ipaddress.ip_address(address)}, this machine; if it should" in refused
+        assert (granted, connections) == ("inside", 1)
 
 
 def test_only_so_many_are_open_at_a_time_and_closing_makes_room(server, dial):
