@@ -105,7 +105,8 @@ class Exchange:
         """Let the worker map ``region``, if it has not yet."""
         if region.id not in self._attached:
             self._channel.widen(region.nbytes)
-            self._channel.tell(Attach(region.id, region.nbytes, region.writable), (region.fd,))
+            with region.handed_out() as fd:
+                self._channel.tell(Attach(region.id, region.nbytes, region.writable), (fd,))
             self._attached[region.id] = region.nbytes
 
     def new_region(self, nbytes: int, *, writable: bool) -> Region:

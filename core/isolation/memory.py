@@ -9,6 +9,7 @@ the host's own mapping, made before the seal, is the last that can write.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import fcntl
 import itertools
 import math
@@ -16,6 +17,7 @@ import mmap
 import os
 import warnings
 import weakref
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -78,6 +80,19 @@ class Region:
             raise
         self.buffer = torch.frombuffer(mapping, dtype=torch.uint8)
         self._close = weakref.finalize(self, os.close, self.fd)
+
+    @contextlib.contextmanager
+    def handed_out(self) -> Iterator[int]:
+        """Open it once more for whoever is to map it, with no more rights than that takes.
+
+        What the kernel keeps by open file (an offset, flags), those who were given the same one would share.
+        """
+        rights = os.O_RDWR if self.writable else os.O_RDONLY
+        fd = os.open(f"/proc/self/fd/{self.fd}", rights | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close the memfd; the memory goes once the last tensor and mapping over it are gone.

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 
 from search import mappings
@@ -28,7 +29,15 @@ def regions(*, inputs):
     fitting = [
         fd for fd, seals in shared.items() if not seals & _SEALED or bool(seals & _FUTURE_WRITE) == inputs
     ]
-    return fitting or [_from_mapping(inputs=inputs)]
+    return [_to_write(fd) for fd in fitting] or [_from_mapping(inputs=inputs)]
+
+
+@functools.cache
+def _to_write(fd):
+    """Return a descriptor that is open for writing; what one was given to read, one may open again."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        return fd
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
 
 
 def _from_mapping(*, inputs):
