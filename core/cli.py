@@ -96,10 +96,6 @@ def errors_told() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(CutOffError.exit_status)
-    except BrokenPipeError:
-        # The reader of our output is gone (``| head``); nothing more can be said to it.
-        sys.stderr.close()
-        sys.exit(1)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback

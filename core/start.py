@@ -9,12 +9,14 @@ import sys
 from .autoload import forbid_autoload
 from .hooks.errors import CutOffError
 from .hooks.guard import guard
+from .streams import secure_streams
 
 
 def main() -> None:
     """Run the command line; what it is made of is imported behind the guard."""
     # What a command starts with stays to its end; those that run for long enable it (``cli``).
     gc.disable()
+    secure_streams()
     try:
         forbid_autoload()
         guard()

@@ -6,6 +6,7 @@ Imports nothing that takes time: it is there before torch is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from typing import Any, NoReturn, Self
 
 from ..hooks.errors import CutOffError
 from ..hooks.grace import GracePeriod
+from ..streams import lead_nowhere
 
 #: What ends an end at once that has not come to its end: then what is left is for the next run to sweep.
 LAST_S = 1.0
@@ -25,6 +27,12 @@ STARTING_S = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TOLD = "interrupted before anything was started"
 _SHOW_CURSOR = b"\x1b[?25h"
+#: What ends the thread that counts; no signal has this number.
+_OVER = b"\0"
+#: Those that count at present.
+_flags: list[StopFlag] = []
+#: What a thread that forks had blocked before.
+_masks = threading.local()
 
 
 class StopFlag:
@@ -45,6 +53,8 @@ class StopFlag:
     Python handles a signal when its main thread comes to the next line, which may be long: in a
     plugin that is trusted, in the model, while a disk is slow. So a thread counts them as well. A third
     one ends the process there and then. A signal that was ignored stays so, as ``nohup`` wants it.
+
+    A process that the user's code forks has none of this: signals do to it what they did before.
 
     Attributes:
         grace: To be given to whatever waits.
@@ -75,6 +85,8 @@ class StopFlag:
         for number in _SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+        _care_for_children()
+        _flags.append(self)
         return self
 
     def __exit__(
@@ -83,13 +95,15 @@ class StopFlag:
         if self._handled > 1:
             # All is in order. What Python does to end itself may take seconds on a busy machine.
             self._leave()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._write)
+        if self not in _flags:
+            return  # a child that was forked unwinds the stack of its parent
+        _flags.remove(self)
+        self._let_go()
+        # Not by closing it: processes that native code has forked may hold it as well.
+        os.write(self._write, _OVER)
         if self._thread.is_alive():
             self._thread.join()
-        os.close(self._read)
+        self._close()
         if self._is_preparing and self._is_set:
             to_stderr(_TOLD)
             if not isinstance(error, KeyboardInterrupt):
@@ -109,6 +123,20 @@ class StopFlag:
     def is_set(self) -> bool:
         """Tell whether the run should stop."""
         return self._is_set
+
+    def forget(self) -> None:
+        """In a child that was forked: be no part of it."""
+        self._let_go()
+        self._close()
+
+    def _let_go(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+
+    def _close(self) -> None:
+        os.close(self._write)
+        os.close(self._read)
 
     # in the main thread
 
@@ -141,8 +169,8 @@ class StopFlag:
                 leave_at = None
                 continue
             arrived = os.read(self._read, 1)
-            if not arrived:
-                return  # the other end was closed: the command has ended
+            if arrived == _OVER:
+                return
             if arrived[0] in self._before:
                 count += 1
                 leave_at = time.monotonic() + (LAST_S if count > 1 or self._is_preparing else STARTING_S)
@@ -178,9 +206,7 @@ class StopFlag:
         """Write nowhere what was to go to a terminal that is gone: an error there would end the run."""
         for fd in self._terminals:
             if not os.isatty(fd):
-                null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-                os.dup2(null, fd)
-                os.close(null)
+                lead_nowhere(fd)
 
     def _leave(self) -> NoReturn:
         """End here and now; the kernel ends the plugins, the next run sweeps their files."""
@@ -188,6 +214,27 @@ class StopFlag:
             with contextlib.suppress(OSError):
                 os.write(fd, _SHOW_CURSOR)
         os._exit(CutOffError.exit_status)
+
+
+@functools.cache
+def _care_for_children() -> None:
+    """Have each child that is forked from now on start without the flags; asked for once, it lasts."""
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_flags)
+
+
+def _hold_signals() -> None:
+    # One that met the child before it had let go would count as one to its parent.
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS if _flags else ())
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _forget_flags() -> None:
+    while _flags:
+        _flags.pop().forget()
+    _release_signals()
 
 
 def to_stderr(text: str) -> None:

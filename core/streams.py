@@ -1,0 +1,78 @@
+"""The standard streams of a command: none is missing, and losing one ends nothing.
+
+Imports nothing that takes time: it is there before all else.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_STANDARD = (0, 1, 2)
+
+
+def secure_streams() -> None:
+    """Open what is closed (``>&-``) nowhere, and let no write to stdout or stderr raise.
+
+    A descriptor from 0 to 2 that is closed would be the next file's that is opened: what is printed would
+    end up in a checkpoint.
+    """
+    for fd in _STANDARD:
+        _open_missing(fd)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    sys.stdout, sys.stderr = _secured(sys.stdout, 1), _secured(sys.stderr, 2)
+
+
+def _open_missing(fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        lead_nowhere(fd)
+
+
+def lead_nowhere(fd: int) -> None:
+    """Let ``fd`` lead nowhere."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    if null == fd:
+        os.set_inheritable(fd, True)
+        return
+    os.dup2(null, fd)
+    os.close(null)
+
+
+def _secured(stream: TextIO | None, fd: int) -> TextIO:
+    """Return a stream on ``fd`` like ``stream``, to which everything can be written."""
+    if stream is not None and not (isinstance(stream, io.TextIOWrapper) and stream.fileno() == fd):
+        return stream  # somebody else's, such as a notebook's
+    return io.TextIOWrapper(
+        io.BufferedWriter(LastingOutput(fd, "w", closefd=False)),
+        encoding="utf-8" if stream is None else stream.encoding,
+        errors="replace",
+        line_buffering=stream is not None and stream.line_buffering,
+        write_through=stream is not None and stream.write_through,
+    )
+
+
+class LastingOutput(io.FileIO):
+    """A descriptor to write to; once it takes no more, what is written to it goes nowhere.
+
+    Its reader may end (``| head``), its terminal close, its disk be full.
+    """
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write at least a part of ``data``, and return how much."""
+        try:
+            while (written := super().write(data)) is None:
+                # Whoever shares it has made it so that it does not wait.
+                select.select((), (self,), ())
+        except OSError:
+            lead_nowhere(self.fileno())
+            return memoryview(data).nbytes
+        return written
