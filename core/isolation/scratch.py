@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .cgroup import is_stale, owner_prefix
 from .storage import scratch_parent, scratch_parents
-from .unlinked import unlinked_bytes
+from .unlinked import MAX_MAPPINGS_BYTES, TooManyMappingsError, unlinked_bytes
 
 MAX_SCRATCH_BYTES = 256 * 1024 * 1024
 MAX_SCRATCH_FILES = 10_000
@@ -130,7 +130,11 @@ def look_into(
     except PermissionError:
         return Contents(used, "has a folder in its scratch folder that cannot be looked into")
     # After the names: a file that loses its name meanwhile is counted twice rather than not at all.
-    nameless = 0 if pid is None else unlinked_bytes(pid, path, min(MAX_FILE_BYTES, max_bytes))
+    try:
+        nameless = 0 if pid is None else unlinked_bytes(pid, path, min(MAX_FILE_BYTES, max_bytes))
+    except TooManyMappingsError:
+        most = MAX_MAPPINGS_BYTES // _MIB
+        return Contents(used, f"has so much mapped that the list of it is longer than {most} MiB")
     used += nameless
     if used <= max_bytes:
         return Contents(used)

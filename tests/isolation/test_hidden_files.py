@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from ringfence.isolation import scratch
 from ringfence.isolation.locks import locks_by_process
 from ringfence.isolation.pool import Sandbox
 from ringfence.isolation.storage import is_in_memory, scratch_parent
-from ringfence.isolation.unlinked import unlinked_bytes
+from ringfence.isolation.unlinked import TooManyMappingsError, unlinked_bytes
 
 from ..watching import Watching
 
-PLUGINS = Path(__file__).parent / "plugins"
+PLUGINS = str(Path(__file__).parent / "plugins")
 MIB = 1 << 20
 GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
 #: What a worker writes before the watchdog has counted it, on a machine that others use too.
@@ -73,6 +74,12 @@ def test_without_a_sandbox_deleted_files_take_what_they_want(way, tmp_path):
 def test_locks_on_files_are_bounded(start):
     plugin = start("filler:Filler", options={"way": "locks"})
     with pytest.raises(PluginCrashedError, match=r"has [\d,]+ locks on files in one worker; at most 1,000"):
+        plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+
+
+def test_a_plugin_with_too_much_mapped_to_be_looked_through_is_ended(start):
+    plugin = start("filler:Filler", options={"way": "mappings_and_wait"}, deadline_s=50.0)
+    with pytest.raises(PluginCrashedError, match=r"'filler'.* has so much mapped .* longer than 4 MiB"):
         plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
 
 
@@ -196,6 +203,22 @@ def test_a_deleted_file_that_is_mapped_and_closed_counts_as_large_as_one_may_be(
     assert keeper.count() in (MIB, 64 * MIB)
     keeper.do("assert libc.munmap(ctypes.c_void_p(address), size) == 0")
     assert keeper.count() == 0
+
+
+def test_of_mappings_no_more_is_read_than_a_plugin_may_have(kept, keeper, tmp_path):
+    keeper.do(
+        f"sys.path.append({PLUGINS!r}); import filler; path = filler.mappings({str(tmp_path)!r}, 5_000)"
+    )
+    kept.unlink()
+    assert keeper.count() == 0
+    tracemalloc.start()
+    try:
+        keeper.do(f"filler.mappings({str(tmp_path)!r}, 15_000)")
+        with pytest.raises(TooManyMappingsError):
+            keeper.count()
+        assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_process_that_is_gone_keeps_no_files(tmp_path):

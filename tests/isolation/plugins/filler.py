@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from ringfence import passthrough
@@ -61,6 +62,21 @@ def locks():
     with tempfile.TemporaryFile() as file:
         for number in range(200_000):
             fcntl.lockf(file, fcntl.LOCK_EX, 1, 2 * number, 0)
+
+
+def mappings(folder=None, pieces=20_000):
+    """Map one page of a file with a long name again and again, and stay so."""
+    descriptor, path = tempfile.mkstemp(suffix="x" * 200, dir=folder)
+    os.ftruncate(descriptor, mmap.PAGESIZE)
+    for _ in range(pieces):
+        libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, 0)
+    os.close(descriptor)
+    return path
+
+
+def mappings_and_wait():
+    mappings()
+    time.sleep(60)
 
 
 class Filler:
