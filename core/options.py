@@ -10,7 +10,9 @@ from typing import Any
 
 import pydantic
 
-from .problems import Problem, dotted, either, explain, suggest
+from .problems import Problem, describe, dotted, either, explain, suggest
+
+_FINITE = pydantic.ConfigDict(allow_inf_nan=False)
 
 
 class OptionError(ValueError):
@@ -49,9 +51,8 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> d
     known = {name: value for name, value in options.items() if name in taken}
     try:
         # JSON in strict mode is just what a job can say.
-        checked = pydantic.create_model("Options", **fields).model_validate_json(
-            json.dumps(known, default=str), strict=True
-        )
+        model = pydantic.create_model("Options", __config__=_FINITE, **fields)
+        checked = model.model_validate_json(json.dumps(known, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise OptionError(problems + _explain(error)) from None
     if problems:
@@ -62,13 +63,15 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: Collection[str] = ()) -> None:
     """Check the names of ``options`` against a function of the user's, whose types are its own matter.
 
+    All but one: where it wants true or false no text is taken, since any would mean true, ``no`` as well.
+
     Args:
         function: Any callable.
         options: Keyword arguments from the job.
         given: Names that the caller passes when the function takes them.
 
     Raises:
-        OptionError: A name is unknown, or one without a default is missing.
+        OptionError: A name is unknown, or one without a default is missing, or text stands for a boolean.
     """
     parameters = inspect.signature(function).parameters.values()
     keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -79,8 +82,21 @@ def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: 
         for name, parameter in keyword.items()
         if parameter.default is parameter.empty and name not in options and name not in given
     ]
+    problems += [
+        Problem((name,), f"expected true or false, got {describe(options[name])}")
+        for name, parameter in keyword.items()
+        if isinstance(options.get(name), str) and _is_switch(parameter)
+    ]
     if problems:
         raise OptionError(problems)
+
+
+def _is_switch(parameter: inspect.Parameter) -> bool:
+    """Tell whether a parameter is true or false, and never text: by its annotation, or else its default."""
+    if parameter.annotation is parameter.empty:
+        return isinstance(parameter.default, bool)
+    written = inspect.formatannotation(parameter.annotation)
+    return "bool" in written and "str" not in written and "Literal" not in written
 
 
 def _unknown(options: Mapping[str, Any], known: Collection[str]) -> list[Problem]:

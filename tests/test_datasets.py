@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import sys
 from pathlib import Path
@@ -349,7 +350,7 @@ MODULE = """
 import numpy as np, torch
 from ringfence.engine.data import Data, Dataset
 
-def pairs(n=4):
+def pairs(n=4, mixed=False, sure: bool | None = None):
     return (np.ones((n, 3)), np.arange(n) % 2), (torch.ones(2, 3), torch.tensor([0, 1]))
 
 def whole():
@@ -394,6 +395,8 @@ def test_data_of_the_users_keep_their_normalisation(user):
         ("no_such_module_here:f", {}, "could not be imported"),
         ("own_data_module:", {}, "not of the form module:function"),
         ("own_data_module:pairs", {"m": 1}, "option 'm' is unknown"),
+        ("own_data_module:pairs", {"mixed": "off"}, "'mixed' expected true or false, got the text 'off'"),
+        ("own_data_module:pairs", {"sure": "off"}, "'sure' expected true or false, got the text 'off'"),
     ],
 )
 def test_function_that_does_not_fit_is_told(user, name, options, said):
@@ -418,6 +421,8 @@ def test_unknown_reader_is_told_with_the_nearest(tmp_path):
         ("mnist10k", {"limit": "5"}, "'limit' expected a whole number"),
         ("mnist10k", {"limit": True}, "'limit'"),
         ("mnist10k", {"normalize": {"mean": 1}}, "'normalize'"),
+        ("mnist10k", {"normalize": {"mean": 1, "std": math.inf}}, "'normalize'"),
+        ("folder", {"path": "x", "greyscale": "no"}, "'greyscale' expected true or false, got the text 'no'"),
         ("folder", {}, "option 'path' is missing"),
         ("folder", {"path": "x", "test_fraction": 1.0}, "'test_fraction'"),
     ],

@@ -117,6 +117,7 @@ def test_vit_options_that_do_not_fit_are_told(options, said):
         ("mlp", {"hidden": [64, -1]}, "'hidden' -1 is out of range"),
         ("mlp", {"activation": "rleu"}, "'activation' expected"),
         ("vit", {"depth": 2.5}, "'depth' expected a whole number"),
+        ("cnn", {"width": 2**63 - 1}, "'width' 9223372036854775807 is out of range"),
     ],
 )
 def test_option_out_of_range_is_told_before_anything_is_built(name, options, said):
@@ -185,6 +186,7 @@ def test_function_of_the_users_gets_the_size_of_images(user):
             "option 'kernal' is unknown; did you mean 'kernel'",
         ),
         ("own_model_module:Nett", {}, "has no 'Nett'"),
+        ("own_model_module:Net", {"bias": "no"}, "option 'bias' expected true or false, got the text 'no'"),
     ],
 )
 def test_model_of_the_users_that_does_not_fit_is_told(user, name, options, said):

@@ -1,6 +1,7 @@
 """Options of plugins, checked against constructors that are read as text and never run."""
 
 import ast
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,40 @@ def test_fitting_value_is_accepted(annotation, value):
 def test_wrong_value_is_named_with_what_is_right(annotation, value, expected):
     (fault,) = faults(f"x: {annotation}", x=value)
     assert fault.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "signature", ["x=False", "x: Any = True", "x: Unknown = False", "x: bool", "x: bool | None"]
+)
+@pytest.mark.parametrize("word", ["no", "off", "yes", "true"])
+def test_no_text_switches_an_option_on(signature, word):
+    (fault,) = faults(signature, x=word)
+    assert re.match(rf"x: expected (true or false|bool \| None), got the text '{word}'", fault)
+
+
+@pytest.mark.parametrize(
+    "signature", ["x='no'", "x: bool | str = False", "x: Literal[False, 'auto'] = False"]
+)
+def test_text_fits_where_there_may_be_text(signature):
+    assert not check(signature, x="auto").problems
+
+
+@pytest.mark.parametrize(
+    ("signature", "value", "path"),
+    [
+        ("x: float", math.inf, "x"),
+        ("x", -math.inf, "x"),
+        ("x: list[float]", [1, math.inf], "x[1]"),
+        ("x: dict[str, Any]", {"betas": [0.9, math.inf]}, "x.betas[1]"),
+    ],
+)
+def test_infinity_is_refused_where_nothing_speaks_of_it(signature, value, path):
+    assert faults(signature, x=value) == [f"{path}: expected a finite number, got infinity"]
+
+
+@pytest.mark.parametrize("signature", ["x: Annotated[float, Le(math.inf)]", "x: float = float('inf')"])
+def test_infinity_fits_where_bound_or_default_names_it(signature):
+    assert not check(signature, x=math.inf).problems
 
 
 def test_unknown_option_names_the_nearest():

@@ -20,7 +20,7 @@ IMAGE_DIMS = 4
 MAX_CHANNELS = 4
 
 
-class Numbers(BaseModel, extra="forbid"):
+class Numbers(BaseModel, extra="forbid", allow_inf_nan=False):
     """Mean and standard deviation, one number or one a channel, in units of inputs in [0, 1]."""
 
     mean: float | tuple[float, ...]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ast
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +17,10 @@ from .option_types import option_type
 
 #: What plugins call the option that holds arguments of the class or function that they wrap.
 _HANDED_ON = "options"
+#: Defaults of an option that is on or off.
+_SWITCHES = ("True", "False")
+#: An annotation or a default that has infinity in it, as in ``Le(math.inf)``, takes it; no other does.
+_INFINITY = re.compile(r"\binf\b")
 
 
 @dataclass
@@ -75,6 +82,14 @@ def _check_option(parameter: Parameter, value: object, found: CheckedOptions) ->
     if value is None and parameter.default_text == "None":
         return
     told = option_type(parameter.annotation)
+    if told.type is Any and parameter.default_text in _SWITCHES and isinstance(value, str):
+        # Any text would switch it on, 'no' as well.
+        found.problems.append(Problem((name,), f"expected true or false, got {describe(value)}"))
+        return
+    infinite = list(_infinite(value))
+    if infinite and not _takes_infinity(parameter):
+        found.problems += [Problem((name, *p), "expected a finite number, got infinity") for p in infinite]
+        return
     if told.untold:
         found.untold[name] = f"its type has a part that only the plugin knows: {', '.join(told.untold)}"
     try:
@@ -89,6 +104,20 @@ def _check_option(parameter: Parameter, value: object, found: CheckedOptions) ->
     except TypeError:
         # A bound that does not fit its type, such as Ge(0) on text.
         found.untold[name] = f"its bounds cannot be compared with {describe(value)}"
+
+
+def _takes_infinity(parameter: Parameter) -> bool:
+    annotation = "" if parameter.annotation is None else ast.unparse(parameter.annotation)
+    return _INFINITY.search(f"{annotation} {parameter.default_text}") is not None
+
+
+def _infinite(value: object, path: Path = ()) -> Iterator[Path]:
+    """Yield the places inside of ``value`` that hold a number which is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _infinite(item, (*path, key))
 
 
 def _problem(parameter: Parameter, value: object, error: ValidationError) -> Problem:

@@ -46,8 +46,13 @@ class Choice(_Strict):
 
 
 Named = Annotated[Choice, BeforeValidator(_named)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Workers = Annotated[int, Field(ge=1, le=256)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+#: torch makes about two of each, and a worker is ended beyond 128.
+WorkerThreads = Annotated[int, Field(ge=1, le=60)]
+#: Less than the kernel's own limit of a wait, 2^31 milliseconds.
+Seconds = Annotated[float, Field(gt=0, le=10**6)]
 Fraction = Annotated[float, Field(gt=0, le=MAX_MEMORY_FRACTION)]
 
 
@@ -63,7 +68,7 @@ class PluginJob(_Strict):
 
     name: str = Field(description="Entry-point name of the plugin")
     options: dict[str, Any] = Field(default_factory=dict, description="Arguments of its constructor")
-    workers: Count = Field(
+    workers: Workers = Field(
         1, description="Processes that share its budget; more than 1 only for augment plugins"
     )
     every: Count = Field(1, description="Steps between calls of a monitor")
@@ -78,7 +83,7 @@ class PluginJob(_Strict):
     memory_fraction: Fraction | None = Field(
         None, description="Share of the machine's memory; by default the job's, which it may not exceed"
     )
-    threads: Count = Field(1, description="Threads that torch may use inside one call")
+    threads: WorkerThreads = Field(1, description="Threads that torch may use inside one call")
     read: list[str] = Field(
         default_factory=list, description="Files and folders that it may read besides its own code"
     )
@@ -129,7 +134,7 @@ class Job(_Strict):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
-    threads: Count | None = Field(None, description="Threads of the trainer; by default one a core")
+    threads: Threads | None = Field(None, description="Threads of the trainer; by default one a core")
     memory_fraction: Fraction | None = Field(
         None,
         description="Share of the machine's memory for each plugin, never more than 0.15; by default "

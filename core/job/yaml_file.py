@@ -1,12 +1,14 @@
 """Read YAML so that every value knows the line and column it came from.
 
-YAML 1.2: ``1e-3`` is a number and ``no`` is text. Only plain data can come out
+YAML 1.2: ``1e-3`` is a number and ``no`` is text. Numbers are those that every part of a run can hold: whole
+ones of 64 bits, and others that are neither NaN nor beyond what a float can be. Only plain data can come out
 (mappings, lists, text, numbers, booleans, null), whatever tags a file carries.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -16,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from ..hooks.errors import JobError
+from ..hooks.errors import JobError, shortened
 from ..problems import Path, Problem, dotted
 
 _TAG = "tag:yaml.org,2002:"
@@ -24,6 +26,11 @@ _MERGE = f"{_TAG}merge"
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
+#: What messages, states and tensors can carry.
+_WHOLE_NUMBERS = range(-(2**63), 2**63)
+#: Any more are not looked at: working out a number takes the square of its digits.
+_MOST_DIGITS = 80
+_SHOWN = 40
 
 
 @dataclass
@@ -250,12 +257,20 @@ class _Builder:
     def _number(self, convert: Any, text: str, path: Path) -> Any:
         try:
             return convert(text)
+        except OverflowError as error:
+            self.problems.append(Problem(path, f"{shortened(text, _SHOWN)} {error}"))
         except ValueError:
             self.problems.append(Problem(path, f"'{text}' is no number; quote it if it is text"))
-            return None
+        return None
 
 
 def _whole_number(text: str) -> int:
+    if len(text) > _MOST_DIGITS or (number := _parsed_whole_number(text)) not in _WHOLE_NUMBERS:
+        raise OverflowError("is too large a number; whole numbers lie in -2^63 … 2^63 - 1")
+    return number
+
+
+def _parsed_whole_number(text: str) -> int:
     digits = text.replace("_", "").lower()
     sign, digits = (-1, digits[1:]) if digits[:1] == "-" else (1, digits.removeprefix("+"))
     for prefix, base in (("0x", 16), ("0o", 8), ("0b", 2)):
@@ -266,4 +281,9 @@ def _whole_number(text: str) -> int:
 
 def _number(text: str) -> float:
     digits = text.replace("_", "").lower()
-    return float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+    number = float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+    if math.isnan(number):
+        raise OverflowError("is no number that anything can be set to; write a finite one")
+    if math.isinf(number) and "inf" not in digits:
+        raise OverflowError("is too large a number; the largest is about 1.8e308")
+    return number

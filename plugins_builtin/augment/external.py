@@ -28,6 +28,9 @@ _IMAGE_DIMS = 3
 #: Any odd number of 128 bits.
 _SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 
+#: Annotations of what is true or false; albumentations itself would take some words for these.
+_SWITCHES = {"bool", "bool | None", str(bool)}
+
 #: Transforms that cannot work here, and why.
 _REFUSED = {
     "Lambda": "it takes functions, which a job file cannot hold",
@@ -172,6 +175,8 @@ def _check_names(cls: type, options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"no option '{option}'{nearest(option, parameters)}; it takes {', '.join(parameters)}"
             )
+        if isinstance(options[option], str) and str(parameters[option].annotation) in _SWITCHES:
+            raise ValueError(f"{option} is the text '{options[option]:.40}'; write true or false")
     missing = [
         name
         for name, parameter in parameters.items()

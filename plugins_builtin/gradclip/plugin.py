@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 
 from ringfence import Gradients, Parameters, StepInfo, passthrough
 
@@ -37,7 +38,7 @@ class GradClip:
         *,
         mode: Literal["norm", "value", "agc"] = "norm",
         max_norm: Annotated[float, Gt(0)] = 1.0,
-        norm_type: Annotated[float, Gt(0)] = 2.0,
+        norm_type: Annotated[float, Gt(0), Le(math.inf)] = 2.0,
         max_value: Annotated[float, Gt(0)] = 1.0,
         clip_factor: Annotated[float, Gt(0)] = 0.01,
         eps: Annotated[float, Gt(0)] = 1e-3,

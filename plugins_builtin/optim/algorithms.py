@@ -235,12 +235,22 @@ def _checked(path: str, cls: Callable[..., Stepper], options: Mapping[str, Any])
             raise ValueError(
                 f"{path} has no option '{name}'{nearest(name, known)}; it has: {', '.join(sorted(known))}"
             )
+        if name in arguments and isinstance(options[name], str) and is_switch(arguments[name]):
+            raise ValueError(f"{path}: {name} is the text '{options[name]:.40}'; write true or false")
     return {
         name: tuple(value)
         if isinstance(value, list) and name in arguments and isinstance(arguments[name].default, tuple)
         else value
         for name, value in options.items()
     }
+
+
+def is_switch(argument: inspect.Parameter) -> bool:
+    """Tell whether ``argument`` is true or false, and any text would be true, ``no`` as well."""
+    if argument.annotation is argument.empty:
+        return isinstance(argument.default, bool)
+    written = inspect.formatannotation(argument.annotation)
+    return "bool" in written and "str" not in written and "Literal" not in written
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

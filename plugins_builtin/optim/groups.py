@@ -95,7 +95,9 @@ def parse_overrides(
                 pass
             case _:
                 raise ValueError(f"groups has the entry {entry!r}; write '- <pattern>: {{lr: 0.1}}'")
-        for key in settings:
+        for key, value in settings.items():
+            if (type(defaults.get(key)), type(value)) == (bool, str):
+                raise ValueError(f"group '{pattern}': {key} is the text '{value:.40}'; write true or false")
             if key not in defaults:
                 raise ValueError(
                     f"group '{pattern}' sets '{key}', which the algorithm does not have by group"

@@ -215,6 +215,7 @@ WRONG = [
         {"Rotate": {"limits": 3}},
         r"ops\[0\] Rotate: no option 'limits'; did you mean limit\?; it takes limit, ",
     ),
+    ({"GaussNoise": {"per_channel": "no"}}, "GaussNoise: per_channel is the text 'no'; write true or false"),
     ("Resize", r"ops\[0\] Resize: it needs the option height, width"),
     (
         {"Rotate": {"p": 2}},

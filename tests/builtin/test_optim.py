@@ -191,6 +191,16 @@ def test_a_pattern_that_matches_nothing_is_told(options, message):
         ({"algorithm": "sgd", "options": {"lr": 0.9}}, "lr belongs beside algorithm"),
         ({"algorithm": "sgd", "options": {"momentum": -1.0}}, "Invalid momentum value: -1.0"),
         ({"algorithm": "sgd", "options": {"momentum": "high"}}, r"torch\.optim\.SGD: "),
+        (
+            {"algorithm": "sgd", "lr": 0.1, "options": {"momentum": 0.9, "nesterov": "no"}},
+            "torch.optim.SGD: nesterov is the text 'no'; write true or false",
+        ),
+        ({"algorithm": "adamw", "options": {"foreach": "off"}}, "foreach is the text 'off'; write true"),
+        ({"algorithm": "sam", "options": {"base": "sgd", "adaptive": "no"}}, "adaptive is the text 'no'"),
+        (
+            {"algorithm": "sgd", "groups": [{"a": {"nesterov": "no"}}]},
+            "group 'a': nesterov is the text 'no'; write true or false",
+        ),
         ({"algorithm": "lbfgs", "weight_decay": 0.1}, r"torch\.optim\.LBFGS has no weight_decay"),
         ({"algorithm": "sgd", "groups": [{"a": {"momentun": 1.0}}]}, "did you mean 'momentum'"),
         ({"algorithm": "sgd", "groups": [{"a": {}, "b": {}}]}, "write '- <pattern>"),

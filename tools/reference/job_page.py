@@ -11,6 +11,8 @@ from options import object_schema
 
 from ringfence.job import EarlyStopping, Job, PluginJob
 
+#: Numbers that are best read as powers.
+_ROUND = {2**63: "2⁶³", 10**9: "10⁹", 10**6: "10⁶"}
 _BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 _WORDS = {
     "array": "list",
@@ -87,7 +89,7 @@ def kind(schema: dict[str, Any]) -> str:
     elif isinstance(schema.get("items"), dict) and "type" in schema["items"]:
         word = f"list of: {kind(schema['items'])}"
     bounds = [
-        f"{sign} {'2⁶³' if schema[key] == 2**63 else format(schema[key], 'g')}"
+        f"{sign} {_ROUND.get(schema[key]) or format(schema[key], 'g')}"
         for key, sign in _BOUNDS
         if key in schema
     ]

@@ -127,6 +127,8 @@ def _checked(name: str, beside: Mapping[str, Any], options: Mapping[str, Any]) -
         if key not in defaults:
             own = [each for each in defaults if each not in _BESIDE]
             raise ValueError(f"algorithm '{name}' has no option '{key}'; {_nearest(key, own)}")
+        if (type(defaults[key]), type(options[key])) == (bool, str):
+            raise ValueError(f"algorithm '{name}': {key} is the text '{options[key]}'; write true or false")
     # A job has lists only, where a class may want a tuple, as for betas.
     return {**beside, **{key: _like(defaults[key], value) for key, value in options.items()}}
 
