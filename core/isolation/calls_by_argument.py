@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ class Rule(NamedTuple):
 
     Attributes:
         call: Its name.
-        then: An error that it gets in silence; what was tried, in words, if it gets EPERM and
-            is told; or None if it is allowed.
+        then: An error that it gets in silence, 0 if it is said to have been done; what was tried, in
+            words, if it gets EPERM and is told; or None if it is allowed.
         when: All of them must hold of its arguments; masked or whole equality, or its contrary.
     """
 
@@ -74,6 +75,12 @@ def _only_flags(call: str, index: int, flags: int, otherwise: int | str, *also: 
 def _all_but(call: str, *refused: tuple[int | str, tuple[ArgCmp, ...]]) -> tuple[Rule, ...]:
     """Refuse a call with these arguments; allow it otherwise."""
     return (*(Rule(call, then, when) for then, when in refused), Rule(call, None))
+
+
+def _without_marks(call: str, mode: int, *unless: ArgCmp) -> tuple[Rule, ...]:
+    """Refuse to make what is set-uid, set-gid or sticky; a call for which ``unless`` holds makes nothing."""
+    none = Rule(call, None, (_bits(mode, 0, _MARKS),))
+    return (none, *((Rule(call, None, unless),) if unless else ()), Rule(call, errno.EPERM))
 
 
 _NEW_NAMESPACES = (
@@ -117,6 +124,9 @@ _MEMBARRIER_FOR_ALL = (1, 2, 4)
 
 _READ_AND_EMPTY = (os.O_TRUNC, os.O_TRUNC | os.O_ACCMODE)  # kernels before 6.2 ask for no right to write
 _NAMELESS = os.O_TMPFILE & ~os.O_DIRECTORY  # a file that no look into the folder finds
+_MARKS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+_NO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 
 # Python opens its sockets otherwise; the C library, to ask a daemon for the name of a user, like this.
 _ASKS_FOR_NAMES = (socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -152,11 +162,9 @@ BY_ARGUMENT: tuple[Rule, ...] = (
         (errno.EPERM, (_bits(3, kernel.MAP_DROPPABLE, kernel.MAP_DROPPABLE),)),
     ),
     *_only("madvise", 2, _MADVICE, errno.EINVAL),
-    *_all_but(
-        "openat",
-        (errno.EPERM, (_bits(2, *_READ_AND_EMPTY),)),
-        (errno.EOPNOTSUPP, (_bits(2, _NAMELESS, _NAMELESS),)),
-    ),
+    Rule("openat", errno.EPERM, (_bits(2, *_READ_AND_EMPTY),)),
+    Rule("openat", errno.EOPNOTSUPP, (_bits(2, _NAMELESS, _NAMELESS),)),
+    *_without_marks("openat", 3, _bits(2, 0, os.O_CREAT)),
     Rule("ioctl", USE_A_TERMINAL, (_low(1, _TIOCSTI),)),
     Rule("ioctl", USE_A_TERMINAL, (_low(1, _TIOCLINUX),)),
     Rule("ioctl", USE_A_TERMINAL, (_low(1, _TIOCSCTTY),)),
@@ -179,11 +187,18 @@ BY_ARGUMENT: tuple[Rule, ...] = (
         # A thread with open files of its own could keep deleted ones where nobody counts them.
         (errno.EPERM, (_bits(0, 0, kernel.CLONE_FILES),)),
     ),
-    *_all_but(
-        "open",
-        (errno.EPERM, (_bits(1, *_READ_AND_EMPTY),)),
-        (errno.EOPNOTSUPP, (_bits(1, _NAMELESS, _NAMELESS),)),
-    ),
+    Rule("open", errno.EPERM, (_bits(1, *_READ_AND_EMPTY),)),
+    Rule("open", errno.EOPNOTSUPP, (_bits(1, _NAMELESS, _NAMELESS),)),
+    *_without_marks("open", 2, _bits(1, 0, os.O_CREAT)),
+    *_without_marks("creat", 1),
+    *_without_marks("mkdir", 1),
+    *_without_marks("mkdirat", 2),
+    # What it makes is for its user alone. An error would be taken for a mask by libraries that set one to
+    # learn which it was; told 0, they do no harm, as nobody can change modes here.
+    Rule("umask", None, (_bits(0, _NO_OTHERS, _NO_OTHERS),)),
+    Rule("umask", 0),
+    # Not RENAME_WHITEOUT, which leaves a device.
+    *_only_flags("renameat2", 4, _RENAME_NOREPLACE | _RENAME_EXCHANGE, errno.EINVAL),
     Rule("prctl", REACH_KERNEL, (_low(0, kernel.PR_SET_SECCOMP),)),
     *_only("prctl", 0, _PRCTLS, errno.EPERM),
     *_only("arch_prctl", 0, _ARCH_PRCTLS, errno.EINVAL),

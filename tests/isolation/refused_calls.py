@@ -9,8 +9,11 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import socket
+import sqlite3
 import struct
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -41,6 +44,7 @@ def try_all(context, control):
     attempts = {
         **ioctls(control, reader),
         **descriptors(context, readable, own, writer),
+        **made(context),
         **sockets(control),
         **memory(mapped, private),
         **itself(),
@@ -73,6 +77,45 @@ def descriptors(context, readable, own, writer):
         "open O_TMPFILE": lambda: os.close(os.open(context.scratch, os.O_TMPFILE | os.O_RDWR, 0o600)),
         "truncate by open": lambda: os.close(os.open(f"/proc/self/fd/{own}", os.O_RDONLY | os.O_TRUNC)),
         "chown": lambda: os.fchown(own, -1, -1),
+    }
+
+
+def made(context):
+    """Make what others could use, or what runs as its owner."""
+    new = context.in_scratch("new")
+    create = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    there = _buffer(bytes(context.in_scratch("there")) + b"\0")
+    gone = _buffer(bytes(context.in_scratch("gone")) + b"\0")
+
+    def file(flags, mode):
+        os.close(os.open(new, flags, mode))
+        new.unlink()
+
+    def raw(name, *arguments):
+        path = _buffer(bytes(new) + b"\0")
+        os.close(kernel.syscall(name, path, *arguments))
+        new.unlink()
+
+    def folder(mode):
+        new.mkdir(mode)
+        new.rmdir()
+
+    def whiteout():
+        context.in_scratch("there").touch()
+        kernel.syscall("renameat2", -100, there, -100, gone, 4)
+
+    return {
+        "openat set-uid": lambda: file(create, 0o4755),
+        "openat set-gid": lambda: file(create, 0o2755),
+        "open set-uid": lambda: raw("open", create, 0o4755),
+        "open set-uid with high bits": lambda: raw("open", create | 1 << 32, 0o4755 | 1 << 32),
+        "creat set-uid": lambda: raw("creat", 0o4755),
+        "mkdir sticky": lambda: folder(0o1777),
+        "mkdirat sticky": lambda: (
+            kernel.syscall("mkdirat", -100, _buffer(bytes(new) + b"\0"), 0o1777),
+            new.rmdir(),
+        ),
+        "renameat2 RENAME_WHITEOUT": whiteout,
     }
 
 
@@ -149,6 +192,23 @@ def allowed(context, control):
     private = mmap.mmap(-1, PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     available = bytearray(4)
     attempts = {
+        "umask": lambda: _mode_after(context, 0),
+        "umask of others": lambda: _mode_after(context, 0o27),
+        "umask put back": lambda: os.umask(os.umask(0o077)),
+        "open without a mode": lambda: os.close(
+            kernel.syscall("openat", -100, _buffer(os.__file__.encode() + b"\0"), os.O_RDONLY, 0o7777)
+        ),
+        "open for all": lambda: os.close(os.open(context.in_scratch("all"), os.O_CREAT, 0o777)),
+        "mkdir": lambda: context.in_scratch("folder").mkdir(0o777),
+        "renameat2 RENAME_NOREPLACE": lambda: kernel.syscall(
+            "renameat2",
+            -100,
+            _buffer(bytes(context.in_scratch("all")) + b"\0"),
+            -100,
+            _buffer(bytes(context.in_scratch("renamed")) + b"\0"),
+            1,
+        ),
+        "files of libraries": lambda: _by_libraries(context.in_scratch("libraries")),
         "ioctl FIONREAD": lambda: fcntl.ioctl(reader, 0x541B, available),
         "set_blocking": lambda: os.set_blocking(writer, True),
         "set_inheritable": lambda: os.set_inheritable(writer, False),
@@ -186,6 +246,39 @@ def _copied(own):
         source.seek(0)
         os.sendfile(target.fileno(), source.fileno(), 0, PAGE)
     return None if Path("copy").stat().st_size == PAGE else "not whole"
+
+
+def _mode_after(context, mask):
+    """Fail unless what is made after ``umask(mask)`` is for nobody else."""
+    os.umask(mask)
+    path = context.in_scratch(f"masked-{mask}")
+    os.close(os.open(path, os.O_CREAT, 0o666))
+    if path.stat().st_mode & 0o777 != 0o600:
+        raise PermissionError(errno.EPERM, "it lets others in")
+
+
+def _by_libraries(folder):
+    """Make files and folders as libraries do; fail unless all of them are for nobody else."""
+    # Loaded beforehand by the only test that needs them.
+    import safetensors.torch
+    import torch
+
+    (folder / "one" / "two").mkdir(parents=True)
+    torch.save({"weight": torch.ones(2)}, folder / "weights.pt")
+    safetensors.torch.save_file({"weight": torch.ones(2)}, folder / "weights.safetensors")
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(b"x")
+    Path(tempfile.mkdtemp(dir=folder), "inner").mkdir()
+    shutil.make_archive(str(folder / "archive"), "zip", folder / "one")
+    shutil.unpack_archive(folder / "archive.zip", folder / "unpacked")
+    shutil.copyfile(folder / "weights.pt", folder / "copied.pt")
+    shutil.move(folder / "unpacked", folder / "moved")
+    with contextlib.closing(sqlite3.connect(folder / "data.sqlite")) as database:
+        database.execute("pragma journal_mode = wal")
+        database.execute("create table kept (value)")
+    open_to_others = [path for path in folder.rglob("*") if path.stat().st_mode & 0o7077]
+    if open_to_others:
+        raise PermissionError(errno.EPERM, f"others may use {open_to_others}")
 
 
 def _buffer(data):

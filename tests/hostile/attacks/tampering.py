@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import stat
 
 from lowlevel import makes, opens, text
 
@@ -11,6 +12,7 @@ from ringfence.isolation import kernel
 
 _SECRET = ".ssh/id_ed25519"
 _FS_IOC_SETFLAGS, _FS_IOC_GETFLAGS = 0x40086602, 0x80086601
+_RENAME_WHITEOUT = 4
 
 #: What a shell, an interpreter or a server reads when its user next starts it.
 STARTED = (".bashrc", ".profile", ".ssh/authorized_keys", ".config/usercustomize.py", ".aws/config")
@@ -146,6 +148,50 @@ def facts_of_files(aim):
         "mkfifo": lambda: (os.mkfifo("fifo"), os.unlink("fifo")),
         "mksocket": lambda: (os.mknod("node", 0o140600), os.unlink("node")),
         "mkdevice": lambda: (os.mknod("device", 0o020600, os.makedev(1, 3)), os.unlink("device")),
+    }
+
+
+def left_behind(aim):
+    """Leave, where one may write, what runs as its owner, what anybody may change, and a device."""
+
+    def made(mode, wanted, make):
+        make("left", mode)
+        try:
+            return os.lstat("left").st_mode & wanted == wanted
+        finally:
+            (os.rmdir if os.path.isdir("left") else os.unlink)("left")
+
+    def for_all(mode, make):
+        mask = os.umask(0)
+        try:
+            return made(mode, 0o022, make)
+        finally:
+            os.umask(mask)
+
+    def create(path, mode):
+        os.close(kernel.syscall("creat", text(path), mode))
+
+    def open_(path, mode):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, mode))
+
+    def whiteout():
+        open_("moved", 0o600)
+        try:
+            kernel.syscall("renameat2", -100, text("moved"), -100, text("away"), _RENAME_WHITEOUT)
+            return stat.S_ISCHR(os.lstat("moved").st_mode)
+        finally:
+            os.unlink("moved")
+            if os.path.exists("away"):
+                os.unlink("away")
+
+    return {
+        "set_uid": lambda: made(0o4755, stat.S_ISUID, open_),
+        "set_gid": lambda: made(0o2755, stat.S_ISGID, open_),
+        "set_uid_created": lambda: made(0o4755, stat.S_ISUID, create),
+        "sticky_folder": lambda: made(0o1777, stat.S_ISVTX, os.mkdir),
+        "file_for_all": lambda: for_all(0o666, open_),
+        "folder_for_all": lambda: for_all(0o777, os.mkdir),
+        "whiteout": whiteout,
     }
 
 

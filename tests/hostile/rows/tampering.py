@@ -54,4 +54,11 @@ ROWS = (
         "tampering:facts_of_files",
         no_control=reasons.because({"mkdevice": reasons.lacks("MKNOD")}),
     ),
+    Row(
+        6,
+        "leave set-uid files, files for all, and devices in a folder that may be written",
+        "seccomp, environment",
+        "tampering:left_behind",
+        also={"whiteout": frozenset({errno.EINVAL})},
+    ),
 )
