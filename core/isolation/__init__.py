@@ -29,7 +29,7 @@ Files, by what they are for:
 * trying it: ``probes`` (``probes_files``, ``probes_kernel``, ``probing``), ``status``,
   ``report``, ``doctor``, ``coverage``
 * bounds: ``budget``, ``ceiling`` and ``cgroup`` (memory), ``fairness`` (processor time),
-  ``unlinked`` and ``locks`` (files), ``account`` and ``process`` (the books), ``watchdog``,
+  ``unlinked``, ``descriptors`` and ``locks`` (files), ``account`` and ``process`` (the books), ``watchdog``,
   ``turns``
 * what is told: ``attempts`` (calls that were refused), ``advice`` (the line that would allow)
 * what a job grants: ``grants`` and ``reserved`` (what may be), ``broker`` (outside) and

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..hooks.plugin import PluginUsage
 from .budget import threads_go_on, usage, while_there
 from .cgroup import Cgroup
+from .descriptors import Queue
 from .fairness import SLACK_S, Meter, put_last
 from .locks import MAX_LOCKS
 from .process import Process
@@ -62,6 +63,7 @@ class Account:
         cgroup: Where its workers are, if it has one.
         files_are_memory: Its scratch folders lie in memory and count towards the budget.
         look_at: When its memory is to be measured next, on ``time.monotonic()``.
+        queues: What its workers send to, where the kernel cannot keep descriptors out of it.
     """
 
     budget_bytes: int
@@ -74,6 +76,7 @@ class Account:
     cgroup: Cgroup | None = None
     files_are_memory: bool = False
     look_at: float = 0.0
+    queues: list[Queue] = field(default_factory=list)
     _meters: dict[int, Meter] = field(default_factory=dict)
     _files: dict[int, _Files] = field(default_factory=dict)
     _escapes: int = 0
@@ -126,6 +129,12 @@ class Account:
             count = held.get(process.pid, 0)
             if count > MAX_LOCKS and not process.has_ended():
                 self.end(f"has {count:,} locks on files in one worker; at most {MAX_LOCKS:,}")
+
+    def look_into_queues(self) -> None:
+        """Kill all its workers if one has sent descriptors that wait to be received; nobody will."""
+        count = sum(queue.descriptors() for queue in self.queues)
+        if count:
+            self.end(f"sent {count:,} open files along with what it said, which nobody asked for")
 
     def end(self, why: str) -> None:
         """Kill all its workers.

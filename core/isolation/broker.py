@@ -14,6 +14,7 @@ import ipaddress
 import os
 import select
 import socket
+import struct
 import termios
 import threading
 import time
@@ -23,9 +24,11 @@ from typing import Any
 
 from ..hooks.permissions import Target
 from .addresses import Address, forms, has_keys, is_loopback, is_one_host, is_ours, is_private
+from .descriptors import Queue, refuse_descriptors
 from .dialler import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
 
-#: Connections that one plugin may have open at a time, all its workers together.
+#: Connections that one plugin may have open at a time, all its workers together; one that was closed before
+#: all was sent counts too, as the kernel keeps the rest for minutes.
 MAX_OPEN = 16
 #: Of a connection, each way. The kernel keeps what is under way, and no budget of a process counts it.
 BUFFER_BYTES = 256 * 1024
@@ -52,6 +55,10 @@ class _ClosedError(Exception):
     """The broker was closed while it waited."""
 
 
+class _ImpatientError(Exception):
+    """A worker has asked again before it was answered."""
+
+
 class Broker:
     """One plugin's way to the hosts that it is granted; one thread, until closed.
 
@@ -63,6 +70,7 @@ class Broker:
 
     Attributes:
         ends: The workers' ends, one each; to be handed over, then closed.
+        queues: What workers send their requests to, where the kernel cannot keep descriptors out of it.
     """
 
     def __init__(
@@ -70,12 +78,16 @@ class Broker:
     ) -> None:
         self._targets = tuple(targets)
         self._look_up = look_up
-        self._inodes: list[int] = []
+        #: Of connections that may still be there, as the kernel's tables spell them.
+        self._ends: list[tuple[str, str]] = []
         self._credit = float(BURST)
         self._credited_at = time.monotonic()
         self.ends: list[socket.socket] = []
+        self.queues: list[Queue] = []
         self._lines: dict[int, socket.socket] = {}
         self._closing, self._closed = socket.socketpair()
+        #: The line of the worker that waits for an answer.
+        self._asking = self._closed
         try:
             for _ in range(workers):
                 self._add_line()
@@ -102,6 +114,8 @@ class Broker:
     def _add_line(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        if not refuse_descriptors(ours):
+            self.queues.append(Queue(ours))
         self.ends.append(theirs)
         self._lines[ours.fileno()] = ours
 
@@ -133,9 +147,10 @@ class Broker:
             number, index, milliseconds = REQUEST.unpack(data)
             if index >= len(self._targets):
                 return False
+            self._asking = line
             self._answer(line, number, self._targets[index], milliseconds / 1000)
-        except OSError:
-            # It is gone, or does not read what it asked for.
+        except (OSError, _ImpatientError):
+            # It is gone, does not read what it asked for, or fills the line while it is to wait.
             return False
         return True
 
@@ -144,12 +159,14 @@ class Broker:
         try:
             opened = self._connect(target, min(timeout_s, MAX_CONNECT_S))
         except OSError as error:
+            self._pause(0.0)
             code, reason = _told(error)
             line.send(REPLY.pack(number, code) + reason.encode()[:MAX_REASON_BYTES])
             return
         with opened:
+            self._pause(0.0)
             socket.send_fds(line, [REPLY.pack(number, 0)], [opened.fileno()])
-            self._inodes.append(os.fstat(opened.fileno()).st_ino)
+            self._ends.append((_spelt(opened.getsockname()), _spelt(opened.getpeername())))
 
     def _take_turn(self) -> None:
         """Wait until the plugin may have another connection."""
@@ -158,10 +175,7 @@ class Broker:
         self._credited_at = now
         self._credit -= 1
         if self._credit < 0:
-            poll = select.poll()
-            poll.register(self._closed, select.POLLIN)
-            if poll.poll(-self._credit / RATE_PER_S * 1000):
-                raise _ClosedError
+            self._pause(-self._credit / RATE_PER_S)
 
     def _connect(self, target: Target, timeout_s: float) -> socket.socket:
         if self._count_open() >= MAX_OPEN:
@@ -206,21 +220,34 @@ class Broker:
             raise OSError(code, os.strerror(code))
 
     def _wait(self, opened: socket.socket, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(opened, select.POLLOUT)
-        poll.register(self._closed, select.POLLIN)
-        ready = dict(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))
-        if self._closed.fileno() in ready:
-            raise _ClosedError
-        if not ready:
+        if not self._pause(max(deadline - time.monotonic(), 0.0), opened):
             raise OSError(errno.ETIMEDOUT, "no answer in time")
 
+    def _pause(self, seconds: float, opened: socket.socket | None = None) -> bool:
+        """Wait, at most until ``opened`` is connected or not to be; returns whether it is.
+
+        Raises:
+            _ClosedError: Nobody waits for an answer any more.
+            _ImpatientError: Whoever does has sent something else, or is gone.
+        """
+        poll = select.poll()
+        for fd in (self._closed, self._asking):
+            poll.register(fd, select.POLLIN)
+        if opened is not None:
+            poll.register(opened, select.POLLOUT)
+        ready = dict(poll.poll(seconds * 1000))
+        if self._closed.fileno() in ready:
+            raise _ClosedError
+        if self._asking.fileno() in ready:
+            raise _ImpatientError
+        return bool(ready)
+
     def _count_open(self) -> int:
-        """Return how many connections the plugin has not closed; looked up only where it matters."""
-        if len(self._inodes) >= MAX_OPEN:
-            known = _connected_inodes()
-            self._inodes = [inode for inode in self._inodes if inode in known]
-        return len(self._inodes)
+        """Return how many connections the plugin has not closed, or the kernel still has to send for it."""
+        if len(self._ends) >= MAX_OPEN:  # looked up only where it matters
+            there = _connections()
+            self._ends = [ends for ends in self._ends if ends in there]
+        return len(self._ends)
 
 
 def why_not(address: str, target: Target, targets: Sequence[Target] = ()) -> str:
@@ -284,11 +311,21 @@ def _unread_bytes(line: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)), "little")
 
 
-def _connected_inodes() -> set[int]:
-    """Return the inodes of the TCP sockets that some process still has open."""
+def _spelt(address: Any) -> str:
+    """Spell an address and port as the kernel's tables do: words of the machine's order, in hexadecimal."""
+    packed = ipaddress.ip_address(address[0].partition("%")[0]).packed
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
+
+
+def _connections() -> set[tuple[str, str]]:
+    """Return both ends of each TCP connection that some process has open, or that has data to send."""
     found = set()
     for table in ("tcp", "tcp6"):
         path = Path("/proc/self/net", table)
-        if path.exists():
-            found |= {int(line.split()[9]) for line in path.read_text().splitlines()[1:]}
-    return found - {0}
+        lines = path.read_text().splitlines()[1:] if path.exists() else ()
+        for _, ours, theirs, _, queued, *_, inode in (line.split()[:10] for line in lines):
+            # Its end is told by a byte more.
+            if inode != "0" or int(queued.partition(":")[0], 16) > 1:
+                found.add((ours, theirs))
+    return found

@@ -26,6 +26,7 @@ from ..hooks.errors import (
 )
 from ..hooks.grace import GracePeriod
 from .account import Account
+from .descriptors import Queue, refuse_descriptors
 from .process import DEATH_S, Process
 from .protocol import (
     AT_ONCE,
@@ -48,7 +49,6 @@ MIB = 1024 * 1024
 
 #: For what is sent outside of a call: locking up, starting, state.
 _LIFE_DEADLINE_S = 30.0
-_SO_PASSRIGHTS = 83
 #: The last words of native code in Rust and C++ that is refused memory.
 _OUT_OF_MEMORY = re.compile(r"memory allocation of \d+ bytes failed|std::bad_alloc")
 _SIGNAL_NAMES = {each.value: each.name for each in signal.Signals}
@@ -174,12 +174,9 @@ class Channel:
             )
 
     def refuse_descriptors(self) -> None:
-        """Take no descriptors from now on: in a message that nobody reads they would keep deleted files.
-
-        Kernels before 6.16 cannot say so; there a worker may keep as many on the way as it may have open.
-        """
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        """Take no descriptors from now on: the listener was the last."""
+        if not refuse_descriptors(self._sock):
+            self._account.queues.append(Queue(self._sock))
 
     def widen(self, nbytes: int) -> None:
         """Let the worker map ``nbytes`` more, or fewer if negative."""

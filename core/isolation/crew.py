@@ -277,6 +277,7 @@ class Crew:
         self._check_grants()
         if self.spec.permissions.targets:
             self._broker = Broker(self.spec.name, self.spec.permissions.targets, len(self.workers))
+            self._account.queues += self._broker.queues
         asked = [(worker, self._open(worker, limit)) for worker in self.workers]
         found = []
         for worker, pending in asked:

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import threading
+from typing import NamedTuple
 
 import msgspec
 
@@ -52,6 +53,7 @@ class Dialler:
         self._network = network
         self._line = line
         self._number = 0
+        self._owed = False
         self._lock = threading.Lock()
 
     def __call__(self, host: str, port: int, timeout_s: float) -> socket.socket:
@@ -61,10 +63,14 @@ class Dialler:
             raise ConnectionError(f"the host of {host}:{port} cannot be asked: there is no line to it")
         timeout_s = min(timeout_s, MAX_CONNECT_S)
         with self._lock:
-            self._number += 1
             self._line.settimeout(timeout_s + _RESOLVER_S)
+            if self._owed:  # to a request that nobody waited for to the end; the host takes one at a time
+                for fd in self._reply(self._line, f"{host}:{port}").fds:
+                    os.close(fd)
+            self._number += 1
             self._line.send(REQUEST.pack(self._number, index, int(timeout_s * 1000)))
-            opened = self._receive(self._line, f"{host}:{port}")
+            self._owed = True
+            opened = self._reply(self._line, f"{host}:{port}").opened(f"{host}:{port}")
         opened.settimeout(timeout_s)
         return opened
 
@@ -79,23 +85,29 @@ class Dialler:
             f"if it should have one, write '{line}' beside '{self._network.plugin}' in the job"
         )
 
-    def _receive(self, line: socket.socket, shown: str) -> socket.socket:
-        while True:
-            data, fds, _, _ = socket.recv_fds(line, REPLY.size + MAX_REASON_BYTES, 1)
-            if len(data) < REPLY.size:
-                raise ConnectionError(
-                    f"the connection to {shown} cannot be made: the host makes none any more"
-                )
-            number, code = REPLY.unpack_from(data)
-            if number != self._number:
-                for fd in fds:  # to a request that nobody waited for
-                    os.close(fd)
-                continue
-            if code == 0 and fds:
-                opened = socket.socket(fileno=fds[0])
-                opened.set_inheritable(False)
-                return opened
-            raise _error(code, f"{shown}: {data[REPLY.size :].decode(errors='replace')}")
+    def _reply(self, line: socket.socket, shown: str) -> _Reply:
+        data, fds, _, _ = socket.recv_fds(line, REPLY.size + MAX_REASON_BYTES, 1)
+        if len(data) < REPLY.size:
+            raise ConnectionError(f"the connection to {shown} cannot be made: the host makes none any more")
+        self._owed = False
+        _, code = REPLY.unpack_from(data)
+        return _Reply(code, data[REPLY.size :].decode(errors="replace"), fds)
+
+
+class _Reply(NamedTuple):
+    """What the host said, and what came along."""
+
+    code: int
+    reason: str
+    fds: list[int]
+
+    def opened(self, shown: str) -> socket.socket:
+        """Return the connection; raises why there is none."""
+        if self.code or not self.fds:
+            raise _error(self.code, f"{shown}: {self.reason}")
+        opened = socket.socket(fileno=self.fds[0])
+        opened.set_inheritable(False)
+        return opened
 
 
 def normal(host: str) -> str:

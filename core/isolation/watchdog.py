@@ -127,6 +127,7 @@ class Watchdog:
             for account in accounts:
                 with self._looking:
                     if account in self._accounts:
+                        _look(account, Account.look_into_queues)
                         _look(account, Account.look_into_scratch)
                         account.count_locks(locks)
 

@@ -1,5 +1,6 @@
 """The host connects to what is granted and nowhere else, and hands over the socket."""
 
+import contextlib
 import errno
 import ipaddress
 import json
@@ -8,12 +9,15 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from ringfence.hooks.permissions import Target
+from ringfence.isolation import descriptors as passing
+from ringfence.isolation import dialler
 from ringfence.isolation.broker import BURST, MAX_OPEN, RATE_PER_S, Broker, why_not
 from ringfence.isolation.dialler import REPLY, REQUEST, Dialler, Network
 
@@ -201,6 +205,8 @@ import json, socket, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from loopback import Server
 from ringfence.hooks.permissions import Target
+from ringfence.isolation import descriptors as passing
+from ringfence.isolation import dialler
 from ringfence.isolation.broker import Broker
 from ringfence.isolation.dialler import Dialler, Network
 
@@ -327,7 +333,25 @@ def test_replies_that_nobody_reads_end_the_line(server):
         assert settled_descriptors(before) <= before
 
 
-def test_descriptors_that_a_worker_sends_along_are_dropped(server, dial):
+@pytest.fixture
+def older(monkeypatch):
+    """Make the kernel one before 6.16, which knows of no way to keep descriptors out of a socket."""
+    monkeypatch.setattr(passing, "_SO_PASSRIGHTS", 9999)
+
+
+def test_descriptors_that_a_worker_sends_along_are_refused(server, dial):
+    granted = server("granted")
+    connect = dial(Target("127.0.0.1", granted.port))
+    if not passing.refuse_descriptors(connect._line):
+        pytest.skip("this kernel is older than 6.16")
+    connect._line.setsockopt(socket.SOL_SOCKET, passing._SO_PASSRIGHTS, 1)
+    with Path("/dev/null").open("rb") as file, pytest.raises(PermissionError):
+        socket.send_fds(connect._line, [REQUEST.pack(1, 0, 1000)], [file.fileno()])
+    assert ask(connect("127.0.0.1", granted.port, 5.0)) == b"granted"
+
+
+@pytest.mark.usefixtures("older")
+def test_descriptors_that_a_worker_sends_along_are_dropped_by_an_older_kernel(server, dial):
     granted = server("granted")
     connect = dial(Target("127.0.0.1", granted.port))
     read, write = os.pipe()
@@ -340,12 +364,67 @@ def test_descriptors_that_a_worker_sends_along_are_dropped(server, dial):
     socket.socket(fileno=fds[0]).close()
 
 
-def test_a_late_reply_is_not_taken_for_the_next_one(server, dial):
+@pytest.mark.usefixtures("older")
+def test_descriptors_under_way_are_counted_where_the_kernel_cannot_refuse_them():
+    with deaf() as port, Path("/dev/null").open("rb") as file:
+        broker = Broker("acme", [Target("127.0.0.1", port)], 2)
+        busy, waits = broker.ends
+        busy.send(REQUEST.pack(1, 0, 60_000))
+        time.sleep(0.1)  # it connects, and reads nobody's line meanwhile
+        socket.send_fds(waits, [REQUEST.pack(1, 0, 1000)], [file.fileno()] * 3)
+        assert sorted(queue.descriptors() for queue in broker.queues) == [0, 3]
+        broker.close()
+        assert [queue.descriptors() for queue in broker.queues] == [0, 0]
+
+
+def test_a_second_request_before_the_first_is_answered_ends_the_line():
+    """While the host waits it reads nothing: what a worker sends then stays in the kernel."""
+    with deaf() as port:
+        broker = Broker("acme", [Target("127.0.0.1", port)], 1)
+        (line,) = broker.ends
+        line.settimeout(5.0)
+        line.send(REQUEST.pack(1, 0, 60_000))
+        line.send(REQUEST.pack(2, 0, 60_000))
+        with pytest.raises(ConnectionResetError):
+            line.recv(100)
+        broker.close()
+
+
+def test_a_reply_that_comes_late_is_not_taken_for_the_next_one(server, dial, monkeypatch):
+    """The first name is looked up for longer than anybody waits."""
     first, second = server("first"), server("second")
-    targets = Target("127.0.0.1", first.port), Target("127.0.0.1", second.port)
-    connect = dial(*targets)
-    connect._line.send(REQUEST.pack(0, 0, 1000))  # one whose answer nobody waited for
-    assert ask(connect("127.0.0.1", second.port, 5.0)) == b"second"
+    targets = Target("127.0.0.1", first.port), Target("127.0.0.2", second.port)
+    may_answer = threading.Event()
+
+    def slow(host, port):
+        if port == first.port:
+            may_answer.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+    connect = dial(*targets, Target("127.0.0.1", second.port), look_up=slow)
+    monkeypatch.setattr(dialler, "_RESOLVER_S", 0.0)
+    with pytest.raises(TimeoutError):
+        connect("127.0.0.1", first.port, 0.2)
+    monkeypatch.undo()
+    may_answer.set()
+    assert ask(connect("127.0.0.2", second.port, 5.0)) == b"second"
+
+
+def test_what_was_closed_before_all_of_it_was_sent_counts_as_open(dial):
+    """Whoever does not read keeps half a megabyte of each in the kernel, for minutes."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        port = listening.getsockname()[1]
+        connect = dial(Target("127.0.0.1", port))
+        for _ in range(MAX_OPEN):
+            with connect("127.0.0.1", port, 5.0) as opened:
+                opened.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while opened.send(bytes(65536)):
+                        pass
+        with pytest.raises(OSError, match=f"{MAX_OPEN} connections are open"):
+            connect("127.0.0.1", port, 5.0)
+        listening.accept()[0].close()  # what was under way is given up
+        connect("127.0.0.1", port, 5.0).close()
 
 
 def test_closing_does_not_wait_for_a_connection_that_is_being_made():

@@ -1,6 +1,7 @@
 """Files without a name, locks on files, and files that lie in memory are bounded as all others are."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ringfence import PluginCrashedError, PluginMemoryError, StepInfo, TensorMap
-from ringfence.isolation import scratch
+from ringfence import PluginCrashedError, PluginMemoryError, PluginRaisedError, StepInfo, TensorMap
+from ringfence.hooks.permissions import Permissions, Target
+from ringfence.isolation import descriptors, scratch
 from ringfence.isolation.locks import locks_by_process
 from ringfence.isolation.pool import Sandbox
 from ringfence.isolation.storage import is_in_memory, scratch_parent
 from ringfence.isolation.unlinked import TooManyMappingsError, unlinked_bytes
 
-from ..watching import Watching
+from ..watching import Watching, until
+from .loopback import deaf
 
 PLUGINS = str(Path(__file__).parent / "plugins")
 MIB = 1 << 20
@@ -51,6 +54,33 @@ def test_a_scratch_folder_is_bounded_whatever_its_files_are_called(sandbox, star
     print(f"{way}: at most {disk.peak / MIB:.0f} MiB on the disk")
     assert disk.peak <= LATE * scratch.MAX_SCRATCH_BYTES
     assert ("deleted files that it keeps" in str(caught.value)) == (way in ("opened", "mapped"))
+
+
+@pytest.mark.parametrize("kernel", ["this", "older"])
+def test_deleted_files_cannot_be_kept_on_the_way_to_a_host_that_is_busy(sandbox, start, monkeypatch, kernel):
+    """It connects to a port that answers nobody, and reads no other request meanwhile."""
+    if kernel == "older":
+        monkeypatch.setattr(descriptors, "_SO_PASSRIGHTS", 9999)
+    with deaf() as port, Disk(sandbox.folder) as disk:
+        permissions = Permissions((), (), (Target("127.0.0.1", port),))
+        plugin = start("filler:Filler", options={"way": "queued"}, permissions=permissions)
+        with pytest.raises((PluginRaisedError, PluginCrashedError)) as caught:
+            plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+    print(f"{kernel} kernel: at most {disk.peak / MIB:.0f} MiB on the disk; {caught.value.cause}")
+    assert disk.peak < scratch.MAX_SCRATCH_BYTES
+
+
+def test_where_the_kernel_cannot_refuse_descriptors_their_sender_is_ended(sandbox, start, monkeypatch):
+    """A monitor works while the trainer does, which reads its answers later."""
+    monkeypatch.setattr(descriptors, "_SO_PASSRIGHTS", 9999)
+    plugin = start("filler:Watcher", "monitor", options={"way": "answered"})
+    with Disk(sandbox.folder) as disk:
+        plugin.post("forward", {"outputs": torch.ones(2)}, StepInfo(0))
+        assert until(plugin._workers[0].channel.process.has_ended, 20)
+    why = plugin._crew._account.exceeded
+    print(f"at most {disk.peak / MIB:.0f} MiB on the disk; {why}")
+    assert re.match(r"sent \d+ open files along with what it said, which nobody asked for", why)
+    assert disk.peak < scratch.MAX_SCRATCH_BYTES
 
 
 @pytest.mark.parametrize("way", ["opened", "mapped"])

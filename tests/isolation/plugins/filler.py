@@ -3,11 +3,14 @@
 import ctypes
 import mmap
 import os
+import socket
 import tempfile
 import time
 from pathlib import Path
 
 from ringfence import passthrough
+from ringfence.hooks import connections
+from ringfence.isolation.dialler import REQUEST
 
 MIB = 1 << 20
 FILE = 24 * MIB
@@ -56,6 +59,30 @@ def stores():
         KEPT.append(mapping)
 
 
+def queued():
+    """Send files in messages that the host does not read while it connects."""
+    end = connections._Route.opener._line
+    end.settimeout(5)
+    end.send(REQUEST.pack(1, 0, 60_000))
+    time.sleep(0.2)
+    _send(end)
+
+
+def answered():
+    """Send files as if they were answers, which the host does not read while the trainer is at work."""
+    for number in range(3, 64):
+        if Path(f"/proc/self/fd/{number}").is_socket():
+            _send(socket.socket(fileno=os.dup(number)))
+
+
+def _send(end):
+    for _ in range(40):
+        descriptor, path = _file()
+        Path(path).unlink()
+        socket.send_fds(end, [b"x"], [descriptor])
+        os.close(descriptor)
+
+
 def locks():
     import fcntl
 
@@ -87,4 +114,12 @@ class Filler:
         self.way = globals()[way]
 
     def backward(self, gradients, step):
+        self.way()
+
+
+class Watcher(Filler):
+    role = "monitor"
+    backward = passthrough
+
+    def forward(self, outputs, step):
         self.way()
