@@ -1,12 +1,13 @@
 """Train a few steps with a plugin as each series that it must work with, in a sandbox.
 
-The job is real and small. What an earlier series lacks is hidden from the plugin
-(``hooks/earlier.py``), so a use that neither its text nor its class shows fails here,
-and not in the middle of a user's job.
+The job is real and small: grey images, or colour where those do not suit the plugin. What an
+earlier series lacks is hidden from the plugin (``hooks/earlier.py``), so a use that neither its
+text nor its class shows fails here, and not in the middle of a user's job.
 """
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,11 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from packaging.version import Version
 
 from .catalog import Found, catalog
 from .hooks.earlier import Lack
 from .hooks.errors import PluginError, RingfenceError, shortened, visible
+from .hooks.plugin_frames import spot_in
 from .hooks.snapshot import Index, series_of
 from .hooks.source import PluginSource
 from .hooks.verdict import Finding, Verdict, listed
@@ -31,6 +34,12 @@ from .small_job import SMALL, plugins_of
 _SETTINGS: Mapping[str, Any] = MappingProxyType({"on_failure": "abort", "deadline_s": 10.0})
 #: Characters of what a plugin says that are quoted.
 _QUOTED = 300
+_COLOUR = "colour.npz"
+#: Keys of the job to what they are: those of ``SMALL``, and those for a plugin that wants colour.
+_GREY: Mapping[str, Any] = MappingProxyType({})
+_IN_COLOUR: Mapping[str, Any] = MappingProxyType(
+    {"data": {"name": "arrays", "path": _COLOUR, "task": "classification", "layout": "channels_first"}}
+)
 
 
 def replay(
@@ -56,25 +65,25 @@ def replay(
         return []
     index = Index.read() if index is None else index
     options = options or {}
-    usual = _failure(found, source, options, None)
-    if usual:
-        # It is the job that does not suit the plugin, and nothing follows for earlier series.
-        text = f"failed in a short job, so nothing was told by running it: {usual}"
-        return [Finding("W-REPLAY", text, path=source.path, line=source.line)]
-    failures = {
-        group: _failure(found, source, options, lack) for group, lack in _groups(verdict, index).items()
-    }
+    run_as = functools.partial(_failure, found, source, options)
+    failed = run_as(_GREY, None)
+    data = _GREY if failed is None or run_as(_IN_COLOUR, None) else _IN_COLOUR
+    if failed is not None and data is _GREY:
+        # It fails in any job, or none of these suits it: nothing follows for earlier series.
+        text = f"failed in a short job, so nothing was told by running it: {_quoted(failed.cause)}"
+        advice = "mend what it does there; if these jobs' data do not suit it, its own tests have to do"
+        return [Finding("U-REPLAY", text, (), advice, *_where(failed, source))]
+    failures = {group: run_as(data, lack) for group, lack in _groups(verdict, index).items()}
     return [
         Finding(
             "E-REPLAY",
-            f"failed in a short job: {said}",
+            f"failed in a short job: {_quoted(error.cause)}",
             group,
-            advice=f"do without what {listed(group)} lacks, or raise the lower bound",
-            path=source.path,
-            line=source.line,
+            f"do without what {listed(group)} lacks, or raise the lower bound",
+            *_where(error, source),
         )
-        for group, said in failures.items()
-        if said
+        for group, error in failures.items()
+        if error is not None
     ] or [Finding("I-REPLAYED", f"trained for {SMALL['steps']} steps as {listed(verdict.window)}")]
 
 
@@ -94,14 +103,29 @@ def _groups(verdict: Verdict, index: Index) -> dict[tuple[str, ...], Lack]:
     return {tuple(names): lack for names, lack in groups}
 
 
-def _failure(found: Found, source: PluginSource, options: Mapping[str, Any], lack: Lack | None) -> str:
-    """Run the job once; return what the plugin failed with, ``""`` if it did not."""
+def _where(error: PluginError, source: PluginSource) -> tuple[Path | None, int]:
+    """Return the plugin's line that raised, or that of its class."""
+    return spot_in(error.remote_traceback, source.files) or (source.path, source.line)
+
+
+def _failure(
+    found: Found,
+    source: PluginSource,
+    options: Mapping[str, Any],
+    data: Mapping[str, Any],
+    lack: Lack | None,
+) -> PluginError | None:
+    """Run the job once; return what the plugin failed with, None if it did not."""
     plugins = plugins_of(found.name, source.role, options, _SETTINGS, optimizer={"isolation": "trusted"})
     installed = catalog()
     known = replace(installed, plugins={**installed.plugins, found.name: found}, conflicts={})
     with tempfile.TemporaryDirectory(prefix="ringfence-replay-") as name:
         folder = Path(name)
-        job = check_job(parse_yaml(dump_yaml({**SMALL, "plugins": plugins}), f"a job with '{found.name}'"))
+        if data is _IN_COLOUR:
+            _draw_colours(folder / _COLOUR)
+        job = check_job(
+            parse_yaml(dump_yaml({**SMALL, **data, "plugins": plugins}), f"a job with '{found.name}'")
+        )
         prepared = prepare(job, folder, known)
         planned = [
             replace(item, spec=replace(item.spec, lack=lack)) if item.spec.name == found.name else item
@@ -113,8 +137,16 @@ def _failure(found: Found, source: PluginSource, options: Mapping[str, Any], lac
             failure = next((cause for cause in _causes(error) if isinstance(cause, PluginError)), None)
             if failure is None:
                 raise
-            return _quoted(failure.cause)
-    return ""
+            return failure
+    return None
+
+
+def _draw_colours(path: Path) -> None:
+    """Write as many small images of ten classes as ``SMALL`` has, of three channels."""
+    generator = np.random.default_rng(0)
+    count = SMALL["data"]["limit"]
+    images = generator.random((count, 3, 32, 32), dtype=np.float32)
+    np.savez(path, inputs=images, targets=np.arange(count) % 10)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -89,11 +89,23 @@ def test_a_plugin_that_provides_for_it_runs_as_each_series(run):
 
 @pytest.mark.soak
 def test_a_plugin_that_the_job_does_not_suit_is_not_refused_for_it(run):
-    (finding,) = run('raise ValueError("three channels")')
+    """Its first layer tells the number of channels: 28 x 28 pixels of one, or 32 x 32 of three."""
+    colour = "next(iter(gradients.values())).shape[1] == 3 * 32 * 32"
+    (finding,) = run(f'assert {colour}, "three channels"; operator.attrgetter("lr_factor")(step)')
 
-    assert finding.rule == "W-REPLAY"
-    assert "ValueError: three channels" in finding.text
-    assert not finding.refuses
+    assert finding.rule == "E-REPLAY"
+    assert "AssertionError" not in finding.text
+    assert "no attribute 'lr_factor' in series 0.0" in finding.text
+
+
+def test_a_plugin_that_raises_at_every_call_is_not_ok_and_the_line_is_told(run, tmp_path):
+    (finding,) = run("return gradient")
+
+    assert finding.rule == "U-REPLAY"
+    assert finding.refuses
+    assert "NameError: name 'gradient' is not defined" in finding.text
+    line = PLUGIN.splitlines().index("        {body}") + 1
+    assert (finding.path, finding.line) == (tmp_path / "acme_clip.py", line)
 
 
 # What is missing, and how it is hidden.

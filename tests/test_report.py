@@ -405,7 +405,7 @@ def test_each_fault_is_a_row_and_no_event_besides(folder):
     where = (25, "optim", "optimizer.backward", "PluginCrashedError")
     faults = [
         asdict(FaultRecord(*where, told, "restarted", steps_lost=1005, recovery_s=0.0714)),
-        asdict(FaultRecord(30, f"spy{EVIL}", None, EVIL, EVIL, "disabled")),
+        asdict(FaultRecord(30, f"spy{EVIL}", None, EVIL, EVIL, "disabled", traceback=f"line 7 {EVIL}")),
         asdict(FaultRecord(31, "optim", None, "PluginLoadError", "gone; the run was ended", "aborted")),
     ]
     counts = {"faults": faults, "faults_left_out": 12, "steps_lost": 2010}
@@ -414,7 +414,7 @@ def test_each_fault_is_a_row_and_no_event_besides(folder):
     assert found.text.count(told) == 1
     rows = found.text.partition("Recovery")[2].partition("Events")[0].partition("Training images")[0]
     assert f"25 optim optimizer.backward {told} PluginCrashedError restarted 1,005 71 ms" in rows
-    assert f"30 spy{EVIL} {EVIL} {EVIL} disabled 0" in rows
+    assert f"30 spy{EVIL} {EVIL} {EVIL} where it raised line 7 {EVIL} disabled 0" in rows
     assert "31 optim gone; the run was ended PluginLoadError aborted 0" in rows
     assert "12 between are only counted" in found.text
     assert "Taken again in all: 2,010 steps." in found.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +13,13 @@ from ..catalog import Catalog, Found, catalog, check_found, source_of
 from ..hooks.errors import JobError, PluginError, shortened, visible
 from ..hooks.needs import fill, literal_defaults
 from ..hooks.permissions import VERBS
+from ..hooks.plugin_frames import spot_in
 from ..hooks.source import PluginSource
 from ..hooks.verdict import Finding, Verdict, ordered
 from ..uninstalled import is_path, plugins_at
 
 #: Characters of what an import or a constructor says that are quoted.
 _QUOTED = 300
-_FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d{1,7})')
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +161,8 @@ def _replayed(item: _Read, verdict: Verdict) -> Verdict:
 def _failed(item: _Read, error: PluginError) -> Finding:
     """Return what a plugin's import or constructor died of, and at which of its own lines."""
     said = shortened(" ".join(visible(error.cause).split()), _QUOTED)
-    own = {str(file): file for file in item.source.files}
     # The traceback is the plugin's word: it picks one of the files that were read, and says no more.
-    frames = [
-        found for found in _FRAME.finditer(getattr(error, "remote_traceback", "")) if found["file"] in own
-    ]
-    path, line = (
-        (own[frames[-1]["file"]], int(frames[-1]["line"])) if frames else (item.source.path, item.source.line)
-    )
+    path, line = spot_in(error.remote_traceback, item.source.files) or (item.source.path, item.source.line)
     return Finding(
         "E-LOAD",
         said,

@@ -99,9 +99,11 @@ class PluginError(RingfenceError):
         hook: ``"<role>.<method>"``, or None outside a hook (import, state).
         step: Global step of the call, or None outside a step.
         cause: What happened, without the names above.
+        remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it is known.
     """
 
     exit_status = 3
+    remote_traceback = ""
 
     def __init__(self, cause: str, *, plugin: str, hook: str | None = None, step: int | None = None) -> None:
         self.plugin = plugin
@@ -121,11 +123,7 @@ class PluginError(RingfenceError):
 
 
 class _PluginCodeError(PluginError):
-    """Code of the plugin's ran and failed.
-
-    Attributes:
-        remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it raised.
-    """
+    """Code of the plugin's ran and failed."""
 
     def __init__(
         self,
@@ -187,6 +185,7 @@ class PluginCrashedError(PluginError):
         exit_code: Exit status, or None when a signal ended it.
         signal_name: For example ``"SIGSEGV"``, or None when it exited.
         stderr_tail: The last lines it wrote to standard error.
+        remote_traceback: Where it was when a signal ended it, if it could still tell.
     """
 
     def __init__(
@@ -199,11 +198,13 @@ class PluginCrashedError(PluginError):
         exit_code: int | None = None,
         signal_name: str | None = None,
         stderr_tail: str = "",
+        remote_traceback: str = "",
     ) -> None:
         super().__init__(cause, plugin=plugin, hook=hook, step=step)
         self.exit_code = exit_code
         self.signal_name = signal_name
         self.stderr_tail = stderr_tail
+        self.remote_traceback = remote_traceback
 
 
 class PluginProtocolError(PluginError):

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .errors import PluginError, shortened
+from .errors import PluginError, shortened, visible
+from .plugin_frames import own_frames
 
 Decision = Literal["restarted", "disabled", "aborted"]
 
@@ -28,6 +29,10 @@ BREAKER_STEPS = 1000
 FAULTS_KEPT = 200
 #: Characters of a fault's message that are kept: what a worker printed last may be 25,000.
 MAX_MESSAGE = 1000
+#: Characters of a fault's traceback that are kept, its last ones.
+MAX_TRACEBACK = 4000
+#: Tracebacks of one plugin that are kept; what fails again mostly fails at the same line.
+TRACEBACKS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class FaultRecord:
         decision: ``"restarted"``, ``"disabled"`` or ``"aborted"``: the run ended there.
         steps_lost: Finished steps that have to be taken again.
         recovery_s: From the decision until the run could go on, pauses included; 0 if not restarted.
+        traceback: The plugin's part of it, cut to ``MAX_TRACEBACK`` characters; ``""`` where there is none,
+            or it is that of an earlier fault of the plugin.
     """
 
     step: int
@@ -53,6 +60,7 @@ class FaultRecord:
     decision: Decision
     steps_lost: int = 0
     recovery_s: float = 0.0
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,7 @@ class Failures:
         self._tell = tell
         self._histories: dict[str, _History] = {}
         self._recovering: tuple[FaultRecord, float] | None = None
+        self._tracebacks: dict[str, set[str]] = {}
 
     def restart(self, error: PluginError, place: Place, *, may_disable: bool = True) -> float:
         """Decide to start a plugin anew; return the seconds to wait before that.
@@ -209,9 +218,19 @@ class Failures:
             cut(told),
             decision,
             place.steps_lost,
+            traceback=self._new_traceback(error),
         )
         self.log.add(fault)
         return fault
+
+    def _new_traceback(self, error: PluginError) -> str:
+        known = self._tracebacks.setdefault(error.plugin, set())
+        told = "\n".join(own_frames(visible(error.remote_traceback).splitlines()))
+        told = told if len(told) <= MAX_TRACEBACK else f"…{told[1 - MAX_TRACEBACK :]}"
+        if told in known or len(known) >= TRACEBACKS_KEPT:
+            return ""
+        known.add(told)
+        return told
 
 
 def cut(message: str) -> str:

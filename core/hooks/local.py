@@ -14,6 +14,7 @@ from . import plain
 from .check import Canonical, Names, ResultError, check_result, check_scalars
 from .errors import PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
 from .plugin import PluginSpec, PluginUsage, excess_state
+from .plugin_frames import raised_at
 from .specs import HOOKS, METHODS
 from .surroundings import Surroundings, openblas_pools
 from .tensor_file import TensorFile
@@ -126,12 +127,13 @@ class LocalPlugin:
                 str(error), plugin=spec.name, hook=hook, step=step.global_step
             ) from error
         except Exception as error:
+            told = traceback.format_exc()
             raise PluginRaisedError(
-                f"raised {type(error).__name__}: {error}",
+                f"raised {type(error).__name__}: {error}{raised_at(told)}",
                 plugin=spec.name,
                 hook=hook,
                 step=step.global_step,
-                remote_traceback=traceback.format_exc(),
+                remote_traceback=told,
             ) from error
         finally:
             self.usage.calls += 1
@@ -217,11 +219,12 @@ class LocalPlugin:
             with self._as_in_sandbox(self._start_seed):
                 return function()
         except Exception as error:
+            told = traceback.format_exc()
             raise PluginRaisedError(
-                f"raised {type(error).__name__}: {error}",
+                f"raised {type(error).__name__}: {error}{raised_at(told)}",
                 plugin=self.spec.name,
                 hook=f"{self.spec.role}.{name}",
-                remote_traceback=traceback.format_exc(),
+                remote_traceback=told,
             ) from error
 
     def _construct(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Decision = Literal["accepted", "refused", "could not tell"]
 
 #: Rules of what is accepted by its text, to what the first line says then.
-_NOT_TRIED = {"I-NOT-LOADED": ", not loaded", "W-REPLAY": ", but it failed in a short job"}
+_NOT_TRIED = {"I-NOT-LOADED": ", not loaded"}
 _PARTS_SHOWN = 3  # of a path: package/module.py rather than a whole folder tree
 
 

@@ -25,6 +25,7 @@ from ..hooks.errors import (
     visible,
 )
 from ..hooks.grace import GracePeriod
+from ..hooks.plugin_frames import raised_at, spot
 from .account import Account
 from .descriptors import Queue, refuse_descriptors
 from .process import DEATH_S, Process
@@ -392,7 +393,7 @@ class Channel:
                 step=step,
                 signal_name="SIGKILL",
             )
-        tail = self.process.log_tail()
+        tail, where = self.process.log_tail(), self.process.died_at()
         printed = f"; it last printed:\n{tail}" if tail else ""
         if status is None:
             return PluginCrashedError(
@@ -407,12 +408,13 @@ class Channel:
         if status < 0:
             name = _SIGNAL_NAMES.get(-status, f"signal {-status}")
             return PluginCrashedError(
-                f"its worker was ended by {name}{_hint(name)}{printed}",
+                f"its worker was ended by {name}{raised_at(where)}{_hint(name)}{printed}",
                 plugin=plugin,
                 hook=hook,
                 step=step,
                 signal_name=name,
                 stderr_tail=tail,
+                remote_traceback=where,
             )
         return PluginCrashedError(
             f"its worker exited with status {status}{printed}",
@@ -447,13 +449,15 @@ class Channel:
             return PluginProtocolError(cause, plugin=self.plugin, hook=pending.hook, step=pending.step)
         advice = self._advise(cause)
         if fault.kind == "load":
+            found = spot(remote)
+            where = "" if found is None else f" ({found.file}:{found.line})"
             return PluginLoadError(
-                f"could not be loaded: {cause}{_last_frame(remote)}{advice}",
+                f"could not be loaded: {cause}{where}{advice}",
                 plugin=self.plugin,
                 remote_traceback=remote,
             )
         return PluginRaisedError(
-            f"raised {cause}{advice}",
+            f"raised {cause}{raised_at(remote)}{advice}",
             plugin=self.plugin,
             hook=pending.hook,
             step=pending.step,
@@ -467,11 +471,8 @@ def _timeval(seconds: float) -> bytes:
 
 def _hint(signal_name: str) -> str:
     if signal_name in ("SIGSEGV", "SIGBUS"):
-        return " (a write to a tensor that it may only read, or a fault in native code)"
+        return (
+            " (a write to a tensor that it may only read, or a fault in native code); "
+            "what a hook is given may only be read, so start from its .clone()"
+        )
     return ""
-
-
-def _last_frame(remote_traceback: str) -> str:
-    """Return where in the plugin's files it happened, as `` (file:line)``."""
-    frames = re.findall(r'File "([^"\n]+)", line (\d+)', remote_traceback)
-    return f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""

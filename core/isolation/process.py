@@ -9,10 +9,13 @@ import threading
 from collections import deque
 
 from ..hooks.errors import visible
+from ..hooks.plugin_frames import split_dump
 from .ceiling import Ceiling
 from .fairness import CallClock
 
 MAX_LOG_LINES = 50
+#: Lines that are kept beyond those, for what Python writes of where it was when a signal ends it.
+_MAX_DUMP_LINES = 200
 _READ_BYTES = 64 * 1024
 #: Reads of one worker's log in a row, so that one that floods leaves time for the others.
 _MAX_READS = 16
@@ -52,7 +55,7 @@ class Process:
         self.scratch: str | None = None
         #: Its main thread had ended, and others had not, when it was last looked at.
         self.headless = False
-        self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
+        self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES + _MAX_DUMP_LINES)
         self._partial = ""
         self._lock = threading.Lock()
 
@@ -80,13 +83,20 @@ class Process:
                 text = self._partial + data.decode(errors="replace")
                 *lines, self._partial = text.split("\n")
                 self._partial = self._partial[:_MAX_LINE]
-                self._lines.extend(line[:_MAX_LINE] for line in lines[-MAX_LOG_LINES:])
+                self._lines.extend(line[:_MAX_LINE] for line in lines[-(self._lines.maxlen or 0) :])
 
     def log_tail(self) -> str:
         """Return the last lines, with control characters made visible."""
+        return "\n".join(self._split()[0][-MAX_LOG_LINES:])
+
+    def died_at(self) -> str:
+        """Return where it was when a signal ended it, as a traceback; ``""`` if it could not tell."""
+        return self._split()[1]
+
+    def _split(self) -> tuple[list[str], str]:
         with self._lock:
             lines = [*self._lines, self._partial] if self._partial else list(self._lines)
-        return "\n".join(visible(line) for line in lines)
+        return split_dump([visible(line) for line in lines])
 
 
 def ends_within(pidfd: int, seconds: float) -> bool:

@@ -6,6 +6,7 @@ nothing that this module says is trusted by the host any more.
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 import socket
@@ -100,6 +101,8 @@ def main(sock: socket.socket, log: int) -> NoReturn:
         os.dup2(log, 2)
         sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        # Of its own accord, on a stack of its own: where it is when a signal ends it.
+        faulthandler.enable(sys.stderr)
         Worker(sock).serve()
         status = 0
     except _HostGoneError:

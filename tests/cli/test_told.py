@@ -8,7 +8,7 @@ import pytest
 
 from ringfence.cli import errors_told
 from ringfence.hooks.errors import PluginRaisedError, RunAbortedError
-from ringfence.remote import own_frames
+from ringfence.hooks.plugin_frames import own_frames
 
 from .conftest import SMALL_JOB, TRUSTED_JOB
 
@@ -89,7 +89,7 @@ def test_a_share_of_memory_that_is_too_small_is_told_where_it_is_written(ringfen
 
 
 def test_frames_of_ringfence_before_the_plugins_are_left_out():
-    kept = list(own_frames(TRACEBACK.splitlines()))
+    kept = own_frames(TRACEBACK.splitlines())
 
     assert kept[:2] == [
         "Traceback (most recent call last):",

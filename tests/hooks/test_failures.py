@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ringfence.hooks import failures
-from ringfence.hooks.errors import PluginCrashedError, PluginError
+from ringfence.hooks.errors import PluginCrashedError, PluginError, PluginRaisedError
 from ringfence.hooks.failures import (
     BACK_OFF_S,
     BREAKER_RESTARTS,
@@ -15,6 +15,8 @@ from ringfence.hooks.failures import (
     FAULTS_KEPT,
     MAX_MESSAGE,
     MAX_RESTARTS_IN_A_ROW,
+    MAX_TRACEBACK,
+    TRACEBACKS_KEPT,
     Failures,
     FaultLog,
     FaultRecord,
@@ -142,6 +144,31 @@ def test_the_first_and_the_last_faults_are_kept_and_all_are_counted():
         *range(2 * FAULTS_KEPT, 3 * FAULTS_KEPT),
     ]
     assert (log.count, log.left_out, log.steps_lost) == (3 * FAULTS_KEPT, FAULTS_KEPT, 6 * FAULTS_KEPT)
+
+
+def raised(text, plugin="clip"):
+    return PluginRaisedError("raised", plugin=plugin, hook="gradient.backward", step=5, remote_traceback=text)
+
+
+def test_a_traceback_is_kept_the_first_time_without_control_characters(decide):
+    for text in ("ValueError: \x1b[2J", "ValueError: \x1b[2J", "KeyError: 1"):
+        decide.disable(raised(text), Place(5))
+    decide.disable(raised("KeyError: 1", "other"), Place(5))
+    assert [fault.traceback for fault in decide.log.kept] == [
+        "ValueError: \\x1b[2J",
+        "",
+        "KeyError: 1",
+        "KeyError: 1",
+    ]
+
+
+def test_tracebacks_that_differ_each_time_do_not_make_the_record_grow(decide):
+    for number in range(3 * TRACEBACKS_KEPT):
+        decide.disable(raised(f"{'x' * MAX_TRACEBACK}\nKeyError: {number}"), Place(5))
+    kept = [fault.traceback for fault in decide.log.kept if fault.traceback]
+    assert len(kept) == TRACEBACKS_KEPT
+    assert {len(each) for each in kept} == {MAX_TRACEBACK}
+    assert kept[3].endswith("x\nKeyError: 3")
 
 
 def test_what_a_plugin_printed_does_not_make_the_record_grow(decide, told):

@@ -25,7 +25,7 @@ BEYOND_TEXT = {
     "E-TAKEN",
     "I-NOT-LOADED",
     "I-REPLAYED",
-    "W-REPLAY",
+    "U-REPLAY",
 }
 #: What the example's page says of the core, where its example is no plugin.
 CORES = {

@@ -1,6 +1,7 @@
 """Every way to fail is named with plugin, hook, step and cause; the next plugin is not disturbed."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +16,22 @@ from ringfence import (
 )
 from ringfence.isolation.pool import Sandbox
 
+
+def at(fault):
+    """Return where a fault is: the first line of its method."""
+    path = Path(__file__).parent / "plugins" / "faulty.py"
+    return f"{path}:{path.read_text().splitlines().index(f'    def do_{fault}(self, gradients):') + 2}"
+
+
 #: One of each kind; the whole table of them is that of the hostile plugins.
 FAULTS = [
     ("raise", PluginRaisedError, "raised RuntimeError: the plugin's own fault"),
-    ("abort", PluginCrashedError, "ended by SIGABRT"),
-    ("write_input", PluginCrashedError, "ended by SIGSEGV"),
+    ("raise", PluginRaisedError, f'({at("raise")}: raise RuntimeError("the plugin\'s own fault"))'),
+    ("raise_in_torch", PluginRaisedError, f"({at('raise_in_torch')}: torch.nn.functional.smooth_l1_loss("),
+    ("abort", PluginCrashedError, f"ended by SIGABRT ({at('abort')})"),
+    ("write_input", PluginCrashedError, f"ended by SIGSEGV ({at('write_input')})"),
+    ("write_input", PluginCrashedError, "may only be read, so start from its .clone()"),
+    ("write_input_in_torch", PluginCrashedError, f"ended by SIGSEGV ({at('write_input_in_torch')})"),
     ("hang", PluginTimeoutError, "no reply within 1 s"),
     ("nan", PluginProtocolError, "gradient 'weight' with a value that is not finite"),
     ("bad_bytes", PluginProtocolError, "not a message of this protocol"),
@@ -33,7 +45,7 @@ def sandbox():
         yield running
 
 
-@pytest.mark.parametrize(("fault", "error", "says"), FAULTS, ids=[fault for fault, *_ in FAULTS])
+@pytest.mark.parametrize(("fault", "error", "says"), FAULTS, ids=str)
 def test_a_fault_is_named_and_contained(start, gradients, fault, error, says):
     neighbour = start("obedient:Halve")
     plugin = start("faulty:Faulty", options={"fault": fault, "at": 7}, deadline_s=1.0)

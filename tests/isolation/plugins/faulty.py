@@ -38,6 +38,12 @@ class Faulty:
     def do_write_input(self, gradients):
         next(iter(gradients.values())).fill_(1.0)
 
+    def do_raise_in_torch(self, gradients):
+        torch.nn.functional.smooth_l1_loss(torch.zeros(2), torch.zeros(2), beta="wide")
+
+    def do_write_input_in_torch(self, gradients):
+        torch.nn.init.ones_(next(iter(gradients.values())))
+
     def do_hang(self, gradients):
         while True:
             time.sleep(0.01)
