@@ -30,6 +30,7 @@ class EarlierPlugin(msgspec.Struct, frozen=True):
     demoted: bool = False
     attempts: dict[str, _Count] | None = None
     attempts_at_least: bool = False
+    printed: _Count = 0
 
     def counted_on(self, usage: PluginUsage) -> dict[str, Any]:
         """Return the counts of ``run.json``, with those of this process."""
@@ -42,6 +43,7 @@ class EarlierPlugin(msgspec.Struct, frozen=True):
             "demoted": self.demoted or bool(usage.demoted),
             "attempts": _sum(self.attempts, usage.attempts),
             "attempts_at_least": self.attempts_at_least or usage.attempts_at_least,
+            "printed": self.printed + usage.output.count,
         }
 
 

@@ -144,11 +144,12 @@ def test_a_record_of_an_earlier_version_is_one_without_faults(tmp_path):
 
 def test_costs_of_a_plugin_add_up_and_its_peak_is_the_highest():
     earlier = EarlierPlugin(
-        "p", 100, 5, 1.5, 2, 3, demoted=True, attempts={"a": 1, "b": 2}, attempts_at_least=False
+        "p", 100, 5, 1.5, 2, 3, demoted=True, attempts={"a": 1, "b": 2}, attempts_at_least=False, printed=3
     )
     usage = PluginUsage(
         peak_bytes=70, calls=7, seconds=0.25, restarts=1, skipped=1, attempts={"b": 1, "c": 4}
     )
+    usage.output.add(["a", "b"])
     assert earlier.counted_on(usage) == {
         "peak_bytes": 100,
         "calls": 12,
@@ -158,6 +159,7 @@ def test_costs_of_a_plugin_add_up_and_its_peak_is_the_highest():
         "demoted": True,
         "attempts": {"a": 1, "b": 3, "c": 4},
         "attempts_at_least": False,
+        "printed": 5,
     }
 
 

@@ -10,10 +10,10 @@ import pluggy
 from torch import Tensor
 
 from . import specs
-from .attempts import AttemptNews
 from .errors import PluginError, PluginLoadError, PluginProtocolError
 from .failures import Failures, Place
 from .listener import Listener, Silent
+from .news import PluginNews
 from .plugin import Plugin
 from .registration import implementations
 from .specs import PROJECT
@@ -42,7 +42,7 @@ class Hooks:
         self.seed = seed
         self.plugins: list[Plugin] = []
         self._listener = listener or Silent()
-        self._attempts = AttemptNews(self._listener.event)
+        self._news = PluginNews(self._listener.event)
         self.failures = Failures(self._listener.event)
         self._step = 0
         self._manager = pluggy.PluginManager(PROJECT)
@@ -68,7 +68,7 @@ class Hooks:
         for hook in self._implementing:
             found = getattr(self._manager.hook, hook).get_hookimpls()
             self._implementing[hook] = [implementation.plugin.plugin for implementation in found]
-        self._attempts.tell(plugin)  # of what it did while it was imported
+        self._news.tell(plugin)  # of what it did while it was imported
 
     def order(self) -> dict[str, list[str]]:
         """Return hook name to plugin names, in firing order; hooks that nobody implements are absent."""
@@ -182,7 +182,7 @@ class Hooks:
     def poll(self) -> None:
         """Collect what monitors have finished, without waiting, and tell what plugins tried."""
         for plugin in self.plugins:
-            self._attempts.tell(plugin)
+            self._news.tell(plugin)
         for plugin in self._running():
             if plugin.spec.role_info.observes:
                 self._collect(plugin, plugin.poll)
@@ -246,7 +246,7 @@ class Hooks:
             SandboxUnavailableError: It cannot be isolated any more.
         """
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
-        self._attempts.tell(plugin)
+        self._news.tell(plugin)
         if plugin.spec.on_failure == "disable":
             self._failed(plugin, error, place)
             return
@@ -273,8 +273,9 @@ class Hooks:
             for plugin in self.plugins:
                 if plugin.usage.state == "running":
                     plugin.usage.state = "closed"
+                # Last: what it printed at its end, and what it leaves.
+                stack.callback(self._news.tell, plugin)
                 stack.callback(plugin.close)
-                self._attempts.tell(plugin)
 
     # inside
 
@@ -356,9 +357,9 @@ class Hooks:
         """Disable the plugin and return if its policy says so; raise ``error`` otherwise."""
         if plugin.spec.on_failure != "disable":
             raise error
-        self._attempts.tell(plugin)
         plugin.usage.state = "disabled"
         plugin.close()
+        self._news.tell(plugin)
         self.failures.disable(error, place or Place(self._step))
 
 

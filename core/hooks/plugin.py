@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from .earlier import Lack
 from .errors import PluginError
+from .output import Output
 from .permissions import Permissions
 from .specs import ROLES, OnFailure, Role
 from .tensor_file import TensorFile
@@ -120,6 +121,8 @@ class PluginUsage:
         attempts: What it tried and was refused, in words with the system call's name, to how often;
             None where that cannot be told.
         attempts_at_least: Whether there were more than were counted.
+        output: What it printed; nothing of a trusted one, whose lines go where the trainer's go.
+        left_files: What lay in its working folder as a process of it ended, in words; ``""`` if nothing did.
     """
 
     state: Literal["running", "disabled", "failed", "closed"] = "running"
@@ -135,6 +138,8 @@ class PluginUsage:
     demoted: str = ""
     attempts: Mapping[str, int] | None = None
     attempts_at_least: bool = False
+    output: Output = field(default_factory=Output)
+    left_files: str = ""
 
 
 class Plugin(Protocol):

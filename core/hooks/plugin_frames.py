@@ -14,7 +14,7 @@ _OURS = Path(__file__).parents[1]
 _FRAME = '  File "'
 _PLACE = re.compile(r'  File "(?P<file>[^"\n]{1,4096})", line (?P<line>\d{1,7})')
 #: What the fault handler of Python writes as a process dies of a signal; the innermost frame comes first.
-_DUMP = "Fatal Python error: "
+DUMP = "Fatal Python error: "
 _DUMPED = re.compile(r'(  File "[^"\n]+", line \d+) (in .+)')
 _PACKAGES = ("site-packages", "dist-packages")
 #: Characters of a line of source that are shown.
@@ -73,7 +73,7 @@ def raised_at(traceback: str) -> str:
 
 def split_dump(lines: list[str]) -> tuple[list[str], str]:
     """Return what a process printed before it died of a signal, and where it was, as a traceback."""
-    at = next((n for n in reversed(range(len(lines))) if lines[n].startswith(_DUMP)), None)
+    at = next((n for n in reversed(range(len(lines))) if lines[n].startswith(DUMP)), None)
     if at is None:
         return lines, ""
     dump = lines[at:]

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from ..hooks.attempts import described
 from ..hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
 from ..hooks.grace import GracePeriod
+from ..hooks.news import described
 from ..hooks.plugin import PluginSpec, PluginUsage
 from ..hooks.spares import Spares
 from ..hooks.specs import OPTIMIZER
@@ -42,7 +42,7 @@ from .probes_files import network_inode
 from .process import Process
 from .protocol import Locked, MessageError, Open, Ready, Start
 from .report import combine, explain_missing, refuse_if_missing, worst
-from .scratch import MAX_FILE_BYTES, MAX_IN_MEMORY_BYTES
+from .scratch import MAX_FILE_BYTES, MAX_IN_MEMORY_BYTES, names_in
 from .status import lacking
 from .storage import is_in_memory
 from .watchdog import Watchdog
@@ -228,6 +228,7 @@ class Crew:
         """Add a worker; returns how the cgroup stands with it."""
         process, sock = self._services.fork(for_optimizer=self.spec.role == OPTIMIZER.name)
         process.inherited_bytes = used_bytes(process.pid) or 0
+        process.output = self.usage.output
         channel = Channel(
             self.spec.name,
             sock,
@@ -426,6 +427,7 @@ class Crew:
                 slot.close()
             regions += worker.exchange.close()
             if worker.channel.process.scratch is not None:
+                self.usage.left_files = self.usage.left_files or names_in(worker.channel.process.scratch)
                 self._services.remove_scratch(worker.channel.process.scratch)
         self._account.processes.clear()
         self.usage.memory_bytes = 0

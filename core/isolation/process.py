@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -9,7 +10,8 @@ import threading
 from collections import deque
 
 from ..hooks.errors import visible
-from ..hooks.plugin_frames import split_dump
+from ..hooks.output import Output
+from ..hooks.plugin_frames import DUMP, split_dump
 from .ceiling import Ceiling
 from .fairness import CallClock
 
@@ -32,6 +34,9 @@ class Process:
         pidfd: By which it is signalled; never hits another process.
         log: Read end of its standard output and error, non-blocking.
         generation: Which zygote forked it, counted from the first; only that one can collect it.
+
+    Attributes:
+        output: Where the lines go that its plugin prints.
     """
 
     def __init__(self, pid: int, pidfd: int, log: int, generation: int = 0) -> None:
@@ -57,6 +62,8 @@ class Process:
         self.headless = False
         self._lines: deque[str] = deque(maxlen=MAX_LOG_LINES + _MAX_DUMP_LINES)
         self._partial = ""
+        self._is_dumping = False
+        self.output = Output()
         self._lock = threading.Lock()
 
     def kill(self) -> None:
@@ -83,7 +90,25 @@ class Process:
                 text = self._partial + data.decode(errors="replace")
                 *lines, self._partial = text.split("\n")
                 self._partial = self._partial[:_MAX_LINE]
+                self._relay(lines)
                 self._lines.extend(line[:_MAX_LINE] for line in lines[-(self._lines.maxlen or 0) :])
+
+    def end_log(self) -> None:
+        """Take the rest of it, a last line without an end too."""
+        self.read_log()
+        with self._lock:
+            if self._partial:
+                self._relay([self._partial])
+
+    def _relay(self, lines: list[str]) -> None:
+        """Hand on what its plugin printed, and not what Python writes as a signal ends it."""
+        own = (
+            []
+            if self._is_dumping
+            else list(itertools.takewhile(lambda line: not line.startswith(DUMP), lines))
+        )
+        self._is_dumping = len(own) < len(lines)
+        self.output.add([line[:_MAX_LINE] for line in own])
 
     def log_tail(self) -> str:
         """Return the last lines, with control characters made visible."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from ..hooks.errors import shortened, visible
 from .cgroup import is_stale, owner_prefix
 from .storage import scratch_parent, scratch_parents
 from .unlinked import MAX_MAPPINGS_BYTES, TooManyMappingsError, unlinked_bytes
@@ -32,6 +33,9 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The longest that removing one tree may take; what is left is for the next trainer to sweep.
 _REMOVE_S = 30.0
 _NAMES_AT_ONCE = 1000
+#: Names in a message, and the characters of each.
+_NAMES_SHOWN = 3
+_NAME_SHOWN = 60
 
 
 class RunFolder:
@@ -54,6 +58,17 @@ class RunFolder:
                 remove_tree(self.path)
             os.close(self._lock)
             self._lock = -1
+
+
+def names_in(folder: str) -> str:
+    """Return the first few names in a scratch folder, for a message; ``""`` if it is empty or gone."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [visible(entry.name).replace("\n", "\\n") for entry in islice(entries, _NAMES_SHOWN + 1)]
+    except OSError:
+        return ""
+    names = sorted(shortened(name, _NAME_SHOWN) for name in found[:_NAMES_SHOWN])
+    return ", ".join([*names, *["…"] * (len(found) > _NAMES_SHOWN)])
 
 
 def sweep_stale_folders(parent: Path | None = None) -> int:

@@ -61,7 +61,7 @@ class Watchdog:
             self._accounts.remove(account)
             for process in account.processes:
                 self._forget(process.log)
-                process.read_log()
+                process.end_log()
 
     def is_alive(self) -> bool:
         """Tell whether it is watching."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..folder import REPORT, write_text
-from ..hooks.attempts import described
+from ..hooks.news import described
 from ..hooks.permissions import KINDS, Need, covers
 from .charts import WHOLE, heat_map, line_chart
 from .faults import count, fault_rows, other_events, restart_steps

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ringfence import StepInfo, TensorMap
-from ringfence.hooks.attempts import AttemptNews
+from ringfence.hooks.news import PluginNews
+from ringfence.hooks.plugin import PluginUsage
 from ringfence.isolation.account import Account
 from ringfence.isolation.fairness import (
     CallClock,
@@ -79,11 +80,9 @@ def test_a_plugin_that_computes_while_it_has_work_is_left_alone(start):
 
 
 def test_it_is_told_once_by_name():
-    told_of = SimpleNamespace(
-        spec=SimpleNamespace(name="greedy"), usage=SimpleNamespace(demoted="used 9.0 s", attempts=None)
-    )
+    told_of = SimpleNamespace(spec=SimpleNamespace(name="greedy"), usage=PluginUsage(demoted="used 9.0 s"))
     told = []
-    news = AttemptNews(told.append)
+    news = PluginNews(told.append)
     news.tell(told_of)
     news.tell(told_of)
     assert told == ["plugin 'greedy' used 9.0 s"]

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from ringfence.hooks.attempts import AttemptNews, described
+from ringfence.hooks.news import PluginNews, described
 from ringfence.hooks.plugin import PluginUsage
 
 
@@ -12,7 +12,7 @@ def plugin(name, attempts):
 
 def test_each_kind_is_told_once_for_each_plugin():
     events = []
-    news = AttemptNews(events.append)
+    news = PluginNews(events.append)
     odd, other = plugin("odd", {}), plugin("other", {"open a connection (socket)": 1})
     news.tell(odd)
     assert events == []
@@ -38,7 +38,7 @@ def test_each_kind_is_told_once_for_each_plugin():
 
 def test_nothing_is_told_where_nothing_can_be():
     events = []
-    AttemptNews(events.append).tell(plugin("trusted", None))
+    PluginNews(events.append).tell(plugin("trusted", None))
     assert events == []
 
 

@@ -1,0 +1,43 @@
+"""What a plugin prints: its first lines are shown, all are counted."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+
+from .errors import visible
+
+#: Lines of one plugin that are shown, in one run, all its workers together.
+MAX_LINES = 20
+#: Characters of all of them.
+MAX_CHARACTERS = 4000
+
+
+class Output:
+    """The first lines of one plugin, and how many there were; any thread may add to them.
+
+    Attributes:
+        count: Lines printed so far.
+        shown: The first of them, without control characters, within both bounds.
+        is_cut: There are lines that are not shown.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.shown: list[str] = []
+        self.is_cut = False
+        self._left = MAX_CHARACTERS
+        self._lock = threading.Lock()
+
+    def add(self, lines: Sequence[str]) -> None:
+        """Take the next lines."""
+        with self._lock:
+            for line in itertools.islice(lines, 0 if self.is_cut else MAX_LINES + 1):
+                self._left -= len(line)
+                self.is_cut = len(self.shown) == MAX_LINES or self._left < 0
+                if self.is_cut:
+                    break
+                self.shown.append(visible(line))
+            # Last: who sees that there are more finds them.
+            self.count += len(lines)
