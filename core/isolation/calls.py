@@ -14,6 +14,7 @@ import seccompy
 OPEN_A_CONNECTION = "open a connection"
 SIGNAL = "signal another process"
 START_A_PROCESS = "start another process"
+START_A_PROGRAM = "start a program"
 CHANGE_SYSTEMS = "change file systems or namespaces"
 USE_A_TERMINAL = "type into a terminal"
 RAISE_LIMITS = "raise its limits"
@@ -21,7 +22,7 @@ REACH_KERNEL = "reach into the kernel"
 
 #: What a plugin tried, as the end of "tried to ...", to the calls that always get EPERM and are told.
 TOLD: dict[str, tuple[str, ...]] = {
-    "start a program": ("execve", "execveat", "uselib"),
+    START_A_PROGRAM: ("execve", "execveat", "uselib"),
     START_A_PROCESS: ("fork", "vfork"),
     OPEN_A_CONNECTION: ("connect", "bind", "listen", "accept", "accept4"),
     SIGNAL: ("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"),

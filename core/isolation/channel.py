@@ -90,7 +90,7 @@ class Channel:
         limit_bytes: What this worker may use.
         reap: Collects the worker's exit status from the zygote.
         oom_kills: Counts kills by the plugin's cgroup.
-        advise: Says what else to tell of what the plugin raised, as the end of a message.
+        advise: Says what else to tell of what the plugin raised, and its traceback, at the end of a message.
         grace: Cuts off what is waited for, once the user wants the run to end.
         clock: What deadlines are told by.
     """
@@ -104,7 +104,7 @@ class Channel:
         limit_bytes: int,
         reap: Callable[[Process], int | None],
         oom_kills: Callable[[], int],
-        advise: Callable[[str], str] = lambda _: "",
+        advise: Callable[[str, str], str] = lambda *_: "",
         grace: GracePeriod | None = None,
         clock: HostClock | None = None,
     ) -> None:
@@ -444,10 +444,10 @@ class Channel:
         if fault.kind == "memory":
             used = min(max(fault.used_bytes, 0), self.limit_bytes) + self._account.result_bytes
             return self._memory_error(used, "RLIMIT_DATA", pending.hook, pending.step)
-        cause, remote = visible(fault.cause), visible(fault.traceback)
+        cause, remote = visible(fault.cause).rstrip(), visible(fault.traceback)
         if fault.kind == "result":
             return PluginProtocolError(cause, plugin=self.plugin, hook=pending.hook, step=pending.step)
-        advice = self._advise(cause)
+        advice = self._advise(cause, remote)
         if fault.kind == "load":
             found = spot(remote)
             where = "" if found is None else f" ({found.file}:{found.line})"

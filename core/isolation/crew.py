@@ -22,7 +22,7 @@ from ..hooks.spares import Spares
 from ..hooks.specs import OPTIMIZER
 from ..hooks.types import derive_seed
 from .account import INTERVAL_S, Account
-from .advice import how_to_allow
+from .advice import how_to_allow, what_instead
 from .attempts import Answerer, Attempts
 from .broker import Broker
 from .budget import BudgetTooSmallError, used_bytes
@@ -395,9 +395,11 @@ class Crew:
             host_network=network_inode(),
         )
 
-    def _advise(self, cause: str) -> str:
+    def _advise(self, cause: str, traceback: str) -> str:
         spec = self.spec
-        return how_to_allow(cause, spec.name, spec.permissions, (*readable_paths(spec), *SYSTEM))
+        return how_to_allow(
+            cause, spec.name, spec.permissions, (*readable_paths(spec), *SYSTEM)
+        ) or what_instead(cause, traceback, spec.permissions, self.usage.attempts or ())
 
     def _oom_kills(self) -> int:
         return 0 if self._cgroup is None else self._cgroup.oom_kills()
