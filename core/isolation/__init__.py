@@ -28,7 +28,7 @@ Files, by what they are for:
   ``calls_by_argument`` and ``calls_by_process``), ``kernel``
 * trying it: ``probes`` (``probes_files``, ``probes_kernel``, ``probing``), ``status``,
   ``report``, ``doctor``, ``coverage``
-* bounds: ``budget``, ``ceiling`` and ``cgroup`` (memory), ``fairness`` (processor time),
+* bounds: ``budget``, ``foreign``, ``ceiling`` and ``cgroup`` (memory), ``fairness`` (processor time),
   ``unlinked``, ``descriptors`` and ``locks`` (files), ``account`` and ``process`` (the books), ``watchdog``,
   ``turns``
 * what is told: ``attempts`` (calls that were refused), ``advice`` (the line that would allow)

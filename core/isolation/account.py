@@ -16,6 +16,7 @@ from .budget import threads_go_on, usage, while_there
 from .cgroup import Cgroup
 from .descriptors import Queue
 from .fairness import SLACK_S, Meter, put_last
+from .foreign import foreign_bytes
 from .locks import MAX_LOCKS
 from .process import Process
 from .scratch import MAX_IN_MEMORY_BYTES, MAX_SCRATCH_BYTES, look_into
@@ -35,6 +36,8 @@ FILES_INTERVAL_S = 0.05
 FILES_IN_MEMORY_INTERVAL_S = 0.005
 #: Counted at once when so much was written since the last look.
 _WRITTEN_BYTES = 8 << 20
+#: Looked at once when so much more of files is mapped than at the last look.
+_MAPPED_BYTES = 16 << 20
 #: A look may take no more than this part of the time, however many files there are.
 _LOOKING = 0.25
 #: Of one worker; a thread costs kernel memory that its budget does not show.
@@ -79,6 +82,7 @@ class Account:
     queues: list[Queue] = field(default_factory=list)
     _meters: dict[int, Meter] = field(default_factory=dict)
     _files: dict[int, _Files] = field(default_factory=dict)
+    _mappings: dict[int, _Mappings] = field(default_factory=dict)
     _escapes: int = 0
 
     def measure(self) -> None:
@@ -119,6 +123,13 @@ class Account:
             if files.is_due(process, always=self.files_are_memory) and (excess := files.look(process)):
                 self.end(excess)
 
+    def look_at_mappings(self) -> None:
+        """Find what its workers have mapped of nobody's: after a second, or sooner where much was mapped."""
+        for process in self.processes:
+            look = self._mappings.setdefault(process.pid, _Mappings())
+            if look.is_due(process):
+                process.foreign_bytes = foreign_bytes(process.pid)
+
     def count_locks(self, held: Mapping[int, int]) -> None:
         """Kill all its workers if one holds more locks on files than it may.
 
@@ -158,7 +169,8 @@ class Account:
             # Whatever the others use is shown nowhere. One look may meet a process that is just ending.
             self.end("went on in other threads after its main thread had ended, where it cannot be measured")
         process.headless = headless
-        return now.own_bytes or 0
+        process.file_bytes = now.file_bytes
+        return (now.own_bytes or 0) + process.foreign_bytes
 
     def _file_bytes(self) -> int:
         return sum(files.used_bytes for files in self._files.values()) if self.files_are_memory else 0
@@ -206,6 +218,23 @@ class _Files:
         self._looked_at = time.monotonic()
         self._took_s = self._looked_at - began
         return "" if process.has_ended() else contents.too_much
+
+
+@dataclass(slots=True)
+class _Mappings:
+    """When it was last looked at what one worker has mapped, and how many pages of files that were then."""
+
+    _looked_at: float = 0.0
+    _file_bytes: int = 0
+
+    def is_due(self, process: Process) -> bool:
+        """Tell whether to look again, and take it that this is done."""
+        now = time.monotonic()
+        more = process.file_bytes - self._file_bytes > _MAPPED_BYTES
+        if not more and now - self._looked_at < SCRATCH_INTERVAL_S:
+            return False
+        self._looked_at, self._file_bytes = now, process.file_bytes
+        return not process.has_ended()
 
 
 def written_bytes(pid: int) -> int:

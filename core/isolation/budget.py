@@ -20,7 +20,7 @@ MAX_FRACTION = 0.15
 #: Kernels write "no limit" as the largest multiple of a page; nothing real comes near 2**60 bytes.
 NO_LIMIT_BYTES = 1 << 60
 
-_OWN = ("RssAnon:", "VmSwap:", "VmPTE:")
+_OWN = ("RssAnon:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 _PROC = Path("/proc")
 _PF_EXITING = 0x4
 
@@ -33,11 +33,13 @@ class Usage:
         own_bytes: As for ``used_bytes``; None when its main thread has ended.
         threads: All of its threads, one that has ended and was not collected included.
         held_bytes: What RLIMIT_DATA counts: private memory that may be written, touched or not.
+        file_bytes: Pages of files that it maps, and of whatever the kernel calls one.
     """
 
     own_bytes: int | None
     threads: int
     held_bytes: int = 0
+    file_bytes: int = 0
 
 
 class BudgetTooSmallError(PluginLoadError):
@@ -97,18 +99,19 @@ def usage(pid: int) -> Usage | None:
     fields = dict(line.split(b":", 1) for line in lines if b":" in line)
     own = [_first_number(fields[key]) for name in _OWN if (key := name[:-1].encode()) in fields]
     has_memory = b"RssAnon" in fields  # a zombie has none left
-    held = _first_number(fields.get(b"VmData", b"")) * 1024
-    return Usage(sum(own) * 1024 if has_memory else None, _first_number(fields.get(b"Threads", b"")), held)
+    held, files = (_first_number(fields.get(name, b"")) * 1024 for name in (b"VmData", b"RssFile"))
+    threads = _first_number(fields.get(b"Threads", b""))
+    return Usage(sum(own) * 1024 if has_memory else None, threads, held, files)
 
 
 def used_bytes(pid: int) -> int | None:
     """Return the memory that process ``pid`` has to itself, in bytes; None when it is gone.
 
-    Private anonymous pages, in memory or swapped out, and the page tables that map
-    them (a process can grow those without owning a page). Pages inherited over fork
+    Private anonymous pages, in memory or swapped out, huge ones included, and the page tables that
+    map them (a process can grow those without owning a page). Pages inherited over fork
     count while they are mapped, written to or not: the host knows what the zygote
-    started them with. Shared memory (RssShmem) does not count: the sandbox lets a plugin make
-    none, so what it maps is the host's, who keeps the books on that.
+    started them with. Pages of files and shared memory (RssFile, RssShmem) do not count here: they are
+    everybody's, or the host's, who keeps the books on that. What else they may be counts by ``foreign``.
     """
     now = usage(pid)
     return None if now is None else now.own_bytes

@@ -70,7 +70,7 @@ _SCHEDULING = (
     *("setpriority", "ioprio_set", "setpgid", "setsid", "move_pages", "migrate_pages", "get_robust_list"),
 )
 # asyncio makes a pair for itself, and runs without; the control socket is open already.
-_SOCKETS = ("socketpair", "setsockopt")
+_SOCKETS = ("socketpair",)
 # Memory that no limit of a process counts.
 _UNCOUNTED_MEMORY = ("memfd_create", "remap_file_pages", "map_shadow_stack")
 # What others do with files, and when: the time that it takes tells, and waiting for it stops others.

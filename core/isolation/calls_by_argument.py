@@ -67,6 +67,17 @@ def _only(call: str, index: int, values: tuple[int, ...], otherwise: int) -> tup
     return (*(Rule(call, None, (_low(index, value),)) for value in values), Rule(call, otherwise))
 
 
+def _only_options(
+    call: str, options: tuple[tuple[int, tuple[int, ...]], ...], otherwise: int
+) -> tuple[Rule, ...]:
+    """Allow these options of sockets, by level; refuse all others in silence."""
+    allowed = ((level, option) for level, those in options for option in those)
+    return (
+        *(Rule(call, None, (_low(1, level), _low(2, option))) for level, option in allowed),
+        Rule(call, otherwise),
+    )
+
+
 def _only_flags(call: str, index: int, flags: int, otherwise: int | str, *also: ArgCmp) -> tuple[Rule, ...]:
     """Allow these flags, in any combination, where ``also`` holds; refuse the call otherwise."""
     return Rule(call, None, (_bits(index, 0, _LOW & ~flags), *also)), Rule(call, otherwise)
@@ -133,6 +144,7 @@ _ASKS_FOR_NAMES = (socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | so
 # Not MSG_FASTOPEN, which connects; nor urgent data and zero copies, which nobody needs.
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_MORE | socket.MSG_EOR
 _MSG_WAITFORONE = 0x10000
+_SO_PROTOCOL, _SO_DOMAIN = 38, 39
 _RECEIVE_FLAGS = (
     socket.MSG_PEEK
     | socket.MSG_TRUNC
@@ -142,8 +154,18 @@ _RECEIVE_FLAGS = (
     | _MSG_WAITFORONE
     | socket.MSG_CMSG_CLOEXEC
 )
-# Who the trainer is: its number, its groups, its label, a handle on it.
-_PEERS = (socket.SO_PEERCRED, 31, 59, 77)
+# Of a connection, what libraries read and set. Others map what was received past every count of memory
+# (TCP_ZEROCOPY_RECEIVE), or tell of the machine and of who is at the other end.
+_MAY_BE_SET = (
+    (socket.SOL_SOCKET, (socket.SO_KEEPALIVE, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)),
+    (socket.IPPROTO_TCP, (socket.TCP_NODELAY,)),
+)
+_MAY_BE_READ = (
+    *_MAY_BE_SET,
+    (socket.SOL_SOCKET, (socket.SO_TYPE, socket.SO_ERROR, socket.SO_SNDBUF, socket.SO_RCVBUF)),
+    (socket.SOL_SOCKET, (socket.SO_LINGER, socket.SO_ACCEPTCONN, _SO_PROTOCOL, _SO_DOMAIN)),
+    (socket.IPPROTO_TCP, (socket.TCP_MAXSEG,)),
+)
 
 #: Calls that are refused or allowed by their arguments; the most frequent ones first, as the
 #: kernel looks for them in this order.
@@ -208,10 +230,8 @@ BY_ARGUMENT: tuple[Rule, ...] = (
     *_all_but("close_range", (errno.EINVAL, (_bits(2, _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_UNSHARE),))),
     # A pipe of the kernel's own notices is no pipe.
     *_only_flags("pipe2", 1, os.O_CLOEXEC | os.O_NONBLOCK, errno.EINVAL),
-    *_all_but(
-        "getsockopt",
-        *((errno.ENOPROTOOPT, (_low(1, socket.SOL_SOCKET), _low(2, option))) for option in _PEERS),
-    ),
+    *_only_options("getsockopt", _MAY_BE_READ, errno.ENOPROTOOPT),
+    *_only_options("setsockopt", _MAY_BE_SET, errno.EPERM),
     Rule("prlimit64", None, (ArgCmp(2, CmpOp.EQ, 0),)),
     Rule("prlimit64", RAISE_LIMITS),
     Rule("socket", errno.EPERM, tuple(_low(index, value) for index, value in enumerate(_ASKS_FOR_NAMES))),

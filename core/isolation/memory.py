@@ -24,6 +24,8 @@ from torch import Tensor
 
 from ..hooks.types import ALIGNMENT_BYTES
 
+#: What the kernel calls each of them.
+REGION_NAME = "ringfence"
 _F_ADD_SEALS = 1033
 _SEAL_SEAL = 0x1
 _SEAL_SHRINK = 0x2
@@ -66,7 +68,7 @@ class Region:
         self.id = next(_ids)
         self.writable = writable
         self.nbytes = whole_pages(nbytes)
-        self.fd = os.memfd_create("ringfence", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.fd = os.memfd_create(REGION_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, self.nbytes)
             # Real pages now: a full machine is told here instead of by SIGBUS later, and

@@ -52,6 +52,10 @@ class Process:
         self.hangs = False
         #: Memory that it was forked with and shares with all others until it writes there.
         self.inherited_bytes = 0
+        #: Pages of files that it maps, when it was last measured.
+        self.file_bytes = 0
+        #: What it has mapped of nobody's, when that was last looked for.
+        self.foreign_bytes = 0
         #: Its limits on memory, once it is locked up.
         self.ceiling: Ceiling | None = None
         #: When it has a call in hand.

@@ -69,7 +69,7 @@ def _mapped(pid: int, scratch: str, known: set[int], file_bytes: int) -> Iterato
     """Yield the bytes of each mapped file of the folder that has no name and is not open."""
     seen = set(known)
     inside = scratch.encode() + b"/"
-    for line in _mappings(pid):
+    for line in mappings(pid):
         if not line.endswith(_DELETED) or inside not in line:
             continue
         where, _, _, _, inode = line.split(maxsplit=5)[:5]
@@ -78,7 +78,12 @@ def _mapped(pid: int, scratch: str, known: set[int], file_bytes: int) -> Iterato
             yield _bytes_at(pid, where.decode(), file_bytes)
 
 
-def _mappings(pid: int) -> Iterator[bytes]:
+def mappings(pid: int) -> Iterator[bytes]:
+    """Yield the lines of what a process has mapped.
+
+    Raises:
+        TooManyMappingsError: They are too long.
+    """
     left = MAX_MAPPINGS_BYTES
     with (_PROC / str(pid) / "maps").open("rb") as lines:
         for line in lines:

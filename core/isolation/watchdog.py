@@ -128,6 +128,7 @@ class Watchdog:
                 with self._looking:
                     if account in self._accounts:
                         _look(account, Account.look_into_queues)
+                        _look(account, Account.look_at_mappings)
                         _look(account, Account.look_into_scratch)
                         account.count_locks(locks)
 

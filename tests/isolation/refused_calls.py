@@ -133,6 +133,9 @@ def sockets(control):
         ),
         "receive MSG_OOB": lambda: address.recv(1, socket.MSG_OOB | socket.MSG_DONTWAIT),
         "getsockopt SO_PEERPIDFD": lambda: os.close(address.getsockopt(socket.SOL_SOCKET, 77)),
+        "getsockopt SO_COOKIE": lambda: address.getsockopt(socket.SOL_SOCKET, 57, 8),
+        "getsockopt SO_TYPE of another level": lambda: address.getsockopt(socket.IPPROTO_TCP, 3),
+        "getsockopt TCP_ZEROCOPY_RECEIVE": lambda: address.getsockopt(socket.IPPROTO_TCP, 35, 64),
         "setsockopt": lambda: address.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16),
     }
 
@@ -218,6 +221,7 @@ def allowed(context, control):
         "sendmsg": lambda: end.sendmsg([b"said"]),
         "receive": lambda: end.recvmsg(64, 64, socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC),
         "getsockopt SO_TYPE": lambda: end.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
+        "setsockopt SO_KEEPALIVE": lambda: end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),
         "madvise DONTNEED": lambda: private.madvise(mmap.MADV_DONTNEED),
         "prctl SET_NAME": lambda: kernel.syscall("prctl", 15, _buffer(b"worker\0"), 0, 0, 0),
         "membarrier PRIVATE_EXPEDITED": lambda: kernel.syscall("membarrier", 16, 0, 0),

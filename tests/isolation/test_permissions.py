@@ -269,12 +269,24 @@ def test_a_connection_leads_to_no_other_and_tells_nothing_of_the_machine(outcome
         ("listen", "127.0.0.1", granted.port),
         ("option", "127.0.0.1", granted.port),
         ("interfaces", "127.0.0.1", granted.port),
+        ("map what comes", "127.0.0.1", granted.port),
     ]
 
-    met = outcomes(tries, permissions)
+    *met, mapped = outcomes(tries, permissions)
 
-    assert [tried[0] for tried, error in zip(tries, met, strict=True) if error not in REFUSED] == []
+    assert [tried[0] for tried, error in zip(tries, met, strict=False) if error not in REFUSED] == []
+    assert mapped == errno.ENOPROTOOPT
     assert other.heard == []
+
+
+def test_a_connection_has_the_options_that_libraries_set(outcomes, servers):
+    permissions = Permissions((), (), (Target("127.0.0.1", servers[0].port),))
+    assert outcomes([("usual options", "127.0.0.1", servers[0].port)], permissions) == [0]
+
+
+def test_what_a_connection_receives_can_be_mapped_where_no_filter_refuses_it(outcomes, servers):
+    """The control: past every count of memory."""
+    assert outcomes([("map what comes", "127.0.0.1", servers[0].port)], isolated=False) == [0]
 
 
 def test_a_socket_connects_by_sending_where_no_filter_refuses_it(servers):

@@ -23,6 +23,8 @@ _GETVERSION, _SETVERSION = 0x80087601, 0x40087602
 _IFCONF, _IFNAME, _IFHWADDR, _FIOASYNC = 0x8912, 0x8910, 0x8927, 0x5452
 _FASTOPEN = 0x20000000
 _PEERCRED, _PEERGROUPS, _PEERPIDFD = 17, 59, 77
+_OPTIONS = {"memory": (55, 64), "cookie": (57, 8), "network": (71, 8), "processor": (49, 4)}
+_ZEROCOPY_RECEIVE = 35
 _CPU_CLOCK = 2
 _BY_PROCESS = 1  # of ioprio_get()
 _TIMER_IS_SILENT = 1
@@ -145,6 +147,31 @@ def interfaces(aim):
         "hardware": lambda: asks(_IFHWADDR, struct.pack("16s24x", b"lo")),
         "signals": lambda: asks(_FIOASYNC, struct.pack("i", 0)),
     }
+
+
+def options(aim):
+    """Ask sockets for what the kernel keeps of them, and map what one receives past every count of memory."""
+
+    def asks(option, size):
+        with _socket() as end:
+            return bool(end.getsockopt(socket.SOL_SOCKET, option, size))
+
+    def maps_what_comes():
+        with socket.create_connection(("127.0.0.1", aim.tcp_port)) as end:
+            return bool(end.getsockopt(socket.IPPROTO_TCP, _ZEROCOPY_RECEIVE, 64))
+
+    return {
+        **{name: lambda option=option: asks(*option) for name, option in _OPTIONS.items()},
+        "cookie_high_bits": lambda: _ask_with_high_bits(*_OPTIONS["cookie"]),
+        "zero_copy": maps_what_comes,
+    }
+
+
+def _ask_with_high_bits(option, size):
+    room, length = _buffer(bytes(size)), _buffer(struct.pack("i", size))
+    with _socket() as end:
+        kernel.syscall("getsockopt", end.fileno(), socket.SOL_SOCKET | _HIGH, option | _HIGH, room, length)
+    return True
 
 
 def itself(aim):

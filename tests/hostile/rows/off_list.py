@@ -14,7 +14,7 @@ from ..row import Row
 _INVALID = frozenset({errno.EINVAL})
 _NOT_HERE = frozenset({errno.EOPNOTSUPP})
 _NO_OPTION = frozenset({errno.ENOPROTOOPT})
-_PEERPIDFD = 77
+_PEERPIDFD, _NETNS_COOKIE = 77, 71
 _GETFLAGS, _GETVERSION = 0x80086601, 0x80087601
 _FAST_OPEN = "/proc/sys/net/ipv4/tcp_fastopen"
 _OTHERS_LIMITS = reasons.lacks("SYS_RESOURCE")
@@ -28,6 +28,12 @@ def _pidfd():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         os.close(ours.getsockopt(socket.SOL_SOCKET, _PEERPIDFD))
+
+
+def _cookie_of_the_network():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8)
 
 
 def _asks(request):
@@ -121,5 +127,13 @@ ROWS = (
         "off_list:host_name",
         # Where no namespace is to be had the name is what it is.
         also=frozenset() if reasons.alone("--uts") else frozenset({0}),
+    ),
+    Row(
+        "x16",
+        "ask sockets for what the kernel keeps of them, and map what they receive",
+        "seccomp",
+        "off_list:options",
+        also=_NO_OPTION,
+        no_control=reasons.because({"network": reasons.fails(_cookie_of_the_network)}),
     ),
 )

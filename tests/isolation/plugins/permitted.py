@@ -56,6 +56,23 @@ def _option(host, port):
     _on_socket(host, port, lambda opened: opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20))
 
 
+def _map_what_comes(host, port):
+    _on_socket(host, port, lambda opened: opened.getsockopt(socket.IPPROTO_TCP, 35, 64))
+
+
+def _usual_options(host, port):
+    def act(opened):
+        for level, option in (
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        ):
+            opened.setsockopt(level, option, 1)
+            if opened.getsockopt(level, option) != 1:
+                raise OSError(errno.EINVAL, "not set")
+
+    _on_socket(host, port, act)
+
+
 def _interfaces(host, port):
     import fcntl
 
@@ -89,6 +106,8 @@ TRIES = {
     "fast open message": _fast_open_message,
     "listen": _listen,
     "option": _option,
+    "usual options": _usual_options,
+    "map what comes": _map_what_comes,
     "interfaces": _interfaces,
     "plain socket": lambda host, port: socket.create_connection((host, port), 5.0).close(),
 }
