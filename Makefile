@@ -78,7 +78,7 @@ clean:
 $(STAMP): $(DECLARED)
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make run PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorboard]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)

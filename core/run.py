@@ -44,6 +44,7 @@ from .permissions import write_reaches
 from .problems import Problem
 from .record import RunRecord, accepted_before
 from .report import RunRecorder, write_report
+from .report.board import LEFT_OUT, is_installed
 from .report.recorder import BOARD, EVENTS, METRICS, REPORTS, SAMPLES
 from .shares import resolved
 
@@ -163,6 +164,8 @@ def run(
         else:
             # A run that is resumed keeps its record until its checkpoint is known to fit the job.
             record.open()
+        if not is_installed():
+            told = (*told, LEFT_OUT)
         if not locked:
             told = (*told, f"{folder} is on a file system without locks: {_UNLOCKED}")
         return _recorded(

@@ -1,16 +1,21 @@
 """What is installed from the wheel is whole: an editable install would hide what is missing."""
 
+import importlib.metadata
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ringfence.version import __version__
 
@@ -148,10 +153,80 @@ def test_constraints_name_one_version_of_every_dependency():
     def canonical(name):
         return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
 
-    assert {canonical(name) for name in wanted} <= {canonical(name) for name in pinned}
+    # An extra may name others of this project.
+    assert {canonical(name) for name in wanted} - {"ringfence"} <= {canonical(name) for name in pinned}
     assert len(set(pinned)) == len(pinned)
     # A marker may follow, for what is not built for every machine.
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; .+)?", line) for line in lines if not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def without_extras(new_environment):
+    """An environment in which nothing is installed that only an extra needs."""
+    environment = new_environment()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    only_extras = closure([*extras["albumentations"], *extras["tensorboard"]]) - closure(
+        project["dependencies"]
+    )
+    assert {"albumentations", "opencv-python-headless", "scipy", "tensorboard"} <= only_extras
+    places = {"base": str(environment.folder), "platbase": str(environment.folder)}
+    folders = {Path(sysconfig.get_path(scheme, vars=places)) for scheme in ("purelib", "platlib")}
+    for folder, file in itertools.product(
+        folders, itertools.chain(*map(importlib.metadata.files, only_extras))
+    ):
+        if len(file.parts) == 1:
+            (folder / file).unlink(missing_ok=True)
+        elif file.parts[0] not in {"..", "__pycache__"}:
+            # As a whole: a folder that is left would be a package of that name.
+            shutil.rmtree(folder / file.parts[0], ignore_errors=True)
+    return environment
+
+
+def closure(requirements):
+    """Return the names of what is installed to meet requirements, and what that needs."""
+    found, left = set(), [Requirement(each) for each in requirements]
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(name)
+        left += map(Requirement, importlib.metadata.requires(name) or ())
+    return found
+
+
+@pytest.mark.soak
+def test_the_main_job_runs_without_the_extras_and_says_what_it_leaves_out(without_extras, tmp_path):
+    job = ROOT / "examples" / "mnist10k.yaml"
+    flags = ("--set", "epochs=1", "--set", "data.limit=1000", "--set", "schedule.warmup_steps=5")
+
+    done = call(without_extras.command, "train", job, *flags, "--out", "run", cwd=tmp_path)
+
+    assert "completed after 16 steps" in done.stdout
+    assert done.stdout.count("to have them: pip install 'ringfence[tensorboard]'") == 1
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.soak
+def test_a_job_that_wants_an_extra_says_so_before_it_starts(without_extras, tmp_path):
+    job = ROOT / "examples" / "mnist10k.yaml"
+    flags = ("--set", "plugins.augment.ops=[GaussNoise]", "--out", "run")
+
+    done = subprocess.run(
+        [without_extras.command, "train", job, *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert done.returncode == 2
+    assert "pip install 'ringfence[albumentations]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_make_says_what_it_would_do_on_a_fresh_machine(tmp_path):

@@ -294,6 +294,23 @@ def test_samples_of_other_data_are_left_out(recorder, tmp_path):
 # TensorBoard
 
 
+def test_without_tensorboard_all_else_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("ringfence.report.recorder.is_installed", lambda: False)
+    for module in ("tensorboard", "tensorboard.compat.proto.event_pb2"):
+        monkeypatch.setitem(sys.modules, module, None)
+    recorder = RunRecorder(tmp_path)
+    recorder.started(INFO)
+    position = recorder.position()
+    steps(recorder, 0, 1, 2)
+    recorder.reported("monitor", StepInfo(2), {}, report())
+    recorder.rolled_back(0, position)
+    steps(recorder, 0)
+    recorder.close()
+
+    assert [line["step"] for line in lines(tmp_path, "train")] == [0]
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_tensorboard_reads_it_and_sees_no_step_twice(recorder, tmp_path):
     steps(recorder, 0, 1)
     position = recorder.position()

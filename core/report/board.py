@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,18 @@ from ..hooks.types import Histogram
 if TYPE_CHECKING:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
+#: What is told where its package is missing, which a run does without.
+LEFT_OUT = (
+    "TensorBoard's event files are left out, since tensorboard is not installed; "
+    "to have them: pip install 'ringfence[tensorboard]'"
+)
 #: Numbers of so many calls are written together.
 _AT_ONCE = 64
+
+
+def is_installed() -> bool:
+    """Tell whether event files can be written."""
+    return importlib.util.find_spec("tensorboard") is not None
 
 
 class Board:
@@ -112,6 +123,22 @@ class Board:
         # TensorBoard reads files by name: a later one must sort after the earlier.
         self._file = (self._folder / f"events.out.tfevents.{time.time_ns():020}.ringfence").open("ab")
         return RecordWriter(self._file)
+
+
+class NoBoard(Board):
+    """Takes everything and writes nothing, where tensorboard is not installed."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Drop them."""
+
+    def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+        """Drop them."""
+
+    def image(self, tag: str, png: bytes, size: tuple[int, int, int], step: int) -> None:
+        """Drop it."""
+
+    def purge(self, step: int) -> None:
+        """Nothing was written."""
 
 
 def _summary(values: Sequence[Mapping[str, Any]]) -> Any:

@@ -17,7 +17,7 @@ from ..engine.recorder import RunInfo
 from ..folder import disk_faults_told
 from ..hooks.plugin import Plugin
 from ..hooks.types import Batch, Report, StepInfo
-from .board import Board
+from .board import Board, NoBoard, is_installed
 from .journal import Journal
 from .pictures import from_batch, size_of, to_png
 from .store import PluginStore
@@ -44,7 +44,7 @@ class RunRecorder:
     ``events.jsonl``        resumes, restarts, disabled plugins, why the run ended …
     ``reports/``            histograms and pictures of monitors, bounded
     ``samples/``            images of the first batch, as the model saw them
-    ``tensorboard/``        all of it for TensorBoard
+    ``tensorboard/``        all of it for TensorBoard, if that is installed
     ======================  ==================================================
 
     Numbers of a step go to disk when the step is finished: augment plugins run
@@ -65,7 +65,7 @@ class RunRecorder:
         self._class_names = class_names
         self._metrics = Journal(folder / METRICS)
         self._events = Journal(folder / EVENTS)
-        self._board = Board(folder / BOARD)
+        self._board = (Board if is_installed() else NoBoard)(folder / BOARD)
         self._stores: dict[str, PluginStore] = {}
         self._earlier: list[str] | None = None
         self._finished = 0

@@ -44,15 +44,25 @@ _REFUSED = {
 def _library() -> Any:
     # Read at import: without it albumentations asks a server for its newest version.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import albumentations  # noqa: PLC0415 - takes seconds and 100 MiB; only jobs that need it pay
-    import cv2  # noqa: PLC0415 - as above
+    try:
+        import albumentations  # noqa: PLC0415 - takes seconds and 100 MiB; only jobs that need it pay
+        import cv2  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the transforms of albumentations need {error.name}, which is not installed; "
+            "install it with: pip install 'ringfence[albumentations]'"
+        ) from error
 
     cv2.setNumThreads(0)
     return albumentations
 
 
 def transform_names() -> tuple[str, ...]:
-    """Return the names of albumentations' transforms, sorted; imports it."""
+    """Return the names of albumentations' transforms, sorted; imports it.
+
+    Raises:
+        ValueError: It is not installed.
+    """
     library = _library()
     bases = {library.BasicTransform, library.DualTransform, library.ImageOnlyTransform}
     found = (
@@ -146,7 +156,8 @@ def make_transform(name: str, options: Mapping[str, Any], position: int) -> Tran
         position: Place in the job's list.
 
     Raises:
-        ValueError: There is none of that name, an option is wrong, or it needs more than an image.
+        ValueError: There is none of that name, an option is wrong, it needs more than an image, or
+            albumentations is not installed.
     """
     name = name.removeprefix(PREFIX)
     if name in _REFUSED:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ringfence import Batch, StepInfo
-from ringfence.builtin.augment import Augment
+from ringfence.builtin.augment import Augment, external
 from ringfence.builtin.augment.draw import Draw
 from ringfence.builtin.augment.external import Transform, transform_names
 from ringfence.builtin.augment.images import Converter, Spares
@@ -264,6 +264,19 @@ def test_names_hold_over_a_hundred_transforms_and_no_base_class():
     assert not {"BasicTransform", "DualTransform", "ImageOnlyTransform", "Compose"} & {*found}
 
 
+@pytest.mark.parametrize("missing", ["albumentations", "cv2"])
+def test_what_is_missing_is_told_with_what_installs_it(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    external._library.cache_clear()
+    with pytest.raises(
+        ValueError, match=rf"need {missing}, which is not installed; install it with: pip"
+    ) as told:
+        Augment(["HorizontalFlip"])
+
+    assert str(told.value).startswith("ops[0] HorizontalFlip: ")
+    assert "pip install 'ringfence[albumentations]'" in str(told.value)
+
+
 def test_nothing_looks_up_a_server_or_warns():
     code = """
 import socket, sys, warnings
@@ -273,7 +286,7 @@ def trap(*arguments, **options):
 socket.getaddrinfo = socket.gethostbyname = socket.socket.connect = trap
 import torch
 from ringfence import Batch, StepInfo
-from ringfence.builtin.augment import Augment
+from ringfence.builtin.augment import Augment, external
 assert "albumentations" not in sys.modules and "cv2" not in sys.modules
 Augment(["mixup", "randaugment"])
 assert "albumentations" not in sys.modules and "cv2" not in sys.modules
