@@ -31,7 +31,8 @@ Files, by what they are for:
 * bounds: ``budget``, ``foreign``, ``ceiling`` and ``cgroup`` (memory), ``fairness`` (processor time),
   ``unlinked``, ``descriptors`` and ``locks`` (files), ``account`` and ``process`` (the books), ``watchdog``,
   ``turns``
-* what is told: ``attempts`` (calls that were refused), ``advice`` (the line that would allow)
+* what is told: ``attempts`` (calls that were refused), ``advice`` (the line that would allow); what the
+  host does instead: ``modes`` (of files)
 * what a job grants: ``grants`` and ``reserved`` (what may be), ``broker`` (outside) and
   ``dialler`` (inside) for connections, ``addresses`` (where they may lead)
 """

@@ -1,8 +1,9 @@
 """What plugins tried and were refused, as the kernel tells it.
 
 The filter hands some refused system calls to the host, which counts them and
-answers with the error that they would have got anyway; nothing else is ever
-answered. Until then the plugin waits, and what it does not survive meanwhile (its
+answers with the error that they would have got anyway. To change the mode of a
+file is handed over too, and done where it is one of the plugin's own; nothing else
+is ever answered. Until then the plugin waits, and what it does not survive meanwhile (its
 deadline, its budget) ends it as always. When a host stops listening, or is no
 more, the kernel refuses by itself.
 """
@@ -21,11 +22,15 @@ import seccompy
 from seccompy.notify import FdFlag, Listener, Notification
 
 from ..hooks.plugin import PluginUsage
+from .calls import BY_HOST
 from .calls_by_argument import what_was_tried
+from .modes import change_mode
 from .protocol import MessageError
 
-#: Attempts of one worker that are told; whatever it does, it costs the host no more than these.
+#: Attempts of one worker that are told, and modes of files that are changed for it; whatever it does, it
+#: costs the host no more than these.
 MAX_TOLD = 100
+MAX_MODES = 1000
 
 
 class Attempts:
@@ -35,16 +40,19 @@ class Attempts:
         listener: What the worker's filter sends them to.
         pid: The worker.
         usage: Where they are counted, together with those of the plugin's other workers.
+        scratch: Folder of the worker, in which it may change modes; None if it has none.
     """
 
-    def __init__(self, listener: Listener, pid: int, usage: PluginUsage) -> None:
+    def __init__(self, listener: Listener, pid: int, usage: PluginUsage, scratch: str | None = None) -> None:
         self.listener = listener
         self._pid = pid
         self._usage = usage
         self._counts = False
         self._from_probes = 0
         self._from_elsewhere = 0
+        self._scratch = None if scratch is None else os.path.realpath(scratch)
         self._left = MAX_TOLD
+        self._modes_left = MAX_MODES
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
 
@@ -61,7 +69,7 @@ class Attempts:
             self._usage.attempts = {}
 
     def answer(self) -> bool:
-        """Count a call and refuse it; returns whether there may be more."""
+        """Count a call and refuse it, or make it; returns whether there may be more."""
         ready = self._poll.poll(0)
         if not ready:
             return True  # it was about a listener that had the same number
@@ -69,27 +77,38 @@ class Attempts:
             return False  # the worker has ended
         try:
             call = self.listener.recv()
-            self._count(call)  # before the plugin can go on, so that it is there when the plugin answers
-            self.listener.respond(call.id, error=errno.EPERM)
+            name = seccompy.syscall_name(call.nr)
+            # Counted before the plugin can go on, so that it is there when the plugin answers.
+            error = self._change_mode(name, call) if name in BY_HOST else self._count(name, call)
+            self.listener.respond(call.id, error=error)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
             self._left -= self._counts  # withdrawn, as a signal came or its thread has ended
-        if self._left <= 0:
+        goes_on = min(self._left, self._modes_left) > 0
+        if not goes_on:
             self._usage.attempts_at_least = True
-        return self._left > 0
+        return goes_on
 
-    def _count(self, call: Notification) -> None:
+    def _change_mode(self, name: str, call: Notification) -> int:
+        """Change a mode if it is one of a file of the worker's own; returns the error that it gets, or 0."""
+        self._modes_left -= 1
+        if self._scratch is None:
+            return errno.EPERM
+        return change_mode(self._scratch, call.pid, name, call.args, lambda: self.listener.valid(call.id))
+
+    def _count(self, name: str, call: Notification) -> int:
+        """Count an attempt; returns the error that it gets."""
         if not self._counts:
             self._from_probes += call.pid == self._pid
             self._from_elsewhere += call.pid != self._pid
-            return
+            return errno.EPERM
         self._left -= 1
-        name = seccompy.syscall_name(call.nr)
         kind = f"{what_was_tried(name, call.args)} ({name})"
         counts = self._usage.attempts or {}
         # A new one each time: another thread may be reading it.
         self._usage.attempts = {**counts, kind: counts.get(kind, 0) + 1}
+        return errno.EPERM
 
 
 class Answerer:
@@ -109,13 +128,14 @@ class Answerer:
         _answerers.add(self)
         self._thread.start()
 
-    def watch(self, fd: int, pid: int, usage: PluginUsage) -> Attempts:
+    def watch(self, fd: int, pid: int, usage: PluginUsage, scratch: str | None = None) -> Attempts:
         """Answer what comes from a worker; nothing is counted until ``count_from_now``.
 
         Args:
             fd: What the worker calls its listener; closed in the end, and at once if it is none.
             pid: The worker.
             usage: Where to count.
+            scratch: Folder of the worker, in which it may change modes.
 
         Raises:
             MessageError: It is no listener.
@@ -127,7 +147,7 @@ class Answerer:
                 listener.set_flags(FdFlag.SYNC_WAKE_UP)
         except OSError as error:
             raise MessageError(f"something else than a listener: {error.strerror}") from error
-        attempts = Attempts(listener, pid, usage)
+        attempts = Attempts(listener, pid, usage, scratch)
         with self._lock:
             self._watched[fd] = attempts
             self._epoll.register(fd, select.EPOLLIN)

@@ -2,7 +2,7 @@
 
 A call is allowed, refused in silence, or refused and told. Told are calls that no
 library makes to do its work; silent are those that libraries try and do without,
-as when a file's times cannot be copied with it.
+as when a file's times cannot be copied with it. A few are made by the host.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ TOLD: dict[str, tuple[str, ...]] = {
 
 # Landlock does not guard who owns a file, who may read it, when it changed, or its attributes.
 _FILE_METADATA = (
-    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat", "truncate"),
+    *("chown", "lchown", "fchown", "fchownat", "truncate"),
     *("utime", "utimes", "futimesat", "utimensat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
     *("removexattr", "lremovexattr", "fremovexattr", "removexattrat", "file_setattr", "mknod", "mknodat"),
 )
@@ -98,6 +98,9 @@ QUIET: dict[int, tuple[str, ...]] = {
         *("listxattr", "llistxattr", "flistxattr", "listxattrat"),
     ),
 }
+
+#: Calls that the host makes where it listens, after a look at what is meant; they get EPERM otherwise.
+BY_HOST = ("chmod", "fchmod", "fchmodat", "fchmodat2")
 
 #: Calls that are allowed whatever their arguments.
 ALLOWED: tuple[str, ...] = (

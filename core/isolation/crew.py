@@ -315,8 +315,8 @@ class Crew:
             return worker.channel.ask(message, fds=(line.fileno(),), take_listener=take_listener)
 
     def _watch(self, worker: Worker, listener: int) -> None:
-        pid = worker.channel.process.pid
-        worker.attempts = self._services.answerer.watch(listener, pid, self.usage)
+        process = worker.channel.process
+        worker.attempts = self._services.answerer.watch(listener, process.pid, self.usage, process.scratch)
 
     def _check_grants(self) -> None:
         for grant in self.spec.permissions.paths:

@@ -19,7 +19,7 @@ import seccompy
 from seccompy import Action, Filter
 
 from . import calls_by_process, kernel
-from .calls import ALLOWED, QUIET, SIGNALS, TOLD, number_of
+from .calls import ALLOWED, BY_HOST, QUIET, SIGNALS, TOLD, number_of
 from .calls_by_argument import BY_ARGUMENT
 from .status import LayerError, LayerStatus, active
 
@@ -63,7 +63,7 @@ def build(*, told: bool) -> bytes:
             built.errno(number, then, args=when)
         else:
             tell(number, args=when)
-    for names in TOLD.values():
+    for names in (*TOLD.values(), BY_HOST):
         for number in _numbers(names):
             tell(number)
     for error, names in QUIET.items():
@@ -111,7 +111,7 @@ def _load_and_listen(take_listener: Callable[[int], object]) -> str:
     except OSError as error:
         # Another supervisor has the only listener that there may be, or the kernel is older than 5.0.
         _load(pid, told=False)
-        return f"; attempts cannot be told: {error.strerror}"
+        return f"; it cannot change modes of its files, and attempts cannot be told: {error.strerror}"
     if listener in _STANDARD:  # those are open: what has been given is no new descriptor
         raise LayerError("seccomp", "the kernel says that the filter is loaded, and gave no listener for it")
     take_listener(listener)

@@ -177,7 +177,14 @@ def tell(_, __):
     return {"error": _error(lambda: os.setuid(os.getuid()))}
 
 
+def change_mode(_, __):
+    """Change the mode of a file of its own."""
+    Path("own").touch()
+    return {"error": _error(lambda: Path("own").chmod(0o600))}
+
+
 BODIES = {
+    "change_mode": change_mode,
     "try_refused": try_refused,
     "try_allowed": try_allowed,
     "tell": tell,

@@ -113,7 +113,7 @@ def facts_of_files(aim):
     flags = ctypes.c_int()
 
     def on_fd(change):
-        # A file of its own does as well: no call of this kind looks at the file first.
+        # A file of its own does as well: no other call looks at the file first.
         fd = os.open("own", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             change(fd)
@@ -128,7 +128,7 @@ def facts_of_files(aim):
     return {
         "chmod": lambda: os.chmod(secret, was.st_mode & 0o7777),
         "chmod_setuid": lambda: on_fd(lambda fd: os.chmod("own", 0o4755)),
-        "fchmod": lambda: on_fd(lambda fd: os.fchmod(fd, 0o644)),
+        "fchmod": lambda: on_fd(lambda fd: os.fchmod(fd, 0o6755)),
         "fchmodat2": lambda: kernel.syscall("fchmodat2", -100, text(secret), was.st_mode & 0o7777, 0),
         "chown": lambda: os.chown(secret, was.st_uid, was.st_gid),
         "fchown": lambda: on_fd(lambda fd: os.fchown(fd, os.getuid(), os.getgid())),
@@ -148,6 +148,36 @@ def facts_of_files(aim):
         "mkfifo": lambda: (os.mkfifo("fifo"), os.unlink("fifo")),
         "mksocket": lambda: (os.mknod("node", 0o140600), os.unlink("node")),
         "mkdevice": lambda: (os.mknod("device", 0o020600, os.makedev(1, 3)), os.unlink("device")),
+    }
+
+
+def modes(aim):
+    """Have the trainer, which changes modes of files in scratch, change those of others: to what they are."""
+    own_code = os.path.join(aim.code, "tampering.py")
+    note = os.path.join(aim.sibling_scratch, "note.txt")
+
+    def on(path, change, flags=os.O_RDONLY):
+        fd = os.open(path, flags)
+        try:
+            change(fd, stat.S_IMODE(os.fstat(fd).st_mode))
+        finally:
+            os.close(fd)
+
+    def by_link(path):
+        os.symlink(path, "to-others")
+        try:
+            os.chmod("to-others", stat.S_IMODE(os.stat(path).st_mode))
+        finally:
+            os.unlink("to-others")
+
+    return {
+        "by_descriptor": lambda: on(own_code, os.fchmod),
+        "by_handle": lambda: on(own_code, lambda fd, mode: os.chmod(f"/proc/self/fd/{fd}", mode), os.O_PATH),
+        "by_link": lambda: by_link(own_code),
+        "of_a_secret": lambda: by_link(os.path.join(aim.home, _SECRET)),
+        "of_a_sibling": lambda: os.chmod(note, stat.S_IMODE(os.stat(note).st_mode)),
+        "of_a_device": lambda: on("/dev/null", os.fchmod),
+        "of_its_folder": lambda: on(".", os.fchmod),
     }
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import sysconfig
 
 import msgspec
@@ -14,6 +15,7 @@ from ..row import Row
 _PACKAGES = reasons.closed(sysconfig.get_path("purelib"), os.W_OK)
 _LIBRARY = reasons.closed(os.path.dirname(os.__file__), os.W_OK)
 _OWN = reasons.closed(os.path.dirname(os.path.abspath(__file__)), os.W_OK)
+_OWNS_CODE = reasons.fails(lambda: os.chmod(__file__, stat.S_IMODE(os.stat(__file__).st_mode)))
 #: Where the file system itself takes no changes.
 _READ_ONLY = frozenset({errno.EROFS})
 
@@ -53,6 +55,14 @@ ROWS = (
         "seccomp, landlock",
         "tampering:facts_of_files",
         no_control=reasons.because({"mkdevice": reasons.lacks("MKNOD")}),
+    ),
+    Row(
+        6,
+        "have the trainer change modes of what is not the plugin's own file",
+        "seccomp",
+        "tampering:modes",
+        no_control=reasons.each(("by_descriptor", "by_handle", "by_link"), _OWNS_CODE)
+        | reasons.because({"of_a_device": reasons.lacks("FOWNER", anywhere=True)}),
     ),
     Row(
         6,
