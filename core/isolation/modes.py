@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _MAX_PATH_BYTES = 4096
 _MAX_OFFSET = (1 << 63) - 1
 # struct open_how: flags, mode, how to walk: not to another file system, along no link, not out of the folder.
 _RESOLVE = 0x01 | 0x02 | 0x04 | 0x08
-_OpenHow = ctypes.c_uint64 * 3
+_OPEN_HOW = struct.pack("3Q", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE)
 
 
 def change_mode(
@@ -92,10 +93,10 @@ def _opened_below(scratch: str, path: Path) -> Iterator[int]:
     if not path.is_relative_to(scratch):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
     below = ctypes.create_string_buffer(bytes(path.relative_to(scratch)))
-    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE)
+    how = ctypes.create_string_buffer(_OPEN_HOW, len(_OPEN_HOW))
     with contextlib.ExitStack() as opened:
         folder = os.open(scratch, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         opened.callback(os.close, folder)
-        file = kernel.syscall("openat2", folder, below, how, ctypes.sizeof(how))
+        file = kernel.syscall("openat2", folder, below, how, len(_OPEN_HOW))
         opened.callback(os.close, file)
         yield file
