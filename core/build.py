@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from .datasets import check_data, load_data
+from .datasets import Task, check_data, load_data
 from .engine.config import EarlyStopping, TrainConfig, resolve_device
 from .engine.data import Data, Plan
 from .engine.losses import LOSSES
@@ -91,7 +91,8 @@ def build(job_file: JobFile, base: FilePath) -> Ingredients:
     # A function of the user's that draws from a global generator gives the same samples at each start, and
     # whatever the job's seed: those that are for testing must stay so.
     seed_all(derive_seed(0, "data"))
-    data = _told("data", job_file, lambda: load_data(job.data.name, job.data.options, base=base))
+    task: Task = "classification" if config.loss.classes else "regression"
+    data = _told("data", job_file, lambda: load_data(job.data.name, job.data.options, base=base, task=task))
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
     model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))

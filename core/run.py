@@ -203,6 +203,7 @@ def _recorded(
         try:
             for sentence in told:
                 keeper.event(sentence)
+            _show(prepared.ingredients.data.notes, watchers)
             result = _train(
                 prepared,
                 record,
@@ -241,6 +242,13 @@ def _recorded(
         if result.status == "interrupted":
             recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
         return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
+
+
+def _show(notes: Sequence[str], watchers: Sequence[Watcher]) -> None:
+    """Show what is true of the data whatever becomes of the run, which therefore is no event of it."""
+    for sentence in notes:
+        for watcher in watchers:
+            watcher.event(sentence)
 
 
 def _discard(folder: Path, recorder: RunRecorder, *, whole: bool) -> None:

@@ -15,9 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ringfence import DataError
+from ringfence.build import build
 from ringfence.datasets import DATASETS, check_data, load_data
 from ringfence.datasets.common import split
 from ringfence.engine.data import Data
+from ringfence.job import check_job
+from ringfence.job.yaml_file import parse_yaml
 from ringfence.options import OptionError
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"
@@ -180,6 +183,56 @@ def test_folder_reads_train_and_test(tmp_path):
     assert data.test.inputs[:, 0, 0, 0].tolist() == [10, 10, 20, 20]
 
 
+@pytest.mark.parametrize("train", ["train", "training", "Train"])
+@pytest.mark.parametrize("test", ["val", "valid", "validation", "test", "testing", "VAL"])
+def test_folder_knows_the_usual_names_of_parts(tmp_path, train, test):
+    for part, count in ((train, 3), (test, 1)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                picture(tmp_path / part / name / f"{i}.png")
+    data = load("folder", tmp_path, path=".")
+    assert (len(data.train), len(data.test)) == (6, 2)
+    assert data.train.class_names == ("cat", "dog")
+    assert f"trains on '{train}' and evaluates on '{test}'" in data.notes[0]
+    assert data.notes[1:] == ("2 classes: cat, dog",)
+
+
+def test_folder_evaluates_on_val_and_leaves_test_for_the_end(tmp_path):
+    for part, value in (("train", 1), ("val", 2), ("test", 3)):
+        picture(tmp_path / part / "cat" / "0.png", value=value)
+    data = load("folder", tmp_path, path=".")
+    assert data.test.inputs[:, 0, 0, 0].tolist() == [2]
+    assert data.notes[0].endswith("trains on 'train' and evaluates on 'val'; 'test' is not read")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            ("train/a/0.png",),
+            "holds 'train' and neither 'val' nor 'test' beside it; add one of them, or",
+        ),
+        (("train/a/0.png", "holdout/a/0.png"), "holds 'train' and neither 'val' nor 'test' beside it"),
+        (("valid/a/0.png",), "holds 'valid' and no folder 'train' beside it; add that"),
+        (("train/a/0.png", "training/a/0.png", "val/a/0.png"), "holds both 'train' and 'training'; keep one"),
+        (("train/a/0.png", "val/a/0.png", "valid/a/0.png"), "holds both 'val' and 'valid'; keep one of them"),
+        (("train/0.png", "valid/0.png"), "train: holds no sub folders; expected one for each class"),
+    ],
+)
+def test_half_of_a_pair_of_parts_is_no_class(tmp_path, files, said):
+    for file in files:
+        picture(tmp_path / file)
+    with pytest.raises(DataError, match=said):
+        load("folder", tmp_path, path=".")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("bus", "train"):
+        for i in range(4):
+            picture(tmp_path / name / f"{i}.png")
+    assert load("folder", tmp_path, path=".").train.class_names == ("bus", "train")
+
+
 def test_folder_splits_each_class_by_its_share(tmp_path):
     for name, count in (("a", 10), ("b", 20)):
         for i in range(count):
@@ -298,6 +351,9 @@ def test_targets_of_a_regression_are_rows(tmp_path):
         ((8, 3, 6, 5), "auto", (3, 6, 5)),
         ((8, 4, 6, 3), "channels_first", (4, 6, 3)),
         ((8, 4, 6, 3), "channels_last", (3, 4, 6)),
+        ((8, 64, 7, 7), "auto", (64, 7, 7)),
+        ((8, 12, 12, 10), "channels_first", (12, 12, 10)),
+        ((8, 12, 12, 10), "channels_last", (10, 12, 12)),
     ],
 )
 def test_images_get_their_channels_first(tmp_path, shape, layout, expected):
@@ -312,10 +368,43 @@ def test_images_get_their_channels_first(tmp_path, shape, layout, expected):
         ({"inputs": np.ones((4, 2)), "targets": [0, 1]}, {}, "4 inputs, but 2 targets"),
         ({"inputs": np.full((4, 2), np.nan), "targets": [0, 1, 0, 1]}, {}, "not finite"),
         ({"inputs": np.ones(4), "targets": [0, 1, 0, 1]}, {}, r"expected \(N, …\)"),
-        ({"inputs": np.ones((4, 2)), "targets": [0, -1, 0, 1]}, {}, "-1"),
-        ({"inputs": np.ones((4, 2)), "targets": [0.5] * 4}, {"task": "classification"}, "fractions"),
+        ({"inputs": np.ones((4, 2)), "targets": [0, -1, 0, 1]}, {}, "hold -1, which is no class; .*unique"),
+        (
+            {"inputs": np.ones((4, 2)), "targets": [0.5] * 4},
+            {"task": "classification"},
+            "fractions, such as 0.5, which are no classes; to predict numbers write loss: mse",
+        ),
+        ({"inputs": np.ones((4, 2)), "targets": np.eye(4)}, {"task": "classification"}, r"by .argmax\(1\)"),
+        (
+            {"inputs": np.ones((4, 2)), "targets": [0, 7, 0, 7]},
+            {"classes": 7},
+            "to 7, option 'classes' is 7",
+        ),
+        (
+            {"inputs": np.ones((4, 2)), "targets": [0, 3_000_000, 0, 0]},
+            {},
+            "makes 3,000,001 classes, .* of 4 samples with 2 different targets; .*, say so with 'classes'",
+        ),
+        (
+            {"inputs": np.ones((4, 2)), "targets": [0, 1e300, 0, 0]},
+            {"task": "classification"},
+            "classes, and",
+        ),
+        (
+            {"inputs": np.ones((4, 2)), "targets": [np.nan, 1, 0, 0]},
+            {"task": "classification"},
+            "targets hold values that are not finite",
+        ),
+        ({"inputs": np.full((4, 2), 1e300), "targets": [0] * 4}, {}, r"holds 1e\+300, too large for float32"),
+        ({"inputs": np.ones((4, 2)), "targets": [1e300] * 4}, {}, r"targets: .*holds 1e\+300, too large for"),
+        ({"inputs": np.ones((4, 12, 12, 10)), "targets": [0] * 4}, {}, "ambiguous; give option 'layout'"),
+        ({"inputs": np.ones((4, 3, 9, 3)), "targets": [0] * 4}, {}, "ambiguous; give option 'layout'"),
         ({"inputs": np.array(["a"] * 4), "targets": [0] * 4}, {}, "expected numbers"),
-        ({"inputs": np.array([{}] * 4, object), "targets": [0] * 4}, {}, "cannot be read as .npz"),
+        (
+            {"inputs": np.array([{}] * 4, object), "targets": [0] * 4},
+            {},
+            "cannot be read as .npz: Object arrays .*; nothing is unpickled: save an array of numbers",
+        ),
         ({"inputs": np.ones((4, 2), complex), "targets": [0] * 4}, {}, "expected numbers"),
         ({"inputs": np.ones((4, 3, 5, 4), np.uint8), "targets": [0] * 4}, {}, "ambiguous"),
     ],
@@ -325,6 +414,100 @@ def test_arrays_that_do_not_fit_are_told(tmp_path, arrays, options, said):
     with pytest.raises(DataError, match=said) as caught:
         load("arrays", tmp_path, path="d.npz", **options)
     assert "d.npz" in str(caught.value)
+
+
+# classes, and what the loss is for
+
+OUTPUTS = "the model has an output for each all the same"
+
+
+def labelled(folder, targets, test_targets=None):
+    arrays = {"inputs": np.ones((len(targets), 2)), "targets": targets}
+    if test_targets is not None:
+        arrays |= {"test_inputs": np.ones((len(test_targets), 2)), "test_targets": test_targets}
+    np.savez(folder / "d.npz", **arrays)
+
+
+@pytest.mark.parametrize(
+    ("targets", "notes"),
+    [
+        ([0, 1], ("2 classes",)),
+        (
+            [1, 2],
+            (
+                "3 classes",
+                "no training samples of 1 of 3 classes: 0; " + OUTPUTS,
+                "no test samples of 1 of 3 classes: 0",
+            ),
+        ),
+        (
+            [0, 20],
+            (
+                "21 classes",
+                "no training samples of 19 of 21 classes: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 9 more; "
+                + OUTPUTS,
+                "no test samples of 19 of 21 classes: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 9 more",
+            ),
+        ),
+    ],
+)
+def test_classes_without_samples_are_told(tmp_path, targets, notes):
+    labelled(tmp_path, targets * 10)
+    assert load("arrays", tmp_path, path="d.npz").notes == notes
+
+
+def test_a_thousand_classes_and_more_are_taken_in_proportion_or_where_they_are_meant(tmp_path):
+    labelled(tmp_path, [0, 999, 0, 0])
+    assert load("arrays", tmp_path, path="d.npz").train.num_classes == 1000
+    labelled(tmp_path, np.arange(3000) % 1500)
+    assert load("arrays", tmp_path, path="d.npz").train.num_classes == 1500
+    labelled(tmp_path, [0, 1500, 0, 0])
+    with pytest.raises(DataError, match="which makes 1,501 classes"):
+        load("arrays", tmp_path, path="d.npz")
+    assert load("arrays", tmp_path, path="d.npz", classes=2000).train.num_classes == 2000
+
+
+def test_classes_of_test_samples_count_too(tmp_path):
+    labelled(tmp_path, [0, 1, 0, 1], [0, 1_000_000])
+    with pytest.raises(DataError, match="which makes 1,000,001 classes"):
+        load("arrays", tmp_path, path="d.npz")
+
+
+@pytest.mark.parametrize("kind", ["arrays", "function"])
+@pytest.mark.parametrize(
+    ("targets", "task", "dtype"),
+    [
+        (np.arange(20) % 2, "regression", torch.float32),
+        (np.arange(20) % 2, "classification", torch.int64),
+        (np.arange(20) % 2, "auto", torch.int64),
+        (np.arange(20) % 2.0, "regression", torch.float32),
+        (np.arange(20) % 2.0, "classification", torch.int64),
+        (np.arange(20) % 2.0, "auto", torch.float32),
+        (200_000 + np.arange(20), "regression", torch.float32),
+    ],
+)
+def test_the_loss_decides_what_whole_numbers_are(user, targets, task, dtype, kind):
+    labelled(user, targets, targets)
+    name, options = ("arrays", {"path": "d.npz"}) if kind == "arrays" else ("own_data_module:file", {})
+    data = load_data(name, options, base=user, task=task)
+    assert data.train.targets.dtype == data.test.targets.dtype == dtype
+    assert data.train.num_classes == (2 if dtype == torch.int64 else None)
+    assert data.train.targets.flatten().tolist() == targets.tolist()
+
+
+@pytest.mark.parametrize(("loss", "metric", "classes"), [("mse", "mae", None), ("cross_entropy", "f1", 2)])
+def test_the_loss_of_the_job_is_what_decides(tmp_path, loss, metric, classes):
+    labelled(tmp_path, np.arange(20) % 2)
+    text = f"model: mlp\ndata: {{name: arrays, path: d.npz}}\nsteps: 1\nloss: {loss}\nmetric: {metric}\n"
+    assert build(check_job(parse_yaml(text, "job.yaml")), tmp_path).data.train.num_classes == classes
+
+
+def test_the_option_beats_the_loss(tmp_path):
+    labelled(tmp_path, np.arange(20) % 2)
+    for task, count in (("classification", 2), ("regression", None)):
+        for other in ("classification", "regression"):
+            data = load_data("arrays", {"path": "d.npz", "task": task}, base=tmp_path, task=other)
+            assert data.train.num_classes == count
 
 
 @pytest.mark.parametrize(
@@ -352,6 +535,11 @@ from ringfence.engine.data import Data, Dataset
 
 def pairs(n=4, mixed=False, sure: bool | None = None):
     return (np.ones((n, 3)), np.arange(n) % 2), (torch.ones(2, 3), torch.tensor([0, 1]))
+
+def file():
+    import pathlib
+    held = np.load(pathlib.Path(__file__).parent / "d.npz")
+    return (held["inputs"], held["targets"]), (held["test_inputs"], held["test_targets"])
 
 def whole():
     part = Dataset(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64), 3)

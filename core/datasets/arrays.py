@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
 from ..problems import suggest
+from .classes import check_proportion, to_classes
 from .common import (
     IMAGE_DIMS,
     MAX_CHANNELS,
@@ -27,9 +31,11 @@ from .common import (
     split_dataset,
     telling,
 )
+from .convert import to_float32, to_tensor
 
 Task = Literal["auto", "classification", "regression"]
 Layout = Literal["auto", "channels_first", "channels_last"]
+Classes = Annotated[int, Field(ge=1, le=10**6)]
 
 
 def arrays(
@@ -40,6 +46,7 @@ def arrays(
     test_inputs: str = "test_inputs",
     test_targets: str = "test_targets",
     task: Task = "auto",
+    classes: Classes | None = None,
     layout: Layout = "auto",
     test_fraction: Fraction = 0.2,
     split_seed: SplitSeed = 0,
@@ -54,8 +61,9 @@ def arrays(
         targets: Key of the targets, (N,) classes, or (N, …) numbers for a regression.
         test_inputs: Key of the test samples; if the file has none, a share of the samples is taken.
         test_targets: Key of their targets.
-        task: ``auto`` takes whole numbers as classes and others as a regression.
-        layout: Where images have their channels; ``auto`` looks for a dimension of 1, 3 or 4.
+        task: ``auto`` is what the job's loss is for; without a loss, whole numbers are classes.
+        classes: How many there are; by default one more than the largest target.
+        layout: Where images have their channels; ``auto`` looks for a dimension of 1 to 4.
         test_fraction: Share of the test samples, if the file has none.
         split_seed: Which samples these are.
         limit: At most so many training and so many test samples.
@@ -64,6 +72,7 @@ def arrays(
     Raises:
         DataError: The file or a key is missing, or the arrays do not fit.
     """
+    same = functools.partial(same_classes, classes=classes, source=str(path), more="say so with 'classes'")
     with _open(path) as (keys, get):
         train = make_dataset(
             _get(path, keys, get, "inputs", inputs),
@@ -74,6 +83,7 @@ def arrays(
         )
         named = test_inputs != "test_inputs" or test_targets != "test_targets"
         if not named and not {test_inputs, test_targets} & set(keys):
+            (train,) = same(train)
             train, test = split_dataset(train, test_fraction, split_seed, str(path))
         else:
             test = make_dataset(
@@ -83,11 +93,19 @@ def arrays(
                 layout=layout,
                 source=f"{path}['{test_inputs}']",
             )
-    train, test = same_classes(train, test)
+            train, test = same(train, test)
     return finish(train, test, limit=limit, normalize=normalize, source=str(path))
 
 
-def make_dataset(inputs: Tensor, targets: Tensor, *, task: Task, layout: Layout, source: str) -> Dataset:
+def make_dataset(
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    task: Task,
+    layout: Layout,
+    source: str,
+    ask: str = "give option 'layout'",
+) -> Dataset:
     """Bring arrays into the form that ``Dataset`` asks for.
 
     Args:
@@ -96,6 +114,7 @@ def make_dataset(inputs: Tensor, targets: Tensor, *, task: Task, layout: Layout,
         task: What to predict.
         layout: Where images have their channels.
         source: File and key for messages.
+        ask: What to do where that cannot be told.
 
     Raises:
         DataError: They do not fit the task.
@@ -105,42 +124,44 @@ def make_dataset(inputs: Tensor, targets: Tensor, *, task: Task, layout: Layout,
             f"{source}: inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}; "
             "expected (N, …) and (N,)"
         )
-    if inputs.is_complex() or targets.is_complex():
-        raise DataError(f"{source}: holds complex numbers; give real and imaginary parts as channels")
-    inputs = inputs if inputs.dtype == torch.uint8 else inputs.to(torch.float32)
-    inputs = _channels_first(inputs, layout, source)
+    inputs = inputs if inputs.dtype == torch.uint8 else to_float32(inputs, source)
+    inputs = _channels_first(inputs, layout, source, ask)
     if task == "auto":
         task = "regression" if targets.is_floating_point() else "classification"
     if task == "regression":
         # (N,) beside outputs of (N, 1) would broadcast to (N, N) in a loss.
-        values = targets.to(torch.float32)
+        values = to_float32(targets, f"{source}: targets")
         with telling(source):
             return Dataset(inputs, values[:, None] if values.dim() == 1 else values, None)
-    classes = targets.squeeze(1) if targets.dim() == 2 and targets.shape[1] == 1 else targets  # noqa: PLR2004
-    if classes.dim() != 1:
-        raise DataError(
-            f"{source}: targets of shape {tuple(targets.shape)} are no classes; expected (N,), "
-            "or task: regression"
-        )
-    if classes.is_floating_point() and not (classes == classes.round()).all():
-        raise DataError(f"{source}: targets hold fractions, which are no classes; give task: regression")
-    classes = classes.to(torch.int64)
+    classes = to_classes(targets, source)
     with telling(source):
         return Dataset(inputs, classes, int(classes.max()) + 1 if len(classes) else 1)
 
 
-def same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Give both parts the number of classes of the one that has more."""
-    if train.num_classes is None or test.num_classes is None:
-        return train, test
-    count = max(train.num_classes, test.num_classes)
-    return (
-        Dataset(train.inputs, train.targets, count, train.class_names),
-        Dataset(test.inputs, test.targets, count, test.class_names),
-    )
+def same_classes(*parts: Dataset, classes: int | None = None, source: str, more: str) -> list[Dataset]:
+    """Give all parts the number of classes of the one that has most, if that is in proportion.
+
+    Args:
+        parts: All that was read.
+        classes: The number, if the user says it.
+        source: For messages.
+        more: What to do if there are more classes than are in proportion.
+
+    Raises:
+        DataError: There are more classes than ``classes`` says, or than are in proportion to the samples.
+    """
+    counts = [part.num_classes for part in parts if part.num_classes is not None]
+    if len(counts) < len(parts):
+        return list(parts)
+    if classes is not None and max(counts) > classes:
+        raise DataError(f"{source}: targets reach to {max(counts) - 1}, option 'classes' is {classes}")
+    alike = [replace(part, num_classes=classes or max(counts)) for part in parts]
+    if classes is None:
+        check_proportion(alike, source, more)
+    return alike
 
 
-def _channels_first(inputs: Tensor, layout: Layout, source: str) -> Tensor:
+def _channels_first(inputs: Tensor, layout: Layout, source: str, ask: str) -> Tensor:
     """Return images as (N, C, H, W); other arrays as they are."""
     if inputs.dim() == IMAGE_DIMS - 1 and inputs.dtype == torch.uint8:
         return inputs[:, None]
@@ -150,11 +171,21 @@ def _channels_first(inputs: Tensor, layout: Layout, source: str) -> Tensor:
                 f"{source}: option 'layout' is for images (N, H, W, C), not for {tuple(inputs.shape)}"
             )
         return inputs
-    few = tuple(1 <= inputs.shape[dim] <= MAX_CHANNELS for dim in (1, 3))
-    if layout == "auto" and few == (True, True) and inputs.shape[1] != inputs.shape[3]:
-        raise DataError(f"{source}: shape {tuple(inputs.shape)} is ambiguous; give option 'layout'")
-    last = layout == "channels_last" or (layout == "auto" and few == (False, True))
-    return inputs.permute(0, 3, 1, 2).contiguous() if last else inputs
+    if layout == "auto":
+        layout = _layout_of(*inputs.shape[1:])
+    if layout == "auto":
+        raise DataError(f"{source}: shape {tuple(inputs.shape)} is ambiguous; {ask}")
+    return inputs.permute(0, 3, 1, 2).contiguous() if layout == "channels_last" else inputs
+
+
+def _layout_of(first: int, middle: int, last: int) -> Layout:
+    """Tell where the channels of an image are: there are few of them, or else the image is square."""
+    few_first, few_last = (1 <= size <= MAX_CHANNELS for size in (first, last))
+    if few_first != few_last:
+        return "channels_first" if few_first else "channels_last"
+    if first == last == 1 or (not few_first and middle == last != first):
+        return "channels_first"
+    return "auto"
 
 
 _Get = Callable[[str], Tensor]
@@ -174,7 +205,7 @@ def _open(path: Path) -> AbstractContextManager[tuple[Collection[str], _Get]]:
 def _open_npz(path: Path) -> Iterator[tuple[Collection[str], _Get]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            yield file.files, lambda key: _to_tensor(file[key], f"{path}['{key}']")
+            yield file.files, lambda key: to_tensor(_member(file, key, path), f"{path}['{key}']")
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as .npz: {error}") from error
 
@@ -183,7 +214,7 @@ def _open_npz(path: Path) -> Iterator[tuple[Collection[str], _Get]]:
 def _open_safetensors(path: Path) -> Iterator[tuple[Collection[str], _Get]]:
     try:
         with safe_open(path, framework="pt") as file:
-            yield list(file.keys()), file.get_tensor
+            yield list(file.keys()), lambda key: to_tensor(file.get_tensor(key), f"{path}['{key}']")
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: cannot be read as safetensors: {error}") from error
 
@@ -196,9 +227,12 @@ def _get(path: Path, keys: Collection[str], get: _Get, option: str, key: str) ->
     return get(key)
 
 
-def _to_tensor(array: Any, source: str) -> Tensor:
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{source}: has dtype {array.dtype}; expected numbers")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+def _member(file: Any, key: str, path: Path) -> Any:
+    try:
+        return file[key]
+    except ValueError as error:
+        # That of numpy would be to unpickle it.
+        raise DataError(
+            f"{path}['{key}']: cannot be read as .npz: {error}; nothing is unpickled: save an array of "
+            "numbers, such as np.stack(rows)"
+        ) from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..engine.data import Data, Dataset
 from ..hooks.check import is_finite
 from ..hooks.errors import DataError
+from .classes import describe_classes, tell_empty
 
 GREY_LEVELS = 256
 IMAGE_DIMS = 4
@@ -54,7 +55,9 @@ def split(targets: Tensor, num_classes: int | None, fraction: float, seed: int) 
     if num_classes is None:
         groups = [shuffled]
     else:
-        groups = [shuffled[targets[shuffled] == c] for c in range(num_classes)]
+        by_class = targets[shuffled].argsort(stable=True)
+        sizes = targets.bincount(minlength=num_classes).tolist()
+        groups = list(torch.split(shuffled[by_class], sizes))
     counts = _shares([len(group) for group in groups], fraction)
     is_test = torch.zeros(len(targets), dtype=torch.bool)
     for group, count in zip(groups, counts, strict=True):
@@ -104,7 +107,15 @@ def telling(source: str) -> Iterator[None]:
         raise DataError(f"{source}: {error}") from error
 
 
-def finish(train: Dataset, test: Dataset, *, limit: Limit, normalize: Normalize, source: str) -> Data:
+def finish(
+    train: Dataset,
+    test: Dataset,
+    *,
+    limit: Limit,
+    normalize: Normalize,
+    source: str,
+    notes: tuple[str, ...] = (),
+) -> Data:
     """Check both parts, cut them to ``limit`` and add the normalisation.
 
     Args:
@@ -113,6 +124,7 @@ def finish(train: Dataset, test: Dataset, *, limit: Limit, normalize: Normalize,
         limit: See ``Limit``.
         normalize: See ``Normalize``.
         source: File or folder for messages.
+        notes: What the user should know of how they were read.
 
     Raises:
         DataError: The parts do not fit each other, or hold numbers that are not finite.
@@ -121,7 +133,14 @@ def finish(train: Dataset, test: Dataset, *, limit: Limit, normalize: Normalize,
     with telling(source):
         for part, dataset in (("training", train), ("test", test)):
             check_finite(dataset, part)
-        return Data(train, test, *normalisation(train.inputs, normalize))
+        return with_notes(Data(train, test, *normalisation(train.inputs, normalize), notes))
+
+
+def with_notes(data: Data) -> Data:
+    """Add to the notes of ``data`` what there is to say of its classes."""
+    classes = describe_classes(data.train)
+    told = () if classes is None else (classes,)
+    return replace(data, notes=(*data.notes, *told, *tell_empty(data.train, data.test)))
 
 
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:

@@ -23,6 +23,10 @@ _MODES = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 )
 
+#: What the parts of a data set are called: to train on, and to evaluate on, the first that is there.
+_PARTS = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
+_LISTED = 5
+
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -38,7 +42,8 @@ def folder(
 ) -> Data:
     """Read ``path/train/CLASS/x.png`` and ``path/test/CLASS/x.png``, or ``path/CLASS/x.png`` and split.
 
-    Classes are numbered by name; files are read in the order of their names.
+    ``training`` is as good as ``train``; ``testing``, ``val``, ``valid`` and ``validation`` as ``test``,
+    before which they come. Classes are numbered by name; files are read in the order of their names.
 
     Args:
         path: The folder.
@@ -55,24 +60,64 @@ def folder(
     if not path.is_dir():
         raise DataError(f"{path}: option 'path' is no folder; name one with a sub folder for each class")
     height_width = (size, size) if isinstance(size, int) else size
-    parted = (path / "train").is_dir() and (path / "test").is_dir()
-    root = path / "train" if parted else path
+    root, judged, notes = _parts(path)
     classes = [sub.name for sub in _folders(root)]
     if not classes:
         raise DataError(f"{root}: holds no sub folders; expected one for each class")
     train = _read_classes(root, classes, height_width, greyscale=greyscale)
-    if parted:
-        unknown = [sub.name for sub in _folders(path / "test") if sub.name not in classes]
+    if judged is not None:
+        unknown = [sub.name for sub in _folders(judged) if sub.name not in classes]
         if unknown:
-            raise DataError(f"{path / 'test' / unknown[0]}: is a class without training images in {root}")
+            raise DataError(f"{judged / unknown[0]}: is a class without training images in {root}")
         size_of_train = (train.inputs.shape[2], train.inputs.shape[3])
-        present = [name for name in classes if (path / "test" / name).is_dir()]
+        present = [name for name in classes if (judged / name).is_dir()]
         test = _read_classes(
-            path / "test", classes, height_width, greyscale=greyscale, present=present, expected=size_of_train
+            judged, classes, height_width, greyscale=greyscale, present=present, expected=size_of_train
         )
     else:
         train, test = split_dataset(train, test_fraction, split_seed, str(path))
-    return finish(train, test, limit=limit, normalize=normalize, source=str(path))
+    return finish(train, test, limit=limit, normalize=normalize, source=str(path), notes=notes)
+
+
+def _parts(path: Path) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """Return the folder to train on, the one to evaluate on, and what to tell of the choice.
+
+    Of a folder without parts, which is to be split, that is the folder itself, and None.
+
+    Raises:
+        DataError: One part is there without the other, or twice.
+    """
+    folders = _folders(path)
+    named = [sub for sub in folders if any(sub.name.lower() in part for part in _PARTS)]
+    found = [[sub for sub in named if sub.name.lower() in part and _has_classes(sub)] for part in _PARTS]
+    if not any(found):
+        if named and named == folders:
+            raise DataError(f"{named[0]}: holds no sub folders; expected one for each class")
+        return path, None, ()
+    for twice in (part for part in found if len(part) > 1):
+        raise DataError(f"{path}: holds both '{twice[0].name}' and '{twice[1].name}'; keep one of them")
+    train, *judging = [part[0] if part else None for part in found]
+    judged = [part for part in judging if part is not None]
+    if train is None:
+        raise DataError(
+            f"{path}: holds '{judged[0].name}' and no folder 'train' beside it; "
+            "add that, or name as 'path' a folder that holds one sub folder a class"
+        )
+    if not judged:
+        raise DataError(
+            f"{path}: holds '{train.name}' and neither 'val' nor 'test' beside it; "
+            f"add one of them, or name {train} as 'path': it is then split"
+        )
+    notes = (f"{path}: trains on '{train.name}' and evaluates on '{judged[0].name}'",)
+    unused = [sub.name for sub in folders if sub not in (train, judged[0])]
+    if unused:
+        notes = (f"{notes[0]}; {', '.join(map(repr, unused[:_LISTED]))} is not read",)
+    return train, judged[0], notes
+
+
+def _has_classes(folder: Path) -> bool:
+    """Tell a part, which holds folders of images, from a class, which holds images."""
+    return any(_folders(folder)) and not any(f.suffix.lower() in SUFFIXES for f in folder.iterdir())
 
 
 def _folders(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from ..hooks.errors import DataError
 from ..options import OptionError, check_options
 from ..problems import suggest
 from ..user_code import is_import_path
-from .arrays import arrays
+from .arrays import Task, arrays
 from .folder import folder
 from .idx import idx, mnist10k
 from .user import user_data
@@ -41,19 +41,20 @@ def check_data(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return check_options(DATASETS[name], options)
 
 
-def load_data(name: str, options: Mapping[str, Any], *, base: Path) -> Data:
+def load_data(name: str, options: Mapping[str, Any], *, base: Path, task: Task = "auto") -> Data:
     """Read the data of a job.
 
     Args:
         name: Key of ``DATASETS``, or ``module:function``.
         options: Keyword arguments of the reader.
         base: Folder that relative paths start from, and where modules are looked for too.
+        task: What the loss is for, where neither the options nor the files say what to predict.
 
     Raises:
         DataError: Anything about name, options or files.
     """
     if is_import_path(name):
-        return user_data(name, options, base)
+        return user_data(name, options, base, task)
     try:
         checked = check_data(name, options)
     except OptionError as error:
@@ -61,4 +62,6 @@ def load_data(name: str, options: Mapping[str, Any], *, base: Path) -> Data:
     located = {
         key: base / value.expanduser() if isinstance(value, Path) else value for key, value in checked.items()
     }
+    if DATASETS[name] is arrays and located.get("task", "auto") == "auto":
+        located["task"] = task
     return DATASETS[name](**located)

@@ -6,28 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..engine.data import Data
 from ..hooks.errors import DataError
 from ..options import OptionError, check_call
 from ..user_code import load_function
-from .arrays import make_dataset, same_classes
-from .common import finish
+from .arrays import Task, make_dataset, same_classes
+from .common import finish, with_notes
+from .convert import to_tensor
 
 _PAIR = 2
 _WANTED = "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays"
 
 
-def user_data(name: str, options: Mapping[str, Any], base: Path) -> Data:
+#: A function has options of its own; what it knows better it says by returning Data.
+_AS_DATA = "return ringfence.engine.data.Data, {}"
+
+
+def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "auto") -> Data:
     """Call ``module:function`` with ``options`` and bring what it returns into form.
 
     Args:
         name: ``module:function``.
         options: Its keyword arguments.
         base: Folder of the job; modules beside it can be imported.
+        task: As in ``arrays``.
 
     Raises:
         DataError: It cannot be imported, raises, or returns something else than data.
@@ -46,27 +48,27 @@ def user_data(name: str, options: Mapping[str, Any], base: Path) -> Data:
     if not (_is_pair(result) and all(_is_pair(part) for part in result)):
         raise DataError(f"data '{name}': returned {type(result).__name__}; {_WANTED}")
     source = f"data '{name}'"
-    parts = [
-        make_dataset(_tensor(x, source), _tensor(y, source), task="auto", layout="auto", source=source)
-        for x, y in result
-    ]
-    train, test = same_classes(*parts)
+    parts = []
+    for part, (inputs, targets) in zip(("training", "test"), result, strict=True):
+        made = make_dataset(
+            to_tensor(inputs, f"{source}: {part} inputs"),
+            to_tensor(targets, f"{source}: {part} targets"),
+            task=task,
+            layout="auto",
+            source=f"{source}: {part} data",
+            ask=_AS_DATA.format("whose inputs are (N, C, H, W)"),
+        )
+        task = "regression" if made.num_classes is None else "classification"
+        parts.append(made)
+    train, test = same_classes(*parts, source=source, more=_AS_DATA.format("with num_classes"))
     return finish(train, test, limit=None, normalize="auto", source=source)
 
 
 def _as_given(data: Data, name: str) -> Data:
     """Check ``Data`` that the user made, and keep its own normalisation."""
     finish(data.train, data.test, limit=None, normalize="none", source=f"data '{name}'")
-    return data
+    return with_notes(data)
 
 
 def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) == _PAIR
-
-
-def _tensor(value: object, source: str) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(np.ascontiguousarray(value))
-    raise DataError(f"{source}: returned {type(value).__name__} as an array; {_WANTED}")

@@ -39,6 +39,12 @@ class Dataset:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            check_plain(what, tensor)
+            if tensor.requires_grad or tensor.device.type != "cpu":
+                raise DataError(
+                    f"{what} lie on {tensor.device}, or have a gradient; give .detach().cpu() of them"
+                )
         _check_inputs(self.inputs)
         _check_targets(self.targets, self.num_classes)
         if len(self.inputs) != len(self.targets):
@@ -80,6 +86,7 @@ class Data:
         test: Never trained on.
         mean: Per channel, in units of a batch's inputs ([0, 1] for uint8 images); None: no normalisation.
         std: Per channel, > 0; None exactly when ``mean`` is.
+        notes: What the user should know of how they were read, as sentences.
 
     Raises:
         DataError: Training and test data are not of one kind, or the normalisation does not fit them.
@@ -89,6 +96,7 @@ class Data:
     test: Dataset
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         train, test = self.train, self.test
@@ -211,6 +219,23 @@ def _parts(plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tenso
         # A copy, since views would keep the whole order alive for as long as any batch is.
         window = order[begin : begin + at_once].clone()
         yield from window.split(plan.batch_size)  # type: ignore[no-untyped-call]
+
+
+def check_plain(what: str, tensor: Tensor) -> None:
+    """Check that the numbers of ``tensor`` lie side by side in memory.
+
+    Raises:
+        DataError: They do not; the message names the dtype, and what to do.
+    """
+    faults = (
+        (tensor.is_nested, "rows of different lengths; pad them to one shape"),
+        (tensor.is_meta, "on the device meta, which holds no numbers; make them on the cpu"),
+        (tensor.is_quantized, "quantized; give .dequantize() of them"),
+        (not tensor.is_nested and tensor.layout != torch.strided, "sparse; give .to_dense() of them"),
+    )
+    for is_so, remedy in faults:
+        if is_so:
+            raise DataError(f"{what} of dtype {tensor.dtype} are {remedy}")
 
 
 def _check_inputs(inputs: Tensor) -> None:

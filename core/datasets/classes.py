@@ -1,0 +1,103 @@
+"""Class numbers: what may be one, how many classes they make, and what the user is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..engine.data import Dataset
+from ..hooks.errors import DataError
+
+#: Up to so many classes are taken as they come; more must be in proportion to the samples.
+MANY_CLASSES = 1000
+_SAMPLES_A_CLASS = 2
+_LISTED = 10
+_RENUMBER = "np.unique(targets, return_inverse=True)[1] numbers them"
+_AS_NUMBERS = "to predict numbers write loss: mse (l1, huber or smooth_l1) and metric: mse (mae or r2)"
+#: What is larger cannot be a class number, and may not fit an integer.
+_LARGEST = 2.0**53
+
+
+def to_classes(targets: Tensor, source: str) -> Tensor:
+    """Return class numbers, (N,) int64.
+
+    Args:
+        targets: (N,) or (N, 1), whole numbers of any type.
+        source: For messages.
+
+    Raises:
+        DataError: They are no class numbers.
+    """
+    flat = targets.squeeze(1) if targets.dim() == 2 and targets.shape[1] == 1 else targets  # noqa: PLR2004
+    if flat.dim() != 1:
+        raise DataError(
+            f"{source}: targets of shape {tuple(targets.shape)} are no classes; expected (N,): a row of "
+            f"probabilities or of 0 and 1 for each sample becomes that by .argmax(1); {_AS_NUMBERS}"
+        )
+    if flat.is_floating_point():
+        if not flat.isfinite().all():
+            raise DataError(f"{source}: targets hold values that are not finite; remove or replace them")
+        fractions = flat != flat.round()
+        if fractions.any():
+            raise DataError(
+                f"{source}: targets hold fractions, such as {float(flat[fractions][0]):g}, which are no "
+                f"classes; {_AS_NUMBERS}"
+            )
+        flat = flat.double().clamp(-_LARGEST, _LARGEST)
+    classes = flat.to(torch.int64)
+    if len(classes) and int(classes.min()) < 0:
+        raise DataError(
+            f"{source}: targets hold {int(classes.min())}, which is no class; classes are 0, 1, 2 …, and "
+            f"{_RENUMBER}; {_AS_NUMBERS}"
+        )
+    return classes
+
+
+def check_proportion(parts: Sequence[Dataset], source: str, more: str) -> None:
+    """Check that there are not far more classes than the samples can be of.
+
+    Args:
+        parts: All that was read, of one number of classes.
+        source: For messages.
+        more: What to do if there are so many.
+
+    Raises:
+        DataError: There are.
+    """
+    count, samples = parts[0].num_classes, sum(len(part) for part in parts)
+    if count is None or count <= max(MANY_CLASSES, samples // _SAMPLES_A_CLASS):
+        return
+    different = len(set(torch.cat([part.targets for part in parts]).tolist()))
+    raise DataError(
+        f"{source}: targets reach to {count - 1:,}, which makes {count:,} classes, and as many outputs of "
+        f"the model, of {samples:,} samples with {different:,} different targets; {_AS_NUMBERS}; if they are "
+        f"classes, {_RENUMBER} without gaps; if there are so many, {more}"
+    )
+
+
+def describe_classes(dataset: Dataset) -> str | None:
+    """Return number and names of the classes, in one line; None for a regression."""
+    if dataset.num_classes is None:
+        return None
+    names = f": {_listed(dataset.class_names)}" if dataset.class_names else ""
+    return f"{dataset.num_classes:,} class{'es' if dataset.num_classes > 1 else ''}{names}"
+
+
+def tell_empty(train: Dataset, test: Dataset) -> Iterator[str]:
+    """Yield a sentence for each part that has no samples of some class."""
+    for part, dataset in (("training", train), ("test", test)):
+        count = dataset.num_classes
+        if count is None or dataset.targets.dim() > 1:
+            continue
+        empty = (dataset.targets.bincount(minlength=count) == 0).nonzero().flatten().tolist()
+        if empty:
+            names = [dataset.class_names[i] if dataset.class_names else str(i) for i in empty]
+            outputs = "; the model has an output for each all the same" if part == "training" else ""
+            yield f"no {part} samples of {len(empty):,} of {count:,} classes: {_listed(names)}{outputs}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
