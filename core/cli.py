@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .autoload import forbid_autoload
-from .hooks.errors import CutOffError, JobError, RingfenceError, visible
+from .hooks.errors import CutOffError, JobError, RingfenceError, RunAbortedError, visible
 from .hooks.guard import guard
 from .remote import told_by_plugin
 from .version import __version__
@@ -33,11 +35,60 @@ class _Group(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command of a ``_Group``."""
+    """A command of a ``_Group``, with ``--debug``."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(_debug_option())
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return the option, with its default."""
         return _false_by_default(super().get_help_option(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; with ``--debug`` an error that is told in a line comes with its traceback."""
+        try:
+            return super().invoke(ctx)
+        except RingfenceError as error:
+            if ctx.meta.get(_DEBUG) or _is_unforeseen(error):
+                sys.stderr.write(visible("".join(traceback.format_exception(error))))
+            raise
+
+
+#: Where a command keeps whether ``--debug`` was given.
+_DEBUG = "ringfence.debug"
+
+
+@functools.cache
+def _debug_option() -> Any:
+    """Return the option of all commands; made from a function, as its class differs among typers."""
+    described = typer.Typer(add_completion=False)
+
+    @described.command()
+    def _(
+        *,
+        debug: Annotated[
+            bool, typer.Option("--debug", help="Show in full where an error came from.")
+        ] = False,
+    ) -> None: ...
+
+    option: Any = typer.main.get_command(described).params[0]
+    option.expose_value, option.callback = False, _note_debug
+    return option
+
+
+def _note_debug(ctx: Any, option: Any, value: bool) -> None:  # noqa: ARG001, FBT001 - a callback's signature
+    ctx.meta[_DEBUG] = value
+
+
+def _is_unforeseen(error: RingfenceError) -> bool:
+    """Tell whether a run was ended by what neither a plugin nor the user's code nor the machine has done."""
+    cause = error.__cause__
+    if not isinstance(error, RunAbortedError) or not isinstance(cause, Exception):
+        return False
+    from .hooks.user_frames import is_in_users_code  # noqa: PLC0415 - for the rare case
+
+    return not (isinstance(cause, (RingfenceError, OSError, MemoryError)) or is_in_users_code(cause))
 
 
 def _false_by_default(option: Any) -> Any:

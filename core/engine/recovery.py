@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import sys
 import time
+import traceback
+from collections.abc import Iterator
 
 from ..hooks.check import is_finite
 from ..hooks.errors import (
@@ -12,16 +17,21 @@ from ..hooks.errors import (
     PluginError,
     PluginLoadError,
     PluginProtocolError,
+    RingfenceError,
     RunAbortedError,
     SandboxUnavailableError,
+    shortened,
 )
 from ..hooks.failures import Place
+from ..hooks.user_frames import user_frames
 from .keeping import restore, write
 from .run import Run
 from .state import Snapshot, restart_without_state
 
 #: How often a pause before a restart looks whether the user wants the run to stop.
 _LOOK_S = 0.02
+#: A model may put whole tensors into its message.
+_MAX_MESSAGE = 2000
 _GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
 
 
@@ -89,6 +99,68 @@ def end_at_snapshot(run: Run, error: CutOffError) -> None:
         f"{error}; the run ends as it was after {snapshot.progress.step} steps, its last snapshot, with "
         f"{run.steps_given_up} to take again"
     )
+
+
+def end_by_fault(run: Run, error: BaseException) -> BaseException:
+    """Write the last snapshot of a run that something else than a plugin has ended.
+
+    Args:
+        run: As it was left.
+        error: What the model, the loss, the schedule or the engine raised, or the disk's.
+
+    Returns:
+        The error to end with, which says how to go on.
+    """
+    snapshot = run.snapshot
+    if snapshot is None or isinstance(error, (CheckpointError, KeyboardInterrupt)):
+        return error
+    if isinstance(error, RunAbortedError):
+        # It says how to go on. If it came of a plugin, that was done.
+        if not isinstance(error.__cause__, PluginError):
+            with contextlib.suppress(CheckpointError, RunAbortedError):
+                _go_back(run, snapshot)
+        return error
+    frames = [] if isinstance(error, RingfenceError) else user_frames(error)
+    ended = _aborted(run, snapshot, _said(error, run.progress.step))
+    return RunAbortedError("\n    ".join([str(ended), *frames]))
+
+
+def _said(error: BaseException, step: int) -> str:
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else repr(error.code)
+        return f"the run was ended at step {step} by sys.exit({code})"
+    # Of another's exceptions even __str__ may raise.
+    is_ours = isinstance(error, RingfenceError)
+    said = str(error) if is_ours else "".join(traceback.format_exception_only(error))
+    return f"the run failed at step {step}: {shortened(said.strip().rstrip('.'), _MAX_MESSAGE)}"
+
+
+@contextlib.contextmanager
+def ending_forks() -> Iterator[None]:
+    """End a process that the user's code has forked where that code is left by an exception.
+
+    The run is its parent's: it must not end plugins, nor write to the folder.
+    """
+    trainer = os.getpid()
+    try:
+        yield
+    except BaseException as error:
+        if os.getpid() != trainer:
+            _end(error)
+        raise
+
+
+def _end(error: BaseException) -> None:
+    """End this process as Python would with ``error``, but for what the frames above would still do."""
+    status = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    elif status is not None and not isinstance(status, int):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit((status or 0) & 0xFF)
 
 
 def _place(run: Run) -> Place:

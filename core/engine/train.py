@@ -25,7 +25,7 @@ from .keeping import keep, keep_last, refuse_used_folder
 from .objective import Objective, check_fit
 from .progress import Progress
 from .recorder import NullRecorder, Recorder, RunInfo
-from .recovery import end_at_snapshot, recover
+from .recovery import end_at_snapshot, end_by_fault, ending_forks, recover
 from .resuming import resume_run, with_advice
 from .rng import seed_run
 from .run import Run
@@ -101,6 +101,8 @@ def train(
                 restart the plugin, restore the snapshot       # or abort with a checkpoint
             except CutOffError:
                 restore the snapshot, write it, stop           # asked to, and there is no time left
+            except anything else:                              # the model's, the loss's, a full disk's
+                restore the snapshot, write it, end with the error
 
     The end of the run is always evaluated and, if ``checkpoints`` is given, kept.
     The caller closes ``hooks``.
@@ -127,8 +129,8 @@ def train(
         JobError: The configuration does not fit the data or this machine.
         DataError: Model, data, loss and metric do not fit together; nothing was trained.
         CheckpointError: Checkpoints cannot be written or read.
-        RunAbortedError: A plugin's fault, or gradients that are not finite, ended the run; a
-            checkpoint of its last snapshot was written.
+        RunAbortedError: A plugin's fault, gradients that are not finite, or whatever the model or the
+            loss raised, ended the run; a checkpoint of its last snapshot was written.
         CutOffError: ``grace`` was over before the first snapshot was taken; nothing was trained.
         PluginError: A plugin failed for good before the first snapshot was taken; nothing was trained.
     """  # fmt: skip
@@ -250,6 +252,11 @@ def _train_until_done(run: Run) -> Status:
     except CutOffError as error:
         end_at_snapshot(run, error)
         return "interrupted"
+    except BaseException as error:
+        ended = end_by_fault(run, error)
+        if ended is error:
+            raise
+        raise ended from error
 
 
 def _train_from_here(run: Run) -> Status:
@@ -257,7 +264,7 @@ def _train_from_here(run: Run) -> Status:
     if _is_evaluation_missing(run) and _evaluate(run):
         keep(run, checkpoint=run.checkpoints is not None)
     progress, steps_total, stop = run.progress, run.steps_total, run.stop
-    with _stream(run) as stream:
+    with _stream(run) as stream, ending_forks():
         while progress.step < steps_total and not progress.stopped_early:
             if stop():
                 keep_last(run)
@@ -329,15 +336,16 @@ def _evaluate(run: Run) -> bool:
         Whether it came to its end; the run is to stop if not.
     """
     config, progress = run.config, run.progress
-    metrics = evaluate(
-        run.state.model,
-        run.data.test,
-        run.objective,
-        run.stepper.normalise,
-        batch_size=config.eval_batch_size,
-        device=run.state.device,
-        stop=run.stop,
-    )
+    with ending_forks():
+        metrics = evaluate(
+            run.state.model,
+            run.data.test,
+            run.objective,
+            run.stepper.normalise,
+            batch_size=config.eval_batch_size,
+            device=run.state.device,
+            stop=run.stop,
+        )
     if metrics is None:
         return False
     if run.checkpointed_step == progress.step:

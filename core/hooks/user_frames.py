@@ -49,6 +49,11 @@ def user_frames(error: BaseException) -> list[str]:
     ]
 
 
+def is_in_users_code(error: BaseException) -> bool:
+    """Tell whether ``error`` passed through any line of the user's own."""
+    return any(_is_users(frame) for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
 def _is_users(frame: FrameType) -> bool:
     filename = frame.f_code.co_filename
     if filename.startswith("<") or frame.f_globals.get("__name__", "").partition(".")[0] == _OURS:

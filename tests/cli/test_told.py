@@ -1,5 +1,7 @@
 """What a user is told of wrong options, of a plugin that raises, and of a resume that makes no sense."""
 
+import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -189,3 +191,69 @@ def test_a_check_of_a_plugin_that_cannot_be_imported_tells_why_and_where(ringfen
     assert done.err == ""
     (told,) = [line for line in done.out.splitlines() if line.startswith("  E-LOAD ")]
     assert "broken.py:6  could not be loaded: ZeroDivisionError: division by zero (" in told
+
+
+BROKEN = """\
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, channels, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(784, num_classes))
+        self.steps = 0
+
+    def forward(self, inputs):
+        self.steps += self.training
+        if self.steps == 4:
+            raise ValueError("no\x1b[2J")
+        return super().forward(inputs)
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_model_that_raises_in_mid_run_is_told_with_its_line_and_how_to_go_on(
+    ringfence, job, tmp_path, monkeypatch, debug
+):
+    (tmp_path / "breaking.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "breaking", raising=False)
+    name = job(TRUSTED_JOB.replace("{name: mlp, hidden: [8]}", '"breaking:Net"') + "snapshot_every: 1\n")
+
+    done = ringfence("train", name, "--out", "run", *(["--debug"] if debug else []))
+
+    assert done.status == 3
+    steps = re.search(r"error: the run failed at step (\d): ValueError: no\\x1b\[2J\. ", done.err)[1]
+    assert f"Its state after {steps} steps is in run/checkpoints/step-0000000{steps}; " in done.err
+    assert "go on with `--resume run`\n" in done.err
+    assert f'    {tmp_path}/breaking.py:11, in Net.forward: raise ValueError("no' in done.err
+    assert "\x1b" not in done.err
+    assert ("Traceback" in done.err) is debug
+    assert ("in take_step" in done.err) is debug
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "aborted"
+    assert "breaking.py:11, in Net.forward" in record["error"]
+
+
+def test_a_fault_of_ours_in_mid_run_keeps_its_traceback(ringfence, job, monkeypatch):
+    ours = eval("lambda *_: 1 / 0", {"__name__": "ringfence.engine"})  # noqa: S307 - as if it were there
+    monkeypatch.setattr(importlib.import_module("ringfence.engine.train"), "take_step", ours)
+
+    done = ringfence("train", job(TRUSTED_JOB), "--out", "run")
+
+    assert done.status == 3
+    assert "in _one_step" in done.err
+    assert (
+        "error: the run failed at step 0: ZeroDivisionError: division by zero. Its state after 0" in done.err
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [("report", "none"), ("plugins", "show", "none"), ("train", "none.yaml"), ("plugins", "new")]
+)
+def test_every_command_shows_with_debug_where_an_error_came_from(ringfence, job, command):
+    job()
+    told, shown = ringfence(*command), ringfence(*command, "--debug")
+
+    assert told.status == shown.status == 2
+    assert shown.err.startswith("Traceback")
+    assert shown.err.endswith(told.err)
+    assert "Traceback" not in told.err

@@ -78,7 +78,7 @@ def drawing_convnet() -> nn.Module:
     return nn.Sequential(Draws(), convnet())
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """Stands for the end of the process: nothing handles it."""
 
 

@@ -1,5 +1,8 @@
 """A plugin's fault: the run goes back to a snapshot and ends with the weights of a run without it."""
 
+import itertools
+import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -26,8 +29,10 @@ from engine_helpers import (
 )
 
 from ringfence.engine import Course, read_latest, weights_sha256
+from ringfence.engine.checkpoint import list_checkpoints
 from ringfence.hooks import failures
 from ringfence.hooks.errors import (
+    DataError,
     PluginError,
     PluginLoadError,
     PluginProtocolError,
@@ -291,3 +296,123 @@ def test_a_restart_that_fails_ends_the_run_with_a_checkpoint(tmp_path, fault, sa
     assert caught.value.exit_status == 3
     _, contents = read_latest(tmp_path / "checkpoints", Course().compare, note=pytest.fail)
     assert contents.step == 8
+
+
+class Odd(BaseException):
+    """No ``Exception``, and cannot be shown."""
+
+    def __str__(self):
+        raise ValueError("no")
+
+
+def broken_convnet(at, fault, *, training=True):
+    """Return the network whose forward pass fails before the batch ``at`` of training, or of evaluation."""
+    calls = itertools.count()
+
+    def fail(module, inputs):
+        if module.training is training and next(calls) == at:
+            fault()
+
+    model = drawing_convnet()
+    # Checks before the start pass a batch through as well, in training mode.
+    model.register_forward_pre_hook(fail)
+    return model
+
+
+def resumable(model, checkpoints, **more):
+    plugins = [plugin(Jitter), plugin(Momentum), adamw(), plugin(Watcher)]
+    settings = config(snapshot_every=4, eval_every=5)
+    return run(model, image_data(), hooks_of(*plugins), settings, checkpoints=checkpoints, **more)
+
+
+def raising(error):
+    def fault():
+        raise error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda: 1 / 0, "the run failed at step 10: ZeroDivisionError: division by zero. Its"),
+        (lambda: sys.exit(3), "the run was ended at step 10 by sys.exit(3). Its"),
+        (sys.exit, "the run was ended at step 10 by sys.exit(). Its"),
+        (raising(MemoryError()), "the run failed at step 10: MemoryError. Its"),
+        (raising(StopIteration()), "the run failed at step 10: StopIteration. Its"),
+        (raising(OSError(28, "No space left on device")), "No space left on device. Its"),
+        (raising(Odd()), "test_recovery.Odd: <exception str() failed>. Its"),
+        (raising(DataError("no such sample")), "the run failed at step 10: no such sample. Its"),
+    ],
+)
+def test_whatever_the_model_raises_ends_the_run_at_its_last_snapshot(tmp_path, fault, said):
+    with pytest.raises(RunAbortedError) as caught:
+        resumable(broken_convnet(11, fault), tmp_path / "checkpoints")
+    message = str(caught.value)
+    assert said in message
+    assert f"state after 8 steps is in {tmp_path}/checkpoints/step-00000008" in message
+    assert f"go on with `--resume {tmp_path}`" in message
+    assert caught.value.__cause__ is not None
+
+    straight = drawing_convnet()
+    resumable(straight, None)
+    mended = drawing_convnet()
+    resumable(mended, tmp_path / "checkpoints", resume=True)
+    assert same_weights(mended, straight)
+
+
+def test_what_the_model_raises_is_told_with_its_own_lines(tmp_path):
+    with pytest.raises(RunAbortedError) as caught:
+        resumable(broken_convnet(11, lambda: 1 / 0), tmp_path / "checkpoints")
+    frames = str(caught.value).splitlines()[1:]
+    assert all(line.startswith(f"    {__file__}:") for line in frames)
+    assert frames[-2].endswith(", in broken_convnet.<locals>.fail: fault()")
+
+
+def test_a_fault_in_an_evaluation_ends_the_run_at_its_last_snapshot(tmp_path):
+    with pytest.raises(RunAbortedError, match="the run failed at step 10: ZeroDivisionError"):
+        # Twenty samples at a time are all, and it is the second evaluation.
+        resumable(broken_convnet(1, lambda: 1 / 0, training=False), tmp_path / "checkpoints")
+    straight = drawing_convnet()
+    resumable(straight, None)
+    mended = drawing_convnet()
+    resumable(mended, tmp_path / "checkpoints", resume=True)
+    assert same_weights(mended, straight)
+
+
+def test_a_record_that_cannot_be_written_ends_the_run_at_its_last_snapshot(tmp_path):
+    class Full(TapeRecorder):
+        def step(self, step, loss, samples):
+            if step.global_step == 10:
+                raise RunAbortedError("the disk is full; continue with --resume")
+
+    with pytest.raises(RunAbortedError, match=r"^the disk is full; continue with --resume$"):
+        resumable(drawing_convnet(), tmp_path, recorder=Full())
+    assert list_checkpoints(tmp_path)[-1].name == "step-00000008"
+
+
+def test_a_second_signal_ends_the_run_without_another_checkpoint(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        resumable(broken_convnet(11, raising(KeyboardInterrupt())), tmp_path)
+    assert list_checkpoints(tmp_path)[-1].name == "step-00000007"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [(lambda: sys.exit(5), 5), (lambda: 1 / 0, 1), (raising(KeyboardInterrupt()), 1)]
+)
+def test_a_process_that_the_model_forks_and_leaves_touches_nothing_of_the_run(tmp_path, fault, status):
+    statuses = []
+
+    def fork():
+        if (child := os.fork()) == 0:
+            fault()
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    straight, forking, told = drawing_convnet(), broken_convnet(11, fork), TapeRecorder()
+    resumable(straight, None)
+    resumable(forking, tmp_path, recorder=told)
+
+    assert statuses == [status]
+    assert same_weights(forking, straight)
+    assert told.rollbacks == []
+    assert [path.name for path in list_checkpoints(tmp_path)][-1] == "step-00000021"
