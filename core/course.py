@@ -11,7 +11,9 @@ import torch
 
 from .engine.config import resolve_device
 from .engine.course import SCHEDULE_STEPS, Course
-from .engine.differences import STATE, Difference
+from .engine.data import Data
+from .engine.data_digest import digest_data
+from .engine.differences import CONTENTS, STATE, Difference
 from .hooks.plugin import PluginSpec
 from .job import Job
 from .version import __version__
@@ -86,6 +88,7 @@ def course_of(
     job: Job,
     specs: Sequence[PluginSpec],
     steps_total: int,
+    data: Data,
     *,
     accept: Collection[str] = (),
     accepted: Sequence[Mapping[str, Any]] = (),
@@ -97,12 +100,13 @@ def course_of(
         job: The run's.
         specs: Its plugins.
         steps_total: Optimizer steps that it asks for.
+        data: What it trains and tests on.
         accept: What the user lets differ when it is resumed.
         accepted: What the user has let differ before, as ``run.json`` has it.
         on_accepted: As in ``Course``.
     """
     return Course(
-        fingerprint=fingerprint(job),
+        fingerprint={**fingerprint(job), CONTENTS: digest_data(data)},
         environment=environment(job, specs, steps_total),
         never=NEVER,
         accept=frozenset(accept),

@@ -7,6 +7,7 @@ file is written; what the run leaves is written also when it fails.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -61,6 +62,8 @@ _WRITTEN = (
     SAMPLES,
     BOARD,
 )
+#: More threads than have so many digits are a slip, and too many for a job.
+_THREADS_DIGITS = 3
 #: What a page can fail with: it is made of numbers and names that nobody vouches for.
 _REPORT_FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -111,9 +114,20 @@ def prepare(job_file: JobFile, base: Path, installed: Catalog | None = None) -> 
         DataError: The data cannot be read, or does not fit.
     """
     planned = _checked(job_file, base, installed)
-    torch.set_num_threads(job_file.job.threads or len(os.sched_getaffinity(0)))
+    threads = job_file.job.threads or default_threads()
+    torch.set_num_threads(threads)
+    # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
+    job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = resolved(job_file, [item.spec for item in planned])
     return Prepared(job_file, base, planned, build(job_file, base))
+
+
+def default_threads() -> int:
+    """Return the trainer's threads where the job does not say: ``OMP_NUM_THREADS``, or one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and 1 <= len(asked) <= _THREADS_DIGITS and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0))
 
 
 def run(
@@ -312,7 +326,8 @@ def _train(
     course = course_of(
         prepared.job_file.job,
         [item.spec for item in prepared.plugins],
-        prepared.ingredients.steps_total,
+        ingredients.steps_total,
+        ingredients.data,
         accept=accept,
         accepted=record.accepted,
         on_accepted=record.accept,

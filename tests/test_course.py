@@ -1,5 +1,6 @@
 """What a resumed job is told of the checkpoint that it does not agree with, and what the user's word is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from ringfence.course import NEVER, environment, fingerprint
 from ringfence.engine import Course
 from ringfence.engine.course import MAX_LINES
-from ringfence.engine.differences import ABSENT, Difference, differences
+from ringfence.engine.differences import ABSENT, CONTENTS, Difference, differences
 from ringfence.hooks.errors import CheckpointError, JobError
 from ringfence.hooks.plugin import PluginSpec
 from ringfence.job import check_job
@@ -178,6 +179,34 @@ def test_the_page_says_what_may_be_accepted_and_what_never():
     never = never.partition("\n\n")[0]
     assert {key for key in of(JOB) if f"`{key}" in never} == set(NEVER)
     assert {key for key in of(JOB) if f"`{key}" in may} >= set(of(JOB)) - set(NEVER)
+    assert f"`{CONTENTS}" in may
+
+
+# what the data hold
+
+
+def with_data(**parts):
+    return of(JOB) | {CONTENTS: parts}
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_data_that_have_changed_are_refused_unless_that_is_accepted(part):
+    then = with_data(train="60 samples, aa", test="9 samples, bb")
+    now = with_data(**then[CONTENTS] | {part: "7 samples, cc"})
+    course = Course(fingerprint=now, never=NEVER)
+    with pytest.raises(CheckpointError) as caught:
+        course.compare(WHERE, manifest(fingerprint=then))
+    told = f"data_contents.{part}: the data have changed: {then[CONTENTS][part]} then, 7 samples, cc now"
+    assert f"  {told}\n" in str(caught.value)
+    assert str(caught.value).endswith(f"accepted with: --accept data_contents.{part}")
+
+    accepting = replace(course, accept=frozenset({f"data_contents.{part}"}))
+    assert accepting.compare(WHERE, manifest(fingerprint=then)).told == (f"accepted: {told}",)
+
+
+def test_a_checkpoint_that_does_not_tell_what_the_data_held_is_gone_on_from():
+    course = Course(fingerprint=with_data(train="60 samples, aa"), never=NEVER)
+    assert course.compare(WHERE, manifest()).accepted == ()
 
 
 # the user's word

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from .. import folder as run_folder
-from ..hooks.errors import CutOffError, DataError, JobError
+from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError
 from ..job import JobFile, read_job
 from ..lock import FolderTakenError, check_free
 from .progress import PlainView, Progress, QuietView, View
@@ -164,12 +164,23 @@ def _over(folder: Path) -> str:
         return ""
     # It may have been edited since.
     job = read_job(folder / run_folder.JOB).job if (folder / run_folder.JOB).exists() else None
-    if job is None or (job.steps or 0) > steps or (job.epochs or 0) > epochs:
+    if job is None or (job.steps or 0) > steps or (job.epochs or 0) > epochs or _last_whole(folder) < steps:
         return ""
     return (
         f"completed after {steps} steps: nothing to do. To go on, ask for more, for example: "
         f"ringfence train --resume {folder} --set steps={2 * steps}"
     )
+
+
+def _last_whole(folder: Path) -> int:
+    """Return the step of the newest checkpoint that is not damaged; -1 if there is none."""
+    from ..engine.checkpoint import read_latest  # noqa: PLC0415 - imports torch, which takes a second
+
+    try:
+        _, contents = read_latest(folder / run_folder.CHECKPOINTS, lambda *_: None, note=lambda _: None)
+    except CheckpointError:
+        return -1
+    return contents.step
 
 
 def _read(

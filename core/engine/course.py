@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hooks.errors import CheckpointError, JobError
-from .differences import ABSENT, ORDER, STATE, Difference, differences, same, shown
+from .differences import ABSENT, CONTENTS, ORDER, STATE, Difference, differences, same, shown
 
 #: The flag that says that a difference is meant.
 FLAG = "--accept"
@@ -84,7 +84,7 @@ class Course:
             CheckpointError: Something differs that was not accepted, or cannot be.
             JobError: Something was accepted that does not differ.
         """
-        found = differences(manifest["fingerprint"], self.fingerprint)
+        found = differences(manifest["fingerprint"], self._comparable(manifest["fingerprint"]))
         keys = {key for key in self.accept if not key.startswith(STATE)}
         self._check_accepted(path, keys, found)
         states, told = self._fresh(path, manifest)
@@ -101,6 +101,10 @@ class Course:
         told = [*(f"accepted: {difference}" for difference in found), *told]
         told += _moved(manifest.get("environment"), self.environment)
         return Comparison(tuple(found), states, tuple(told))
+
+    def _comparable(self, then: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fingerprint, without what the data hold if a checkpoint of 0.3.0 lacks it."""
+        return {key: value for key, value in self.fingerprint.items() if key != CONTENTS or key in then}
 
     def _never(self, difference: Difference) -> str | None:
         """Return why nobody can accept a difference; None if somebody can."""

@@ -25,6 +25,8 @@ ABSENT: Final = _Absent.ABSENT
 ORDER = "plugins"
 #: Accepting ``state.NAME`` starts the plugin NAME without the state that it has in the checkpoint.
 STATE = "state."
+#: Key of what the data hold, which no job says.
+CONTENTS = "data_contents"
 _MAX_VALUE = 80
 _DEEPEST = 64
 
@@ -55,6 +57,8 @@ class Difference:
             return f"{self.key}: not in the checkpoint; it starts without state"
         if self.is_plugin:
             return f"{self.key}: in the checkpoint, not in this job; its state is left behind"
+        if self.key.partition(".")[0] == CONTENTS:
+            return f"{self.key}: the data have changed: {shown(self.then)} then, {shown(self.now)} now"
         return f"{self.key}: {shown(self.then)} in the checkpoint, {shown(self.now)} in this job"
 
     def to_dict(self) -> dict[str, Any]:

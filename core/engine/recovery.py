@@ -152,15 +152,16 @@ def ending_forks() -> Iterator[None]:
 
 def _end(error: BaseException) -> None:
     """End this process as Python would with ``error``, but for what the frames above would still do."""
-    status = error.code if isinstance(error, SystemExit) else 1
+    status = 1
     if not isinstance(error, SystemExit):
         traceback.print_exception(error)
-    elif status is not None and not isinstance(status, int):
-        sys.stderr.write(f"{status}\n")
-        status = 1
+    elif error.code is None or isinstance(error.code, int):
+        status = error.code or 0
+    else:
+        sys.stderr.write(f"{error.code}\n")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit((status or 0) & 0xFF)
+    os._exit(status & 0xFF)
 
 
 def _place(run: Run) -> Place:

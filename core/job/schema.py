@@ -134,7 +134,9 @@ class Job(_Strict):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
     )
-    threads: Threads | None = Field(None, description="Threads of the trainer; by default one a core")
+    threads: Threads | None = Field(
+        None, description="Threads of the trainer; by default `OMP_NUM_THREADS`, or one a core"
+    )
     memory_fraction: Fraction | None = Field(
         None,
         description="Share of the machine's memory for each plugin, never more than 0.15; by default "

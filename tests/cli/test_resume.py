@@ -204,6 +204,26 @@ def test_a_finished_run_has_nothing_to_do_unless_it_is_asked_for_more(out, ringf
     assert contents(out) == before
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, lambda last: cut(last / "model.safetensors")])
+def test_a_finished_run_whose_last_checkpoint_is_lost_makes_it_again(out, ringfence, lose):
+    job = TRUSTED_JOB + "checkpoint_every: 4\n"
+    Path("job.yaml").write_text(job)
+    assert ringfence("train", "job.yaml", "--out", "four").status == 0
+    weights, last = record("four")["weights_sha256"], Path("four/checkpoints/step-00000006")
+    lose(last)
+
+    done = ringfence("train", "--resume", "four")
+
+    assert done.status == 0, done.err
+    assert "resumed after step 4" in done.out
+    assert record("four")["weights_sha256"] == weights
+    assert "nothing to do" in ringfence("train", "--resume", "four").out
+
+
 def test_a_moved_run_and_a_copy_of_it_go_on_to_the_same_weights(out, ringfence):
     shutil.copytree(out, "copy")
     out.rename("moved")
@@ -299,6 +319,27 @@ def test_the_job_that_a_run_leaves_runs_anew_from_where_it_lies(relative, ringfe
     assert done.status == 0, done.err
     assert record("again")["weights_sha256"] == record("out")["weights_sha256"]
     assert record("again")["base_folder"] == str(relative)
+
+
+def test_data_that_were_replaced_are_told_and_may_be_accepted(relative, ringfence):
+    assert ringfence("train", "home/job.yaml", "--out", "out").status == 0
+    path = relative / "data/a.npz"
+    arrays = dict(np.load(path))
+    arrays["inputs"][5, 2] += 0.5
+    np.savez(path, **arrays)
+    flags = ("train", "--resume", "out", "--set", "steps=7")
+
+    refused = ringfence(*flags)
+    assert refused.status == 2
+    assert re.search(
+        r"  data_contents\.\w+: the data have changed: \d+ samples, \w{16} then, \d+ samples, \w{16} now\n",
+        refused.err,
+    )
+    accept = refused.err.partition("accepted with: ")[2].split()
+    done = ringfence(*flags, *accept)
+    assert done.status == 0, done.err
+    assert [entry["key"] for entry in record()["accepted"]] == accept[1::2]
+    assert ringfence("train", "--resume", "out", "--set", "steps=8").status == 0
 
 
 def test_a_run_goes_on_with_its_own_job_and_with_that_of_the_user(relative, ringfence):
