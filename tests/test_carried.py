@@ -149,7 +149,7 @@ def test_costs_of_a_plugin_add_up_and_its_peak_is_the_highest():
     usage = PluginUsage(
         peak_bytes=70, calls=7, seconds=0.25, restarts=1, skipped=1, attempts={"b": 1, "c": 4}
     )
-    usage.output.add(["a", "b"])
+    usage.output.add(["a", "b"], 2)
     assert earlier.counted_on(usage) == {
         "peak_bytes": 100,
         "calls": 12,

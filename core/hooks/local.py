@@ -236,9 +236,11 @@ class LocalPlugin:
             with self._as_in_sandbox(self._start_seed):
                 self._instance = load_class(spec.module, spec.qualname)(**spec.options)
         except Exception as error:
+            told = traceback.format_exc()
             raise PluginLoadError(
                 f"{spec.module}:{spec.qualname} could not be loaded: {type(error).__name__}: {error}",
                 plugin=spec.name,
+                remote_traceback=told,
             ) from error
         # What the plugin imported may have brought pools of its own.
         self._as_in_sandbox.pools = openblas_pools()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from .errors import visible
 MAX_LINES = 20
 #: Characters of all of them.
 MAX_CHARACTERS = 4000
+_MAX_LINE = 500
 
 
 class Output:
@@ -30,14 +30,19 @@ class Output:
         self._left = MAX_CHARACTERS
         self._lock = threading.Lock()
 
-    def add(self, lines: Sequence[str]) -> None:
-        """Take the next lines."""
+    def add(self, lines: Sequence[str], count: int) -> None:
+        """Take the next ``count`` lines.
+
+        Args:
+            lines: The first of them; at least ``MAX_LINES`` and one, if there are so many.
+            count: How many there are.
+        """
         with self._lock:
-            for line in itertools.islice(lines, 0 if self.is_cut else MAX_LINES + 1):
+            for line in () if self.is_cut else (each[:_MAX_LINE] for each in lines):
                 self._left -= len(line)
                 self.is_cut = len(self.shown) == MAX_LINES or self._left < 0
                 if self.is_cut:
                     break
                 self.shown.append(visible(line))
             # Last: who sees that there are more finds them.
-            self.count += len(lines)
+            self.count += count

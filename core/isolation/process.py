@@ -10,7 +10,7 @@ import threading
 from collections import deque
 
 from ..hooks.errors import visible
-from ..hooks.output import Output
+from ..hooks.output import MAX_LINES, Output
 from ..hooks.plugin_frames import DUMP, split_dump
 from .ceiling import Ceiling
 from .fairness import CallClock
@@ -106,13 +106,13 @@ class Process:
 
     def _relay(self, lines: list[str]) -> None:
         """Hand on what its plugin printed, and not what Python writes as a signal ends it."""
-        own = (
-            []
-            if self._is_dumping
-            else list(itertools.takewhile(lambda line: not line.startswith(DUMP), lines))
-        )
-        self._is_dumping = len(own) < len(lines)
-        self.output.add([line[:_MAX_LINE] for line in own])
+        if self._is_dumping:
+            return
+        # No more are looked at than can be shown: of a flood the others are but counted.
+        first = lines[: MAX_LINES + 1]
+        own = list(itertools.takewhile(lambda line: not line.startswith(DUMP), first))
+        self._is_dumping = len(own) < len(first)
+        self.output.add(own, len(own) if self._is_dumping else len(lines))
 
     def log_tail(self) -> str:
         """Return the last lines, with control characters made visible."""
