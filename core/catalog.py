@@ -6,6 +6,7 @@ metadata is damaged is told of and passed over; it does not hide the others.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import re
 import sys
@@ -17,7 +18,8 @@ from importlib_metadata import Distribution, PackageMetadata
 from packaging.utils import canonicalize_name
 
 from .hooks.compat import CORE, Candidate, check
-from .hooks.errors import JobError, visible
+from .hooks.effort import Effort
+from .hooks.errors import JobError, shortened, visible
 from .hooks.snapshot import Index
 from .hooks.source import PluginSource, read_plugin
 from .hooks.verdict import Finding, Verdict, ordered
@@ -27,14 +29,21 @@ from .version import __version__
 
 GROUP = "ringfence.plugins"
 
+#: Of the entry points of a distribution that declares plugins.
+MAX_POINTS_BYTES = 2**16
+MAX_PLUGINS = 100
+#: Of ``module:Class``, in characters: where it leads is looked for part by part.
+MAX_POINT = 300
+
 #: What reading damaged metadata raises.
 _DAMAGED = (
-    *(OSError, ValueError, KeyError, AttributeError, TypeError),
+    *(OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error),
     *(SyntaxError, RecursionError, MemoryError),
 )
 #: What a plugin may be called: nothing that a terminal, a path or a log could take for something else.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SHOWN_CHARACTERS = 200
+_SUMMARY_CHARACTERS = 500
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,64}")
 
 
@@ -53,6 +62,7 @@ class Found:
         hazards: Why it can be used in no sandbox, if so.
         classifiers: Its trove classifiers.
         summary: Its one-line description.
+        effort: What may be spent on its text, and on that of all other plugins of its distribution.
     """
 
     name: str
@@ -65,6 +75,7 @@ class Found:
     hazards: tuple[Finding, ...] = ()
     classifiers: tuple[str, ...] = ()
     summary: str = ""
+    effort: Effort = field(default_factory=Effort, compare=False, repr=False)
 
     @property
     def is_builtin(self) -> bool:
@@ -126,6 +137,8 @@ def catalog_of(distributions: Iterable[Distribution], remedy: str = "uninstall i
             text = distribution.read_text("entry_points.txt")
             if text is None or GROUP not in text:
                 continue
+            if len(text) > MAX_POINTS_BYTES:
+                raise ValueError(f"entry_points.txt is longer than {MAX_POINTS_BYTES} bytes")
             check_files(distribution)
             metadata = distribution.metadata
             name = _name_of(metadata)
@@ -155,7 +168,13 @@ def source_of(found: Found) -> PluginSource:
     place = found.place
     within = Path(place.within) if place.within else None
     return read_plugin(
-        found.module, found.qualname, place.search_path, place.packages, own=place.own, within=within
+        found.module,
+        found.qualname,
+        place.search_path,
+        place.packages,
+        own=place.own,
+        within=within,
+        effort=found.effort,
     )
 
 
@@ -200,9 +219,13 @@ def _plugins(
     hazards = () if layout is None else tuple(layout.hazards())
     version = metadata["Version"]
     if not _VERSION.fullmatch(version):
-        raise ValueError(f"its version is {version!r}")
+        raise ValueError(f"its version is {version!r:.{_SHOWN_CHARACTERS}}")
     requires = tuple(_one_line(text) for text in distribution.requires or ())
-    for point in distribution.entry_points.select(group=GROUP):
+    points = distribution.entry_points.select(group=GROUP)
+    if len(points) > MAX_PLUGINS:
+        raise ValueError(f"it declares {len(points)} plugins; at most {MAX_PLUGINS}")
+    effort = Effort()
+    for point in points:
         if not _NAME.fullmatch(point.name):
             damaged.append(
                 f"{name} declares a plugin as {_one_line(repr(point.name))}; names have up to 64 letters, "
@@ -210,9 +233,13 @@ def _plugins(
             )
             continue
         module, _, qualname = (part.strip() for part in point.value.partition("[")[0].partition(":"))
-        if not _is_dotted(module) or not _is_dotted(qualname):
-            value = _one_line(point.value)
-            damaged.append(f"{name} declares plugin '{point.name}' as '{value}', not as 'module:Class'")
+        is_short = len(point.value) <= MAX_POINT
+        if not (is_short and _is_dotted(module) and _is_dotted(qualname)):
+            value = shortened(_one_line(point.value), _SHOWN_CHARACTERS)
+            wanted = f", of at most {MAX_POINT} characters" if not is_short else ""
+            damaged.append(
+                f"{name} declares plugin '{point.name}' as '{value}', not as 'module:Class'{wanted}"
+            )
             continue
         place = _own_place(distribution) if layout is None else layout.place(module)
         yield Found(
@@ -225,7 +252,8 @@ def _plugins(
             place=place,
             hazards=(*hazards, *_withheld(place, name)),
             classifiers=tuple(_one_line(text) for text in metadata.get_all("Classifier") or ()),
-            summary=_one_line((metadata.get_all("Summary") or [""])[0]),
+            summary=shortened(_one_line((metadata.get_all("Summary") or [""])[0]), _SUMMARY_CHARACTERS),
+            effort=effort,
         )
 
 

@@ -18,6 +18,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +33,12 @@ from .hooks.verdict import Finding
 MAX_BYTES = 2**20
 #: Packages and modules of one distribution that a sandbox is opened to one by one.
 MAX_OWN = 500
+#: Of a file that an editable install points to its project with: some lines, as builders write it.
+MAX_POINTER_BYTES = 2**16
+#: Of such files, and of folders of code that they name.
+MAX_POINTERS = 32
+#: Files in those folders, beside the insides of packages.
+MAX_LISTED = 20_000
 
 _READ_FROM_METADATA = (
     *("entry_points.txt", "METADATA", "PKG-INFO", "RECORD", "direct_url.json"),
@@ -39,6 +46,9 @@ _READ_FROM_METADATA = (
 )
 _AT_STARTUP = {"sitecustomize", "usercustomize"}
 _TOP = re.compile(rb"\n([^/,\n]+)")
+#: The import hook that setuptools writes for an editable install, and its line on what lies where.
+_HOOK = re.compile(r"__editable___\w+_finder\.py")
+_MAPPING = re.compile(r"^MAPPING(?:: dict\[str, str\])? = (\{.*\})$", re.MULTILINE)
 _OF_A_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
@@ -137,15 +147,12 @@ class Layout:
         self.project = _project_of(distribution)
         self._info = getattr(distribution, "_path", None)
         # "..", so that no file hides behind another folder's name.
-        self._files = [Path(os.path.normpath(self.base / str(file))) for file in distribution.files or ()]
+        files = (Path(os.path.normpath(self.base / str(file))) for file in distribution.files or ())
+        self._files = list(dict.fromkeys(files))
         self._groups = {point.group for point in distribution.entry_points}
-        self._folders: list[Path] = []
-        self._mapping: dict[str, str] = {}
-        for listed in self._files if self.project is not None else ():
-            if listed.suffix == ".pth":
-                self._folders += _folders_of(listed)
-            elif listed.name.endswith("_finder.py"):
-                self._mapping |= _mapping_of(listed)
+        listed = self._files if self.project is not None else []
+        self._folders = _folders_of([path for path in listed if path.suffix == ".pth"])
+        self._mapping = _mapping_of([path for path in listed if _HOOK.fullmatch(path.name)])
         self._own = self._installed(distribution.read_text("top_level.txt") or "")
 
     def _installed(self, listed: str) -> tuple[str, ...]:
@@ -159,7 +166,10 @@ class Layout:
         for folder in self._folders:
             # Around the top of a project lies what is not installed: tests, tools, other projects.
             if self.project is not None and self.project in folder.resolve().parents:
-                own += outermost(modules_below(folder, self.project))
+                files = list(islice(modules_below(folder, self.project), MAX_LISTED + 1))
+                if len(files) > MAX_LISTED:
+                    raise ValueError(f"{folder}, which it points to, holds more than {MAX_LISTED} files")
+                own += outermost(files)
         return tuple(dict.fromkeys(name for name in own if _may_be_own(name)))
 
     def place(self, module: str) -> Place:
@@ -382,18 +392,32 @@ def _has_code(path: Path) -> bool:
     return any(line.startswith((b"import ", b"import\t")) for line in read_small(path).splitlines())
 
 
-def _folders_of(path: Path) -> list[Path]:
-    """Return the folders that a ``.pth`` file adds; lines that run code are not ours to run."""
-    lines = [line.strip() for line in read_small(path).decode("utf-8").splitlines()]
-    return [path.parent / line for line in lines if line and (path.parent / line).is_dir()]
+def _folders_of(pointers: Sequence[Path]) -> list[Path]:
+    """Return the folders that ``.pth`` files add; lines that run code are not ours to run."""
+    if len(pointers) > MAX_POINTERS:
+        raise ValueError(f"it installs {len(pointers)} files *.pth; at most {MAX_POINTERS} are read")
+    found: dict[Path, None] = {}
+    for path in pointers:
+        lines = read_small(path, MAX_POINTER_BYTES).decode("utf-8").splitlines()
+        folders = (path.parent / line.strip() for line in lines if line.strip())
+        found |= dict.fromkeys(folder for folder in folders if folder.is_dir())
+    if len(found) > MAX_POINTERS:
+        raise ValueError(f"its *.pth name {len(found)} folders; at most {MAX_POINTERS} are looked into")
+    return list(found)
 
 
-def _mapping_of(path: Path) -> dict[str, str]:
-    """Read package to folder from the import hook that setuptools writes, without running it."""
-    for node in ast.parse(read_small(path)).body:
-        match node:
-            case ast.AnnAssign(target=ast.Name(id="MAPPING"), value=ast.Dict() as value):
-                return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
-            case ast.Assign(targets=[ast.Name(id="MAPPING")], value=ast.Dict() as value):
-                return {str(package): str(folder) for package, folder in ast.literal_eval(value).items()}
+def _mapping_of(hooks: Sequence[Path]) -> dict[str, str]:
+    """Read package to folder from the import hook that setuptools writes: one line, and no more of it.
+
+    Args:
+        hooks: At most one.
+    """
+    if len(hooks) > 1:
+        raise ValueError(f"it has {len(hooks)} import hooks of an editable install, which has one")
+    for path in hooks:
+        written = _MAPPING.search(read_small(path, MAX_POINTER_BYTES).decode("utf-8"))
+        if written is None:
+            raise ValueError(f"{path.name} has no line 'MAPPING = {{…}}'")
+        mapping = ast.literal_eval(written[1])
+        return {str(package): str(folder) for package, folder in dict(mapping).items()}
     return {}

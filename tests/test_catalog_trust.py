@@ -282,6 +282,24 @@ DAMAGE = {
     "a direct_url nested too deeply": lambda wheel: wheel.write(
         f"{wheel.info}/direct_url.json", "[" * 100_000
     ),
+    "a finder of a megabyte": lambda wheel: wheel.write(
+        "__editable___x_finder.py", f"MAPPING: dict[str, str] = {{'acme': '/'}}\n{'a;' * 500_000}"
+    ),
+    "two finders": lambda wheel: [wheel.map({}), wheel.write("__editable___x_finder.py", "MAPPING = {}\n")],
+    "a finder and folders without end": lambda wheel: [
+        (wheel.folder / f"d{n}").mkdir() or wheel.write(f"p{n}.pth", f"d{n}\n") for n in range(33)
+    ],
+    "entry points without end": lambda wheel: wheel.write(
+        f"{wheel.info}/entry_points.txt",
+        "[ringfence.plugins]\n" + "".join(f"p{n} = acme:Plugin\n" for n in range(101)),
+    ),
+    "many entry points elsewhere": lambda wheel: wheel.write(
+        f"{wheel.info}/entry_points.txt",
+        "[ringfence.plugins]\nacme = acme:Plugin\n[x]\n" + "p = acme:Plugin\n" * 5000,
+    ),
+    "a list of files with a quote that does not end": lambda wheel: [
+        (wheel.folder / wheel.info / "RECORD").write_text('"' + "x" * 200_000)
+    ],
     "a pipe for a file": _fifo,
     "a huge file": lambda wheel: wheel.write(f"{wheel.info}/direct_url.json", " " * (2**20 + 1)),
     "a name for the terminal": lambda wheel: wheel.write(
@@ -308,6 +326,47 @@ def test_one_damaged_distribution_is_told_of_and_passed_over(site, project, dama
     (told,) = installed.damaged
     assert "acme-1.0.dist-info has damaged metadata" in told
     assert told.isprintable()
+
+
+def test_an_entry_point_of_many_parts_is_not_followed(site):
+    wheel = Wheel(site)
+    point = f"acme{'.a' * 20_000}:Plugin"
+    wheel.write(f"{wheel.info}/entry_points.txt", f"[ringfence.plugins]\nacme = {point}\n")
+
+    installed = catalog([str(site)])
+
+    assert installed.plugins == {}
+    (told,) = installed.damaged
+    assert told.startswith("acme declares plugin 'acme' as 'acme.a.a.a.a")
+    assert told.endswith("…', not as 'module:Class', of at most 300 characters")
+
+
+def test_a_finder_is_read_by_its_line_alone(site, project):
+    wheel = Wheel(site)
+    wheel.claim_editable(project)
+    wheel.write(
+        "__editable___acme_finder.py", f"no Python\nMAPPING: dict[str, str] = {{'acme': '{project}/acme'}}\n("
+    )
+    assert found(site).place.packages == {"acme": str(project / "acme")}
+
+
+def test_only_the_finder_that_setuptools_writes_is_read(site, project):
+    wheel = Wheel(site)
+    wheel.claim_editable(project)
+    wheel.map({"acme": f"{project}/acme"})
+    for number in range(3):
+        wheel.write(f"x{number}_finder.py", "a;" * 500_000)
+    assert found(site).place.packages == {"acme": str(project / "acme")}
+
+
+def test_the_plugins_of_a_distribution_share_the_time_for_their_text(site):
+    wheel = Wheel(site)
+    wheel.write(f"{wheel.info}/entry_points.txt", "[ringfence.plugins]\none = acme:A\ntwo = acme:B\n")
+    Wheel(site, "other", "other").write("other.py", PLUGIN)
+    assert found(site, "one").effort is not found(site, "two").effort  # of two looks at them
+    plugins = catalog([str(site)]).plugins
+    assert plugins["one"].effort is plugins["two"].effort
+    assert plugins["one"].effort is not plugins["other"].effort
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a/b", "a b", "a" * 65])

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from .errors import shortened
 from .names import ALL, PUBLIC, WHOLE
 from .snapshot import Snapshot
 from .source import METHODS, About, Method, PluginSource, Unresolved
 from .uses import Use
 from .verdict import Finding, listed
 
+#: Characters of a method's signature that are quoted, which is done for each of its arguments.
+_SIGNATURE_SHOWN = 300
 #: What the text leaves open, and the rule that says so.
 _OPEN: dict[About, str] = {
     "class": "U-DYNAMIC",
@@ -135,8 +138,8 @@ def _method(method: Method, role: str, snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding("E-HOOK", f"there is no {hook}", (), advice, method.path, method.line)
         return
     known = snapshot.hooks[hook]
+    written = shortened(f"{method.name}({', '.join(method.arguments)})", _SIGNATURE_SHOWN)
     for argument in method.arguments:
-        written = f"{method.name}({', '.join(method.arguments)})"
         if argument in known:
             yield from _deprecated(f"{hook}.{argument}", snapshot, method)
         elif argument in method.defaults:

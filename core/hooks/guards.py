@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from .effort import Effort
 from .modules import Module
 
 _Node = TypeVar("_Node", bound=ast.expr | ast.stmt)
@@ -38,12 +39,13 @@ class Guards:
     names: Sequence[Span]
 
     @classmethod
-    def of(cls, module: Module) -> Guards:
+    def of(cls, module: Module, effort: Effort) -> Guards:
         """Read them."""
         imports: list[Span] = []
         reads: list[Span] = []
         asked: list[Span] = []
         for node in module.parts:
+            effort.step()
             match node:
                 case ast.Try(body=body, handlers=handlers) | ast.TryStar(body=body, handlers=handlers):
                     caught = {name for handler in handlers for name in _caught(handler)}
@@ -63,13 +65,14 @@ class Guards:
 class AllGuards:
     """The guards of a plugin's modules, each read once."""
 
-    def __init__(self) -> None:
+    def __init__(self, effort: Effort) -> None:
+        self._effort = effort
         self._read: dict[str, Guards] = {}
 
     def of(self, module: Module) -> Guards:
         """Return those of ``module``."""
         if module.name not in self._read:
-            self._read[module.name] = Guards.of(module)
+            self._read[module.name] = Guards.of(module, self._effort)
         return self._read[module.name]
 
 

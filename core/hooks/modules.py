@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
 import os
+import string
+import tokenize
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path, PurePath
 
-MAX_SOURCE_BYTES = 2_000_000
-#: Of one plugin's own files, and of all their text: parsed, it takes some fifty times its size.
+from .effort import Effort
+
+MAX_SOURCE_BYTES = 200_000
+#: Of one plugin's own files, and of all their text.
 MAX_FILES = 500
 MAX_TOTAL_BYTES = 8_000_000
+#: Words, signs and lines of all its files: parsed, each takes up to 0.9 kB. Usual text of 1.1 MB has so many.
+MAX_PIECES = 400_000
+#: Names that are looked for among its files.
+MAX_NAMES = 20_000
+_IN_WORDS = f"{string.ascii_letters}{string.digits}_{string.whitespace}".encode() + bytes(range(128, 256))
+#: Others can stand for more signs than they have bytes, or take long to decode.
+_ENCODINGS = frozenset(("utf-8", "utf-8-sig", "ascii", "iso-8859-1"))
 #: Folders without ``__init__`` that packages are looked for in, one inside the other.
 MAX_NAMESPACES = 4
 #: Endings of modules, in the order in which Python looks for them.
@@ -45,6 +57,7 @@ class Module:
         path: The file.
         tree: Its syntax tree.
         bindings: Top-level name to the statement that binds it last.
+        aliases: Those that are imported, to what the statement says of them.
         parts: Every import, attribute, call, function, ``try``, ``with`` and ``if`` in it, at any depth.
     """
 
@@ -52,6 +65,7 @@ class Module:
     path: Path
     tree: ast.Module
     bindings: Mapping[str, ast.stmt]
+    aliases: Mapping[str, ast.alias]
     parts: tuple[ast.AST, ...]
 
     @property
@@ -95,10 +109,12 @@ class Modules:
         folders: Folders as on ``sys.path``, in order.
         roots: Dotted package to its folder, for installs that map one to another.
         within: Folder that no link may lead out of; None if any may.
+        effort: What may be spent on them.
 
     Attributes:
         broken: Module to why it could not be read, as a clause.
         full: Why files beyond those that were read are not, as a clause, or ``""``.
+        effort: What may be spent on them.
     """
 
     def __init__(
@@ -107,11 +123,13 @@ class Modules:
         folders: Sequence[str],
         roots: Mapping[str, str] | None = None,
         within: Path | None = None,
+        effort: Effort | None = None,
     ) -> None:
         self._own = frozenset(own)
         self._within = within
         self._files = 0
         self._bytes = 0
+        self._pieces = 0
         self._folders = [Path(folder) for folder in folders]
         self._roots = sorted((roots or {}).items(), key=lambda item: -len(item[0]))
         self._read: dict[str, Module | None] = {}
@@ -119,6 +137,7 @@ class Modules:
         self._file_of = functools.cache(file_of)
         self.broken: dict[str, Broken] = {}
         self.full = ""
+        self.effort = effort or Effort()
 
     def find(self, name: str) -> Module | None:
         """Return the module ``name`` if it is the plugin's own and can be read as Python source.
@@ -128,6 +147,10 @@ class Modules:
         if not self.owns(name):
             return None
         if name not in self._read:
+            self.effort.step()
+            if len(self._read) >= MAX_NAMES:
+                self.full = f"it names more than {MAX_NAMES} modules of its own"
+                return None
             path = self._locate(name)
             self._read[name] = None if path is None else self._parsed(name, path)
         return self._read[name]
@@ -139,6 +162,7 @@ class Modules:
 
     def resolve(self, module: Module, expression: ast.expr, hops: int = 0) -> Resolved:
         """Follow ``expression``, a name or dotted name, to what it stands for; None if it cannot be told."""
+        self.effort.step()
         if hops > MAX_HOPS:
             return None
         match expression:
@@ -163,23 +187,16 @@ class Modules:
         match bound:
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() as node:
                 return Defined(module, node)
-            case ast.Import(names=names):
-                return self._imported(names, name)
-            case ast.ImportFrom(names=names) as node:
-                original = next((a.name for a in names if (a.asname or a.name) == name), name)
-                return self._member(imported_from(module, node), original, hops)
+            case ast.Import():
+                alias = module.aliases[name]
+                dotted = alias.name if alias.asname else name
+                return self.find(dotted) or Foreign(dotted)
+            case ast.ImportFrom() as node:
+                return self._member(imported_from(module, node), module.aliases[name].name, hops)
             case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
                 if isinstance(value, ast.Name | ast.Attribute):
                     return self.resolve(module, value, hops + 1)
                 return Defined(module, value)
-        return None
-
-    def _imported(self, names: Sequence[ast.alias], name: str) -> Resolved:
-        for alias in names:
-            bound = alias.asname or alias.name.partition(".")[0]
-            if bound == name:
-                dotted = alias.name if alias.asname else bound
-                return self.find(dotted) or Foreign(dotted)
         return None
 
     def _member(self, package: str, name: str, hops: int) -> Resolved:
@@ -219,22 +236,53 @@ class Modules:
     def _parse(self, name: str, path: Path) -> Module | None:
         try:
             with path.open("rb") as file:
-                text = file.read(MAX_SOURCE_BYTES + 1)
-            self._bytes += len(text)
+                data = file.read(MAX_SOURCE_BYTES + 1)
+            text = self._text(data)
+            if self.full:
+                return None
             with warnings.catch_warnings():
                 # A plugin's doubtful escapes are its author's to see, not the user's.
                 warnings.simplefilter("ignore")
-                tree = ast.parse(text[:MAX_SOURCE_BYTES], filename=str(path))
+                tree = ast.parse(text, filename=str(path))
         except SyntaxError as error:
             self.broken[name] = Broken(f"{type(error).__name__}: {error.msg}", path, error.lineno or 0)
+            return None
+        except _TooLongError as error:
+            self.broken[name] = Broken(str(error), path)
             return None
         except (OSError, ValueError, RecursionError, MemoryError) as error:
             self.broken[name] = Broken(f"it is no Python source: {error}", path)
             return None
-        if len(text) > MAX_SOURCE_BYTES:
-            self.broken[name] = Broken(f"it is longer than {MAX_SOURCE_BYTES} bytes", path)
-            return None
-        return Module(name, path, tree, dict(_bindings(tree.body)), tuple(_parts(tree)))
+        bindings, aliases = dict(_bindings(tree.body)), dict(_aliases(tree.body))
+        return Module(name, path, tree, bindings, aliases, tuple(_parts(tree)))
+
+    def _text(self, data: bytes) -> str:
+        """Return the text of a file; say in ``full`` if there is no room left to parse it.
+
+        Raises:
+            _TooLongError, ValueError, SyntaxError: It is too long, or no text in a usual encoding.
+        """
+        if len(data) > MAX_SOURCE_BYTES:
+            raise _TooLongError(f"it is longer than {MAX_SOURCE_BYTES} bytes")
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        if encoding not in _ENCODINGS:
+            raise ValueError(f"its encoding is {encoding:.40}; write it in UTF-8")
+        self._bytes += len(data)
+        self._pieces += _pieces(data)
+        if self._pieces > MAX_PIECES:
+            self.full = f"the files of its own that it imports hold more than {MAX_PIECES} words and signs"
+        return data.decode(encoding)
+
+
+class _TooLongError(ValueError):
+    """A file is longer than any that is read."""
+
+
+def _pieces(data: bytes) -> int:
+    """Return how many words, signs and lines a text has at most, which bound what parsing it takes."""
+    signs = len(data.translate(None, _IN_WORDS))
+    # Each sign may part a word from the next.
+    return len(data.split()) + 2 * signs + data.count(b"\n")
 
 
 def imported_from(module: Module, node: ast.ImportFrom) -> str:
@@ -397,14 +445,24 @@ def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
             yield name, statement
 
 
+def _aliases(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.alias]]:
+    for statement in statements(body):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            yield from _imported(statement)
+
+
+def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, ast.alias]]:
+    for alias in statement.names:
+        whole = isinstance(statement, ast.ImportFrom) or alias.asname
+        yield alias.asname or (alias.name if whole else alias.name.partition(".")[0]), alias
+
+
 def _bound_names(statement: ast.stmt) -> list[str]:
     match statement:
         case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             return [name]
-        case ast.Import(names=names):
-            return [alias.asname or alias.name.partition(".")[0] for alias in names]
-        case ast.ImportFrom(names=names):
-            return [alias.asname or alias.name for alias in names]
+        case ast.Import() | ast.ImportFrom():
+            return [name for name, _ in _imported(statement)]
         case ast.Assign(targets=targets):
             return [target.id for target in targets if isinstance(target, ast.Name)]
         case ast.AnnAssign(target=ast.Name(id=name)):

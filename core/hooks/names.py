@@ -96,6 +96,7 @@ class _Names(ast.NodeVisitor):
         return name.partition(".")[0] == PUBLIC and not self._modules.owns(name)
 
     def _import(self, source: str, name: str, node: ast.stmt) -> None:
+        self._modules.effort.step()
         guarded = is_within(node, self._guards.imports)
         self.found.append(Import(source, name, self._module.path, node.lineno, guarded))
 
@@ -145,6 +146,7 @@ class _Names(ast.NodeVisitor):
             self.generic_visit(node)
 
     def _function(self, node: Function) -> None:
+        self._modules.effort.step()
         own = parameter_names(node.args)
         outer = self.aliases
         self.aliases = {name: dotted for name, dotted in outer.items() if name not in own}
@@ -173,5 +175,6 @@ class _Names(ast.NodeVisitor):
         return _imported_by_call(expression)
 
     def _add(self, dotted: str, name: str, node: ast.expr, *, guarded: bool = False) -> None:
+        self._modules.effort.step()
         guarded = guarded or is_within(node, self._guards.names)
         self.found.append(Import(dotted, name, self._module.path, node.lineno, guarded))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from .effort import Effort, TooMuchEffortError
 from .guards import AllGuards
 from .modules import MAX_FILES, Defined, Foreign, Module, Modules, statements
 from .names import ALL, WHOLE, Import, imports_of
@@ -44,6 +45,8 @@ _UNBOUND = {"staticmethod", "classmethod", "property"}
 _DATACLASS = "dataclasses.dataclass"
 _PASSTHROUGH = {"ringfence.passthrough", "ringfence.hooks.types.passthrough"}
 MAX_BASES = 20
+#: Options of one constructor that are read; its sandbox tells of more.
+MAX_OPTIONS = 200
 MAX_ALIASES = 10
 #: Syntax nodes that are put in for a plugin's aliases, all its options together: a few lines of
 #: aliases of aliases stand for millions.
@@ -163,6 +166,7 @@ def read_plugin(
     *,
     own: Iterable[str] = (),
     within: Path | None = None,
+    effort: Effort | None = None,
 ) -> PluginSource:
     """Read the class ``qualname`` of ``module`` from its source text.
 
@@ -173,13 +177,17 @@ def read_plugin(
         roots: Dotted package to folder, for installs that map one to another.
         own: Dotted modules and packages that the plugin brings beside the outermost one of its entry point.
         within: Folder that none of its files may lie outside of; None if any may.
+        effort: What may be spent on it; as much as on a whole distribution by default.
     """
     outermost = BUILTIN if module.startswith(f"{BUILTIN}.") else module.partition(".")[0]
-    modules = Modules({outermost, *own}, folders, roots, within)
+    modules = Modules({outermost, *own}, folders, roots, within, effort)
     try:
-        return _read(modules, module, qualname)
+        with modules.effort.spent():
+            return _read(modules, module, qualname)
     except (RecursionError, MemoryError):  # the second is what Python's parser says of a type in quotes
         return _not_found(f"{module} is nested too deeply to be read", advice="nest it less deeply")
+    except TooMuchEffortError as error:
+        return _not_found(str(error), advice="write it in a simpler way")
     except ValueError as error:  # of a number with more digits than Python writes out
         return _not_found(f"{module} cannot be read: {error}", advice="write it in another way")
 
@@ -191,6 +199,8 @@ def _read(modules: Modules, name: str, qualname: str) -> PluginSource:
         return _Reader(modules, entry, found).source()
     for broken in modules.broken.values():
         return _not_found(broken.reason, broken.path, broken.line, advice="mend that file")
+    if modules.full:
+        return _not_found(modules.full, advice="bring less code in one distribution")
     if entry is None:
         advice = f"correct the entry point, or ship {name} as Python source"
         return _not_found(f"no source file of module {name} was found", advice=advice)
@@ -448,19 +458,27 @@ class _Reader:
     def _options(self) -> tuple[tuple[Parameter, ...], bool]:
         fields = self._dataclass_fields()
         if fields is not None:
-            return fields, False
+            return self._few(fields, takes_any=False)
         match self._find("__init__"):
             case None:
                 return (), False
             case (cls, ast.FunctionDef() as node):
                 written = [(cls.module, *item) for item in _parameters(node.args)]
                 options = tuple(self._parameter(*item) for item in written)
-                return options, node.args.kwarg is not None
+                return self._few(options, takes_any=node.args.kwarg is not None)
             case (cls, node):
                 line = cls.line if node is None else getattr(node, "lineno", 0)
                 reason = f"the constructor may come from base {cls.dotted}"
                 self._note("options", reason, cls.module.path, line)
         return (), True
+
+    def _few(self, options: tuple[Parameter, ...], *, takes_any: bool) -> tuple[tuple[Parameter, ...], bool]:
+        if len(options) <= MAX_OPTIONS:
+            return options, takes_any
+        self._note(
+            "options", f"it has {len(options)} options; {MAX_OPTIONS} are read", line=self._node.lineno
+        )
+        return options[:MAX_OPTIONS], True
 
     def _dataclass_fields(self) -> tuple[Parameter, ...] | None:
         """Return the options of a dataclass without a constructor of its own, or None."""
@@ -516,7 +534,7 @@ class _Reader:
         if self._modules.full or len(own) >= MAX_FILES:
             reason = self._modules.full or f"it imports {MAX_FILES} or more files of its own"
             self._note("names", f"{reason}; those beyond were not read")
-        guards = AllGuards()
+        guards = AllGuards(self._modules.effort)
         imports = [found for module in own for found in imports_of(self._modules, module, guards.of(module))]
         for found in imports:
             if found.name == ALL:
@@ -569,6 +587,7 @@ class _Aliases(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         """Leave the strings of ``Literal["a"]`` as they are."""
+        self._modules.effort.look()
         if ast.unparse(node.value).endswith("Literal"):
             return node
         visited = self.generic_visit(node)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .guards import AllGuards, is_within, span
+from .guards import AllGuards, Span, is_within, span
 from .modules import (
     MAX_FILES,
     Defined,
@@ -127,6 +127,8 @@ class _Uses:
         self.guards = guards
         self._known: set[tuple[int, Subjects, Provided]] = set()
         self._ahead: list[tuple[Defined, Mapping[str, Subject], Provided]] = []
+        self._asked: dict[str, list[tuple[Span, tuple[str, str]]]] = {}
+        self.step = modules.effort.step
 
     def read(
         self, function: Defined, subjects: Mapping[str, Subject], provided: Provided = frozenset()
@@ -150,10 +152,19 @@ class _Uses:
         """Collect from all functions that are to be read, and from those that they call."""
         while self._ahead:
             function, subjects, provided = self._ahead.pop()
+            self._modules.effort.look()
             body = getattr(function.node, "body", [])
-            reader = _FunctionUses(self, function, dict(subjects), provided | _hasattr(function))
+            reader = _FunctionUses(self, function, dict(subjects), provided | self._hasattr(function))
             for statement in body if isinstance(body, list) else [body]:
                 reader.visit(statement)
+
+    def _hasattr(self, function: Defined) -> Provided:
+        """Return (name, attribute) of the ``hasattr`` tests in a function."""
+        module, (start, end) = function.module, span(function.node)
+        if module.name not in self._asked:
+            self._asked[module.name] = _asked(module)
+        inside = (what for (first, last), what in self._asked[module.name] if start <= first and last <= end)
+        return frozenset(inside)
 
     def public_type(self, module: Module, annotation: ast.expr | None) -> str:
         """Return the name of the public type that ``annotation`` spells, or ``""``."""
@@ -262,6 +273,7 @@ class _FunctionUses(ast.NodeVisitor):
         return ""
 
     def _add(self, name: str, attribute: str | None, node: ast.expr, *, guarded: bool = False) -> None:
+        self._uses.step()
         subject = self._subjects[name]
         guarded = guarded or (name, attribute) in self._provided or is_within(node, self._guards.reads)
         path = self._function.module.path
@@ -345,6 +357,7 @@ class _FunctionUses(ast.NodeVisitor):
     # scopes of their own
 
     def _comprehension(self, generators: list[ast.comprehension], *results: ast.expr) -> None:
+        self._uses.step()
         outer = dict(self._subjects)
         for generator in generators:
             self.visit(generator.iter)
@@ -368,6 +381,7 @@ class _FunctionUses(ast.NodeVisitor):
         self._comprehension(node.generators, node.key, node.value)
 
     def _nested(self, node: Function) -> None:
+        self._uses.step()
         own = parameter_names(node.args)
         kept = {name: subject for name, subject in self._subjects.items() if name not in own}
         inner = _FunctionUses(self._uses, self._function, kept, self._provided)
@@ -387,19 +401,16 @@ class _FunctionUses(ast.NodeVisitor):
         self._nested(node)
 
 
-def _hasattr(function: Defined) -> Provided:
-    """Return (name, attribute) of the ``hasattr`` tests in a function."""
-    start, end = span(function.node)
-    found: set[tuple[str, str | None]] = set()
-    for node in function.module.parts:
+def _asked(module: Module) -> list[tuple[Span, tuple[str, str]]]:
+    """Return where ``hasattr`` is asked in a module, and of which name and attribute."""
+    found = []
+    for node in module.parts:
         match node:
             case ast.Call(
                 func=ast.Name(id="hasattr"), args=[ast.Name(id=name), ast.Constant(value=str(value))]
             ):
-                first, last = span(node)
-                if start <= first and last <= end:
-                    found.add((name, value))
-    return frozenset(found)
+                found.append((span(node), (name, value)))
+    return found
 
 
 def _imported_names(modules: Modules, module: Module) -> Iterator[str]:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .errors import shortened
+
 Decision = Literal["accepted", "refused", "could not tell"]
 
 #: Rules of what is accepted by its text, to what the first line says then.
 _NOT_TRIED = {"I-NOT-LOADED": ", not loaded"}
 _PARTS_SHOWN = 3  # of a path: package/module.py rather than a whole folder tree
+#: Of a verdict, whose findings quote a stranger's text.
+_FINDINGS_SHOWN = 100
+_CHARACTERS_SHOWN = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Finding:
     def __str__(self) -> str:
         where = f"{self.where}  " if self.where else ""
         series = f" in {listed(self.series)}" if self.series else ""
-        return f"{self.rule:<16} {where}{self.text}{series}"
+        return f"{self.rule:<16} {where}{shortened(self.text, _CHARACTERS_SHOWN)}{series}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +115,13 @@ class Verdict:
             word += next((_NOT_TRIED[f.rule] for f in self.findings if f.rule in _NOT_TRIED), "")
         needs = f"core {self.core} needs a plugin valid for {listed(self.window)}"
         lines = [f"{word}  plugin '{self.plugin}' ({self.distribution} {self.version})   {needs}"]
-        lines += [f"  {finding}" for finding in self.findings]
+        lines += [f"  {finding}" for finding in self.findings[:_FINDINGS_SHOWN]]
+        more = len(self.findings) - _FINDINGS_SHOWN
+        lines += [f"  … and {more} more"] if more > 0 else []
         if self.decision == "refused":
             advice = list(dict.fromkeys(f.advice for f in self.findings if f.refuses and f.advice))
-            lines += [f"  plugin author:   {'; '.join(advice)}"] if advice else []
+            told = shortened("; ".join(advice), _CHARACTERS_SHOWN)
+            lines += [f"  plugin author:   {told}"] if told else []
             other = f"install another release of {self.distribution}, or take '{self.plugin}' out of the job"
             if any(finding.rule == "E-EXCLUDES-CORE" for finding in self.findings):
                 other = f"install a core that {self.declared} admits; or {other}"

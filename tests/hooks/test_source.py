@@ -3,9 +3,11 @@
 import ast
 import sys
 import textwrap
+import tracemalloc
 
 import pytest
 
+from ringfence.hooks import effort, modules
 from ringfence.hooks.source import read_plugin
 
 
@@ -279,10 +281,113 @@ def test_doubtful_escapes_in_a_plugin_are_no_warning_of_ours(read):
     assert source.role == "augment"
 
 
-def test_a_file_that_is_too_long_is_not_read(read):
-    source = read("class Clip: ...\n" + "#" * 2_000_000)
+@pytest.mark.parametrize("filling", ["a;", "#", "-"])
+def test_a_file_that_is_too_long_is_not_parsed(read, monkeypatch, filling):
+    monkeypatch.setattr(ast, "parse", pytest.fail)
 
-    assert "longer than" in source.unresolved[0].reason
+    source = read(filling * (1_900_000 // len(filling)) + "\nclass Clip: ...\n")
+
+    (open_question,) = source.unresolved
+    assert open_question.reason == "it is longer than 200000 bytes"
+
+
+#: Texts that take much memory for their length once they are parsed.
+DENSE = ["a;", "1\n", "*a,;", "[];", "a();", "a[:];", "a,", "a<", "{a:a};", "f'{a}';", "if a:a\n"]
+
+
+@pytest.mark.parametrize("text", DENSE)
+def test_what_parsing_takes_is_bounded_by_words_signs_and_lines(tmp_path, text):
+    many = text * (8_000 // len(text))
+    many = f"({many}1)" if text in ("a,", "a<") else many
+    (tmp_path / "dense.py").write_text(many)
+    found = modules.Modules(["dense"], [str(tmp_path)])
+    tracemalloc.start()
+    try:
+        assert found.find("dense") is not None, found.broken
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1000 * modules._pieces(many.encode()) + 500_000
+
+
+def test_more_words_and_signs_than_are_read_are_told(read, monkeypatch):
+    monkeypatch.setattr(modules, "MAX_PIECES", 40_000)
+    parsed = []
+    parse = ast.parse
+    monkeypatch.setattr(ast, "parse", lambda text, **more: parsed.append(len(text)) or parse(text, **more))
+    files = {f"m{n}": "a;" * 4_000 for n in range(30)}
+
+    source = read(f"from . import {', '.join(files)}\nclass Clip:\n    role = 'gradient'\n", **files)
+
+    (open_question,) = source.unresolved
+    assert open_question.about == "names"
+    assert open_question.reason.startswith("the files of its own that it imports hold more than 40000 words")
+    assert sum(parsed) < 50_000
+
+
+def test_a_class_behind_more_words_and_signs_than_are_read_is_told(read, monkeypatch):
+    monkeypatch.setattr(modules, "MAX_PIECES", 1000)
+
+    source = read("class Clip:\n    role = 'gradient'\n" + "[];" * 500)
+
+    (open_question,) = source.unresolved
+    assert open_question.about == "class"
+    assert "more than 1000 words and signs" in open_question.reason
+
+
+@pytest.mark.parametrize("encoding", ["utf-7", "punycode", "utf-16"])
+def test_text_in_an_encoding_of_many_signs_a_byte_is_not_decoded(read, encoding):
+    source = read(f"# coding: {encoding}\nclass Clip:\n    role = 'gradient'\n")
+
+    (open_question,) = source.unresolved
+    assert f"its encoding is {encoding}; write it in UTF-8" in open_question.reason
+
+
+#: Texts in which to follow names takes the square of their length, or more.
+SLOW = {
+    "an attribute in a function that is read often": "    def backward(self, gradients):\n        "
+    + "".join(f"f(x=gradients, a{n}=gradients); " for n in range(400))
+    + "\ndef f(x, "
+    + ", ".join(f"a{n}=0" for n in range(400))
+    + "):\n    "
+    + "x.a; " * 10_000,
+    "a condition in conditions": f"    x = {'(a if ' * 60}[{'a(), ' * 3_000}]{' else a)' * 60}\n",
+    "a type in brackets": f"    def __init__(self, a: b[{'1, ' * 20_000}]{'[0]' * 200}): ...\n",
+    "functions and names of modules": "    x = 0\n"
+    f"import {', '.join(f'ringfence as r{n}' for n in range(4000))}\n" + "lambda: a; " * 4000,
+}
+
+
+@pytest.mark.parametrize("slow", SLOW)
+def test_what_takes_too_long_to_follow_is_told(read, monkeypatch, slow):
+    monkeypatch.setattr(effort, "MAX_SECONDS", 0.1)
+
+    source = read(f"class Clip:\n    role = 'gradient'\n    def forward(self): ...\n{SLOW[slow]}")
+
+    (open_question,) = source.unresolved
+    assert open_question.about == "class"
+    assert open_question.reason == "to follow the names in it takes more than 0.1 s of processor time"
+
+
+def test_an_import_of_many_names_is_followed_at_once(read):
+    """One name of it stands in every line: a look through all names for each would take a minute."""
+    names = [f"a{n}" for n in range(15_000)]
+    text = f"import {', '.join(names)}\n{names[-1]}.b;" + f"{names[-1]}();" * 8000
+
+    source = read(f"{text}\nclass Clip:\n    role = 'gradient'\n")
+
+    assert source.unresolved == ()
+
+
+def test_more_options_than_are_read_are_left_to_the_sandbox(read):
+    options = ", ".join(f"a{n}: int = 0" for n in range(300))
+
+    source = read(f"class Clip:\n    role = 'gradient'\n    def __init__(self, {options}): ...\n")
+
+    (open_question,) = source.unresolved
+    assert (open_question.about, open_question.reason) == ("options", "it has 300 options; 200 are read")
+    assert len(source.parameters) == 200
+    assert source.takes_any_option
 
 
 @pytest.mark.parametrize(
