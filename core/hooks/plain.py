@@ -171,7 +171,7 @@ def _read_structure(data: bytes) -> str:
     def outside(mark: bytes) -> int:
         return data.count(mark, SIZE_BYTES, begins) + data.count(mark, ends, end)
 
-    if data.count(b"__metadata__", SIZE_BYTES, end) != 1 or outside(b"\\"):
+    if outside(b"__metadata__") != 1 or outside(b"\\"):
         raise PlainDataError("not a state that ringfence wrote: it names its tensors otherwise")
     # All marks outside the metadata are the tensors'.
     tensors = outside(b"{") - 1

@@ -29,8 +29,8 @@ Files, by what they are for:
 * trying it: ``probes`` (``probes_files``, ``probes_kernel``, ``probing``), ``status``,
   ``report``, ``doctor``, ``coverage``
 * bounds: ``budget``, ``foreign``, ``ceiling`` and ``cgroup`` (memory), ``fairness`` (processor time),
-  ``unlinked``, ``descriptors`` and ``locks`` (files), ``account`` and ``process`` (the books), ``watchdog``,
-  ``turns``
+  ``unlinked``, ``descriptors``, ``locks`` and ``watches`` (files), ``account`` and ``process`` (the
+  books), ``watchdog``, ``turns``
 * what is told: ``attempts`` (calls that were refused), ``advice`` (the line that would allow); what the
   host does instead: ``modes`` (of files)
 * what a job grants: ``grants`` and ``reserved`` (what may be), ``broker`` (outside) and

@@ -20,6 +20,7 @@ from .foreign import foreign_bytes
 from .locks import MAX_LOCKS
 from .process import Process
 from .scratch import MAX_IN_MEMORY_BYTES, MAX_SCRATCH_BYTES, look_into
+from .watches import MAX_WATCHES, watches
 
 #: Between two looks at memory, at most; sooner where the budget could be used up sooner.
 INTERVAL_S = 0.05
@@ -140,6 +141,13 @@ class Account:
             count = held.get(process.pid, 0)
             if count > MAX_LOCKS and not process.has_ended():
                 self.end(f"has {count:,} locks on files in one worker; at most {MAX_LOCKS:,}")
+
+    def count_watches(self) -> None:
+        """Kill all its workers if one has epoll watch more than it may."""
+        for process in self.processes:
+            # Asked after it was counted: until it has ended the number was its own.
+            if watches(process.pid) > MAX_WATCHES and not process.has_ended():
+                self.end(f"has epoll watch over {MAX_WATCHES:,} files in one worker")
 
     def look_into_queues(self) -> None:
         """Kill all its workers if one has sent descriptors that wait to be received; nobody will."""

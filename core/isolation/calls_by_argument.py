@@ -216,7 +216,7 @@ BY_ARGUMENT: tuple[Rule, ...] = (
     *_without_marks("mkdir", 1),
     *_without_marks("mkdirat", 2),
     # What it makes is for its user alone. An error would be taken for a mask by libraries that set one to
-    # learn which it was; told 0, they do no harm, as nobody can change modes here.
+    # learn which it was; told 0, they do no harm, as no mode lets others in here.
     Rule("umask", None, (_bits(0, _NO_OTHERS, _NO_OTHERS),)),
     Rule("umask", 0),
     # Not RENAME_WHITEOUT, which leaves a device.

@@ -7,7 +7,8 @@ NOT_COVERED: dict[str, str] = {
     "Installing": "pip runs the code of a source distribution as you, and a .pth file of a wheel at every "
     "start of Python. Install wheels only: pip install --only-binary :all:",
     "The kernel": "a hole in Linux itself is a hole here",
-    "Side channels": "caches, timing, power; and whether a path exists, how large it is, when it changed",
+    "Side channels": "caches, timing, power; and whether a path exists, how large it is, when it changed, "
+    "where a link leads",
     "Valid but wrong numbers": "what a plugin returns is checked for shape, type and finiteness, and then "
     "used; it can make a model worse, or hide something in it",
     "Graphics cards": "plugins get none, so that no driver is within their reach; the trainer's own use "

@@ -80,10 +80,15 @@ def apply(readable: Iterable[str], scratch: str, grants: Iterable[GrantedPath] =
             _allow(rules, path, _READ)
         for grant in grants:
             _grant(rules, grant)
-        for path in filter(os.path.exists, PINNED):
+        for path in pins():
             os.open(path, os.O_PATH | os.O_CLOEXEC)
         rules.restrict()
     return _describe(abi)
+
+
+def pins() -> list[str]:
+    """Return the names that ``apply`` holds open."""
+    return [path for path in PINNED if os.path.exists(path)]  # noqa: PTH110 - a Path adds nothing here
 
 
 def is_pin(fd: int) -> bool:
@@ -91,7 +96,7 @@ def is_pin(fd: int) -> bool:
     if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         return False
     found = os.fstat(fd)
-    return any(os.path.samestat(found, os.stat(path)) for path in filter(os.path.exists, PINNED))  # noqa: PTH116
+    return any(os.path.samestat(found, os.stat(path)) for path in pins())  # noqa: PTH116
 
 
 def _allow(rules: Ruleset, path: str, access: AccessFS) -> None:

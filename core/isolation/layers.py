@@ -173,7 +173,9 @@ def _fds(confinement: Confinement) -> LayerStatus:
     left = _open_fds() - kept
     if len(left) > 1:  # one is the listing's own
         raise OSError(f"{len(left) - 1} inherited files could not be closed")
-    return active("fds", f"{len(confinement.keep_fds)} open besides 0, 1 and 2")
+    names = 0 if "landlock" in confinement.skip else len(landlock.pins())
+    kept_open = f"{len(confinement.keep_fds)} open besides 0, 1 and 2"
+    return active("fds", f"{kept_open}, and {names} names in /proc, which landlock holds and give no access")
 
 
 def _open_fds() -> set[int]:

@@ -115,22 +115,24 @@ class Watchdog:
         return min(max(due - time.monotonic(), 0.0), longest_s)
 
     def _watch_files(self) -> None:
-        interval, locks_at = FILES_INTERVAL_S, 0.0
+        interval, count_at = FILES_INTERVAL_S, 0.0
         while not self._stopping.wait(interval):
             with self._lock:
                 accounts = list(self._accounts)
             in_memory = any(account.files_are_memory for account in accounts)
             interval = FILES_IN_MEMORY_INTERVAL_S if in_memory else FILES_INTERVAL_S
-            locks: Mapping[int, int] = {}
-            if accounts and time.monotonic() >= locks_at:
-                locks, locks_at = locks_by_process(), time.monotonic() + SCRATCH_INTERVAL_S
+            locks: Mapping[int, int] | None = None
+            if accounts and time.monotonic() >= count_at:
+                locks, count_at = locks_by_process(), time.monotonic() + SCRATCH_INTERVAL_S
             for account in accounts:
                 with self._looking:
                     if account in self._accounts:
                         _look(account, Account.look_into_queues)
                         _look(account, Account.look_at_mappings)
                         _look(account, Account.look_into_scratch)
-                        account.count_locks(locks)
+                        if locks is not None:
+                            account.count_locks(locks)
+                            _look(account, Account.count_watches)
 
     def _drain(self, log: int, events: int) -> None:
         if log not in self._logs:

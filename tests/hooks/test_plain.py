@@ -30,6 +30,25 @@ def test_plain_data_comes_back_equal(value):
     assert plain.loads(plain.dumps(value)) == value
 
 
+@pytest.mark.parametrize(
+    "word", ["__metadata__", '{"__metadata__": {"ringfence": "1"}}', '"__metadata__":', "\\u005f_metadata__"]
+)
+def test_the_words_of_its_own_form_come_back(word):
+    state = {word: [word, torch.ones(2)], "other": {word: word}}
+    loaded = plain.loads(plain.dumps(state))
+    assert loaded[word][0] == word
+    assert loaded["other"] == {word: word}
+
+
+@pytest.mark.parametrize("name", ["__metadata__x", "x__metadata__"])
+def test_a_tensor_may_not_be_named_like_the_structure(name):
+    entry = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
+    header = {"__metadata__": {"ringfence": json.dumps({"t": name})}, name: entry}
+    for order in (header, dict(reversed(header.items()))):
+        with pytest.raises(plain.PlainDataError, match="it names its tensors otherwise"):
+            plain.loads(raw(json.dumps(order).encode(), b"0"))
+
+
 def test_tensors_come_back_bit_equal_and_private():
     base = torch.randn(4, 4)
     state = {0: {"exp_avg": base.t(), "step": torch.tensor(3.0)}, "half": base.bfloat16(), "view": base[1:]}

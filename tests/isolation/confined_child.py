@@ -139,6 +139,11 @@ def foreign_architecture(_, __):
     return {"returned": ctypes.CFUNCTYPE(ctypes.c_int)(address)()}
 
 
+def open_files(_, __):
+    """Count what is open; the folder that lists it is out of reach."""
+    return {"open": sum(_error(lambda fd=fd: os.fstat(fd)) is None for fd in range(1024))}
+
+
 def abort(_, __):
     os.abort()
 
@@ -197,6 +202,7 @@ BODIES = {
     "abort": abort,
     "wait": wait,
     "threads": threads,
+    "open_files": open_files,
 }
 
 

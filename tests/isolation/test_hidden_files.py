@@ -18,6 +18,7 @@ from ringfence.isolation.locks import locks_by_process
 from ringfence.isolation.pool import Sandbox
 from ringfence.isolation.storage import is_in_memory, scratch_parent
 from ringfence.isolation.unlinked import TooManyMappingsError, unlinked_bytes
+from ringfence.isolation.watches import MAX_WATCHES, watches
 
 from ..watching import Watching, until
 from .loopback import deaf
@@ -113,6 +114,25 @@ def test_a_plugin_with_too_much_mapped_to_be_looked_through_is_ended(start):
         plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
 
 
+def test_what_epoll_watches_is_bounded(start):
+    plugin = start("filler:Filler", options={"way": "watches_and_wait"}, deadline_s=50.0)
+    with pytest.raises(
+        PluginCrashedError, match=r"'filler'.* has epoll watch over 10,000 files in one worker"
+    ):
+        plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+
+
+def test_what_epoll_watches_is_counted(keeper):
+    process = keeper.pid
+    before = watches(process)
+    keeper.do(f"sys.path.append({PLUGINS!r}); import filler; kept = [filler.watches(10, 20)]")
+    assert watches(process) == before + 10 * 20
+    keeper.do("kept += [filler.watches() for _ in range(4)]")
+    assert watches(process) == MAX_WATCHES + 1
+    keeper.do("for poll, files in kept: poll.close()")
+    assert watches(process) == before
+
+
 def test_locks_are_counted_by_process():
     import fcntl
 
@@ -193,6 +213,10 @@ class Keeper:
         self._process.stdin.write(f"{code}\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline() == "done\n"
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def count(self):
         return unlinked_bytes(self._process.pid, self._folder, 64 * MIB)

@@ -5,6 +5,7 @@ Each test forks and confines a real process; see ``confined_child.py``.
 
 import json
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,15 @@ def test_torch_numpy_and_threads_work_in_full_confinement(confined):
 def test_torch_works_in_full_confinement_for_a_user_without_rights(confined_nobody):
     result = confined_nobody("workload", preload=["torch", "torch._dynamo"])
     assert result.items() >= WORKLOAD.items()
+
+
+@pytest.mark.parametrize("skip", [[], ["landlock", "seccomp"]])
+def test_what_is_said_to_be_open_is_all_that_is_open(confined, skip):
+    result = confined("open_files", skip=skip)
+    told = re.fullmatch(
+        r"(\d+) open besides 0, 1 and 2, and (\d+) names in /proc, .*", result["details"]["fds"]
+    )
+    assert int(told[1]) + int(told[2]) + len((0, 1, 2)) == result["open"]
 
 
 @pytest.mark.parametrize(

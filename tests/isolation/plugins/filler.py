@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import select
 import socket
 import tempfile
 import time
@@ -99,6 +100,22 @@ def mappings(folder=None, pieces=20_000):
         libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, 0)
     os.close(descriptor)
     return path
+
+
+def watches(files=36, numbers=75):
+    """Have one epoll watch each file under many numbers; it goes on when a number is closed."""
+    poll, kept = select.epoll(), [os.eventfd(0) for _ in range(files)]
+    for file in kept:
+        for number in range(180, 180 + numbers):
+            os.dup2(file, number)
+            poll.register(number)
+            os.close(number)
+    return poll, kept
+
+
+def watches_and_wait():
+    KEPT.append([watches() for _ in range(4)])
+    time.sleep(60)
 
 
 def mappings_and_wait():
