@@ -34,7 +34,7 @@ from .hooks.manager import Hooks
 from .hooks.plugin import Plugin, PluginSpec
 from .hooks.snapshot import Index, Snapshot, series_of
 from .hooks.source import PluginSource
-from .hooks.specs import ROLES, Role
+from .hooks.specs import AUGMENT, ROLES, Role
 from .hooks.verdict import Verdict
 from .isolation.budget import BudgetTooSmallError, total_bytes
 from .job import MAX_MEMORY_FRACTION, JobFile, PluginJob
@@ -49,6 +49,8 @@ _WRONG_OPTIONS = re.compile(r"could not be loaded: (ValueError|TypeError): (?P<m
 #: An option, or a place in it, that such a message starts with.
 _OPTION = re.compile(r"(?P<name>\w+)(\[(?P<index>\d+)\])?:? ")
 
+#: Option of our own plugin `augment`.
+_INPUT_RANGE = "input_range"
 #: Characters of what a constructor says that are quoted.
 _QUOTED = 300
 
@@ -66,6 +68,7 @@ class Planned:
         claimed: Snapshots of the series that its range admits.
         job_file: The job that asks for it, if one does.
         position: Its place in the job.
+        takes_input_range: It is ours, and wants to know what numbers the inputs lie between.
     """
 
     spec: PluginSpec
@@ -74,6 +77,7 @@ class Planned:
     claimed: tuple[Snapshot, ...]
     job_file: JobFile | None = None
     position: int = 0
+    takes_input_range: bool = False
 
 
 def plan(
@@ -125,6 +129,24 @@ def plan(
     if problems:
         raise file.error(problems)
     return planned
+
+
+def with_input_range(planned: Sequence[Planned], low: float, high: float) -> list[Planned]:
+    """Tell the first augmentation of ours what numbers the training inputs lie between.
+
+    Those that come after another are given what that one makes of the inputs.
+
+    Args:
+        planned: What ``plan`` returned.
+        low: The least number.
+        high: The largest.
+    """
+    first = next((item for item in planned if item.spec.role == AUGMENT.name), None)
+    if first is None or not first.takes_input_range or _INPUT_RANGE in first.spec.options:
+        return list(planned)
+    options = {**first.spec.options, _INPUT_RANGE: [low, high]}
+    told = replace(first, spec=replace(first.spec, options=options))
+    return [told if item is first else item for item in planned]
 
 
 def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable[[str], None]) -> None:
@@ -283,7 +305,9 @@ def _planned(
         roots=found.place.roots,
         job_seed=seed,
     )
-    return Planned(spec, source, verdict, tuple(claimed_snapshots(claimed, index)))
+    takes_range = found.is_builtin and any(each.name == _INPUT_RANGE for each in source.parameters)
+    snapshots = tuple(claimed_snapshots(claimed, index))
+    return Planned(spec, source, verdict, snapshots, takes_input_range=takes_range)
 
 
 def _with_shares(file: JobFile, planned: Sequence[Planned]) -> tuple[list[Planned], list[Problem]]:

@@ -39,7 +39,7 @@ from .hooks.plugin import Plugin, PluginSpec
 from .hooks.specs import OPTIMIZER
 from .isolation.pool import Sandbox
 from .job import JobFile
-from .loader import Planned, load, plan
+from .loader import Planned, load, plan, with_input_range
 from .lock import hold
 from .permissions import write_reaches
 from .problems import Problem
@@ -119,7 +119,9 @@ def prepare(job_file: JobFile, base: Path, installed: Catalog | None = None) -> 
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = resolved(job_file, [item.spec for item in planned])
-    return Prepared(job_file, base, planned, build(job_file, base))
+    ingredients = build(job_file, base)
+    planned = with_input_range(planned, *ingredients.data.train.input_range())
+    return Prepared(job_file, base, planned, ingredients)
 
 
 def default_threads() -> int:

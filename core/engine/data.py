@@ -55,6 +55,13 @@ class Dataset:
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
+    def input_range(self) -> tuple[float, float]:
+        """Return the least and the largest number of a batch's inputs; of bytes, those that there can be."""
+        if self.inputs.dtype == torch.uint8:
+            return 0.0, 1.0
+        low, high = self.inputs.aminmax()
+        return low.item(), high.item()
+
     def batch(self, indices: Tensor, spares: Spares | None = None) -> Batch:
         """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs.
 

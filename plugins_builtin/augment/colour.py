@@ -232,6 +232,7 @@ class Greyscale(SampleOp):
     """
 
     name: ClassVar[str] = "greyscale"
+    needs_levels: ClassVar[bool] = False
 
     p: float = option(0.2, Number(0, 1))
 

@@ -30,6 +30,7 @@ class Cutout(SampleOp):
     """
 
     name: ClassVar[str] = "cutout"
+    needs_levels: ClassVar[bool] = False
 
     length: int = option(16, Integer(1, 4096))
     holes: int = option(1, Integer(1, 64))
@@ -62,6 +63,7 @@ class RandomErasing(SampleOp):
     """
 
     name: ClassVar[str] = "random_erasing"
+    needs_levels: ClassVar[bool] = False
 
     p: float = option(0.5, Number(0, 1))
     area: tuple[float, float] = option((0.02, 0.4), Span(0.0, 1.0))
@@ -120,6 +122,7 @@ class GridMask(SampleOp):
     """
 
     name: ClassVar[str] = "gridmask"
+    needs_levels: ClassVar[bool] = False
 
     p: float = option(0.8, Number(0, 1))
     ratio: float = option(0.6, Number(0, 1))
@@ -162,6 +165,7 @@ class HideAndSeek(SampleOp):
     """
 
     name: ClassVar[str] = "hide_and_seek"
+    needs_levels: ClassVar[bool] = False
 
     p: float = option(0.8, Number(0, 1))
     cells: tuple[int, ...] = option((14, 7, 5, 4), Integers(1, 512))

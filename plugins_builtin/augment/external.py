@@ -212,12 +212,14 @@ class Chain:
     """
 
     needs_images = True
+    needs_levels = True
 
     def __init__(self, transforms: tuple[Transform, ...]) -> None:
         # OpenCV takes its time to load; only jobs that need it pay.
         from .images import Converter, Spares  # noqa: PLC0415
 
         self.transforms = transforms
+        self.label = f"ops[{transforms[0].position}] {transforms[0].name}: "
         self.moves = any(transform.moves for transform in transforms)
         self._randomness = _Randomness()
         self._converter = Converter()

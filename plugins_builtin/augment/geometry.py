@@ -26,6 +26,7 @@ class Flip(SampleOp):
     """
 
     name: ClassVar[str] = "flip"
+    needs_levels: ClassVar[bool] = False
     moves: ClassVar[bool] = True
 
     p: float = option(0.5, Number(0, 1))
@@ -47,6 +48,7 @@ class Crop(SampleOp):
     """
 
     name: ClassVar[str] = "crop"
+    needs_levels: ClassVar[bool] = False
     moves: ClassVar[bool] = True
 
     padding: int = option(4, Integer(1, 512))

@@ -50,6 +50,7 @@ class MixUp(Op):
     """
 
     name: ClassVar[str] = "mixup"
+    needs_levels: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
 
     alpha: float = option(1.0, Number(0, 1000, low_included=False))
@@ -86,6 +87,7 @@ class CutMix(Op):
     """
 
     name: ClassVar[str] = "cutmix"
+    needs_levels: ClassVar[bool] = False
 
     p: float = option(0.5, Number(0, 1))
     alpha: float = option(1.0, Number(0, 1000, low_included=False))
@@ -129,6 +131,7 @@ class FMix(Op):
     """
 
     name: ClassVar[str] = "fmix"
+    needs_levels: ClassVar[bool] = False
 
     alpha: float = option(1.0, Number(0, 1000, low_included=False))
     decay: float = option(3.0, Number(0, 20))
@@ -177,6 +180,7 @@ class Mosaic(Op):
     """
 
     name: ClassVar[str] = "mosaic"
+    needs_levels: ClassVar[bool] = False
     moves: ClassVar[bool] = True
 
     margin: float = option(0.2, Number(0, 0.5))

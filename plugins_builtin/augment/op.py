@@ -23,12 +23,14 @@ class Op(ABC):
         name: As the job spells it.
         moves: True if pixels change place, which a target that is an image itself would have to follow.
         needs_images: False if inputs of any shape will do.
+        needs_levels: False if any numbers will do; others are cut, or misread, outside of [0, 1].
         p: Probability, of a sample or of a batch as the operation's documentation says.
     """
 
     name: ClassVar[str]
     moves: ClassVar[bool] = False
     needs_images: ClassVar[bool] = True
+    needs_levels: ClassVar[bool] = True
 
     p: float = option(1.0, Number(0, 1))
 

@@ -52,6 +52,8 @@ _CLASSES: tuple[type[Op], ...] = (
 OPS: dict[str, type[Op]] = {cls.name: cls for cls in _CLASSES}
 
 _IMAGE_DIMS = 4
+#: What rounding may have added is no other range.
+_HALF_A_LEVEL = 0.5 / 255
 
 
 def names() -> tuple[str, ...]:
@@ -66,6 +68,8 @@ class Augment:
         ops: What to do, in order. Each is a name, or a mapping of one name to its options; ``names()`` lists
             them, and ``docs/augment.md`` their options. A name in capitals, or one that starts with
             ``albumentations.``, is that transform of albumentations.
+        input_range: Least and largest number of the training inputs. ringfence fills it in; without it the
+            first batch is looked at.
 
     Raises:
         ValueError: An operation or option is unknown or out of range; the message says where.
@@ -74,10 +78,15 @@ class Augment:
     role = "augment"
     backward = passthrough
 
-    def __init__(self, ops: list[str | dict[str, Any]]) -> None:
+    def __init__(
+        self, ops: list[str | dict[str, Any]], input_range: tuple[float, float] | None = None
+    ) -> None:
         if not isinstance(ops, (list, tuple)) or not ops:
             raise ValueError("ops must be a list of at least one operation, such as [mixup]")
         self._ops = _joined([_parse(item, i) for i, item in enumerate(ops)])
+        self._range_is_known = input_range is not None
+        if input_range is not None:
+            self._check_range(*input_range)
 
     def forward(self, batch: Batch, step: StepInfo) -> Batch | None:
         """Return the changed batch, or None if nothing changed.
@@ -85,6 +94,10 @@ class Augment:
         Raises:
             ValueError: An operation does not fit the batch; the message names it.
         """
+        if not self._range_is_known:
+            low, high = batch.inputs.aminmax()
+            self._check_range(low.item(), high.item())
+            self._range_is_known = True
         draw = Draw(step)
         result = batch
         for label, op in self._ops:
@@ -94,6 +107,19 @@ class Augment:
             except ValueError as error:
                 raise ValueError(f"{label}{error}") from error
         return None if result is batch else result
+
+    def _check_range(self, low: float, high: float) -> None:
+        """Refuse numbers that an operation would cut, or take for others, without a word."""
+        if low >= -_HALF_A_LEVEL and high <= 1 + _HALF_A_LEVEL:
+            return
+        for label, op in self._ops:
+            if op.needs_levels:
+                where = op.label if isinstance(op, Chain) else label
+                raise ValueError(
+                    f"{where}it works on grey levels from 0 to 1, and the inputs reach from {low:g} to "
+                    f"{high:g}; give images of 0 to 255 as uint8 or divide them by 255, and leave it to mean "
+                    "and std of the data, which come after augmentation, to standardise them"
+                )
 
 
 def _parse(item: str | dict[str, Any], position: int) -> tuple[str, Op | Transform]:

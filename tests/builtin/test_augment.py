@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from ringfence import Batch, StepInfo, passthrough
 from ringfence.builtin.augment import Augment, names
+from ringfence.builtin.augment.draw import Draw
 from ringfence.builtin.augment.plugin import OPS
 from ringfence.hooks.check import check_batch
 from ringfence.hooks.specs import ROLES
@@ -226,6 +227,56 @@ def test_inputs_that_are_no_images_are_refused_by_name():
     batch = Batch(torch.rand(4, 16), torch.arange(4), torch.arange(4), 4)
     with pytest.raises(ValueError, match=r"ops\[0\] flip: it works on images, .* this batch is \(4, 16\)"):
         Augment(["flip"]).forward(batch, late())
+
+
+#: Options with which an operation takes all its levels from the images.
+OF_THE_IMAGES = {"crop": {"mode": "reflect"}, "random_erasing": {"mode": "mean"}}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_just_the_operations_that_would_cut_or_misread_other_numbers_need_levels(name):
+    """What needs none gives the same on images of another scale, but for the scale."""
+    op = OPS[name](p=1.0, **OF_THE_IMAGES.get(name, {}))
+    batch = make_batch((6, 3, 16, 16))
+    wide = batch.with_(inputs=4 * batch.inputs - 2)
+    expected = 4 * op.change(batch, Draw(late())).inputs - 2
+    try:
+        same = torch.allclose(op.change(wide, Draw(late())).inputs, expected, atol=1e-5)
+    except RuntimeError:
+        same = False
+    assert same is not op.needs_levels
+
+
+@pytest.mark.parametrize("given", [[0.0, 255.0], [-2.0, 2.0], [0.0, 1.01], [-0.01, 1.0]])
+@pytest.mark.parametrize(
+    ("ops", "where"),
+    [
+        (["flip", "brightness"], "ops[1] brightness: "),
+        (["randaugment"], "ops[0] randaugment: "),
+        (["invert"], "ops[0] invert: "),
+        (["mixup", "affine"], "ops[1] affine: "),
+        (["flip", "HorizontalFlip", {"ColorJitter": {}}], "ops[1] HorizontalFlip: "),
+    ],
+)
+def test_other_numbers_than_levels_are_refused_when_they_are_known(ops, where, given):
+    low, high = given
+    message = f"{where}it works on grey levels from 0 to 1, and the inputs reach from {low:g} to {high:g}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}; give .* uint8 or divide them by 255"):
+        Augment(ops, input_range=given)
+    inputs = torch.rand(4, 3, 8, 8) * (high - low) + low
+    inputs[0, 0, 0, :2] = torch.tensor(given)
+    plugin = Augment(ops)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        plugin.forward(make_batch(inputs.shape).with_(inputs=inputs), late())
+
+
+@pytest.mark.parametrize(
+    ("ops", "given"), [(["brightness"], [0, 1]), (["invert"], [-1e-3, 1.001]), (["flip", "mixup"], [-2, 300])]
+)
+def test_levels_and_what_needs_none_are_fine(ops, given):
+    inputs = torch.full((4, 3, 8, 8), float(given[0])) + torch.eye(8) * (given[1] - given[0])
+    for plugin in (Augment(ops, input_range=given), Augment(ops)):
+        plugin.forward(make_batch(inputs.shape).with_(inputs=inputs), late())
 
 
 def test_targets_that_are_images_stop_operations_that_move_pixels():
