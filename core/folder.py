@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,11 @@ def explain_disk(error: OSError) -> str:
     return _ADVICE.get(error.errno or 0, error.strerror or str(error))
 
 
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, for commands that a message tells."""
+    return shlex.quote(str(path))
+
+
 def default_folder(job_name: str, parent: Path = DEFAULT_PARENT) -> Path:
     """Return the first of ``runs/<job>-1``, ``runs/<job>-2``, … that does not exist."""
     candidates = (parent / f"{job_name}-{n}" for n in itertools.count(1))
@@ -66,7 +72,7 @@ def check_new(folder: Path) -> None:
 def _instead(folder: Path) -> str:
     """Return what else can be done with a folder that holds something: there must be a run to go on with."""
     if _checkpoint_steps(folder, "--out"):
-        return f", or continue the run in it with --resume {folder}"
+        return f", or continue the run in it with --resume {quoted(folder)}"
     if (folder / RECORD).exists():
         return "; its run ended before the first checkpoint, so there is nothing to go on from"
     return f", for example {default_folder('run', folder)}"
@@ -83,7 +89,7 @@ def check_old(folder: Path) -> None:
     except FileNotFoundError:
         raise JobError(
             f"--resume {folder}: there is no such folder; name the folder of a run, or start one with "
-            f"--out {folder}"
+            f"--out {quoted(folder)}"
         ) from None
     except NotADirectoryError:
         raise JobError(f"--resume {folder}: is no folder; name the folder of a run") from None
@@ -103,7 +109,7 @@ def check_old(folder: Path) -> None:
 def _runs_near(folder: Path, *, empty: bool) -> str:
     """Return what to name in place of a folder without a run."""
     if empty:
-        return f"name the folder of a run, or start one with --out {folder}"
+        return f"name the folder of a run, or start one with --out {quoted(folder)}"
     runs = sorted(path.parent for path in folder.glob(f"*/{CHECKPOINTS}"))
     if not runs:
         return "name the folder of a run"
@@ -231,7 +237,7 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
             raise
         raise RunAbortedError(
             f"the run's folder {folder} can no longer be written: {explain_disk(error)}; the checkpoints "
-            f"in it are whole. Make room, then continue with --resume {folder}"
+            f"in it are whole. Make room, then continue with --resume {quoted(folder)}"
         ) from error
 
 

@@ -284,9 +284,8 @@ def _discard(folder: Path, recorder: RunRecorder, *, whole: bool) -> None:
 def _ended(fault: BaseException, record: RunRecord) -> BaseException:
     """Return what a fault means: a checkpoint that cannot be written ends a run, and is no bad input."""
     if isinstance(fault, CheckpointError) and record.begun:
-        return RunAbortedError(
-            f"{fault}. The checkpoints written before are whole: go on with --resume {record.folder}"
-        )
+        flag = f"--resume {run_folder.quoted(record.folder)}"
+        return RunAbortedError(f"{fault}. The checkpoints written before are whole: go on with {flag}")
     return fault
 
 
@@ -302,7 +301,7 @@ def _leave(record: RunRecord, recorder: RunRecorder, watchers: Sequence[Watcher]
             # The run is what it is: its weights and its record are whole, and the page can be made again.
             message = (
                 f"the report could not be written ({type(fault).__name__}: {fault}); "
-                f"try again with: ringfence report {record.folder}"
+                f"try again with: ringfence report {run_folder.quoted(record.folder)}"
             )
             for watcher in watchers:
                 watcher.event(message)

@@ -341,7 +341,9 @@ def test_the_command_makes_a_project_and_says_what_is_next(projects, tmp_path):
 
     done = new(NAMES["gradient"], *flags, cwd=tmp_path)
 
-    assert "ringfence-sign-gradient holds ringfence-sign-gradient, a plugin 'sign-gradient'" in done.stdout
+    assert (
+        "made ringfence-sign-gradient: the project ringfence-sign-gradient, a gradient plugin" in done.stdout
+    )
     assert "python -m pip install -e '.[test]'" in done.stdout
     assert contents(tmp_path / "ringfence-sign-gradient") == contents(projects["gradient"])
 

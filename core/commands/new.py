@@ -29,7 +29,7 @@ def make_project(given: Mapping[str, str | None], out: Path | None) -> list[str]
     folder = Path(distribution) if out is None else out
     write_project(template.files(answers), folder)
     return [
-        f"{folder} holds {distribution}, a plugin '{answers.name}' of role {answers.role} that works; next:",
+        f"made {folder}: the project {distribution}, {_a(answers.role)} plugin that works; next:",
         f"  cd {folder}",
         "  python -m pip install -e '.[test]'",
         "  python -m pytest",
@@ -63,6 +63,10 @@ def _answer(template: Template, question: str, given: str | None) -> str:
         return text.strip()
 
     return str(typer.prompt(words, default=choices[0] if choices else None, value_proc=checked))
+
+
+def _a(role: str) -> str:
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
 
 
 def _flag(question: str) -> str:

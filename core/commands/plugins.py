@@ -13,6 +13,7 @@ from ..hooks.snapshot import Index
 from ..hooks.source import Parameter, PluginSource
 from ..hooks.verdict import Verdict
 from .columns import Column, fitted, table
+from .type_words import default_words, type_words
 
 #: Characters of a line that the options of a plugin may take, where no terminal says how many there are.
 _OPTIONS_WIDTH = 40
@@ -223,8 +224,7 @@ def _options(source: PluginSource) -> Iterator[str]:
         return
     rows = [("OPTION", "TYPE", "DEFAULT")]
     rows += [
-        (parameter.name, parameter.annotation_text or "not said", parameter.default_text or "(needed)")
-        for parameter in source.parameters
+        (parameter.name, type_words(parameter), default_words(parameter)) for parameter in source.parameters
     ]
     yield from table(rows)
     if source.takes_any_option:

@@ -233,10 +233,18 @@ def status_words(status: Status, *, with_metrics: bool = True) -> list[str]:
         words.append(f"loss {status.loss:.4f}")
     if with_metrics:
         words += [f"test {name} {value:.4f}" for name, value in status.metrics.items()]
-    words.append(f"{status.steps_per_s:.1f} steps/s")
+    if status.steps_per_s > 0:
+        words.append(rate_words(status.steps_per_s))
     if status.eta_s is not None:
         words.append(f"{duration(status.eta_s)} left")
     return words
+
+
+def rate_words(steps_per_s: float) -> str:
+    """Return a rate, with the digits that it needs; nothing if it is not known."""
+    if steps_per_s <= 0:
+        return ""
+    return f"{steps_per_s:.1f} steps/s" if steps_per_s >= 1 else f"{steps_per_s:.2g} steps/s"
 
 
 def plugin_words(plugin: Plugin, status: Status) -> str:

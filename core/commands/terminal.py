@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..hooks.plugin import Plugin
-from .progress import Status, call_ms, duration, memory_words, step_ms
+from .progress import Status, call_ms, duration, memory_words, rate_words, step_ms
 
 _STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}
 #: Word in a message to how it is shown.
@@ -73,7 +73,7 @@ def _headline(status: Status, *, is_wide: bool) -> RenderableType:
     if status.info is not None and status.info.metric in status.metrics:
         best = "" if status.best is None else f" (best {status.best:.4f})"
         numbers.append(f"{status.info.metric} {status.metrics[status.info.metric]:.4f}{best}")
-    numbers.append(f"{status.steps_per_s:.1f} steps/s")
+    numbers.append(rate_words(status.steps_per_s))
     numbers.append("" if status.eta_s is None else f"{duration(status.eta_s)} left")
     bar = ProgressBar(total=max(total, 1), completed=status.step, width=_BAR_WIDTH)
     if not is_wide:

@@ -14,7 +14,7 @@ from .. import folder as run_folder
 from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError
 from ..job import JobFile, read_job
 from ..lock import FolderTakenError, check_free
-from .progress import PlainView, Progress, QuietView, View
+from .progress import PlainView, Progress, QuietView, View, rate_words
 from .stopping import StopFlag, to_stderr
 from .terminal import TerminalView
 
@@ -64,12 +64,25 @@ def train_job(
     # The engine takes seconds to import; a job that cannot be read is told of at once.
     from ..run import prepare  # noqa: PLC0415
 
+    here = _working_folder()
     with _missing_base_told(base):
         prepared = prepare(job_file, base)
     if resume is not None:
         _check_length(resume, prepared.ingredients.steps_total)
+    # The user's model or data may have gone elsewhere; paths are those of where the command was started.
+    start = Path() if _working_folder() == here else here
+    folder = resume or out
     progress = Progress(_view(quiet=quiet))
-    outcome = _run(prepared, path, resume or out, progress, stop, resume=resume is not None, accept=accept)
+    outcome = _run(
+        prepared,
+        path,
+        None if folder is None else start / folder,
+        progress,
+        stop,
+        resume=resume is not None,
+        accept=accept,
+        start=start,
+    )
     return CutOffError.exit_status if outcome is None else _told(outcome, progress)
 
 
@@ -82,8 +95,9 @@ def _run(
     *,
     resume: bool,
     accept: Sequence[str],
+    start: Path,
 ) -> RunOutcome | None:
-    """Run a job, in a folder that is chosen if None; return None, and say so, if it ends without a result."""
+    """Run a job, in a folder below ``start`` if None; say so, and return None, if it has no result."""
     from ..run import run  # noqa: PLC0415
 
     def run_in(chosen: Path) -> RunOutcome:
@@ -105,7 +119,7 @@ def _run(
     stop.has_begun = lambda: progress.status.info is not None
     stop.starting()
     try:
-        return _run_in_a_free_one(job, run_in) if folder is None else run_in(folder)
+        return _run_in_a_free_one(job, run_in, start) if folder is None else run_in(folder)
     except CutOffError:
         to_stderr(_ended("interrupted before the first step", folder))
     except KeyboardInterrupt:
@@ -120,16 +134,17 @@ def _told(outcome: RunOutcome, progress: Progress) -> int:
     """Show how a run ended, and return the exit status."""
     result = outcome.result
     metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())
-    _say(f"{result.status} after {result.steps} steps  {metrics}".rstrip())
+    _say(f"{result.status.replace('_', ' ')} after {result.steps} steps  {metrics}".rstrip())
     if result.steps_given_up:
         _say(f"the {result.steps_given_up} steps after that were given up: the next one took too long")
     for plugin in progress.status.plugins:
         if plugin.usage.state == "disabled":
             _say(f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it")
-    _say(f"weights {result.weights_sha256[:_DIGITS_SHOWN]}…  {result.steps_per_second:.1f} steps/s")
+    speed = rate_words(result.steps_per_second)
+    _say(f"weights {result.weights_sha256[:_DIGITS_SHOWN]}…  {speed}".rstrip())
     _say(f"report  {outcome.report}")
     if result.status == "interrupted":
-        _say(f"continue with: ringfence train --resume {outcome.folder}")
+        _say(f"continue with: ringfence train --resume {run_folder.quoted(outcome.folder)}")
         return CutOffError.exit_status
     return 0
 
@@ -137,17 +152,23 @@ def _told(outcome: RunOutcome, progress: Progress) -> int:
 def _ended(how: str, folder: Path | None) -> str:
     """Say how a run ended without its last state, and what there is of it."""
     done = 0 if folder is None else run_folder.steps_done(folder)
-    if not done:
+    if folder is None or not done:
         return f"{how}; no step was kept"
-    return (
-        f"{how}; kept is step {done}, the last checkpoint. Continue with: ringfence train --resume {folder}"
-    )
+    resume = f"ringfence train --resume {run_folder.quoted(folder)}"
+    return f"{how}; kept is step {done}, the last checkpoint. Continue with: {resume}"
 
 
-def _run_in_a_free_one(job: Path | None, run_in: Callable[[Path], RunOutcome]) -> RunOutcome:
-    """Run in the first default folder that is free when the run begins."""
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()  # it was removed; absolute paths are as good as ever
+
+
+def _run_in_a_free_one(job: Path | None, run_in: Callable[[Path], RunOutcome], start: Path) -> RunOutcome:
+    """Run in the first default folder below ``start`` that is free when the run begins."""
     while True:
-        folder = run_folder.default_folder(Path(job or "job").stem)
+        folder = run_folder.default_folder(Path(job or "job").stem, start / run_folder.DEFAULT_PARENT)
         try:
             return run_in(folder)
         except FolderTakenError:
@@ -168,7 +189,7 @@ def _over(folder: Path) -> str:
         return ""
     return (
         f"completed after {steps} steps: nothing to do. To go on, ask for more, for example: "
-        f"ringfence train --resume {folder} --set steps={2 * steps}"
+        f"ringfence train --resume {run_folder.quoted(folder)} --set steps={2 * steps}"
     )
 
 

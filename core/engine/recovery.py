@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -225,4 +226,4 @@ def _aborted(run: Run, snapshot: Snapshot, why: str) -> RunAbortedError:
 
 
 def _resume(run: Run) -> str:
-    return f"--resume {'' if run.checkpoints is None else run.checkpoints.parent}"
+    return f"--resume {'' if run.checkpoints is None else shlex.quote(str(run.checkpoints.parent))}"

@@ -150,7 +150,10 @@ class _Layer:
 
     def _spell_out(self, key: str) -> None:
         """Let a choice that is a bare name, or the default, take options."""
-        name = DEFAULT_CHOICES.get(key) if self.job.get(key) is None else self.job[key]
+        name = self.job.get(key)
+        if name is None:
+            name = DEFAULT_CHOICES.get(key)
+            self._note((key,), ())
         if isinstance(name, str):
             self.job[key] = {"name": name}
 

@@ -316,6 +316,9 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
                 f"{record['input']} is more than {MAX_MEMORY_FRACTION}, the most that a plugin may have "
             )
             return Problem(path, message + "of the machine's memory; it may be lowered, never raised")
+        case "list_type", ("plugins",):
+            first = next(iter(record["input"]), "NAME") if isinstance(record["input"], Mapping) else "NAME"
+            return Problem(path, f"{explain(record)}; write each plugin after a dash: '- {first}: {{…}}'")
         case "list_type", ("plugins", _, ("read" | "write" | "connect") as key):
             return Problem(path, f"{explain(record)}; write '{key}: […]'")
         case "string_pattern_mismatch", ("device",):

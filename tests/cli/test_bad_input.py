@@ -207,6 +207,29 @@ def test_a_fault_of_data_that_a_flag_has_changed_is_told_with_the_flag(refused, 
     assert "job.yaml:2:7, changed by --set data.path=nowhere: data: " in message
 
 
+@pytest.mark.parametrize(
+    ("flag", "rest"),
+    [
+        (
+            "schedule.warmup_steps=10",
+            "schedule: schedule.warmup_steps is 10, but the run has 2 steps; it must be smaller",
+        ),
+        ("loss.label_smoothing=2", "loss.label_smoothing: label_smoothing is 2; it must lie in [0, 1)"),
+        ("early_stopping.patience=0", "early_stopping.patience: 0 is out of range; it must be at least 1"),
+        ("metric=r2", "metric: 'r2' does not fit data of classes; choose "),
+    ],
+)
+def test_a_fault_of_what_the_file_does_not_have_is_told_with_the_flag(refused, flag, rest):
+    assert refused(f"{HEAD}{OPTIM}", "--set", flag).startswith(f"error: --set {flag}: {rest}")
+
+
+def test_plugins_as_a_mapping_are_told_how_to_be_written(refused):
+    message = refused(f"{HEAD}plugins:\n  optim: {{algorithm: adamw}}\n")
+    assert (
+        "plugins: expected a list, got a mapping; write each plugin after a dash: '- optim: {…}'" in message
+    )
+
+
 def test_a_choice_without_a_name_is_told_which_there_are(refused):
     message = refused(f"{HEAD}{OPTIM}loss: {{label_smoothing: 0.1}}\n")
     assert "job.yaml:6:7: loss.name: is missing; add 'name: …' (`cross_entropy`, `mse`" in message

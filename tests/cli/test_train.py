@@ -281,3 +281,28 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(tmp_path):
             [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
         )
         assert done.stdout.splitlines()[-1] == f"{expected} False"
+
+
+WANDERING = """\
+import os
+from torch import nn
+
+os.chdir("/")
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+"""
+
+
+def test_a_run_whose_code_goes_elsewhere_stays_where_it_was_started(ringfence, job, tmp_path, monkeypatch):
+    (tmp_path / "wandering.py").write_text(WANDERING)
+    monkeypatch.delitem(sys.modules, "wandering", raising=False)
+    name = job(TRUSTED_JOB.replace("{name: mlp, hidden: [8]}", "wandering:net"), "my job.yaml")
+
+    done = ringfence("train", name)
+
+    assert done.status == 0, done.err
+    assert f"report  {tmp_path}/runs/my job-1/report.html" in done.out
+    monkeypatch.chdir(tmp_path)
+    again = ringfence("train", "--resume", "runs/my job-1")
+    assert "ringfence train --resume 'runs/my job-1' --set steps=12" in again.out
