@@ -1,6 +1,12 @@
 """Run the command line: ``python -m ringfence``."""
 
-from .start import main
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        # The current folder holds anything; what a job names there is found beside the job.
+        del sys.path[0]
+
+    from .start import main
+
     main()

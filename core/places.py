@@ -26,8 +26,9 @@ from importlib_metadata import Distribution
 
 from .autoload import LOADED_UNASKED
 from .hooks.compat import CORE
-from .hooks.guard import current, modules_in
+from .hooks.guard import current
 from .hooks.modules import file_below, file_in, file_of, is_package, modules_below, outermost
+from .hooks.owners import modules_in
 from .hooks.verdict import Finding
 
 MAX_BYTES = 2**20

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from .autoload import forbid_autoload
-from .hooks.errors import CutOffError
+from .hooks.errors import CutOffError, RingfenceError, visible
 from .hooks.guard import guard
 from .streams import secure_streams
 
@@ -23,6 +23,10 @@ def main() -> None:
         from .cli import main as run  # noqa: PLC0415 - the point of this function
 
         run()
+    except RingfenceError as error:
+        # It is not known whose modules there are, or what the command line needs is a plugin's.
+        sys.stderr.write(visible(f"error: {error}\n"))
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(CutOffError.exit_status)
     finally:

@@ -15,6 +15,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
+    "bin",
     "core",
     "plugins_builtin",
     "plugin_template",

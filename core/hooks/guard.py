@@ -17,87 +17,135 @@ this hold in programs other than the command, except while ringfence imports tor
 
 from __future__ import annotations
 
+import functools
 import os
-import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 from typing import TYPE_CHECKING
+
+from .errors import RingfenceError
+from .owners import canonical, owned
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import FrameType, ModuleType
 
-GROUP = "ringfence.plugins"
-
-_CORE = "ringfence"
-_MAX_BYTES = 2**26
-_ENDINGS = (".py", ".pyc", ".so")
 _EDITABLE = "__editable__"
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - pathlib costs what --help must not
 _OURS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
 
 
+class GuardedModuleError(RingfenceError, ModuleNotFoundError):
+    """A module belongs to a plugin, or nobody knows to whom; whoever can do without it goes on."""
+
+
 class Guard:
     """Refuses to import modules of plugins; a finder, to be placed first on ``sys.meta_path``.
 
+    What lies elsewhere under the same name is imported from there: a plugin cannot take the place of
+    the standard library's modules, or of those of others.
+
     Args:
-        owners: Dotted module to the distribution that it belongs to; what is below goes with it.
+        owners: Dotted module to the distribution that it belongs to, or to the folder whose
+            distributions do not tell of it; what is below goes with it.
         libraries: Folders of installed distributions; what lies there is not the user's own code.
+        places: Such a module to the folders that hold the owner's; any folder if it is missing.
 
     Attributes:
         early: Those of the modules that were imported before there was a guard.
     """
 
-    def __init__(self, owners: Mapping[str, str], libraries: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        owners: Mapping[str, str],
+        libraries: Iterable[str] = (),
+        places: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         self._owners = dict(owners)
+        self._places = dict(places or {})
         folders = {*libraries, _LIBRARY, _OURS}
         self._libraries = tuple(
             f"{spelt}{os.sep}" for path in folders for spelt in (path, os.path.realpath(path))
         )
         self._allowed: set[str] = set()
-        # setuptools' own hook, which Python itself imports at its start.
+        # setuptools' own hook, which Python itself imports at its start; what nobody lists is nobody's fault.
         self.early = frozenset(
-            name for name in owners if name in sys.modules and not name.startswith(_EDITABLE)
+            name
+            for name in self.imported()
+            if not name.startswith(_EDITABLE) and not self._owners[name].startswith(os.sep)
         )
 
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None = None,  # noqa: ARG002 - the protocol's signature
+        path: Sequence[str] | None = None,
         target: ModuleType | None = None,  # noqa: ARG002 - the protocol's signature
     ) -> ModuleSpec | None:
-        """Return None, which leaves ``fullname`` to the next finder.
+        """Return None, which leaves ``fullname`` to the next finder, or what of that name is no plugin's.
 
         Raises:
             ModuleNotFoundError: It belongs to a plugin, and the user did not choose it.
         """
-        owner = self._owners.get(fullname)
-        if owner is None or owner in self._allowed:
+        name = next((name for name in _around(fullname) if name in self._owners), None)
+        if name is None or self._owners[name] in self._allowed:
             return None
+        if path is None and (BuiltinImporter.find_spec(fullname) or FrozenImporter.find_spec(fullname)):
+            return None
+        theirs = self._places_of(fullname, name)
+        others = [
+            entry for entry in (sys.path if path is None else path) if theirs and _real(entry) not in theirs
+        ]
+        spec = PathFinder.find_spec(fullname, others)
+        if spec is not None and spec.loader is not None:
+            return spec
         if self._is_own(_importer(sys._getframe(1))):  # noqa: SLF001 - the only way to tell who imports
-            self._allowed.add(owner)
+            self._allowed.add(self._owners[name])
             return None
-        raise ModuleNotFoundError(
-            f"module '{fullname}' belongs to '{owner}', which brings plugins for ringfence; "
-            "their code is not imported outside a sandbox. "
-            f"If '{fullname}' is not what you expect of '{owner}', uninstall it",
-            name=fullname,
-        )
+        if spec is not None:
+            return spec
+        raise GuardedModuleError(self._refusal(fullname, self._owners[name]), name=fullname)
 
     def allow(self, distribution: str) -> None:
         """Let all modules of ``distribution`` through."""
-        self._allowed.add(_canonical(distribution))
+        self._allowed.add(canonical(distribution))
 
     def allow_module(self, module: str) -> None:
         """Let the distribution through that ``module`` belongs to, if it is a plugin's."""
-        parts = module.split(".")
-        names = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-        self._allowed.update(self._owners[name] for name in names if name in self._owners)
+        self._allowed.update(self._owners[name] for name in _around(module) if name in self._owners)
 
     def imported(self) -> list[str]:
         """Return those of the modules that this process holds now, by whatever way."""
-        return sorted(name for name in self._owners if name in sys.modules)
+        return sorted(name for name in self._owners if name in sys.modules and self._holds(name))
+
+    def _places_of(self, fullname: str, name: str) -> set[str]:
+        """Return the folders in which ``fullname`` is the owner's, as ``name`` is or what is around it."""
+        below = fullname.split(".")[name.count(".") : -1]
+        return {"/".join([place, *below]) for place in self._places.get(name, ())}
+
+    def _holds(self, name: str) -> bool:
+        """Tell whether what was imported as ``name`` is the owner's, and not another of that name."""
+        module = sys.modules[name]
+        file = getattr(module, "__file__", None)
+        if not self._places.get(name) or not isinstance(file, str):
+            return name not in sys.builtin_module_names
+        folder, base = os.path.split(file)
+        held_by = os.path.split(folder)[0] if base.startswith("__init__.") else folder
+        return _real(held_by) in self._places[name]
+
+    def _refusal(self, module: str, owner: str) -> str:
+        if owner.startswith(os.sep):
+            return (
+                f"module '{module}' in {owner} is not imported outside a sandbox: a distribution there "
+                f"brings plugins for ringfence, and no other has '{module}' in its list of files. "
+                "Uninstall what it came with; if it is yours, move it beside the job"
+            )
+        return (
+            f"module '{module}' belongs to '{owner}', which brings plugins for ringfence; "
+            "their code is not imported outside a sandbox. "
+            f"If '{module}' is not what you expect of '{owner}', uninstall it"
+        )
 
     def _is_own(self, file: str) -> bool:
         return os.path.isabs(file) and not file.startswith(self._libraries)  # noqa: PTH117
@@ -107,8 +155,8 @@ def guard() -> Guard:
     """Return this process's guard, which is put first if there is none yet."""
     found = current()
     if found is None:
-        owners, libraries = _installed(sys.path)
-        found = Guard(owners, libraries)
+        told = owned(sys.path)
+        found = Guard(told.owners, told.libraries, told.places)
         sys.meta_path.insert(0, found)
     return found
 
@@ -136,29 +184,16 @@ def guarded() -> Iterator[None]:
         take_off()
 
 
-def modules_in(files: Iterable[str]) -> set[str]:
-    """Return the outermost modules that have code among ``files``, paths as in a RECORD.
-
-    A folder without ``__init__`` may be shared with other distributions, so of it
-    the modules inside count.
-    """
-    found: set[tuple[str, ...]] = set()
-    packages: set[tuple[str, ...]] = set()
-    for file in files:
-        *parents, name = os.path.normpath(file).split("/")
-        stem, dot, _ = name.partition(".")
-        if not dot or not name.endswith(_ENDINGS) or {"", "..", "__pycache__"} & set(parents):
-            continue
-        if stem == "__init__" and parents:
-            packages.add(tuple(parents))
-        else:
-            found.add((*parents, stem))
-    return {".".join(_outermost(parts, packages)) for parts in found | packages}
+def _around(module: str) -> Iterator[str]:
+    """Yield the packages around ``module``, from the outermost, and itself."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        yield ".".join(parts[:depth])
 
 
-def _outermost(parts: tuple[str, ...], packages: set[tuple[str, ...]]) -> tuple[str, ...]:
-    prefixes = (parts[:depth] for depth in range(1, len(parts)))
-    return next((prefix for prefix in prefixes if prefix in packages), parts)
+@functools.cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder or ".")
 
 
 def _importer(frame: FrameType | None) -> str:
@@ -169,65 +204,3 @@ def _importer(frame: FrameType | None) -> str:
             return file
         frame = frame.f_back
     return ""
-
-
-def _installed(path: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Return whose modules are plugins', and the folders of installed distributions."""
-    owners: dict[str, str] = {}
-    libraries = []
-    for folder in dict.fromkeys(path):
-        names = _names(folder or ".")
-        if any(name.endswith(".dist-info") for name in names):
-            libraries.append(os.path.abspath(folder or "."))  # noqa: PTH100
-        for name in names:
-            owner = _canonical(name.partition("-")[0].removesuffix(".egg"))
-            if name.endswith((".dist-info", ".egg-info")) and owner != _CORE:
-                info = f"{folder or '.'}/{name}"
-                owners |= dict.fromkeys(_modules_of(info, folder or "."), owner)
-    return owners, libraries
-
-
-def _modules_of(info: str, base: str) -> set[str]:
-    """Return the modules of a distribution if it declares plugins, told from the folder of its metadata."""
-    points = _text(f"{info}/entry_points.txt")
-    if GROUP not in points:
-        return set()
-    files = (line.rsplit(",", 2)[0].strip('"') for line in _text(f"{info}/RECORD").splitlines())
-    absolute = f"{os.path.abspath(base)}/"  # noqa: PTH100
-    modules = modules_in(file.removeprefix(absolute) for file in files)
-    if all(name.startswith(_EDITABLE) for name in modules):
-        # Its code lies elsewhere, as that of an editable install does.
-        modules |= set(_text(f"{info}/top_level.txt").split()) | set(_declared(points))
-    return modules
-
-
-def _declared(points: str) -> Iterator[str]:
-    group = ""
-    for line in points.splitlines():
-        if line.strip().startswith("["):
-            group = line.strip().strip("[]").strip()
-        elif group == GROUP and "=" in line:
-            yield line.partition("=")[2].partition(":")[0].strip()
-
-
-def _canonical(name: str) -> str:
-    return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return []
-
-
-def _text(path: str) -> str:
-    """Return what is in a small regular file, or nothing; never waits for a pipe."""
-    try:
-        found = os.stat(path)  # noqa: PTH116
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
-            return ""
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return file.read()
-    except OSError:
-        return ""

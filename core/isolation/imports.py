@@ -14,11 +14,14 @@ def import_paths() -> tuple[str, ...]:
     Those of ``PYTHONPATH`` and of ``pip install --user`` are among them. Without the
     current folder and that of the running script: Python puts them there for
     whatever is started by hand, and they tend to hold everything else as well.
+    Python's own library comes first: its modules are imported before there is a guard.
     """
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     left_out = {os.getcwd(), *([os.path.dirname(os.path.realpath(main))] if main else [])}  # noqa: PTH109, PTH120 - as on sys.path, plain strings
     absolute = (path for path in sys.path if os.path.isabs(path))  # noqa: PTH117 - "" is not
-    return tuple(dict.fromkeys(path for path in absolute if os.path.realpath(path) not in left_out))
+    paths = dict.fromkeys(path for path in absolute if os.path.realpath(path) not in left_out)
+    library = os.path.dirname(os.__file__)  # noqa: PTH120
+    return tuple(sorted(paths, key=lambda path: path not in {library, f"{library}/lib-dynload"}))
 
 
 def user_site() -> str:

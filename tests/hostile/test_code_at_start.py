@@ -8,7 +8,8 @@ import zipfile
 import pytest
 
 from ringfence.hooks import guard as guards
-from ringfence.hooks.guard import Guard, guarded, modules_in
+from ringfence.hooks.guard import Guard, guarded
+from ringfence.hooks.owners import modules_in
 
 from ..conftest import call
 

@@ -1,0 +1,358 @@
+"""Whose the modules are that Python could import: told by what is installed, without believing it.
+
+A distribution that declares plugins is a stranger's, and its list of files (RECORD) is a
+stranger's text. So its modules are what any row of that list means in any folder that Python
+searches, and, in the folder that it was installed to, all that no other distribution lists.
+Where that cannot be told, nothing is started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable
+from io import StringIO
+from typing import NamedTuple
+
+from .errors import RingfenceError
+
+GROUP = "ringfence.plugins"
+
+_CORE = "ringfence"
+_LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - pathlib costs what --help must not
+_ENDINGS = (".py", ".pyc", ".so")
+_EDITABLE = "__editable__"
+_POINTS = "entry_points.txt"
+#: Of a file of metadata; torch's list of files has 1.2 MB.
+_MAX_BYTES = 2**24
+_MAX_FILES = 200_000
+_TOP = re.compile(rb"^([^/,\n]+)", re.MULTILINE)
+_PLAIN = re.compile(r"[A-Za-z0-9._+!~-]+")
+
+
+class UnknownOwnerError(RingfenceError):
+    """A distribution with plugins does not let tell what is its own, or has put libraries elsewhere."""
+
+
+class Owned(NamedTuple):
+    """What the folders hold that Python searches.
+
+    Attributes:
+        owners: Dotted module to whose it is, what is below goes with it: a distribution, or the path
+            of a folder if no distribution there lists it.
+        places: Such a module to the folders that hold it; one that is missing may lie anywhere.
+        libraries: Folders of installed distributions.
+    """
+
+    owners: dict[str, str]
+    places: dict[str, set[str]]
+    libraries: list[str]
+
+    def add(self, owner: str, folder: str, modules: Iterable[str]) -> None:
+        """Note that ``folder`` holds modules of ``owner``; the first owner counts."""
+        for module in modules:
+            self.owners.setdefault(module, owner)
+            self.places.setdefault(module, set()).add("/".join([folder, *module.split(".")[:-1]]))
+
+
+class _Metadata(NamedTuple):
+    """Metadata of one distribution: the folder that it is installed to, and the name of its own there."""
+
+    folder: str
+    name: str
+
+    @property
+    def owner(self) -> str:
+        name = os.path.basename(self.folder) if self.name.lower() == "egg-info" else self.name  # noqa: PTH119
+        return canonical(name.partition("-")[0].removesuffix(".egg"))
+
+    @property
+    def has_list(self) -> bool:
+        return self.name.lower().endswith(".dist-info")
+
+    def read(self, file: str) -> bytes | None:
+        """Return what is in a file, None if there is none; never waits for a pipe.
+
+        Raises:
+            UnknownOwnerError: It cannot be read.
+        """
+        return self._read(f"{self.folder}/{self.name}/{file}", file)
+
+    def read_beside(self, file: str) -> bytes | None:
+        """Return what is in a file of the folder that it is installed to, as ``read`` does."""
+        return self._read(f"{self.folder}/{file}", file)
+
+    def _read(self, path: str, file: str) -> bytes | None:
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:  # noqa: PTH123
+                found = os.fstat(opened.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise self.unknown(f"its {file} is no regular file")
+                if found.st_size > _MAX_BYTES:
+                    raise self.unknown(f"its {file} has {found.st_size} bytes, more than {_MAX_BYTES}")
+                return opened.read(_MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self.unknown(f"its {file} cannot be read: {error.strerror}") from error
+
+    def unknown(self, reason: str) -> UnknownOwnerError:
+        return UnknownOwnerError(
+            f"which modules belong to '{self.owner}' cannot be told, since {reason}. It brings plugins, or "
+            "may, and their code must stay out of the trainer: uninstall it "
+            f"(pip uninstall {self.owner}), or delete {self.folder}/{self.name}"
+        )
+
+
+def owned(path: Iterable[str]) -> Owned:
+    """Return whose modules are plugins', in the folders of ``path``, which is as ``sys.path``.
+
+    Raises:
+        UnknownOwnerError: It cannot be told.
+    """
+    listed: dict[str, list[str]] = {}
+    found = Owned({}, {}, [])
+    for entry in dict.fromkeys(path):
+        folder = os.path.realpath(entry or ".")
+        listed[folder] = _names(folder)
+        if any(name.endswith(".dist-info") for name in listed[folder]):
+            found.libraries.append(os.path.abspath(entry or "."))  # noqa: PTH100
+    every = [
+        _Metadata(folder, name) for folder in listed for name in listed[folder] if _is_metadata(folder, name)
+    ]
+    declaring = {told for told in every if GROUP.encode() in (told.read(_POINTS) or b"")}
+    core = {told for told in declaring if told.owner == _CORE}
+    theirs = declaring - core
+    if theirs or len(core) > 1:
+        others = {told: _list_of(told) for told in every if told not in theirs}
+        # Metadata may come with another distribution's files: then it is that one which brings the plugins.
+        carriers = _carriers(others, declaring)
+        _own(found, listed, theirs | carriers, {told: others[told] for told in others.keys() - carriers})
+    for folder in listed:
+        _own_archive(found, folder)
+    return found
+
+
+def modules_in(files: Iterable[str]) -> set[str]:
+    """Return the outermost modules that have code among ``files``, paths from a folder that Python searches.
+
+    A folder without ``__init__`` may be shared with other distributions, so of it
+    the modules inside count.
+    """
+    found: set[tuple[str, ...]] = set()
+    packages: set[tuple[str, ...]] = set()
+    for file in files:
+        *parents, name = os.path.normpath(file).split("/")
+        if name.endswith(".pyc") and parents[-1:] == ["__pycache__"]:
+            # What Python takes in place of the source beside that folder.
+            parents.pop()
+        stem, dot, _ = name.partition(".")
+        if not dot or not name.endswith(_ENDINGS) or {"", "..", "__pycache__"} & set(parents):
+            continue
+        if stem == "__init__" and parents:
+            packages.add(tuple(parents))
+        else:
+            found.add((*parents, stem))
+    return {".".join(_outermost(parts, packages)) for parts in found | packages}
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name as names are compared."""
+    return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
+
+
+def _outermost(parts: tuple[str, ...], packages: set[tuple[str, ...]]) -> tuple[str, ...]:
+    prefixes = (parts[:depth] for depth in range(1, len(parts)))
+    return next((prefix for prefix in prefixes if prefix in packages), parts)
+
+
+def _is_metadata(folder: str, name: str) -> bool:
+    # As importlib_metadata finds them: in small or capital letters.
+    lower = name.lower()
+    return lower.endswith((".dist-info", ".egg-info")) or (lower == "egg-info" and folder.endswith(".egg"))
+
+
+def _list_of(told: _Metadata) -> bytes | None:
+    """Return the list of files of a distribution without plugins; None if it has none that can be read."""
+    try:
+        return told.read("RECORD")
+    except UnknownOwnerError:
+        return None
+
+
+def _carriers(others: dict[_Metadata, bytes | None], declaring: set[_Metadata]) -> set[_Metadata]:
+    names = sorted({told.name for told in declaring})
+    for told in declaring:
+        if not _PLAIN.fullmatch(told.name):
+            raise told.unknown(f"its metadata is called {told.name!r}")
+    pattern = "|".join(re.escape(f"{name}/{_POINTS}") for name in names)
+    carried = re.compile(rf'(?:^|[/"])({pattern})'.encode(), re.MULTILINE)
+    return {
+        told
+        for told, data in others.items()
+        if any(match[1] != f"{told.name}/{_POINTS}".encode() for match in carried.finditer(data or b""))
+    }
+
+
+def _own(
+    found: Owned,
+    listed: dict[str, list[str]],
+    theirs: set[_Metadata],
+    others: dict[_Metadata, bytes | None],
+) -> None:
+    """Note what the distributions ``theirs`` may have installed; ``others`` are those without plugins."""
+    # Folder to whose its modules are that nobody lists.
+    unlisted: dict[str, str] = {}
+    tops: dict[str, set[str]] = {folder: set() for folder in listed}
+    for told in sorted(theirs):
+        files = _located(told, _rows(told))
+        _check_libraries(told, files, others)
+        modules: set[str] = set()
+        for folder in listed:
+            below = [file[len(folder) + 1 :] for file in files if file.startswith(f"{folder}/")]
+            tops[folder].update(re.split("[/.]", file, maxsplit=1)[0] for file in below)
+            inner = modules_in(below)
+            found.add(told.owner, folder, inner)
+            modules |= inner
+        if all(name.startswith(_EDITABLE) for name in modules):
+            # Its code lies elsewhere, as that of an editable install does.
+            found.owners.update(dict.fromkeys(_told_modules(told), told.owner))
+        unlisted.setdefault(told.folder, told.folder if told.has_list else told.owner)
+        unlisted |= dict.fromkeys(_added_folders(told, files) & listed.keys(), told.owner)
+    for folder, owner in unlisted.items():
+        found.add(owner, folder, _importable(listed[folder]) - _claimed(folder, others) - tops[folder])
+
+
+def _rows(told: _Metadata) -> list[str]:
+    """Return the paths that a distribution's list of files has.
+
+    Raises:
+        UnknownOwnerError: It cannot be read.
+    """
+    import csv  # noqa: PLC0415 - for those who have plugins of others installed
+
+    name = "RECORD" if told.has_list else "installed-files.txt"
+    data = told.read(name)
+    if data is None and told.has_list:
+        raise told.unknown("it has no RECORD")
+    try:
+        text = (data or b"").decode()
+        if "\0" in text:
+            raise ValueError("it holds a zero byte")
+        if told.has_list:
+            rows = [row[0] for row in csv.reader(StringIO(text, newline="")) if row]
+        else:
+            rows = [f"{told.name}/{line}" for line in text.split("\n") if line]
+    except (ValueError, csv.Error) as error:
+        raise told.unknown(f"its {name} is damaged: {error}") from error
+    if len(rows) > _MAX_FILES:
+        raise told.unknown(f"its {name} has {len(rows)} files, more than {_MAX_FILES}")
+    return rows
+
+
+def _located(told: _Metadata, rows: Iterable[str]) -> list[str]:
+    """Return absolute paths without links in the folders that rows lead to from elsewhere."""
+    paths = []
+    for row in rows:
+        path = os.path.normpath(os.path.join(told.folder, row))  # noqa: PTH118
+        if row.startswith("/") or ".." in row:
+            around, name = os.path.split(path)
+            path = f"{os.path.realpath(around)}/{name}"
+        paths.append(path)
+    return paths
+
+
+def _check_libraries(told: _Metadata, files: list[str], others: dict[_Metadata, bytes | None]) -> None:
+    """Refuse shared libraries among the files of others: those are loaded without being imported."""
+    lists = [b"\n%b" % data for other, data in others.items() if data and other.folder == told.folder]
+    around = {os.path.dirname(file): file for file in files if file.endswith(".so") or ".so." in file}  # noqa: PTH120
+    for folder, file in around.items():
+        inner = folder.removeprefix(told.folder).lstrip("/")
+        outside = not f"{folder}/".startswith(f"{told.folder}/")
+        if outside or (inner and any(b"\n%b/" % inner.encode() in data for data in lists)):
+            raise UnknownOwnerError(
+                f"'{told.owner}', which brings plugins, has installed {file}: a library among files that are "
+                "not its own, which may be loaded outside any sandbox. Uninstall it "
+                f"(pip uninstall {told.owner}), then install anew what else lies there"
+            )
+
+
+def _told_modules(told: _Metadata) -> set[str]:
+    """Return the modules of a distribution that its metadata name, where no list of files does."""
+    group = ""
+    modules = set((told.read("top_level.txt") or b"").decode(errors="replace").split())
+    for line in (told.read(_POINTS) or b"").decode(errors="replace").splitlines():
+        if line.strip().startswith("["):
+            group = line.strip().strip("[]").strip()
+        elif group == GROUP and "=" in line:
+            modules.add(line.partition("=")[2].partition(":")[0].strip())
+    return modules
+
+
+def _added_folders(told: _Metadata, files: Iterable[str]) -> set[str]:
+    """Return the folders that the ``.pth`` files of a distribution have Python search."""
+    added: set[str] = set()
+    for file in files:
+        folder, name = os.path.split(file)
+        if name.endswith(".pth") and folder == told.folder:
+            lines = (told.read_beside(name) or b"").decode(errors="replace").splitlines()
+            added.update(os.path.realpath(f"{folder}/{line}") for line in lines if "\0" not in line)
+            added.update(
+                os.path.realpath(line) for line in lines if line.startswith("/") and "\0" not in line
+            )
+    return added - {told.folder}
+
+
+def _importable(names: Iterable[str]) -> set[str]:
+    """Return the modules that files and folders of these names may be."""
+    found = {name.partition(".")[0] for name in names if "." not in name or name.endswith(_ENDINGS)}
+    return found - {"__pycache__"}
+
+
+def _claimed(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
+    """Return the names at the top of ``folder`` that distributions without plugins have, or Python itself."""
+    claimed = set(sys.stdlib_module_names) if folder == os.path.realpath(_LIBRARY) else set()
+    for told, data in others.items():
+        if told.folder == folder and data is not None:
+            claimed.update(top.partition(b".")[0].decode(errors="replace") for top in _TOP.findall(data))
+        elif told.folder == folder:
+            # As Debian's packages have it, and those that setuptools once installed.
+            claimed |= {told.owner.replace("-", "_"), *_told_modules(told)}
+    return claimed
+
+
+def _own_archive(found: Owned, path: str) -> None:
+    """Note the modules of a zip file if there are plugins in it: all of them, since they came as one."""
+    if not os.path.isfile(path):  # noqa: PTH113
+        return
+    import zipfile  # noqa: PLC0415 - hardly anybody has one
+    import zipimport  # noqa: PLC0415
+
+    try:
+        zipimport.zipimporter(path)
+    except zipimport.ZipImportError:
+        return  # Python finds no module there either
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if info.filename.endswith(f"/{_POINTS}")]
+            if any(info.file_size > _MAX_BYTES for info in infos):
+                raise UnknownOwnerError(
+                    f"{path}, where Python looks for modules, has too large metadata; remove it"
+                )
+            if any(GROUP.encode() in archive.read(info) for info in infos):
+                found.add(path, path, modules_in(archive.namelist()))
+                found.libraries.append(path)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+        raise UnknownOwnerError(
+            f"{path}, where Python looks for modules, cannot be read: {error}; "
+            "remove it, or take it off PYTHONPATH"
+        ) from error
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return []  # Python finds no module there either
