@@ -8,7 +8,7 @@ import sys
 
 from .autoload import forbid_autoload
 from .hooks.errors import CutOffError, RingfenceError, visible
-from .hooks.guard import guard
+from .hooks.guard import guard, own_library_first
 from .streams import secure_streams
 
 
@@ -19,6 +19,8 @@ def main() -> None:
     secure_streams()
     try:
         forbid_autoload()
+        # A folder of PYTHONPATH may hold anybody's packages: none takes the place of a module of Python's.
+        sys.path[:] = own_library_first(sys.path)
         guard()
         from .cli import main as run  # noqa: PLC0415 - the point of this function
 

@@ -22,7 +22,18 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    BuiltinImporter,
+    ExtensionFileLoader,
+    FileFinder,
+    FrozenImporter,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from typing import TYPE_CHECKING
 
 from .errors import RingfenceError
@@ -93,17 +104,14 @@ class Guard:
             return None
         if path is None and (BuiltinImporter.find_spec(fullname) or FrozenImporter.find_spec(fullname)):
             return None
-        theirs = self._places_of(fullname, name)
-        others = [
-            entry for entry in (sys.path if path is None else path) if theirs and _real(entry) not in theirs
-        ]
-        spec = PathFinder.find_spec(fullname, others)
+        # Of the folders that hold the owner's, the hook shows all but that.
+        spec = PathFinder.find_spec(fullname, path) if self._places.get(name) else None
         if spec is not None and spec.loader is not None:
             return spec
         if self._is_own(_importer(sys._getframe(1))):  # noqa: SLF001 - the only way to tell who imports
             self._allowed.add(self._owners[name])
             return None
-        if spec is not None:
+        if spec is not None or _is_probed(sys._getframe(1)):  # noqa: SLF001
             return spec
         raise GuardedModuleError(self._refusal(fullname, self._owners[name]), name=fullname)
 
@@ -119,10 +127,29 @@ class Guard:
         """Return those of the modules that this process holds now, by whatever way."""
         return sorted(name for name in self._owners if name in sys.modules and self._holds(name))
 
-    def _places_of(self, fullname: str, name: str) -> set[str]:
-        """Return the folders in which ``fullname`` is the owner's, as ``name`` is or what is around it."""
+    def hides(self, fullname: str, folder: str) -> bool:
+        """Tell whether ``fullname`` must not be found in ``folder``."""
+        name = next((name for name in _around(fullname) if name in self._owners), None)
+        if name is None or self._owners[name] in self._allowed:
+            return False
         below = fullname.split(".")[name.count(".") : -1]
-        return {"/".join([place, *below]) for place in self._places.get(name, ())}
+        return folder in {"/".join([place, *below]) for place in self._places.get(name, ())}
+
+    def hook(self, path: str) -> _Folder:
+        """Return a finder for a folder that holds modules of plugins; for ``sys.path_hooks``, in front.
+
+        Raises:
+            ImportError: It is another folder.
+        """
+        if not any(_real(path) in folders for folders in self._places.values()):
+            raise ImportError
+        return _Folder(path, self)
+
+    def forget_folders(self) -> None:
+        """Have Python ask the hooks anew for the folders that hold modules of plugins."""
+        held = set().union(*self._places.values())
+        for path in [path for path in sys.path_importer_cache if _real(path) in held]:
+            del sys.path_importer_cache[path]
 
     def _holds(self, name: str) -> bool:
         """Tell whether what was imported as ``name`` is the owner's, and not another of that name."""
@@ -151,6 +178,24 @@ class Guard:
         return os.path.isabs(file) and not file.startswith(self._libraries)  # noqa: PTH117
 
 
+class _Folder(FileFinder):
+    """A folder without the modules that the guard hides: whoever looks for one finds none."""
+
+    def __init__(self, path: str, guard: Guard) -> None:
+        super().__init__(
+            path,
+            (ExtensionFileLoader, EXTENSION_SUFFIXES),
+            (SourceFileLoader, SOURCE_SUFFIXES),
+            (SourcelessFileLoader, BYTECODE_SUFFIXES),
+        )
+        self._guard = guard
+        self._folder = _real(path)
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return what ``fullname`` is in this folder, as every finder of a folder does."""
+        return None if self._guard.hides(fullname, self._folder) else super().find_spec(fullname, target)
+
+
 def guard() -> Guard:
     """Return this process's guard, which is put first if there is none yet."""
     found = current()
@@ -158,7 +203,15 @@ def guard() -> Guard:
         told = owned(sys.path)
         found = Guard(told.owners, told.libraries, told.places)
         sys.meta_path.insert(0, found)
+        if told.places:
+            sys.path_hooks.insert(0, found.hook)
+            found.forget_folders()
     return found
+
+
+def own_library_first(path: Iterable[str]) -> list[str]:
+    """Return the folders of ``path`` with Python's own in front, from which the guard itself is made."""
+    return sorted(path, key=lambda folder: folder not in {_LIBRARY, f"{_LIBRARY}/lib-dynload"})
 
 
 def current() -> Guard | None:
@@ -168,7 +221,11 @@ def current() -> Guard | None:
 
 def take_off() -> None:
     """Let this process import anything: it is a sandbox."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Guard)]
+    found = current()
+    if found is not None:
+        sys.meta_path.remove(found)
+        sys.path_hooks[:] = [hook for hook in sys.path_hooks if hook != found.hook]
+        found.forget_folders()
 
 
 @contextmanager
@@ -189,6 +246,16 @@ def _around(module: str) -> Iterator[str]:
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         yield ".".join(parts[:depth])
+
+
+def _is_probed(frame: FrameType | None) -> bool:
+    """Tell whether a module is not to be imported, but only looked for: then there is none."""
+    while frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename in {
+        "<frozen importlib.util>",
+        f"{_LIBRARY}/importlib/util.py",
+    }
 
 
 @functools.cache

@@ -7,6 +7,8 @@ import site
 import sys
 from pathlib import Path
 
+from ..hooks.guard import own_library_first
+
 
 def import_paths() -> tuple[str, ...]:
     """Return the folders of ``sys.path``, in order, that a process elsewhere should search too.
@@ -20,8 +22,7 @@ def import_paths() -> tuple[str, ...]:
     left_out = {os.getcwd(), *([os.path.dirname(os.path.realpath(main))] if main else [])}  # noqa: PTH109, PTH120 - as on sys.path, plain strings
     absolute = (path for path in sys.path if os.path.isabs(path))  # noqa: PTH117 - "" is not
     paths = dict.fromkeys(path for path in absolute if os.path.realpath(path) not in left_out)
-    library = os.path.dirname(os.__file__)  # noqa: PTH120
-    return tuple(sorted(paths, key=lambda path: path not in {library, f"{library}/lib-dynload"}))
+    return tuple(own_library_first(paths))
 
 
 def user_site() -> str:

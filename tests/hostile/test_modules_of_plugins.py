@@ -1,0 +1,199 @@
+"""Every module that the trainer and the zygote import, or try to, brought by a wheel, on each road to it.
+
+The wheels are written by hand and installed with pip. A module of theirs leaves a mark where
+it runs, and then gives way to the true one, so that the same run shows both what is kept out
+and, without the guard, what there is to keep out.
+"""
+
+import base64
+import hashlib
+import sys
+import textwrap
+import zipfile
+
+import pytest
+
+from ..conftest import call
+
+#: Tried by torch, numpy, sympy, fsspec, the standard library and others, and not installed.
+TRIED = (
+    *("opt_einsum", "gmpy2", "gmpy", "flint", "msvcrt", "nt", "_winapi", "winreg", "org", "cuda", "tqdm"),
+    *("torchcomms", "torchdistx", "torchvision", "triton", "pynvml", "tabulate", "monkeytype"),
+    *("pandas", "xarray", "sklearn", "tensorflow", "onnx", "onnxruntime", "pydot", "sksparse", "scikits"),
+    *("zstandard", "lz4", "lzmaffi", "snappy", "isal", "cython", "uarray", "tree", "regex", "botocore"),
+    *("_ruamel_yaml", "_ruamel_yaml_clibz", "backports", "scienceplots", "pystoi", "pesq", "librosa"),
+)
+#: The same inside packages of others.
+TRIED_INSIDE = (
+    *("torch._rocm_init", "numpy._distributor_init_local", "scipy._distributor_init_local"),
+    *("scipy.linalg._clapack", "google.protobuf.internal._api_implementation"),
+)
+#: There, and imported.
+IMPORTED = (
+    *("re", "enum", "typing", "functools", "collections", "gc", "signal", "json", "uuid", "csv", "decimal"),
+    *("ringfence", "torch", "numpy", "typer", "rich", "click", "msgspec", "sympy", "PIL"),
+)
+#: The standard library's, imported once there is a guard.
+LATER = ("uuid", "decimal", "fractions", "statistics", "colorsys", "plistlib", "getpass", "calendar", "csv")
+
+SPY = """
+import posix, sys
+
+try:
+    fd = posix.open({evidence!r}, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o600)
+    posix.write(fd, f"{{'zygote' if sys.argv[:1] == ['-c'] else 'trainer'}} {{__name__}}\\n".encode())
+    posix.close(fd)
+except PermissionError:
+    pass  # in a sandbox
+if "." in __name__:
+    raise ModuleNotFoundError("not really here", name=__name__)
+around = __file__.removesuffix("/__init__.py").rpartition("/")[0]
+before = sys.path[:]
+sys.path[:] = [folder for folder in before if folder != around]
+del sys.modules[__name__]
+try:
+    __import__(__name__)
+finally:
+    sys.path[:] = before
+"""
+JOB = """
+    model: {name: mlp, hidden: [8]}
+    data: mnist10k
+    steps: 2
+    batch_size: 8
+    plugins:
+      - augment: {ops: [randaugment, {albumentations.HorizontalFlip: {p: 0.5}}]}
+      - gradclip: {}
+      - monitor: {}
+      - optim: {algorithm: adamw, lr: 0.01}
+"""
+#: The command as installers write it, with nobody on guard.
+UNGUARDED = """\
+    #!{python}
+    import re
+    import sys
+    from ringfence.hooks import guard
+    guard.guard = lambda: None
+    from ringfence.isolation import forking
+    forking._BOOT = forking._BOOT.replace("\\nguard()\\n", "\\n")
+    from ringfence.start import main
+    sys.exit(main())
+"""
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+POINTS = "[ringfence.plugins]\n{name} = {name}:Plugin\n"
+
+
+def path_of(module, ending=".py"):
+    return module.replace(".", "/") + ending
+
+
+#: Road to where a wheel has to hold a module so that an installer puts it there.
+ROADS = {
+    "module": lambda name, _: path_of(name),
+    "package": lambda name, _: path_of(name, "/__init__.py"),
+    "data": lambda name, wheel: f"{wheel}-1.0.data/data/lib/{VERSION}/site-packages/{path_of(name)}",
+    "platlib": lambda name, wheel: f"{wheel}-1.0.data/platlib/{path_of(name)}",
+    "library": lambda name, wheel: f"{wheel}-1.0.data/data/lib/{VERSION}/{path_of(name)}",
+    "beside": lambda name, wheel: f"{wheel}_more/{path_of(name)}",
+    "commas": lambda name, _: path_of(name),
+    "carried": lambda name, _: path_of(name),
+    "scripts": lambda name, wheel: f"{wheel}-1.0.data/scripts/{path_of(name)}",
+}
+
+
+def write_wheel(folder, road, modules, evidence):
+    """Write a wheel that brings ``modules`` on one road, with a plugin."""
+    name = f"stray_{road}"
+    info = f"{name}-1.0.dist-info"
+    spy = SPY.format(evidence=str(evidence))
+    files = {ROADS[road](module, name): spy for module in modules}
+    points = info
+    if road == "beside":
+        files[f"{name}.pth"] = f"{name}_more\n"
+    if road == "carried":
+        # A second folder of metadata, which installers do not look at, declares the plugin.
+        points = f"{name}-1.0.data/purelib/other-1.0.dist-info"
+        files[f"{points}/METADATA"] = "Name: other\nVersion: 1.0\n"
+        files[f"{points}/RECORD"] = "other.py,,\n"
+    files |= {
+        f"{info}/METADATA": f"Name: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{points}/entry_points.txt": POINTS.format(name=name),
+    }
+    size = '"1,2"' if road == "commas" else ""
+    rows = "".join(f"{path},sha256={_digest(text)},{size}\n" for path, text in files.items())
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, text in {**files, f"{info}/RECORD": f"{rows}{info}/RECORD,,\n"}.items():
+            archive.writestr(member, text)
+    return path
+
+
+def _digest(text):
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
+def dealt(tried, inside, imported, later):
+    """Return the modules that each road brings: each of those tried on one of them."""
+    roads = [road for road in ROADS if road != "scripts"]
+    table = {road: list(tried[number :: len(roads)]) for number, road in enumerate(roads)}
+    table["module"] += inside
+    table["library"] += later
+    table["scripts"] = [*tried, *imported]
+    return table
+
+
+class Place:
+    """An environment with such wheels, and what ran of them."""
+
+    def __init__(self, environment, folder, table):
+        self.environment, self.folder = environment, folder
+        self.evidence = folder / "ran.txt"
+        environment.install(*(write_wheel(folder, *row, self.evidence) for row in table.items()))
+        (folder / "job.yaml").write_text(textwrap.dedent(JOB))
+        #: Searched before all others, as Python's own library is where there is no virtual environment.
+        self.library = str(environment.folder / "lib" / VERSION)
+
+    def train(self, program):
+        """Train, and return what ran in which process."""
+        self.evidence.unlink(missing_ok=True)
+        env = {"PYTHONPATH": self.library}
+        call(program, "train", "job.yaml", "--out", f"run-{program.name}", cwd=self.folder, env=env)
+        return self.marks()
+
+    def marks(self):
+        text = self.evidence.read_text() if self.evidence.exists() else ""
+        return {tuple(line.split()) for line in text.splitlines()}
+
+    def train_unguarded(self):
+        program = self.environment.folder / "bin" / "unguarded"
+        program.write_text(textwrap.dedent(UNGUARDED.format(python=self.environment.python)))
+        program.chmod(0o755)
+        return self.train(program)
+
+
+@pytest.fixture(scope="module")
+def place(new_environment, tmp_path_factory):
+    table = dealt(TRIED, TRIED_INSIDE, IMPORTED, LATER)
+    return Place(new_environment(), tmp_path_factory.mktemp("stray"), table)
+
+
+@pytest.mark.attack("code at start-up")
+def test_none_runs_in_the_trainer_or_the_zygote(place):
+    assert place.train(place.environment.command) == set()
+
+
+@pytest.mark.control("code at start-up")
+def test_without_the_guard_they_run_in_both(place):
+    ran = place.train_unguarded()
+
+    for process, least in (("trainer", 0.7), ("zygote", 0.3)):
+        names = {name for where, name in ran if where == process}
+        assert len(names & {*TRIED, *TRIED_INSIDE}) >= least * len(TRIED), sorted(names)
+    assert {name for where, name in ran if where == "trainer"} >= {
+        "re",
+        "ringfence",
+        "typer",
+        "torch",
+        "uuid",
+    }
