@@ -50,6 +50,8 @@ _TOP = re.compile(rb"\n([^/,\n]+)")
 #: The import hook that setuptools writes for an editable install, and its line on what lies where.
 _HOOK = re.compile(r"__editable___\w+_finder\.py")
 _MAPPING = re.compile(r"^MAPPING(?:: dict\[str, str\])? = (\{.*\})$", re.MULTILINE)
+#: Beside ``lib`` and ``bin``, and never searched for modules.
+_DATA = {"etc", "include", "share"}
 _OF_A_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
@@ -229,11 +231,19 @@ class Layout:
                     f"{text}, and has had the chance; uninstall it",
                     advice=f"leave out {path.name}",
                 )
+        yield from self._outside()
         yield from self._overwritten()
         yield from self._imported()
 
+    def _outside(self) -> Iterator[Finding]:
+        for path in self._files:
+            place = Path(os.path.relpath(path, os.path.commonpath([path, self.base])))
+            if _is_code(path) and not path.is_relative_to(self.base) and place.parts[0] not in _DATA:
+                text = f"installs {place}, outside the packages, where others may find it without being asked"
+                yield Finding("E-STARTUP", f"{text}; uninstall it", advice=f"leave out {place}")
+
     def _overwritten(self) -> Iterator[Finding]:
-        own = sorted({str(path) for path in self._files if path.suffix in {".py", ".pyc", ".so", ".pth"}})
+        own = sorted({str(path) for path in self._files if _is_code(path)})
         for path, other in self._environment.overlaps(own, self.base, self._info):
             text = f"installs {path}, which is a file of '{other}': it may have replaced code that"
             yield Finding(
@@ -376,6 +386,10 @@ def _project_of(distribution: Distribution) -> Path | None:
         return None
     folder = Path(unquote(url.path)).resolve()
     return folder if any((folder / name).is_file() for name in _OF_A_PROJECT) else None
+
+
+def _is_code(path: Path) -> bool:
+    return path.suffix in {".py", ".pyc", ".so", ".pth"} or ".so." in path.name
 
 
 def _runs_at_startup(path: Path, base: Path, *, is_editable: bool) -> bool:

@@ -119,7 +119,8 @@ def plugins_at(path: Path) -> Iterator[Uninstalled]:
         yield Uninstalled(path.parent, path.parent, _of_project(path.parent))
     elif path.is_file() and path.suffix == ".whl":
         with tempfile.TemporaryDirectory(prefix="ringfence-wheel-") as name:
-            folder = Path(name).resolve()
+            folder = Path(name).resolve() / "lib" / "python" / "site-packages"
+            folder.mkdir(parents=True)
             unpack(path, folder)
             found = catalog_of(Distribution.discover(path=[str(folder)]), remedy="build it anew")
             yield Uninstalled(path, folder, _plugins(found, path, folder))

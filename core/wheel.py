@@ -19,10 +19,17 @@ from .hooks.errors import JobError
 MAX_BYTES = 2**29
 MAX_FILES = 20_000
 
-#: Parts of ``NAME.data`` whose files go where packages go.
-_PACKAGES = {"purelib", "platlib"}
+#: Part of ``NAME.data`` to where an installer puts its files, from the folder of packages.
+_PARTS = {
+    "purelib": ".",
+    "platlib": ".",
+    "data": "../../..",
+    "scripts": "../../../bin",
+    "headers": "../../../include",
+}
 #: Files that Python runs by itself wherever packages lie; ``NAME.data/data`` can put them there.
 _AT_STARTUP = (".pth", "sitecustomize.py", "usercustomize.py")
+_METADATA = (".dist-info", ".egg-info")
 _RECORD = "RECORD"
 _BELOW_DATA = 2
 _SYMLINK = 0o120000
@@ -30,7 +37,11 @@ _KIND = 0o170000
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """Write the packages and the metadata of ``wheel`` into ``folder``, which is empty.
+    """Write the packages and the metadata of ``wheel`` into ``folder``, and around it what goes elsewhere.
+
+    Args:
+        wheel: The file.
+        folder: Empty, and three deep in a folder for this wheel alone, as ``lib/python3.11/site-packages``.
 
     Raises:
         JobError: It is no wheel, is damaged, too large, or holds names that leave the folder.
@@ -63,9 +74,7 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> Iterator[tuple[PurePosixP
     for info in infos:
         if not _is_plain(info):
             raise JobError(f"{wheel} holds {info.filename!r}, which is no plain file in it; build it anew")
-        target = _installed(PurePosixPath(info.filename))
-        if target is not None:
-            yield target, info
+        yield _installed(PurePosixPath(info.filename)), info
 
 
 def _is_plain(info: zipfile.ZipInfo) -> bool:
@@ -76,21 +85,21 @@ def _is_plain(info: zipfile.ZipInfo) -> bool:
     return bool(path.parts) and info.orig_filename.isprintable() and not leaves and not is_link
 
 
-def _installed(path: PurePosixPath) -> PurePosixPath | None:
-    """Return where an installer would put a member, below the folder of packages; None if elsewhere."""
+def _installed(path: PurePosixPath) -> PurePosixPath:
+    """Return where an installer would put a member, from the folder of packages."""
     top, *rest = path.parts
-    if not top.endswith(".data") or not rest:
+    if not top.endswith(".data") or len(rest) < _BELOW_DATA:
         return path
-    if rest[0] in _PACKAGES and len(rest) >= _BELOW_DATA:
-        return PurePosixPath(*rest[1:])
-    # It may name that folder: then Python runs it at every start, and the check has to see it.
-    return PurePosixPath(path.name) if path.name.endswith(_AT_STARTUP) else None
+    if path.name.endswith(_AT_STARTUP):
+        # It may name that folder: then Python runs it at every start, and the check has to see it.
+        return PurePosixPath(path.name)
+    return PurePosixPath(_PARTS.get(rest[0], "../../.."), *rest[1:])
 
 
 def _record(files: list[PurePosixPath], folder: Path, wheel: Path) -> None:
     """Replace the list of files by what there is: an installer does so too, and a wheel's own may lie."""
-    infos = [path for path in folder.glob("*.dist-info") if path.is_dir()]
-    if len(infos) != 1:
+    infos = [path for path in folder.iterdir() if path.name.lower().endswith(_METADATA)]
+    if len(infos) != 1 or not infos[0].name.endswith(_METADATA[0]):
         raise JobError(f"{wheel} has {len(infos)} folders of metadata; a wheel has one. Build it anew")
     with (infos[0] / _RECORD).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows((str(path), "", "") for path in files)

@@ -68,10 +68,6 @@ class _Metadata(NamedTuple):
         name = os.path.basename(self.folder) if self.name.lower() == "egg-info" else self.name  # noqa: PTH119
         return canonical(name.partition("-")[0].removesuffix(".egg"))
 
-    @property
-    def has_list(self) -> bool:
-        return self.name.lower().endswith(".dist-info")
-
     def read(self, file: str) -> bytes | None:
         """Return what is in a file, None if there is none; never waits for a pipe.
 
@@ -219,7 +215,7 @@ def _own(
         if all(name.startswith(_EDITABLE) for name in modules):
             # Its code lies elsewhere, as that of an editable install does.
             found.owners.update(dict.fromkeys(_told_modules(told), told.owner))
-        unlisted.setdefault(told.folder, told.folder if told.has_list else told.owner)
+        unlisted.setdefault(told.folder, told.folder if files else told.owner)
         unlisted |= dict.fromkeys(_added_folders(told, files) & listed.keys(), told.owner)
     for folder, owner in unlisted.items():
         found.add(owner, folder, _importable(listed[folder]) - _claimed(folder, others) - tops[folder])
@@ -233,22 +229,19 @@ def _rows(told: _Metadata) -> list[str]:
     """
     import csv  # noqa: PLC0415 - for those who have plugins of others installed
 
-    name = "RECORD" if told.has_list else "installed-files.txt"
-    data = told.read(name)
-    if data is None and told.has_list:
-        raise told.unknown("it has no RECORD")
     try:
-        text = (data or b"").decode()
-        if "\0" in text:
-            raise ValueError("it holds a zero byte")
-        if told.has_list:
-            rows = [row[0] for row in csv.reader(StringIO(text, newline="")) if row]
+        if (data := told.read("RECORD")) is not None:
+            rows = [row[0] for row in csv.reader(StringIO(data.decode(), newline="")) if row]
         else:
-            rows = [f"{told.name}/{line}" for line in text.split("\n") if line]
+            # As what setuptools once installed; the paths start from the metadata.
+            data = told.read("installed-files.txt") or b""
+            rows = [f"{told.name}/{line}" for line in data.decode().split("\n") if line]
+        if b"\0" in data:
+            raise ValueError("it holds a zero byte")
     except (ValueError, csv.Error) as error:
-        raise told.unknown(f"its {name} is damaged: {error}") from error
+        raise told.unknown(f"its list of files is damaged: {error}") from error
     if len(rows) > _MAX_FILES:
-        raise told.unknown(f"its {name} has {len(rows)} files, more than {_MAX_FILES}")
+        raise told.unknown(f"its list has {len(rows)} files, more than {_MAX_FILES}")
     return rows
 
 

@@ -407,6 +407,38 @@ def test_a_wheel_with_code_for_every_start_of_python_is_refused(wheel, name):
     assert rules(verdict) == ["E-STARTUP"]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("acme_clip-0.3.0.data/scripts/opt_einsum.py", "bin/opt_einsum.py"),
+        ("acme_clip-0.3.0.data/scripts/uuid/__init__.py", "bin/uuid/__init__.py"),
+        ("acme_clip-0.3.0.data/data/lib/python3.11/opt_einsum.py", "opt_einsum.py"),
+        ("acme_clip-0.3.0.data/data/lib/python3.11/lib-dynload/gmpy2.abi3.so", "lib-dynload/gmpy2.abi3.so"),
+        ("acme_clip-0.3.0.data/data/lib/libstdc++.so.6", "libstdc++.so.6"),
+        ("acme_clip-0.3.0.data/data/lib/python3.11/site-packages/gmpy2.py", "site-packages/gmpy2.py"),
+    ],
+)
+def test_a_wheel_with_code_outside_the_packages_is_refused(wheel, name, told):
+    verdict = judged(wheel({name: ""}))["clip"]
+
+    assert rules(verdict) == ["E-STARTUP"]
+    assert f"{told}, outside the packages" in verdict.message()
+
+
+@pytest.mark.parametrize("name", ["scripts/acme", "data/share/acme/example.py", "data/etc/acme.conf"])
+def test_a_wheel_may_bring_programs_and_data(wheel, name):
+    path = wheel({"acme_clip.py": plugin(), f"acme_clip-0.3.0.data/{name}": ""})
+
+    assert judged(path)["clip"].decision == "accepted"
+
+
+@pytest.mark.parametrize(
+    "name", ["other-1.0.DIST-INFO", "other.egg-info", "acme_clip-0.3.0.data/purelib/o-1.dist-info"]
+)
+def test_a_wheel_with_metadata_of_another_distribution_is_refused(wheel, name):
+    assert "has 2 folders of metadata; a wheel has one" in refused(wheel({f"{name}/entry_points.txt": ""}))
+
+
 def test_a_wheel_with_entry_points_that_others_load_is_refused(wheel):
     points = f"{POINTS}[torch.backends]\nacme = acme_clip:start\n"
 

@@ -1,0 +1,208 @@
+"""Whose modules a plugin's are: all that its list may mean, and all that nobody lists; or nothing starts."""
+
+import os
+import zipfile
+
+import pytest
+
+from ringfence.hooks import owners
+from ringfence.hooks.errors import RingfenceError
+from ringfence.hooks.owners import modules_in, owned
+
+POINTS = "[ringfence.plugins]\nacme = acme:Plugin\n"
+
+
+class Library:
+    """A prefix with a folder of packages in its library, as without a virtual environment."""
+
+    def __init__(self, root):
+        self.root = root
+        self.library = root / "lib" / "python3.11"
+        self.site = self.library / "site-packages"
+        self.site.mkdir(parents=True)
+        self.install(
+            "honest", "honest/__init__.py", "shared/honest/__init__.py", "_honest.so", "hon.libs/libz.so.1"
+        )
+
+    def install(self, name, *files, rows=(), points=None, info=None, record=True):
+        info = info or f"{name}-1.0.dist-info"
+        told = {} if points is None else {f"{info}/entry_points.txt": points}
+        for file in (*files, f"{info}/METADATA", *told):
+            path = self.site / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(told.get(file, ""))
+        if record:
+            lines = [f"{file},," for file in (*files, *told)] + list(rows)
+            (self.site / info / "RECORD").write_text("".join(f"{line}\n" for line in lines))
+
+    def plugin(self, *files, **told):
+        self.install("acme", *files, **{"points": POINTS, **told})
+
+    def owned(self, *more):
+        return owned([str(self.library), str(self.site), *map(str, more)])
+
+
+@pytest.fixture
+def library(tmp_path):
+    return Library(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "module", "folder"),
+    [
+        ('opt_einsum/__init__.py,sha256=x,"1,2"', "opt_einsum", "site"),
+        ('"opt_einsum.py",,', "opt_einsum", "site"),
+        ('"odd, name.py",,', "odd, name", "site"),
+        ("x/../opt_einsum.py,,", "opt_einsum", "site"),
+        ("./opt_einsum.so,,,,,", "opt_einsum", "site"),
+        ("../opt_einsum.py,,", "opt_einsum", "library"),
+        ("../../../lib64/python3.11/uuid.py,,", "uuid", "library"),
+        ("{library}/uuid/__init__.py,,", "uuid", "library"),
+        ("honest/__pycache__/core.cpython-311.pyc,,", "honest.core", "site/honest"),
+        ("shared/acme.py,,", "shared.acme", "site/shared"),
+        ("acme_more/opt_einsum.py,,", "opt_einsum", "site/acme_more"),
+    ],
+)
+def test_a_row_means_what_it_may_mean_in_any_folder_that_is_searched(library, row, module, folder):
+    (library.root / "lib64").symlink_to("lib")
+    (library.site / "acme_more").mkdir()
+    library.plugin("acme.py", rows=[row.format(library=library.library)])
+
+    found = library.owned(library.site / "acme_more")
+
+    top, _, below = folder.partition("/")
+    assert found.owners[module] == "acme"
+    assert str(getattr(library, top) / below) in found.places[module]
+    assert not {"honest", "shared", "_honest", "shared.honest"} & found.owners.keys()
+
+
+def test_what_no_other_distribution_lists_is_nobodys(library):
+    library.plugin("acme.py")
+    for name in ("unlisted.py", "package/__init__.py", "native.abi3.so", "data.txt"):
+        (library.site / name).parent.mkdir(exist_ok=True)
+        (library.site / name).touch()
+
+    found = library.owned()
+
+    theirs = {name for name, owner in found.owners.items() if owner == str(library.site)}
+    assert theirs == {"unlisted", "package", "native"}
+
+
+@pytest.mark.parametrize("info", ["acme.egg-info", "acme-1.0.DIST-INFO", "acme-1.0.dist-info"])
+def test_without_a_list_of_files_all_that_nobody_lists_is_its_own(library, info):
+    library.plugin("acme.py", "gmpy2.py", info=info, record=False)
+
+    found = library.owned()
+
+    assert found.owners["gmpy2"] == found.owners["acme"] == "acme"
+    assert "honest" not in found.owners
+
+
+def test_a_distribution_without_a_list_owns_what_it_is_called_and_what_it_names(library):
+    """As Debian's packages are."""
+    library.install("honest_two", "honest_two.py", "three.py", info="honest_two-1.egg-info", record=False)
+    (library.site / "honest_two-1.egg-info" / "top_level.txt").write_text("three\n")
+    library.plugin("acme.py")
+
+    assert not {"honest_two", "three"} & library.owned().owners.keys()
+
+
+def test_metadata_that_another_distribution_brings_make_that_one_the_plugins(library):
+    library.plugin("other.py", info="other-1.0.dist-info", rows=["other.py,,"])
+    library.install("carrier", "gmpy2.py", "other-1.0.dist-info/entry_points.txt")
+    (library.site / "other-1.0.dist-info" / "entry_points.txt").write_text(POINTS)
+
+    assert library.owned().owners["gmpy2"] == "carrier"
+
+
+def test_all_modules_of_an_archive_with_plugins_are_theirs(library, tmp_path):
+    path = tmp_path / "acme.egg"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("EGG-INFO/entry_points.txt", POINTS)
+        archive.writestr("gmpy2.py", "")
+
+    assert library.owned(path).owners == {"gmpy2": str(path)}
+
+
+def test_without_plugins_of_others_nothing_is_anybodys(library):
+    library.install("ringfence", points=POINTS)
+    (library.site / "unlisted.py").touch()
+
+    assert library.owned().owners == {}
+
+
+def too_long(info):
+    (info / "RECORD").write_text(("x" * 120_000 + "\n") * 600)
+
+
+def a_pipe(info):
+    (info / "RECORD").unlink()
+    os.mkfifo(info / "RECORD")
+
+
+UNREADABLE = {
+    "too long": (too_long, "its RECORD has 72000600 bytes"),
+    "a pipe": (a_pipe, "its RECORD is no regular file"),
+    "entry points in a pipe": (
+        lambda info: ((info / "entry_points.txt").unlink(), os.mkfifo(info / "entry_points.txt")),
+        "its entry_points.txt is no regular file",
+    ),
+    "undecodable": (lambda info: (info / "RECORD").write_bytes(b"\xff,,\n"), "its list of files is damaged"),
+    "a field too long": (
+        lambda info: (info / "RECORD").write_text(f'"{"x" * 200_000}",,\n'),
+        "its list of files is damaged: field larger",
+    ),
+    "a zero byte": (lambda info: (info / "RECORD").write_text("a\0b,,\n"), "its list of files is damaged"),
+    "a loop of links": (
+        lambda info: ((info / "RECORD").unlink(), (info / "RECORD").symlink_to("RECORD")),
+        "its RECORD cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", UNREADABLE)
+def test_what_cannot_be_read_starts_nothing_and_is_named(library, damage):
+    library.plugin("acme.py")
+    make, told = UNREADABLE[damage]
+    make(library.site / "acme-1.0.dist-info")
+
+    with pytest.raises(RingfenceError, match="pip uninstall acme") as caught:
+        library.owned()
+
+    assert "which modules belong to 'acme' cannot be told" in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_metadata_that_cannot_be_opened_starts_nothing(library, monkeypatch):
+    library.plugin("acme.py")
+    really = os.open
+
+    def refuse(path, *rest):
+        if str(path).endswith("acme-1.0.dist-info/entry_points.txt"):
+            raise PermissionError(13, "Permission denied")
+        return really(path, *rest)
+
+    monkeypatch.setattr(owners.os, "open", refuse)
+
+    with pytest.raises(RingfenceError, match=r"its entry_points[.]txt cannot be read: Permission denied"):
+        library.owned()
+
+
+@pytest.mark.parametrize(
+    "row", ["../../../lib/libstdc++.so.6,,", "hon.libs/libgomp.so.1,,", "hon.libs/libz.so.1,,"]
+)
+def test_a_library_among_the_files_of_others_starts_nothing(library, row):
+    library.plugin("acme.py", rows=[row])
+
+    with pytest.raises(RingfenceError, match=r"'acme', which brings plugins, has installed .*[.]so"):
+        library.owned()
+
+
+def test_libraries_of_its_own_are_its_own(library):
+    library.plugin("acme/__init__.py", "acme/_core.so", "acme.libs/libz.so.1")
+
+    assert library.owned().owners["acme"] == "acme"
+
+
+def test_pyc_files_count_for_the_module_that_they_stand_for():
+    assert modules_in(["torch/__pycache__/functional.cpython-311.pyc"]) == {"torch.functional"}
