@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from importlib_metadata import Distribution
 
 from .autoload import LOADED_UNASKED
+from .editable import is_of_an_editable_install
 from .hooks.compat import CORE
 from .hooks.guard import current
 from .hooks.modules import file_below, file_in, file_of, is_package, modules_below, outermost
@@ -224,7 +225,7 @@ class Layout:
                 "E-STARTUP", f"{text}, outside any sandbox; uninstall it", advice=f"leave out '{group}'"
             )
         for path in self._files:
-            if _runs_at_startup(path, self.base, is_editable=self.project is not None):
+            if _runs_at_startup(path, self.base, self.project):
                 text = f"installs {path.name}, which can run code outside any sandbox whenever Python starts"
                 yield Finding(
                     "E-STARTUP",
@@ -392,19 +393,14 @@ def _is_code(path: Path) -> bool:
     return path.suffix in {".py", ".pyc", ".so", ".pth"} or ".so." in path.name
 
 
-def _runs_at_startup(path: Path, base: Path, *, is_editable: bool) -> bool:
+def _runs_at_startup(path: Path, base: Path, project: Path | None) -> bool:
     folder = path.parent.parent if path.name == "__init__.py" else path.parent
     module = path.parent.name if path.name == "__init__.py" else path.name.partition(".")[0]
     if module in _AT_STARTUP and folder == base:
         return path.suffix in {".py", ".pyc", ".so"}
     if path.suffix != ".pth" or path.parent != base:
         return False
-    # pip's own way of pointing to a project; setuptools names its hook so, others list folders only.
-    return not (is_editable and (path.name.startswith("_") or not _has_code(path)))
-
-
-def _has_code(path: Path) -> bool:
-    return any(line.startswith((b"import ", b"import\t")) for line in read_small(path).splitlines())
+    return project is None or not is_of_an_editable_install(path, project, read_small)
 
 
 def _folders_of(pointers: Sequence[Path]) -> list[Path]:
