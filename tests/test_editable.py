@@ -37,7 +37,9 @@ def judge(tmp_path, project):
 
 def finder(mapping="{{'acme': '{}'}}"):
     """Return the hook that the setuptools writes which is installed here."""
-    return editable_wheel._finder_template("__editable__.acme-1.0.finder", {"a": "b"}, {}).replace("{'a': 'b'}", mapping)
+    return editable_wheel._finder_template("__editable__.acme-1.0.finder", {"a": "b"}, {}).replace(
+        "{'a': 'b'}", mapping
+    )
 
 
 def test_what_setuptools_writes_passes(judge, project):

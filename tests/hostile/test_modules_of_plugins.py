@@ -197,3 +197,38 @@ def test_without_the_guard_they_run_in_both(place):
         "torch",
         "uuid",
     }
+
+
+# without an environment of its own
+
+
+def test_nothing_starts_where_a_list_of_files_cannot_be_read(tmp_path):
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text(POINTS.format(name="acme"))
+    (info / "RECORD").write_bytes(b"\xff,,\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+
+    done = call(sys.executable, "-m", "ringfence", "--help", cwd=tmp_path, env=env, status=2)
+
+    assert done.stdout == ""
+    assert done.stderr.startswith(
+        "error: which modules belong to 'acme' cannot be told, since its list of files is"
+    )
+    assert f"uninstall it (pip uninstall acme), or delete {info}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "ran"), [(["-m", "ringfence"], set()), (["-c", "import typer"], {"typer", "rich"})]
+)
+def test_started_as_a_module_the_command_takes_nothing_from_the_current_folder(tmp_path, how, ran):
+    """The second line is the control."""
+    evidence = tmp_path / "ran.txt"
+    for name in ("typer", "rich", "click", "uuid", "signal"):
+        (tmp_path / f"{name}.py").write_text(SPY.format(evidence=str(evidence)))
+
+    call(sys.executable, *how, *(["--help"] if "-m" in how else []), cwd=tmp_path)
+
+    text = evidence.read_text() if evidence.exists() else ""
+    assert {line.split()[1] for line in text.splitlines()} & {"typer", "rich"} == ran
