@@ -237,9 +237,13 @@ class Layout:
         yield from self._imported()
 
     def _outside(self) -> Iterator[Finding]:
-        for path in self._files:
+        inside = f"{self.base}{os.sep}"
+        outside = [path for path in self._files if not str(path).startswith(inside) and _is_code(path)]
+        for path in outside:
+            if path.parent.name == "__pycache__" and _source_of(path) in outside:
+                continue  # told with its source
             place = Path(os.path.relpath(path, os.path.commonpath([path, self.base])))
-            if _is_code(path) and not path.is_relative_to(self.base) and place.parts[0] not in _DATA:
+            if place.parts[0] not in _DATA:
                 text = f"installs {place}, outside the packages, where others may find it without being asked"
                 yield Finding("E-STARTUP", f"{text}; uninstall it", advice=f"leave out {place}")
 
@@ -391,6 +395,10 @@ def _project_of(distribution: Distribution) -> Path | None:
 
 def _is_code(path: Path) -> bool:
     return path.suffix in {".py", ".pyc", ".so", ".pth"} or ".so." in path.name
+
+
+def _source_of(compiled: Path) -> Path:
+    return compiled.parent.parent / f"{compiled.name.partition('.')[0]}.py"
 
 
 def _runs_at_startup(path: Path, base: Path, project: Path | None) -> bool:
