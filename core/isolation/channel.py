@@ -356,6 +356,8 @@ class Channel:
 
     def _die(self, hook: str | None, step: int | None) -> NoReturn:
         """Make sure that the worker is dead, find out why, and raise that."""
+        if self._timed_out is not None:
+            self.process.abort()
         self.process.kill()
         status = self._reap(self.process)
         self.process.read_log()
@@ -377,13 +379,16 @@ class Channel:
         if self._oom_kills():
             return self._memory_error(self._account.usage.peak_bytes, "cgroup", hook, step)
         if self._timed_out is not None:
-            return PluginTimeoutError(
-                f"no reply within {self._timed_out:g} s; its worker was killed. "
+            where = self.process.died_at()
+            error = PluginTimeoutError(
+                f"no reply within {self._timed_out:g} s; its worker was killed{raised_at(where)}. "
                 "Raise deadline_s or disable the plugin",
                 plugin=plugin,
                 hook=hook,
                 step=step,
             )
+            error.remote_traceback = where
+            return error
         if self.process.hangs:
             return PluginCrashedError(
                 f"its worker was killed and did not end within {DEATH_S:g} s: the kernel holds it, mostly "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
@@ -24,6 +25,8 @@ _MAX_READS = 16
 _MAX_LINE = 500
 #: How long one that was killed is waited for. Then it hangs in the kernel, mostly for a slow disk.
 DEATH_S = 5.0
+#: How long one that hangs has to say where.
+LAST_WORDS_S = 0.1
 
 
 class Process:
@@ -76,6 +79,12 @@ class Process:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+    def abort(self) -> None:
+        """Have it say where it hangs, as it does when a signal ends it; one that does not say so is left."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGABRT)
+            ends_within(self.pidfd, LAST_WORDS_S)
 
     def has_ended(self) -> bool:
         """Tell whether all its threads have ended, so that its number may soon be another's."""

@@ -1,5 +1,7 @@
 """Optimizers with modes: trained where they want gradients, evaluated and saved where they want that."""
 
+import json
+
 import pytest
 import pytorch_optimizer
 import torch
@@ -8,8 +10,21 @@ from torch import nn
 from ringfence import AnotherPass, StepInfo, TensorMap
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.plugin import PluginSpec
+from ringfence.job import check_job
+from ringfence.job.yaml_file import parse_yaml
+from ringfence.run import prepare, run
 
 STEPS = 40
+JOB = """
+model: {{name: mlp, hidden: [8]}}
+data: {{name: mnist10k, limit: 64}}
+steps: 6
+batch_size: 16
+threads: 1
+plugins:
+  - optim: {{algorithm: pytorch_optimizer.ScheduleFreeAdamW, lr: 0.01}}
+    isolation: {isolation}
+"""
 #: Class of ``pytorch_optimizer`` to its options. To change the modes at every step costs a rounding each.
 CLASSES = {
     "ScheduleFreeAdamW": {"lr": 0.02, "weight_decay": 0.01},
@@ -127,6 +142,18 @@ def test_modes_of_what_an_algorithm_stands_on_are_changed_too(wrapper):
     _, point = train(optim, parameters, range(5, 6))
 
     assert not torch.equal(point.buffer, parameters.buffer)
+
+
+def test_modes_are_called_in_a_sandbox_as_in_the_trainer(tmp_path):
+    outcomes = {}
+    for isolation in ("sandbox", "trusted"):
+        job = JOB.format(isolation=isolation)
+        prepared = prepare(check_job(parse_yaml(job, "job")), tmp_path)
+        outcomes[isolation] = run(prepared, tmp_path / isolation, report=False)
+    hooks = json.loads((tmp_path / "sandbox" / "run.json").read_text())["hooks"]
+
+    assert outcomes["sandbox"].result.weights_sha256 == outcomes["trusted"].result.weights_sha256
+    assert hooks == {"optimizer_forward": ["optim"], "optimizer_backward": ["optim"]}
 
 
 @pytest.mark.parametrize("algorithm", ["adamw", "torch_optimizer.Lamb", "lbfgs", "muon"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ringfence import PluginCrashedError, PluginTimeoutError, StepInfo
-from ringfence.isolation import pool
+from ringfence.isolation import pool, process
 from ringfence.isolation.pool import Sandbox
 
 _SEIZE, _DETACH, _STOP_AT_EXIT = 0x4206, 17, 1 << 6
@@ -38,6 +38,7 @@ class Tracer:
 def held(monkeypatch):
     """Hold up a worker's end until the test lets it go."""
     monkeypatch.setattr(pool, "DEATH_S", 0.5)
+    monkeypatch.setattr(process, "LAST_WORDS_S", 0.0)
     with contextlib.ExitStack() as stack:
 
         def hold(plugin):

@@ -14,13 +14,14 @@ from ringfence import (
     PluginTimeoutError,
     StepInfo,
 )
+from ringfence.isolation import process
 from ringfence.isolation.pool import Sandbox
 
 
-def at(fault):
-    """Return where a fault is: the first line of its method."""
+def at(fault, line=2):
+    """Return where a fault is: a line of its method."""
     path = Path(__file__).parent / "plugins" / "faulty.py"
-    return f"{path}:{path.read_text().splitlines().index(f'    def do_{fault}(self, gradients):') + 2}"
+    return f"{path}:{path.read_text().splitlines().index(f'    def do_{fault}(self, gradients):') + line}"
 
 
 #: One of each kind; the whole table of them is that of the hostile plugins.
@@ -59,6 +60,14 @@ def test_a_fault_is_named_and_contained(start, gradients, fault, error, says):
     assert neighbour.call("backward", {"gradients": gradients}, StepInfo(7)) is not None
     plugin.restart()
     assert plugin.call("backward", {"gradients": gradients}, StepInfo(8)) is None
+
+
+def test_one_that_hangs_is_asked_where(start, gradients, monkeypatch):
+    monkeypatch.setattr(process, "LAST_WORDS_S", 30.0)
+    plugin = start("faulty:Faulty", options={"fault": "hang"}, deadline_s=0.5)
+    with pytest.raises(PluginTimeoutError) as caught:
+        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+    assert f"its worker was killed ({at('hang', 3)}). Raise deadline_s" in str(caught.value)
 
 
 def test_a_leak_is_told_with_its_figures(start, gradients):

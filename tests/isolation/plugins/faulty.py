@@ -46,7 +46,7 @@ class Faulty:
 
     def do_hang(self, gradients):
         while True:
-            time.sleep(0.01)
+            time.sleep(1.0)
 
     def do_rename_and_leak(self, gradients):
         ctypes.CDLL(None).prctl(15, b"x kB", 0, 0, 0)
