@@ -68,9 +68,15 @@ def is_one_host(address: Address) -> bool:
     )
 
 
+def spellings(address: Address) -> tuple[Address, ...]:
+    """Return an address as it is, and as one of version 4 if it is nothing else in the kernel's eyes."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (address,) if mapped is None else (address, mapped)
+
+
 def is_loopback(address: Address) -> bool:
     """Tell whether an address is every machine's own."""
-    return any(form.is_loopback for form in forms(address))
+    return any(each.is_loopback for each in spellings(address))
 
 
 def is_private(address: Address) -> bool:

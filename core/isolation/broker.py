@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hooks.permissions import Target
-from .addresses import Address, forms, has_keys, is_loopback, is_one_host, is_ours, is_private
+from .addresses import Address, forms, has_keys, is_loopback, is_one_host, is_ours, is_private, spellings
 from .descriptors import Queue, refuse_descriptors
 from .dialler import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
 
@@ -285,7 +285,7 @@ def why_not(address: str, target: Target, targets: Sequence[Target] = ()) -> str
 
 def is_granted(address: Address, target: Target, targets: Sequence[Target]) -> bool:
     """Tell whether the job grants an address as it stands, on the port of ``target``."""
-    spelt = {str(address), str(getattr(address, "ipv4_mapped", None) or address)}
+    spelt = [str(each) for each in spellings(address)]
     return any(each.port == target.port and each.host in spelt for each in (target, *targets))
 
 
@@ -295,7 +295,7 @@ def _is_localhost(host: str) -> bool:
 
 def _what(address: Address) -> str:
     """Return what an address is if it is not a host of the world's, in words."""
-    if any(map(is_ours, forms(address))) or is_loopback(address):
+    if is_loopback(address) or any(map(is_ours, forms(address))):
         return "this machine"
     return "an address of a private network" if is_private(address) else ""
 

@@ -180,6 +180,8 @@ def test_a_name_that_is_pointed_back_at_this_machine_leads_nowhere(server, dial)
         ("fd12::1", "fd12::1", True),
         ("127.0.0.1", "localhost", True),
         ("10.0.0.1", "localhost", False),
+        ("::ffff:127.0.0.1", "localhost", True),
+        ("64:ff9b::7f00:1", "localhost", False),
         ("127.0.0.1", "db.localhost", True),
         ("nonsense", "x.example", False),
     ],
