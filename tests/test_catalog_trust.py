@@ -11,6 +11,7 @@ import pytest
 
 from ringfence import places
 from ringfence.catalog import catalog, check_found, source_of
+from ringfence.hooks import effort
 from ringfence.hooks.errors import PluginRaisedError, visible
 from ringfence.hooks.guard import Guard
 from ringfence.hooks.roots import RootFinder
@@ -359,14 +360,22 @@ def test_only_the_finder_that_setuptools_writes_is_read(site, project):
     assert found(site).place.packages == {"acme": str(project / "acme")}
 
 
-def test_the_plugins_of_a_distribution_share_the_time_for_their_text(site):
+def test_the_plugins_of_a_distribution_share_the_time_for_their_text(site, monkeypatch):
     wheel = Wheel(site)
-    wheel.write(f"{wheel.info}/entry_points.txt", "[ringfence.plugins]\none = acme:A\ntwo = acme:B\n")
+    wheel.write(
+        f"{wheel.info}/entry_points.txt", "[ringfence.plugins]\none = acme:Plugin\ntwo = acme:Plugin\n"
+    )
+    wheel.write("acme.py", PLUGIN + "    def helper(self): " + "self.helper(); " * 10_000)
     Wheel(site, "other", "other").write("other.py", PLUGIN)
-    assert found(site, "one").effort is not found(site, "two").effort  # of two looks at them
+    monkeypatch.setattr(effort, "MAX_SECONDS_TOGETHER", 0.05)
     plugins = catalog([str(site)]).plugins
-    assert plugins["one"].effort is plugins["two"].effort
-    assert plugins["one"].effort is not plugins["other"].effort
+
+    sources = {name: source_of(plugins[name]) for name in ("one", "two", "other")}
+
+    assert [question.reason for question in sources["two"].unresolved] == [
+        "to follow the names in all plugins of its distribution takes more than 0.05 s of processor time"
+    ]
+    assert sources["other"].unresolved == ()
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a/b", "a b", "a" * 65])
