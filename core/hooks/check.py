@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ MAX_IMAGES = 64
 MAX_IMAGE_SIDE = 1024
 #: Different names that one plugin may use in a run: whoever reads the run later holds a series for each.
 MAX_NAMES = 8192
-#: Of one report: its pictures' bytes, and eight for each number.
-MAX_REPORT_BYTES = 8 * 2**20
-_NUMBER_BYTES = 8
+#: Counts and edges of all histograms of one report: they are kept as text, in about 1 MiB.
+MAX_HISTOGRAM_NUMBERS = 42_000
+#: Pixels of all pictures of one report, in bytes: those of one picture that is as large as it may be.
+MAX_PICTURE_BYTES = 3 * MAX_IMAGE_SIDE**2
 _NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
 _IMAGE_DIMS = (2, 3)
 #: Arguments that are named tensors.
@@ -248,24 +250,31 @@ def check_report(result: Any) -> Report:
     check_scalars(result.scalars)
     if len(result.histograms) > MAX_HISTOGRAMS or len(result.images) > MAX_IMAGES:
         raise ResultError(f"reported over {MAX_HISTOGRAMS} histograms or {MAX_IMAGES} images")
+    _check_amount(result)
     for name, histogram in result.histograms.items():
         _check_name(name)
         _check_histogram(name, histogram)
     for name, image in result.images.items():
         _check_name(name)
         _check_image(name, image)
-    nbytes = _report_bytes(result)
-    if nbytes > MAX_REPORT_BYTES:
-        raise ResultError(
-            f"reported {nbytes / 2**20:.1f} MiB in one call; at most {MAX_REPORT_BYTES // 2**20} MiB: report "
-            "fewer or smaller pictures, or histograms of fewer bins"
-        )
     return result
 
 
-def _report_bytes(report: Report) -> int:
-    numbers = len(report.scalars) + sum(len(h.counts) + len(h.edges) for h in report.histograms.values())
-    return _NUMBER_BYTES * numbers + sum(image.numel() for image in report.images.values())
+def _check_amount(report: Report) -> None:
+    """Check how much there is in all, before any of it is looked at: the host writes and draws it."""
+    histograms = [h for h in report.histograms.values() if isinstance(h, Histogram)]
+    numbers = sum(length_hint(h.counts) + length_hint(h.edges) for h in histograms)
+    if numbers > MAX_HISTOGRAM_NUMBERS:
+        raise ResultError(
+            f"reported histograms of {numbers:,} counts and edges in one call; at most "
+            f"{MAX_HISTOGRAM_NUMBERS:,}: report fewer histograms, or some of fewer bins"
+        )
+    nbytes = sum(image.numel() for image in report.images.values() if isinstance(image, Tensor))
+    if nbytes > MAX_PICTURE_BYTES:
+        raise ResultError(
+            f"reported pictures of {nbytes / 2**20:.1f} MiB in one call; at most "
+            f"{MAX_PICTURE_BYTES / 2**20:.0f} MiB: report fewer or smaller pictures"
+        )
 
 
 def check_scalars(scalars: Mapping[str, Any]) -> None:

@@ -327,12 +327,14 @@ class Histogram:
 class Report:
     """What a monitor found; names may hold letters, digits and ``._-/``.
 
-    At most 8 MiB in all: the pictures' bytes, and eight for each number.
+    What goes beyond a bound is a fault of the plugin: writing and drawing all this is the trainer's work.
 
     Attributes:
-        scalars: Name to number; numbers that are not finite are kept as such.
-        histograms: Name to histogram, at most 512 bins.
-        images: Name to picture, uint8 (H, W) or (H, W, 3), 1 to 1024 pixels a side.
+        scalars: Name to number, at most 4096; numbers that are not finite are kept as such.
+        histograms: Name to histogram, at most 1024, of at most 512 bins each; all their counts and edges
+            together are at most 42,000 numbers, as 325 histograms of 64 bins have.
+        images: Name to picture, at most 64, uint8 (H, W) or (H, W, 3), 1 to 1024 pixels a side; all
+            together have at most 3 MiB of pixels.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)

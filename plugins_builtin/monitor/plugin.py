@@ -18,6 +18,8 @@ from .summary import Summary, joint_norm, norm_of, ratio, summarise
 
 #: A report holds at most 4096 scalars and a layer has ten; the first layers of a larger model are reported.
 MAX_LAYERS = 400
+#: Counts and edges of all histograms that a report holds; those of the first layers of a larger model.
+MAX_NUMBERS = 42_000
 
 
 class Monitor:
@@ -71,11 +73,12 @@ class Monitor:
         """
         found = Findings()
         layers = self._choose(parameters, found)
+        drawn = self._draw(layers, found)
         if self._gradients:
-            norms = self._look(gradients, layers, found.gradient)
+            norms = self._look(gradients, layers, drawn, found.gradient)
             found.overall("grad_norm", joint_norm(norms.values()))
         if self._weights or self._updates:
-            weights = self._look(parameters, layers if self._weights else (), found.weight)
+            weights = self._look(parameters, layers if self._weights else (), drawn, found.weight)
             found.overall("weight_norm", joint_norm(weights.values()))
         if self._updates:
             changes = {name: norm_of(update) for name, update in updates.items()}
@@ -87,18 +90,32 @@ class Monitor:
         return found.report()
 
     def _look(
-        self, tensors: TensorMap, layers: Collection[str], take: Callable[[str, Summary], None]
+        self,
+        tensors: TensorMap,
+        layers: Collection[str],
+        drawn: Collection[str],
+        take: Callable[[str, Summary], None],
     ) -> dict[str, float]:
-        """Describe the chosen layers; return the norm of every tensor."""
+        """Describe the chosen layers, those to be drawn with a histogram; return the norm of every tensor."""
         norms = {}
         for name, tensor in tensors.items():
             if name in layers:
-                summary = summarise(tensor, self._bins)
+                summary = summarise(tensor, self._bins if name in drawn else 0)
                 take(name, summary)
                 norms[name] = summary.norm
             else:
                 norms[name] = norm_of(tensor)
         return norms
+
+    def _draw(self, layers: Collection[str], found: Findings) -> Collection[str]:
+        """Return those of the layers whose histograms a report can hold."""
+        if not self._bins:
+            return ()
+        a_layer = (self._weights + self._gradients) * (2 * self._bins + 1)
+        room = MAX_NUMBERS // max(a_layer, 1)
+        if len(layers) > room:
+            found.overall("histograms_left_out", len(layers) - room)
+        return dict.fromkeys(list(layers)[:room])
 
     def _choose(self, names: Iterable[str], found: Findings) -> Collection[str]:
         """Return the parameters to report one by one, in the model's order."""

@@ -11,6 +11,7 @@ from ringfence.builtin.monitor import Monitor
 from ringfence.builtin.monitor.picture import MAX_SIDE, grid
 from ringfence.builtin.monitor.plugin import MAX_LAYERS
 from ringfence.builtin.monitor.summary import CHUNK, norm_of, summarise
+from ringfence.hooks.check import check_result
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.plugin import PluginSpec
 
@@ -230,6 +231,18 @@ def test_a_model_of_very_many_layers_is_reported_in_part():
     assert found.scalars["layers_left_out"] == 50.0
     assert f"weight_mean/layer{MAX_LAYERS - 1}.weight" in found.scalars
     assert found.scalars["grad_norm"] == pytest.approx(np.linalg.norm(joined(laid[2])), rel=1e-6)
+
+
+@pytest.mark.parametrize("bins", [64, 512])
+def test_histograms_of_a_large_model_are_reported_up_to_what_a_report_holds(bins):
+    shapes = {f"layer{i}.weight": (2, 2) for i in range(MAX_LAYERS)}
+    found = report([tensors(seed, shapes=shapes) for seed in range(3)], bins=bins)
+    drawn = 42_000 // (2 * (2 * bins + 1))
+    assert found.scalars["histograms_left_out"] == MAX_LAYERS - drawn
+    assert f"weights/layer{drawn - 1}.weight" in found.histograms
+    assert len(found.histograms) == 2 * drawn
+    assert check_result(None, found, {}) is found
+    assert f"weight_mean/layer{MAX_LAYERS - 1}.weight" in found.scalars
 
 
 def test_names_that_a_report_cannot_hold_are_rewritten():

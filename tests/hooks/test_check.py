@@ -147,13 +147,34 @@ def test_a_picture_has_one_to_1024_pixels_a_side(shape):
     assert "1 to 1024 pixels" in refused(None, Report(images={"i": torch.zeros(shape, dtype=torch.uint8)}))
 
 
-def test_a_report_is_bounded_by_pictures_and_numbers_together():
+def reported(histograms: int, bins: int, pictures: int = 0) -> Report:
+    histogram = Histogram([1.0] * bins, list(range(bins + 1)))
     picture = torch.zeros(1024, 1024, dtype=torch.uint8)
-    histograms = {f"h{n}": Histogram([1.0] * 512, list(range(513))) for n in range(255)}
-    pictures = {f"i{n}": picture for n in range(6)}
-    assert check_result(None, Report({"x": 1.0}, histograms, pictures), {}).images.keys() == pictures.keys()
-    message = refused(None, Report({"x": 1.0}, histograms, {**pictures, "one-more": picture}))
-    assert "reported 9.0 MiB in one call; at most 8 MiB" in message
+    return Report(
+        {"x": 1.0},
+        {f"h{n}": histogram for n in range(histograms)},
+        {f"i{n}": picture for n in range(pictures)},
+    )
+
+
+def test_histograms_of_a_report_are_bounded_together():
+    """Those of 161 parameters and their gradients, of 64 bins each, are not too many."""
+    assert len(check_result(None, reported(322, 64), {}).histograms) == 322
+    message = refused(None, reported(1020, 510))
+    assert "reported histograms of 1,041,420 counts and edges in one call; at most 42,000" in message
+    assert "fewer bins" in message
+
+
+def test_pictures_of_a_report_are_bounded_together():
+    assert len(check_result(None, reported(1, 1, pictures=3), {}).images) == 3
+    assert "reported pictures of 4.0 MiB in one call; at most 3 MiB" in refused(
+        None, reported(1, 1, pictures=4)
+    )
+
+
+@pytest.mark.parametrize("counts", [3, None, torch.tensor(1.0)])
+def test_a_histogram_without_a_length_is_refused_in_words(counts):
+    assert "holds what is no number" in refused(None, Report(histograms={"h": Histogram(counts, [0.0, 1.0])}))
 
 
 @pytest.mark.parametrize("hostile", [10**400, -(10**400)])
