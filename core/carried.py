@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from .folder import RECORD
+from .folder import MAX_RECORD_BYTES, RECORD
 from .hooks.failures import FAULTS_KEPT, FaultLog, FaultRecord
 from .hooks.plugin import PluginUsage
+from .tree import Tree
 
 #: More than that is no count, and readers of JSON differ about it.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -94,7 +95,7 @@ def read_earlier(folder: Path) -> tuple[Earlier, Sequence[str]]:
     A record that is missing or damaged counts as one of nothing: the checkpoints do not depend on it.
     """
     try:
-        return msgspec.json.decode((folder / RECORD).read_bytes(), type=Earlier), ()
+        return msgspec.json.decode(Tree(folder).read(RECORD, MAX_RECORD_BYTES), type=Earlier), ()
     except OSError as error:
         why = error.strerror or str(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

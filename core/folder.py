@@ -14,13 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .hooks.errors import JobError, RunAbortedError
+from .hooks.errors import JobError, RunAbortedError, visible
+from .tree import OddFileError, Tree
 
 JOB = "job.yaml"
 RECORD = "run.json"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+#: Of ``run.json``: some KiB a plugin, and the faults that are kept.
+MAX_RECORD_BYTES = 16 << 20
+#: Of ``job.yaml``: as much as is read of any job.
+MAX_JOB_BYTES = 4 << 20
 _CHECKPOINT = re.compile(r"step-([0-9]{8,16})(?:\.[0-9]+)?$")
 DEFAULT_PARENT = Path("runs")
 #: Runs that a message names.
@@ -30,6 +35,7 @@ _ADVICE = {
     errno.EACCES: "you may not write there",
     errno.EDQUOT: "your disk quota is used up",
     errno.EEXIST: "a file of that name is in the way",
+    errno.EISDIR: "a folder is where a file belongs",
     errno.ENOENT: "it cannot be made there",
     errno.ENOSPC: "the disk is full",
     errno.ENOTDIR: "part of the path is a file, not a folder",
@@ -42,6 +48,8 @@ DISK_FAULTS = frozenset({*_ADVICE, errno.EIO} - {errno.ENOENT, errno.EEXIST, err
 
 def explain_disk(error: OSError) -> str:
     """Return why a folder cannot be written, in plain words."""
+    if isinstance(error, OddFileError):
+        return visible(str(error.strerror))
     return _ADVICE.get(error.errno or 0, error.strerror or str(error))
 
 
@@ -78,8 +86,26 @@ def _instead(folder: Path) -> str:
     return f", for example {default_folder('run', folder)}"
 
 
+def check_plain(folder: Path, flag: str = "--resume") -> None:
+    """Check that a folder, which may come from anybody, holds files and folders only.
+
+    Raises:
+        JobError: It holds a link, a FIFO or the like, or a file that has another name elsewhere; those of
+            checkpoints may, since they are never changed.
+    """
+    try:
+        odd = next(Tree(folder).odd(several_names=[CHECKPOINTS]), None)
+    except OSError as error:
+        raise JobError(f"{flag} {folder}: cannot be read ({error.strerror or error})") from error
+    if odd is not None:
+        raise JobError(
+            f"{flag} {folder}: {visible(odd)}; a run's folder holds files and folders only. Put a copy in "
+            "its place, or remove it if it is not yours"
+        )
+
+
 def check_old(folder: Path) -> None:
-    """Check that ``folder`` holds a run to resume.
+    """Check that ``folder`` holds a run to resume, and nothing that could lead elsewhere.
 
     Raises:
         JobError: It does not.
@@ -99,7 +125,9 @@ def check_old(folder: Path) -> None:
         ) from error
     if not names & {RECORD, CHECKPOINTS}:
         raise JobError(f"--resume {folder}: holds no run; {_runs_near(folder, empty=names <= {LOCK})}")
-    if not _checkpoint_steps(folder):
+    steps = _checkpoint_steps(folder)
+    check_plain(folder)
+    if not steps:
         raise JobError(
             f"--resume {folder}: its run ended before the first checkpoint, so there is nothing to go on "
             "from; start it anew from its job file, with another --out"
@@ -129,15 +157,15 @@ def _checkpoint_steps(folder: Path, flag: str = "--resume") -> list[int]:
         JobError: The folder of checkpoints cannot be read.
     """
     try:
-        names = [entry.name.removeprefix(".replaced-") for entry in (folder / CHECKPOINTS).iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
+        names = Tree(folder).names(CHECKPOINTS)
+    except (NotADirectoryError, OddFileError):
         return []
     except OSError as error:
         why = error.strerror or error
         raise JobError(
             f"{flag} {folder}: {CHECKPOINTS} cannot be read ({why}); change its permissions"
         ) from error
-    found = (_CHECKPOINT.match(name) for name in names)
+    found = (_CHECKPOINT.match(name.removeprefix(".replaced-")) for name in names)
     return [int(match[1]) for match in found if match]
 
 
@@ -160,10 +188,24 @@ def claim(folder: Path, flag: str = "--out") -> None:
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what ``run.json`` of a folder holds; nothing where it cannot be read."""
     try:
-        value = json.loads((folder / RECORD).read_bytes())
+        value = json.loads(Tree(folder).read(RECORD, MAX_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def job_of(folder: Path) -> bytes | None:
+    """Return what ``job.yaml`` of a run holds; None if it is not there.
+
+    Raises:
+        JobError: It cannot be read.
+    """
+    try:
+        return Tree(folder).read(JOB, MAX_JOB_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JobError(f"--resume {folder}: {JOB} cannot be read: {error.strerror or error}") from error
 
 
 def keep_old_job(folder: Path, step: int, job: str) -> Path | None:
@@ -180,42 +222,29 @@ def keep_old_job(folder: Path, step: int, job: str) -> Path | None:
     Raises:
         OSError: It cannot be read or written.
     """
+    tree = Tree(folder)
     try:
-        old = (folder / JOB).read_bytes()
+        old = tree.read(JOB, MAX_JOB_BYTES)
     except FileNotFoundError:
         return None
     if old == job.encode():
         return None
     stem = f"job-before-step-{step}"
     for number in itertools.count(1):
-        path = folder / (f"{stem}.yaml" if number == 1 else f"{stem}-{number}.yaml")
-        if not path.exists():
-            write_bytes(path, old)
-            return path
-        if path.read_bytes() == old:
-            return path
+        name = f"{stem}.yaml" if number == 1 else f"{stem}-{number}.yaml"
+        try:
+            kept = tree.read(name, MAX_JOB_BYTES)
+        except FileNotFoundError:
+            tree.write(name, [old], sync=True)
+            return folder / name
+        if kept == old:
+            return folder / name
     return None  # for the type checker: counting has no end
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file ``path`` by one that holds ``text``; a crash leaves the old one or the new one."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """As ``write_text``, for bytes."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner only; a report is meant to be shared.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    Tree(path.parent).write(path.name, [text.encode(errors="replace")], sync=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -233,11 +262,13 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FAULTS:
+        is_odd = isinstance(error, OddFileError)
+        if error.errno not in DISK_FAULTS and not is_odd:
             raise
+        remedy = "Put a file of its own in its place" if is_odd else "Make room"
         raise RunAbortedError(
             f"the run's folder {folder} can no longer be written: {explain_disk(error)}; the checkpoints "
-            f"in it are whole. Make room, then continue with --resume {quoted(folder)}"
+            f"in it are whole. {remedy}, then continue with --resume {quoted(folder)}"
         ) from error
 
 
@@ -247,12 +278,6 @@ def unusable(flag: str, folder: Path, error: OSError) -> JobError:
     if flag == "--resume":
         advice = "make room, or change its permissions, or resume a copy of it elsewhere"
     return JobError(f"{flag} {folder}: cannot be written: {explain_disk(error)}; {advice}")
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .folder import LOCK, unusable
 from .hooks.errors import JobError
+from .tree import Tree
 
 #: What a file system answers that knows no locks.
 _UNKNOWN = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
@@ -42,7 +43,7 @@ def hold(folder: Path, flag: str) -> Iterator[bool]:
         JobError: The folder cannot be written.
     """
     try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        handle = Tree(folder).open(LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise unusable(flag, folder, error) from error
     try:
@@ -63,7 +64,7 @@ def check_free(folder: Path, flag: str) -> None:
         FolderTakenError: One does.
     """
     try:
-        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        handle = Tree(folder).open(LOCK, os.O_RDONLY)
     except OSError:
         # There is no lock yet, or it cannot be read: ``hold`` tells of that.
         return

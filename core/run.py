@@ -170,6 +170,8 @@ def run(
         if not resume:
             # Another process may have begun in it since it was chosen.
             run_folder.check_new(folder)
+        else:
+            run_folder.check_plain(folder)
         job = prepared.job_file.job
         told: Sequence[str] = ()
         written = job.based(prepared.base).to_yaml()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -19,14 +20,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ringfence import Batch, Histogram, JobError, RunAbortedError, StepInfo, passthrough
 from ringfence.engine.recorder import RunInfo
+from ringfence.hooks import check
 from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Report
 from ringfence.job import read_job
 from ringfence.report import RunRecorder
+from ringfence.report import recorder as recorder_module
+from ringfence.report import store as store_module
 from ringfence.report.journal import Journal, encode, read_journal
+from ringfence.report.pictures import to_png
+from ringfence.report.read import read_run
+from ringfence.report.recorder import OWN_TAGS
 from ringfence.report.store import MAX_PICTURES, MAX_REPORTS, PluginStore, file_name
 from ringfence.run import prepare, run
+from ringfence.tree import Tree
 
 from .watching import descriptors, settled_descriptors
 
@@ -173,7 +181,8 @@ def test_killed_process_leaves_whole_lines_and_the_next_goes_on(tmp_path):
 import os, signal
 from pathlib import Path
 from ringfence.report.journal import Journal
-journal = Journal(Path({str(tmp_path / "j.jsonl")!r}))
+from ringfence.tree import Tree
+journal = Journal(Tree(Path({str(tmp_path)!r})), "j.jsonl")
 for i in range(100):
     journal.append({{"i": i}})
 os.write(journal._handle, b'{{"i": 10')
@@ -183,7 +192,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
     path = tmp_path / "j.jsonl"
     assert [record["i"] for record in read_journal(path)] == list(range(100))
-    journal = Journal(path)
+    journal = Journal(Tree(tmp_path), "j.jsonl")
     journal.append({"i": 100})
     journal.close()
     assert [record["i"] for record in read_journal(path)] == list(range(101))
@@ -193,7 +202,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_incomplete_line_of_any_length_is_removed(tmp_path, content):
     path = tmp_path / "j.jsonl"
     path.write_bytes(content)
-    journal = Journal(path)
+    journal = Journal(Tree(tmp_path), "j.jsonl")
     journal.append({"a": 1})
     journal.close()
     assert path.read_bytes() == (b"{}\n" if content.startswith(b"{}") else b"") + b'{"a":1}\n'
@@ -225,11 +234,11 @@ def test_reports_keep_histograms_and_pictures(recorder, tmp_path):
 
 
 def test_reports_on_disk_are_bounded_and_spread_over_the_run(tmp_path):
-    store = PluginStore(tmp_path, "monitor")
+    store = PluginStore(Tree(tmp_path), "reports", "monitor")
     for step in range(0, 20_000, 10):
         store.add(step, {"w": Histogram([1], [0.0, 1.0])}, {})
     store.close()
-    kept = [record["step"] for record in read_journal(tmp_path / "monitor.jsonl")]
+    kept = [record["step"] for record in read_journal(tmp_path / "reports" / "monitor.jsonl")]
     assert MAX_REPORTS // 4 < len(kept) <= MAX_REPORTS
     gaps = [b - a for a, b in itertools.pairwise(kept)]
     assert max(gaps) <= 4 * min(gaps)
@@ -239,10 +248,10 @@ def test_reports_on_disk_are_bounded_and_spread_over_the_run(tmp_path):
 @pytest.mark.parametrize("count", [40, 3 * MAX_REPORTS])
 def test_roll_back_drops_the_end_of_a_plugins_reports_and_reads_nothing_before_it(tmp_path, count):
     """What it costs must not grow with the run: a job's recovery waits for it."""
-    store = PluginStore(tmp_path, "monitor")
+    store = PluginStore(Tree(tmp_path), "reports", "monitor")
     for step in range(count):
         store.add(step, {"h": Histogram([float(step)], [0.0, 1.0])}, {})
-    path = tmp_path / "monitor.jsonl"
+    path = tmp_path / "reports" / "monitor.jsonl"
     before = [record["step"] for record in read_journal(path)]
     number = path.stat().st_ino
     for to_step in (before[-1], before[-5], before[-5]):
@@ -251,7 +260,7 @@ def test_roll_back_drops_the_end_of_a_plugins_reports_and_reads_nothing_before_i
     assert path.stat().st_ino == number  # cut back, not written anew
     store.add(count, {"h": Histogram([1.0], [0.0, 1.0])}, {})
     store.close()
-    again = PluginStore(tmp_path, "monitor")
+    again = PluginStore(Tree(tmp_path), "reports", "monitor")
     again.roll_back(count)
     assert [record["step"] for record in read_journal(path)] == [s for s in before if s < before[-5]]
     again.roll_back(0)
@@ -259,13 +268,114 @@ def test_roll_back_drops_the_end_of_a_plugins_reports_and_reads_nothing_before_i
     again.close()
 
 
+def test_what_is_kept_of_large_reports_is_bounded_in_bytes_and_so_is_what_tensorboard_gets(
+    tmp_path, monkeypatch
+):
+    """However often a plugin reports as much as it may: the more there is, the fewer are kept."""
+    monkeypatch.setattr(store_module, "MAX_KEPT_BYTES", 1 << 20)
+    large = Histogram([0.1] * 512, [n / 3 for n in range(513)])
+    picture = torch.randint(0, 256, (100, 100), dtype=torch.uint8)
+    told = Report({}, {f"h{n}": large for n in range(3)}, {"p": picture})
+    with RunRecorder(tmp_path) as recorder:
+        for step in range(3000):
+            # The larger and the smaller take turns, as one would that wants only the smaller to be dropped.
+            recorder.reported("spy", StepInfo(step), {}, told if step % 2 else report())
+            recorder.step(StepInfo(step), None, 1)
+    kept = list(read_journal(tmp_path / "reports" / "spy.jsonl"))
+    nbytes = (tmp_path / "reports" / "spy.jsonl").stat().st_size + sum(r["picture_bytes"] for r in kept)
+    assert nbytes <= 1 << 20
+    assert kept[0]["step"] < 10
+    assert kept[-1]["step"] > 2000
+    board = sum(path.stat().st_size for path in (tmp_path / "tensorboard").iterdir())
+    assert board < 8 << 20
+
+
+def test_reports_that_are_kept_are_as_far_apart_after_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_REPORTS", 8)
+    one = {"h": Histogram([1.0], [0.0, 1.0])}
+    for begin in (0, 100):
+        store = PluginStore(Tree(tmp_path), "reports", "spy")
+        for step in range(begin, begin + 100):
+            store.add(step, one, {})
+        store.close()
+    steps = [record["step"] for record in read_journal(tmp_path / "reports" / "spy.jsonl")]
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert len(steps) <= 8
+    assert max(gaps) <= 4 * min(gaps)
+
+
+def test_a_report_as_large_as_it_may_be_is_kept_in_about_a_mebibyte(tmp_path):
+    bins = 64
+    worst = Histogram(
+        [1.2345678901234567e-300] * bins, [-1.2345678901234567e-300 / (n + 1) for n in range(bins + 1)]
+    )
+    told = Report({}, {f"h{n}": worst for n in range(check.MAX_HISTOGRAM_NUMBERS // (2 * bins + 1))})
+    assert check.check_result(None, told, {}) is told
+    with RunRecorder(tmp_path) as recorder:
+        recorder.reported("spy", StepInfo(0), {}, told)
+    assert (tmp_path / "reports" / "spy.jsonl").stat().st_size < 1.1 * 2**20
+
+
+def test_a_picture_is_encoded_once_and_not_at_all_where_it_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_REPORTS", 8)
+    encoded = []
+    monkeypatch.setattr(recorder_module, "to_png", lambda image: encoded.append(image) or to_png(image))
+    with RunRecorder(tmp_path) as recorder:
+        for step in range(1000):
+            recorder.reported("spy", StepInfo(step), {}, report())
+    assert 8 < len(encoded) < 60
+    assert sum(len(tags(tmp_path, "images")[tag]) for tag in ["spy/batch"]) == len(encoded)
+
+
+def tags(folder: Path, kind: str) -> dict[str, list]:
+    """Return what TensorBoard shows of a kind: tag to its events."""
+    board = EventAccumulator(str(folder / "tensorboard"), {"images": 0, "scalars": 0, "histograms": 0})
+    board.Reload()
+    take = {"images": board.Images, "scalars": board.Scalars, "histograms": board.Histograms}[kind]
+    return {tag: take(tag) for tag in board.Tags()[kind]}
+
+
+@pytest.mark.parametrize("plugin", ["train", "test", "samples"])
+def test_no_plugin_writes_into_the_runs_own_curves(tmp_path, plugin):
+    images = Batch(torch.rand(1, 1, 6, 6), torch.tensor([0]), torch.arange(1), 2)
+    forged = Report(
+        {"loss": 9.0, "accuracy": 0.999},
+        {"loss": Histogram([1.0], [0.0, 1.0])},
+        {"00": torch.ones(4, 4).byte()},
+    )
+    with RunRecorder(tmp_path, class_names=("a", "b")) as recorder:
+        recorder.started(INFO)
+        recorder.sampled(images, StepInfo(0))
+        recorder.reported(plugin, StepInfo(0), {"lr_factor": 9.0}, forged)
+        recorder.step(StepInfo(0), 1.0, 64)
+        recorder.evaluated(1, 0, {"loss": 0.5, "accuracy": 0.25}, best=True)
+    scalars = tags(tmp_path, "scalars")
+    own = {"train/loss", "train/lr_factor", "test/loss", "test/accuracy"}
+    assert {tag.partition("/")[0] for tag in own} | {"samples"} == OWN_TAGS
+    assert scalars.keys() == own | {f"plugin:{plugin}/{name}" for name in ("loss", "accuracy", "lr_factor")}
+    assert [event.value for event in scalars["test/accuracy"]] == [0.25]
+    assert tags(tmp_path, "images").keys() == {"samples/00", f"plugin:{plugin}/00"}
+    assert tags(tmp_path, "histograms").keys() == {f"plugin:{plugin}/loss"}
+    # In the other files a plugin's numbers are told apart by their kind.
+    found = read_run(tmp_path)
+    assert found.test["accuracy"].values == [0.25]
+    assert found.train["loss"].values == [1.0]
+    assert found.plugins[plugin]["accuracy"].values == [0.999]
+
+
+def test_tags_of_other_plugins_are_their_names(tmp_path):
+    with RunRecorder(tmp_path) as recorder:
+        recorder.reported("clip", StepInfo(0), {"norm": 1.0}, None)
+        recorder.step(StepInfo(0), None, 1)
+    assert tags(tmp_path, "scalars").keys() == {"clip/norm"}
+
+
 def test_pictures_on_disk_are_bounded(tmp_path):
-    store = PluginStore(tmp_path, "monitor")
-    picture = torch.zeros(2, 2, dtype=torch.uint8)
+    store = PluginStore(Tree(tmp_path), "reports", "monitor")
     for step in range(MAX_PICTURES + 5):
-        store.add(step, {}, {"p": picture})
+        store.add(step, {}, {"p": b"a PNG"})
     store.close()
-    files = sorted(path.name for path in (tmp_path / "monitor").iterdir())
+    files = sorted(path.name for path in (tmp_path / "reports" / "monitor").iterdir())
     assert len(files) == MAX_PICTURES
     assert files[0] == "0000000005-p.png"
 
@@ -350,10 +460,12 @@ def test_unwritable_folder_is_named(tmp_path, unprivileged):
         recorder.event("hello")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_is_told_as_such(tmp_path):
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+def test_full_disk_is_told_as_such(tmp_path, monkeypatch):
+    def write(handle: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     recorder = RunRecorder(tmp_path)
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(RunAbortedError, match=r"disk is full.*--resume"):
         recorder.evaluated(1, 0, {"loss": 1.0}, best=True)
     recorder.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, fields
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,7 +24,7 @@ from ringfence.hooks.check import check_result
 from ringfence.hooks.failures import FaultRecord
 from ringfence.hooks.types import Report
 from ringfence.record import RunRecord
-from ringfence.report import RunRecorder, write_report
+from ringfence.report import RunRecorder, html, read, write_report
 from ringfence.report.charts import WHOLE, heat_map, line_chart
 from ringfence.report.read import Layer, Series, read_run
 
@@ -393,11 +395,14 @@ def test_a_small_picture_is_shown_in_whole_multiples_of_its_pixels(folder):
     assert page(folder).all("img")[-1]["class"] == "enlarged"
 
 
-def test_a_picture_that_is_none_takes_little_room(folder):
+@pytest.mark.parametrize("data", [b"\x89PNG" + b"\xff" * 40, b"", b"GIF89a"])
+def test_a_picture_that_is_none_is_left_out_and_named(folder, data):
     picture(folder, 552, 504)
     for file in (folder / "reports").rglob("*.png"):
-        file.write_bytes(b"\x89PNG" + b"\xff" * 40)
-    assert page(folder).all("figure")[-1]["style"] == "width: 220px"
+        file.write_bytes(data)
+    found = page(folder)
+    assert "painter: sheet" not in found.text
+    assert "reports/painter/0000000040-sheet.png is no PNG of at most 1024 pixels a side" in found.text
 
 
 def test_each_fault_is_a_row_and_no_event_besides(folder):
@@ -450,6 +455,70 @@ def test_whatever_is_missing_is_left_out(folder, missing):
     path = folder / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert page(folder).text
+
+
+def test_what_a_page_draws_is_bounded_and_shared_among_plugins(tmp_path, monkeypatch):
+    """A plugin that reports all it may takes no place of another's, and the page no longer than others."""
+    drawn: list[str] = []
+    for kind in ("heat_map", "line_chart"):
+        monkeypatch.setattr(
+            html, kind, lambda key, *_, **__: drawn.append(key.rstrip("0123456789x")) or "<svg/>"
+        )
+    flood = Report(
+        {f"family{n}/layer": 1.0 for n in range(4000)},
+        {f"family{n}/layer": Histogram([1] * 19, list(range(20))) for n in range(1000)},
+        {f"p{n}": torch.zeros(2, 2, dtype=torch.uint8) for n in range(64)},
+    )
+    honest = Report(
+        {}, {f"weights/l{n}": Histogram([1], [0, 1]) for n in range(20)}, {"batch": torch.ones(2, 2).byte()}
+    )
+    with RunRecorder(tmp_path) as recorder:
+        for step in range(2):
+            for name, told in {"aaa": flood, "monitor": honest}.items():
+                recorder.reported(name, StepInfo(step), {}, check_result(None, told, {}))
+            recorder.step(StepInfo(step), None, 1)
+            recorder.evaluated(step + 1, 0, {f"m{n}": 1.0 for n in range(100)}, best=False)
+    text = write_report(tmp_path).read_text()
+    assert Counter(drawn) == {"heat": 48, "plugin": 12, "test": 12}
+    found = Page(text)
+    assert len([tag for tag in found.all("img") if "monitor: batch" in tag["alt"]]) == 1
+    assert len([tag for tag in found.all("img") if "aaa: " in tag["alt"]]) == 23
+    assert {f"l{n}" for n in range(16)} <= set(found.text.split())
+
+
+def test_a_spread_over_very_many_steps_takes_little_memory():
+    """One line a step, each of another name: as a table of names and steps that were 30 GB."""
+    series = [Series(f"s{n}", [n * 60 + k for k in range(60)], [1.0] * 60) for n in range(8192)]
+    svg = line_chart("c", "t", series)
+    assert "median of 8192" in svg
+    assert len(svg) < 60_000
+
+
+def test_numbers_that_are_held_are_bounded_and_spread_over_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "MAX_POINTS", 100)
+    lines = ({"kind": "train", "step": n, "loss": n, "lr_factor": 1.0} for n in range(5000))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loss = read_run(tmp_path).train["loss"]
+    assert loss.values == [float(step) for step in loss.steps]
+    assert 20 < len(loss.steps) <= 50
+    gaps = {b - a for a, b in itertools.pairwise(loss.steps)}
+    assert len(gaps) == 1
+    assert loss.steps[0] < 300
+    assert loss.steps[-1] > 4700
+
+
+def test_a_file_is_read_up_to_a_bound_and_that_is_told(folder, monkeypatch):
+    monkeypatch.setattr(read, "MAX_METRICS_BYTES", 2000)
+    monkeypatch.setattr(read, "MAX_EVENTS", 2)
+    with (folder / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps({"step": n, "message": f"event {n}"}) + "\n" for n in range(9))
+    found = read_run(folder)
+    assert 0 < len(found.train["loss"].steps) < 40
+    assert [event["step"] for event in found.events] == [26, 8]
+    assert found.left_out.told() == [
+        "metrics.jsonl is read up to 0 MiB",
+        "events.jsonl: 8 events between the first and the last",
+    ]
 
 
 def test_empty_folder_gives_a_page(tmp_path):
@@ -613,6 +682,10 @@ def test_documented_keys_are_those_of_run_json(tmp_path):
         plugin_record(LocalPlugin(spec, Nothing()), EarlierPlugin("p"))
     )
     assert table("Each of `faults`", "## `metrics.jsonl`") == {each.name for each in fields(FaultRecord)}
+    # What the page takes from the record is what is written there.
+    assert read.RunEntry.__annotations__.keys() <= set(written)
+    assert read.PluginEntry.__annotations__.keys() <= table("Each of `plugins`:", "Each of `faults`")
+    assert read.FaultEntry.__annotations__.keys() == {each.name for each in fields(FaultRecord)}
 
 
 # a real browser

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from .. import folder as run_folder
 from ..hooks.errors import JobError
+from ..tree import Tree
+from .stopping import to_stderr
 
 
 def rewrite_report(folder: Path) -> Path:
@@ -18,11 +20,18 @@ def rewrite_report(folder: Path) -> Path:
     Raises:
         JobError: ``folder`` holds no run.
     """
-    if not (folder / run_folder.RECORD).is_file():
+    try:
+        names = Tree(folder).names()
+    except OSError as error:
+        raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
+    if run_folder.RECORD not in names:
         raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
     from ..report import write_report  # noqa: PLC0415 - imports matplotlib
 
-    return write_report(folder)
+    try:
+        return write_report(folder, lambda sentence: to_stderr(f"left out: {sentence}"))
+    except OSError as error:
+        raise JobError(f"{folder}: no page can be written there: {run_folder.explain_disk(error)}") from error
 
 
 def examine_machine(*, as_json: bool) -> int:

@@ -184,7 +184,8 @@ def _over(folder: Path) -> str:
     if record.get("status") != "completed" or not isinstance(steps, int) or not isinstance(epochs, int):
         return ""
     # It may have been edited since.
-    job = read_job(folder / run_folder.JOB).job if (folder / run_folder.JOB).exists() else None
+    data = run_folder.job_of(folder)
+    job = None if data is None else read_job(folder / run_folder.JOB, data=data).job
     if job is None or (job.steps or 0) > steps or (job.epochs or 0) > epochs or _last_whole(folder) < steps:
         return ""
     return (
@@ -213,9 +214,10 @@ def _read(
         return job_file, job_file.job.base(path)
     if resume is None:
         raise JobError("name a job file")
-    if not (resume / run_folder.JOB).exists():
+    data = run_folder.job_of(resume)
+    if data is None:
         raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
-    job_file = read_job(resume / run_folder.JOB, sets, plugins)
+    job_file = read_job(resume / run_folder.JOB, sets, plugins, data=data)
     if job_file.job.base_folder is not None:
         return job_file, job_file.job.base(resume / run_folder.JOB)
     # A run of 0.2 or earlier has it in its record only.

@@ -191,18 +191,25 @@ class JobFile:
         return self.document.error(problems)
 
 
-def read_job(path: FilePath | str, sets: Sequence[str] = (), plugins: Sequence[str] = ()) -> JobFile:
+def read_job(
+    path: FilePath | str,
+    sets: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    *,
+    data: bytes | None = None,
+) -> JobFile:
     """Read a job file and lay flags over it.
 
     Args:
         path: The YAML file.
         sets: Values of ``--set``: ``key=value``.
         plugins: Values of ``--plugin``: ``NAME[:key=value,…]``.
+        data: What the file holds, where somebody has read it already.
 
     Raises:
         JobError: The file or a flag is wrong; the message lists all faults.
     """
-    document = read_yaml(path)
+    document = read_yaml(path, data)
     return check_job(document, apply_flags(document, sets, plugins, SETTINGS))
 
 

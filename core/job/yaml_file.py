@@ -94,12 +94,27 @@ class Document:
         return (int(line), int(column)) if line.isdigit() and column.isdigit() else (2**31, 0)
 
 
-def read_yaml(path: FilePath | str) -> Document:
+def read_yaml(path: FilePath | str, data: bytes | None = None) -> Document:
     """Read a file.
+
+    Args:
+        path: The file.
+        data: What it holds, where somebody has read it already.
 
     Raises:
         JobError: It cannot be read, is no YAML, or repeats a key.
     """
+    if data is None:
+        data = _read(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise JobError(f"{path}:{line}:1: is not UTF-8 text; save it as UTF-8") from error
+    return parse_yaml(text, str(path))
+
+
+def _read(path: FilePath | str) -> bytes:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - keeps the user's spelling in errors
             data = file.read(MAX_BYTES + 1)
@@ -111,12 +126,7 @@ def read_yaml(path: FilePath | str) -> Document:
         raise JobError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise JobError(f"{path}: is larger than {MAX_BYTES // 2**20} MiB; this is no job file")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise JobError(f"{path}:{line}:1: is not UTF-8 text; save it as UTF-8") from error
-    return parse_yaml(text, str(path))
+    return data
 
 
 def parse_yaml(text: str, name: str) -> Document:

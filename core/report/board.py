@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
+import struct
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from ..hooks.types import Histogram
-
-if TYPE_CHECKING:
-    from tensorboard.summary.writer.record_writer import RecordWriter
+from ..tree import Tree
+from .crc import crc32c, masked
 
 #: What is told where its package is missing, which a run does without.
 LEFT_OUT = (
@@ -35,13 +35,14 @@ class Board:
     and its writer a thread that hides a full disk until later.
 
     Args:
-        folder: Where TensorBoard will look; made with the first value.
+        tree: The run's folder.
+        folder: Name of the one in it where TensorBoard will look; made with the first value.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, tree: Tree, folder: str) -> None:
+        self._tree = tree
         self._folder = folder
         self._file: IO[bytes] | None = None
-        self._writer: RecordWriter | None = None
         #: When, at which step, which numbers: what is still to be written.
         self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
 
@@ -89,7 +90,7 @@ class Board:
         self._write_waiting()
         if self._file is not None:
             self._file.close()
-            self._file = self._writer = None
+            self._file = None
 
     def _write_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -110,19 +111,26 @@ class Board:
         # Imported late: a run's help, checks and messages do not need it.
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415
 
-        if self._writer is None:
-            self._writer = self._open()
+        if self._file is None:
+            self._file = self._open()
             # From version 2 on TensorBoard honours the marks of a restart.
-            self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-        self._writer.write(Event(wall_time=wall_time, **fields).SerializeToString())
+            first = Event(wall_time=time.time(), file_version="brain.Event:2")
+            self._file.write(_record(first.SerializeToString()))
+        self._file.write(_record(Event(wall_time=wall_time, **fields).SerializeToString()))
 
-    def _open(self) -> RecordWriter:
-        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
-
-        self._folder.mkdir(exist_ok=True)
+    def _open(self) -> IO[bytes]:
+        self._tree.make(self._folder)
         # TensorBoard reads files by name: a later one must sort after the earlier.
-        self._file = (self._folder / f"events.out.tfevents.{time.time_ns():020}.ringfence").open("ab")
-        return RecordWriter(self._file)
+        name = f"{self._folder}/events.out.tfevents.{time.time_ns():020}.ringfence"
+        return os.fdopen(self._tree.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+
+
+def _record(data: bytes) -> bytes:
+    """Return an event as it lies in a file: its length, and a check of the length and of the event."""
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        (length, struct.pack("<I", masked(crc32c(length))), data, struct.pack("<I", masked(crc32c(data))))
+    )
 
 
 class NoBoard(Board):

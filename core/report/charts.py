@@ -248,8 +248,10 @@ def _dots(values: NDArray[np.float64]) -> dict[str, Any]:
 
 def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
     """Draw the median of many lines, and where the middle 80 % of them lie."""
-    steps = sorted({step for one in series for step in one.steps})
-    place = {step: i for i, step in enumerate(steps)}
+    every = sorted({step for one in series for step in one.steps})
+    # Neighbouring steps share a column where there are many: of each line the last of them counts.
+    count = -(-len(every) // _POINTS) or 1
+    steps, place = every[::count], {step: i // count for i, step in enumerate(every)}
     table = np.full((len(series), len(steps)), np.nan)
     for row, one in zip(table, series, strict=True):
         row[[place[step] for step in one.steps]] = _drawable(one.values)

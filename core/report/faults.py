@@ -22,7 +22,7 @@ def fault_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
         took = _span(recovery_s) if decision == "restarted" and isinstance(recovery_s, int | float) else ""
         yield {
             **{key: fault.get(key) or "" for key in ("plugin", "hook", "error", "decision")},
-            "traceback": str(fault.get("traceback") or ""),
+            "traceback": fault.get("traceback") or "",
             "message": _ENDED if message and ended.startswith(message.removesuffix("…")) else message,
             "step": count(fault.get("step")),
             "steps_lost": count(fault.get("steps_lost")),

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..folder import REPORT, write_text
+from ..hooks.check import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
 from ..hooks.news import described
 from ..hooks.permissions import KINDS, Need, covers
+from ..tree import Tree
 from .charts import WHOLE, heat_map, line_chart
-from .faults import count, fault_rows, other_events, restart_steps
+from .entries import PluginEntry
+from .faults import fault_rows, other_events, restart_steps
 from .read import Layer, RunFolder, Series, read_run
-from .recorder import SAMPLES
+from .recorder import REPORTS, SAMPLES
+
+T = TypeVar("T")
 
 MIB = 2**20
-MAX_LAYERS = 16
+MAX_HEAT_MAPS = 48
 MAX_CHARTS = 12
 MAX_PICTURES = 24
+#: Of a training image, which is as large as the data's.
+MAX_SAMPLE_BYTES = 16 << 20
+MAX_SAMPLE_SIDE = 4096
+#: Dotted lines in a chart.
+MAX_MARKS = 100
 #: CSS pixels that a picture of a plugin has at least, about.
 _LEAST_WIDTH = 220
 #: Signature of a PNG, and the head of its first chunk; width and height follow.
@@ -78,16 +89,23 @@ class Picture:
     is_enlarged: bool = False
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, told: Callable[[str], None] = lambda _: None) -> Path:
     """Write ``report.html`` from what ``folder`` holds, and return its path.
 
-    Works on a run that was killed, too: what is missing is left out.
+    Works on a run that was killed, too, and on whatever else lies there: what is missing is left out, and
+    what is not as a run writes it is named on the page.
+
+    Args:
+        folder: The run's, which may come from anybody.
+        told: Given each sentence about what was left out.
 
     Raises:
         OSError: The page cannot be written.
     """
-    path = folder / REPORT
-    write_text(path, render(read_run(folder)))
+    path, run = folder / REPORT, read_run(folder)
+    write_text(path, render(run))
+    for sentence in run.left_out.told():
+        told(sentence)
     return path
 
 
@@ -106,10 +124,12 @@ def render(run: RunFolder) -> str:
     environment.filters |= {"mib": _mib, "duration": _duration, "number": _number, "moment": _moment}
     files = resources.files(__package__)
     template = environment.from_string((files / "report.html").read_text(encoding="utf-8"))
-    record = run.record
-    shared = _layers_of_all(record.get("plugins", []))
+    record, entries = run.record, run.entries
+    shared = _layers_of_all(entries)
     mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
+    shown = {"samples": list(_samples(run)), "pictures": list(_pictures(run))}
     return template.render(
+        **shown,
         css=Markup((files / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         chart=Markup,  # around what charts.py made, which escapes
         name=run.path.resolve().name,
@@ -121,17 +141,16 @@ def render(run: RunFolder) -> str:
         curves=list(_curves(run)),
         monitors=list(_monitor_charts(run)),
         layers=list(_layers(run)),
-        samples=list(_samples(run)),
-        pictures=list(_pictures(run)),
-        plugins=[_plugin_row(plugin, shared) for plugin in record.get("plugins", [])],
+        plugins=[_plugin_row(plugin, shared) for plugin in entries],
         layers_of_all=shared,
-        trusted=[p.get("name") for p in record.get("plugins", []) if p.get("isolation") == "trusted"],
-        disabled=[p.get("name") for p in record.get("plugins", []) if p.get("state") == "disabled"],
+        trusted=[p["name"] for p in entries if p.get("isolation") == "trusted"],
+        disabled=[p["name"] for p in entries if p.get("state") == "disabled"],
         faults=list(fault_rows(run)),
-        left_out=count(record.get("faults_left_out")),
-        steps_lost=count(record.get("steps_lost")),
+        left_out=record.get("faults_left_out", 0),
+        steps_lost=record.get("steps_lost", 0),
         events=list(other_events(run)),
         job=run.job,
+        absent=run.left_out.told(),
     )
 
 
@@ -165,7 +184,7 @@ def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
 
 def _curves(run: RunFolder) -> Iterator[Figure]:
     """Yield the charts of what the engine measured."""
-    marks = sorted(restart_steps(run))
+    marks = sorted(restart_steps(run))[:MAX_MARKS]
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
     losses = [
         Series(name, series["loss"].steps, series["loss"].values)
@@ -176,7 +195,7 @@ def _curves(run: RunFolder) -> Iterator[Figure]:
         yield Figure(
             "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
         )
-    for i, (name, series) in enumerate(run.test.items()):
+    for i, (name, series) in enumerate(itertools.islice(run.test.items(), MAX_CHARTS)):
         if name != "loss":
             title = f"Test {_words(name)}"
             yield Figure(title, line_chart(f"test{i}", f"{title} by step", [series], marks=marks))
@@ -218,50 +237,63 @@ def _families(numbers: Mapping[str, Series]) -> dict[str, list[Series]]:
 
 
 def _layers(run: RunFolder) -> Iterator[tuple[str, list[Figure]]]:
-    """Yield each family of histograms with a heat map for each layer, up to a bound."""
+    """Yield each family of histograms with a heat map for each layer, up to a bound that plugins share."""
     families: dict[str, list[Layer]] = {}
-    for layers in run.layers.values():
+    for layers in _shared(run.layers, MAX_HEAT_MAPS).values():
         for layer in layers.values():
             families.setdefault(layer.name.partition("/")[0], []).append(layer)
     for number, (family, members) in enumerate(
         sorted(families.items(), key=lambda item: item[0] != "weights")
     ):
         figures = []
-        for i, layer in enumerate(members[:MAX_LAYERS]):
+        for i, layer in enumerate(members):
             name = layer.name.partition("/")[2] or layer.name
             svg = heat_map(f"heat{number}x{i}", f"{_title(family)} of {name} by step", layer)
             figures.append(Figure(name, svg))
         yield _title(family), figures
 
 
+def _shared(groups: Mapping[str, Mapping[str, T]], most: int) -> dict[str, dict[str, T]]:
+    """Return the first of each group, so many in all: what one has too much takes no other's place."""
+    share = most
+    while share > 1 and sum(min(len(group), share) for group in groups.values()) > most:
+        share -= 1
+    return {key: dict(itertools.islice(group.items(), share)) for key, group in groups.items()}
+
+
 def _samples(run: RunFolder) -> Iterator[Picture]:
     for sample in run.samples:
-        data = _read(run.path / SAMPLES / Path(str(sample.get("file"))).name)
-        if data:
-            yield Picture(_data_uri(data), _target(sample.get("target")))
+        png = _png(run, f"{SAMPLES}/{sample['file']}", MAX_SAMPLE_BYTES, MAX_SAMPLE_SIDE)
+        if png is not None:
+            yield Picture(_data_uri(png[0]), _target(sample["target"]))
 
 
 def _pictures(run: RunFolder) -> Iterator[Picture]:
-    named = [(p, n, f) for p, pictures in run.pictures.items() for n, f in pictures.items()]
-    for plugin, name, file in named[:MAX_PICTURES]:
-        data = _read(file)
-        if data:
-            width = _png_width(data) or _LEAST_WIDTH
-            # What is smaller than its caption is shown in whole multiples of its pixels.
-            times = max(1, _LEAST_WIDTH // width)
-            yield Picture(_data_uri(data), f"{plugin}: {name}", times * width, times > 1)
+    for plugin, pictures in _shared(run.pictures, MAX_PICTURES).items():
+        for name, file in pictures.items():
+            png = _png(run, f"{REPORTS}/{file}", 2 * MAX_PICTURE_BYTES, MAX_IMAGE_SIDE)
+            if png is not None:
+                data, width = png
+                # What is smaller than its caption is shown in whole multiples of its pixels.
+                times = max(1, _LEAST_WIDTH // width)
+                yield Picture(_data_uri(data), f"{plugin}: {name}", times * width, times > 1)
 
 
-def _png_width(data: bytes) -> int:
-    """Return the width that a PNG says it has; 0 if it is none."""
-    return int.from_bytes(data[16:20]) if data.startswith(_PNG_BEGINS) else 0
-
-
-def _read(file: Path) -> bytes:
+def _png(run: RunFolder, name: str, most: int, side: int) -> tuple[bytes, int] | None:
+    """Return a picture of the folder and its width; None if it is not there, or no PNG of that size."""
     try:
-        return file.read_bytes()
-    except OSError:
-        return b""
+        data = Tree(run.path).read(name, most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        run.left_out.add(str(error.strerror))
+        return None
+    # Height and width follow the head of the first chunk.
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if not (data.startswith(_PNG_BEGINS) and 0 < width <= side and 0 < height <= side):
+        run.left_out.add(f"{name} is no PNG of at most {side} pixels a side")
+        return None
+    return data, width
 
 
 def _data_uri(png: bytes) -> str:
@@ -278,24 +310,25 @@ def _target(target: object) -> str:
     return str(target)
 
 
-def _layers_of_all(plugins: Sequence[Mapping[str, Any]]) -> list[str]:
+def _layers_of_all(plugins: Sequence[PluginEntry]) -> list[str]:
     """Return the layers of any sandbox of the run; a row tells those that its own lacks."""
     return list(dict.fromkeys(str(layer) for plugin in plugins for layer in plugin.get("layers") or []))
 
 
-def _lacking(plugin: Mapping[str, Any], every: Sequence[str]) -> list[str]:
+def _lacking(plugin: PluginEntry, every: Sequence[str]) -> list[str]:
     # A trusted plugin has no sandbox that could lack anything; its row says so louder.
     if plugin.get("isolation") == "trusted":
         return []
     return [layer for layer in every if layer not in (plugin.get("layers") or [])]
 
 
-def _plugin_row(plugin: Mapping[str, Any], every: Sequence[str]) -> dict[str, Any]:
+def _plugin_row(plugin: PluginEntry, every: Sequence[str]) -> dict[str, Any]:
     """Return a plugin's entry with what the table shows beside it."""
-    budget, peak, calls = (plugin.get(key) or 0 for key in ("budget_bytes", "peak_bytes", "calls"))
+    budget, peak = plugin.get("budget_bytes", 0), plugin.get("peak_bytes", 0)
     share = min(1.0, peak / budget) if budget else 0.0
-    seconds = float(plugin.get("seconds") or 0.0)
-    defaults = {"version": "", "role": "", "isolation": "", "restarts": 0, "skipped": 0}
+    calls, seconds = plugin.get("calls", 0), plugin.get("seconds", 0.0)
+    words = dict.fromkeys(("distribution", "version", "role", "isolation", "state"), "")
+    defaults = {**words, "restarts": 0, "skipped": 0}
     return {
         **defaults,
         **plugin,
@@ -314,7 +347,7 @@ def _plugin_row(plugin: Mapping[str, Any], every: Sequence[str]) -> dict[str, An
     }
 
 
-def _grants(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _grants(plugin: PluginEntry) -> Iterator[tuple[str, str, str]]:
     """Yield what a plugin was granted: kind, what, and the reason that it stated, if it asked."""
     permissions = plugin.get("permissions") or {}
     needs = [

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..tree import Tree
+
+#: The longest are those of a plugin that logs as many numbers, under names as long, as it may.
+MAX_LINE_BYTES = 4 << 20
+_COPIED_BYTES = 1 << 20
 
 _TO_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
@@ -39,31 +46,59 @@ def _spelled(value: Any) -> Any:
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file; a last line that a kill cut short is left out.
 
-    A file that is missing has no records. A line that is no JSON object is
-    skipped: the report must be readable whatever happened to the file.
+    A file that is missing has no records. A line that is no JSON object, or longer than any that is
+    written, is skipped: the report must be readable whatever happened to the file.
     """
-    for _, record in read_journal_places(path):
-        yield record
+    for line in read_lines(Tree(path.parent), path.name):
+        if line.record is not None:
+            yield line.record
 
 
-def read_journal_places(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield where each line begins, in bytes, and its record, as ``read_journal`` does."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a journal.
+
+    Attributes:
+        begin: Where it begins, in bytes.
+        end: Where the next one begins.
+        record: What it holds; None if that is no JSON object, or it is too long.
+    """
+
+    begin: int
+    end: int
+    record: dict[str, Any] | None
+
+
+def read_lines(tree: Tree, name: str) -> Iterator[Line]:
+    """Yield the whole lines of a file below ``tree``; none if it is missing.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     try:
-        file = path.open("rb")
+        handle = tree.open(name, os.O_RDONLY)
     except FileNotFoundError:
         return
-    with file:
+    with os.fdopen(handle, "rb") as file:
         end = 0
-        for line in file:
-            begin, end = end, end + len(line)
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
-                yield begin, record
+        while piece := file.readline(MAX_LINE_BYTES):
+            begin, is_whole = end, len(piece) < MAX_LINE_BYTES or piece.endswith(b"\n")
+            end += len(piece)
+            line = piece
+            while not piece.endswith(b"\n"):
+                piece = file.readline(MAX_LINE_BYTES)
+                if not piece:
+                    return
+                end += len(piece)
+            yield Line(begin, end, _decode(line) if is_whole else None)
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 class Journal:
@@ -73,51 +108,59 @@ class Journal:
     written is there. An incomplete last line is removed on opening.
 
     Args:
-        path: The file; made with the first line. Its folder exists.
+        tree: The run's folder.
+        name: The file in it; made with the first line. Its folder exists.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, tree: Tree, name: str) -> None:
+        self.tree = tree
+        self.name = name
         self._handle: int | None = None
 
-    def open(self) -> None:
-        """Make the file, if it is not there."""
+    def open(self) -> int:
+        """Make the file, if it is not there; return its descriptor."""
         if self._handle is None:
             self._handle = self._open()
+        return self._handle
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line."""
+        self.write(encode(record))
+
+    def write(self, line: bytes) -> None:
+        """Write one line that is encoded already."""
         if self._handle is None:
             self._handle = self._open()
-        data = memoryview(encode(record))
+        data = memoryview(line)
         while data:
             # A nearly full disk may take a part; the rest then raises.
             data = data[os.write(self._handle, data) :]
 
     def size(self) -> int:
         """Return the length of the file in bytes."""
-        if self._handle is None:
-            self._handle = self._open()
-        return os.fstat(self._handle).st_size
+        return os.fstat(self.open()).st_size
+
+    def lines(self) -> Iterator[Line]:
+        """Yield what is there; none if the file is not."""
+        return read_lines(self.tree, self.name)
 
     def truncate(self, size: int) -> bool:
         """Drop what follows the first ``size`` bytes; False if no line ends there."""
         if not 0 <= size <= self.size():
             return False
-        with self.path.open("rb") as file:
-            file.seek(max(size - 1, 0))
-            if size and file.read(1) != b"\n":
-                return False
-        os.truncate(self.path, size)
+        if size and os.pread(self.open(), 1, size - 1) != b"\n":
+            return False
+        os.ftruncate(self.open(), size)
         return True
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the records that are not ``wanted``; a kill leaves the old file or the new one."""
-        kept = b"".join(encode(record) for record in read_journal(self.path) if wanted(record))
+    def keep(self, lines: Iterable[tuple[int, int]]) -> None:
+        """Drop all but these lines; a kill leaves the old file or the new one.
+
+        Args:
+            lines: Where each begins and ends, in bytes.
+        """
+        self.tree.write(self.name, self._parts(self.open(), lines))
         self.close()
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        temporary.write_bytes(kept)
-        temporary.replace(self.path)
 
     def close(self) -> None:
         """Close the file; a later line opens it again."""
@@ -126,9 +169,18 @@ class Journal:
             self._handle = None
 
     def _open(self) -> int:
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        _repair(handle)
+        handle = self.tree.open(self.name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            _repair(handle)
+        except BaseException:
+            os.close(handle)
+            raise
         return handle
+
+    def _parts(self, handle: int, lines: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        for begin, end in lines:
+            for at in range(begin, end, _COPIED_BYTES):
+                yield os.pread(handle, min(_COPIED_BYTES, end - at), at)
 
 
 def _repair(handle: int) -> None:

@@ -15,7 +15,7 @@ _RGB = 3
 def to_png(image: Tensor) -> bytes:
     """Return a PNG of ``image``, uint8 (H, W) or (H, W, 3)."""
     buffer = io.BytesIO()
-    Image.fromarray(image.contiguous().numpy()).save(buffer, "PNG", optimize=True)
+    Image.fromarray(image.contiguous().numpy()).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,17 +1,64 @@
-"""Read a run's folder for its report; whatever is missing or cut short is left out."""
+"""Read a run's folder for its report; whatever is missing, damaged or endless is left out, and named.
+
+The folder may come from anybody: files are read below it only (``tree``), each up to a bound, and what they
+say is used where it is of its kind (``entries``).
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..folder import JOB, RECORD
-from .journal import read_journal
-from .recorder import EVENTS, METRICS, REPORTS, SAMPLES
+from ..folder import CHECKPOINTS, JOB, MAX_JOB_BYTES, MAX_RECORD_BYTES, RECORD
+from ..hooks.check import MAX_NAMES
+from ..hooks.errors import shortened, visible
+from ..hooks.failures import FAULTS_KEPT
+from ..tree import OddFileError, Tree
+from .entries import (
+    LARGEST_COUNT,
+    MAX_PLUGINS,
+    EventEntry,
+    FaultEntry,
+    HistogramEntry,
+    InfoEntry,
+    PluginEntry,
+    ReportEntry,
+    RunEntry,
+    SampleEntry,
+    fitting,
+    objects,
+    whole,
+)
+from .journal import read_lines
+from .recorder import EVENTS, MAX_SAMPLES, METRICS, REPORTS, SAMPLES, SAMPLES_TOLD
+from .store import file_name, picture_name
+
+MAX_METRICS_BYTES = 512 << 20
+MAX_EVENTS_BYTES = 64 << 20
+MAX_SAMPLES_BYTES = 1 << 20
+#: Of all files of ``reports/`` together; each has an equal share.
+MAX_REPORTS_BYTES = 256 << 20
+MAX_REPORTERS = 64
+#: Numbers of one origin that are held; a chart has some hundred points.
+MAX_POINTS = 500_000
+#: First and last of all events.
+MAX_EVENTS = 1000
+#: Layers of one family of histograms, and of all families of a plugin.
+MAX_LAYERS = 16
+MAX_LAYERS_OF_ONE = 32
+MAX_NOTES = 100
+_NOTE_CHARACTERS = 400
+_NOT_NUMBERS = frozenset(("kind", "step", "epoch", "plugin", "best", "time", "samples"))
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,127 +93,339 @@ class Layer:
     edges: list[list[float]] = field(default_factory=list)
 
 
+class LeftOut:
+    """What of a folder the page goes without, told in one sentence each."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, None] = {}
+        self._more = 0
+
+    def add(self, sentence: str) -> None:
+        """Take a sentence."""
+        if len(self._told) < MAX_NOTES or sentence in self._told:
+            self._told[visible(shortened(sentence, _NOTE_CHARACTERS))] = None
+        else:
+            self._more += 1
+
+    def told(self) -> list[str]:
+        """Return all that were taken, or the first of them and how many more there are."""
+        return [*self._told, *([f"and {self._more} more"] if self._more else [])]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """What a run's folder holds.
 
     Attributes:
         path: The folder.
-        record: ``run.json``; empty if it is not there.
+        record: ``run.json`` without its plugins and faults; empty if it is not there.
+        entries: Its plugins.
         info: What was known before the first step; empty if it never came to that.
         train: ``loss`` and ``lr_factor`` over steps.
         test: Metric to its values over steps.
         plugins: Plugin to name to numbers over steps.
         layers: Plugin to histograms over steps.
-        pictures: Plugin to name to its latest picture's file.
+        pictures: Plugin to name to its latest picture's file, among the reports.
         events: In order.
         faults: Of plugins, in order, as ``run.json`` has them.
         samples: File and target of some training images.
         job: The resolved job as text.
+        left_out: What is not taken from the folder, and why.
     """
 
     path: Path
-    record: Mapping[str, Any]
-    info: Mapping[str, Any]
+    record: RunEntry
+    entries: Sequence[PluginEntry]
+    info: InfoEntry
     train: Mapping[str, Series]
     test: Mapping[str, Series]
     plugins: Mapping[str, Mapping[str, Series]]
     layers: Mapping[str, Mapping[str, Layer]]
-    pictures: Mapping[str, Mapping[str, Path]]
-    events: list[Mapping[str, Any]]
-    faults: list[Mapping[str, Any]]
-    samples: list[Mapping[str, Any]]
+    pictures: Mapping[str, Mapping[str, str]]
+    events: Sequence[EventEntry]
+    faults: Sequence[FaultEntry]
+    samples: Sequence[SampleEntry]
     job: str
+    left_out: LeftOut
 
 
-_NOT_NUMBERS = frozenset(("kind", "step", "epoch", "plugin", "best", "time", "samples"))
+@dataclass(slots=True)
+class _Numbers:
+    """Numbers of one origin over steps; once they are very many, every other record goes."""
+
+    series: dict[str, Series] = field(default_factory=dict)
+    _points: int = 0
+    _records: int = 0
+    _every: int = 1
+
+    def add(self, step: int, values: Mapping[str, Any], prefix: str) -> None:
+        """Take the numbers of one record."""
+        self._records += 1
+        if self._records % self._every:
+            return
+        for key, value in values.items():
+            name = key.removeprefix(prefix)
+            if key in _NOT_NUMBERS or (name not in self.series and len(self.series) >= MAX_NAMES):
+                continue
+            one = self.series.setdefault(name, Series(name))
+            one.steps.append(step)
+            one.values.append(_number(value))
+            self._points += 1
+        if self._points > MAX_POINTS:
+            self._halve()
+
+    def _halve(self) -> None:
+        self._every *= 2
+        for one in self.series.values():
+            if len(one.steps) > 1:
+                del one.steps[::2], one.values[::2]
+        self._points = sum(len(one.steps) for one in self.series.values())
+
+
+class _Reader:
+    """Reads the files of one run; notes what is left out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tree = Tree(folder)
+        self.left_out = LeftOut()
+
+    def text(self, name: str, most: int) -> str:
+        """Return what a file holds; ``""`` if it cannot be had."""
+        try:
+            return self.tree.read(name, most).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            self.refuse(name, error)
+            return ""
+
+    def json(self, name: str, most: int) -> dict[str, Any]:
+        """Return the object that a file holds; an empty one if it cannot be had."""
+        text = self.text(name, most)
+        if not text:
+            return {}
+        try:
+            # What is not finite is null in these files.
+            value = json.loads(text, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            self.left_out.add(f"{name} is damaged")
+            return {}
+        return value
+
+    def records(self, name: str, most: int, take: Callable[[dict[str, Any]], T | None]) -> Iterator[T]:
+        """Yield what ``take`` makes of a journal's records, in at most so many bytes.
+
+        Lines without a record of a step, and those of which it makes None, are noted.
+        """
+        odd = _OddLines(name, self.left_out)
+        try:
+            for line in read_lines(self.tree, name):
+                if line.end > most:
+                    self.left_out.add(f"{name} is read up to {most >> 20} MiB")
+                    break
+                odd.number += 1
+                is_one = line.record is not None and _is_count(line.record.get("step"))
+                taken = take(line.record) if line.record is not None and is_one else None
+                if taken is None:
+                    odd.add()
+                else:
+                    yield taken
+        except OSError as error:
+            self.refuse(name, error)
+        odd.tell()
+
+    def refuse(self, name: str, error: OSError) -> None:
+        """Note a file that cannot be read."""
+        why = error.strerror or str(error)
+        self.left_out.add(why if isinstance(error, OddFileError) else f"{name} cannot be read: {why}")
+
+    def fitting(self, where: str, value: Mapping[str, Any], kind: type[M]) -> M:
+        """Return the keys of an object that are of their kind, and note the others."""
+        found, odd = fitting(value, kind)
+        for key in odd:
+            self.left_out.add(f"{where}: {key} is not what it is in a run of ringfence")
+        return found
+
+
+@dataclass(slots=True)
+class _OddLines:
+    """The lines of one journal that are not as they are written: how many, and which comes first."""
+
+    name: str
+    left_out: LeftOut
+    number: int = 0
+    count: int = 0
+    first: int = 0
+
+    def add(self) -> None:
+        """Take the current line."""
+        self.first = self.first or self.number
+        self.count += 1
+
+    def tell(self) -> None:
+        """Note them, if there are any."""
+        if self.count == 1:
+            self.left_out.add(f"{self.name}: line {self.first} is damaged")
+        elif self.count:
+            self.left_out.add(f"{self.name}: {self.count} lines are damaged, the first is line {self.first}")
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Return what ``folder`` holds."""
-    info: dict[str, Any] = {}
-    train: dict[str, Series] = {}
-    test: dict[str, Series] = {}
-    plugins: dict[str, dict[str, Series]] = {}
-    for record in read_journal(folder / METRICS):
-        kind = record.get("kind")
+    """Return what ``folder`` holds, as far as it is what a run writes."""
+    reader = _Reader(folder)
+    _look_around(reader)
+    info: InfoEntry = {}
+    numbers: dict[str, _Numbers] = {"train": _Numbers(), "test": _Numbers()}
+    plugins: dict[str, _Numbers] = {}
+    for record in reader.records(METRICS, MAX_METRICS_BYTES, _of_metrics):
+        kind = record["kind"]
         if kind == "run":
-            info = record
-        elif kind == "train":
-            _collect(train, record)
-        elif kind == "test":
-            _collect(test, record)
+            info = reader.fitting(f"{METRICS}, kind run", record, InfoEntry)
         elif kind == "plugin":
-            _collect(plugins.setdefault(str(record.get("plugin")), {}), record)
-    layers, pictures = _read_reports(folder / REPORTS)
-    run = _read_json(folder / RECORD)
+            plugin = record["plugin"]
+            if plugin in plugins or len(plugins) < MAX_PLUGINS:
+                plugins.setdefault(plugin, _Numbers()).add(record["step"], record, f"{plugin}/")
+        else:
+            numbers[kind].add(record["step"], record, "")
+    layers, pictures = _read_reports(reader)
+    run = reader.json(RECORD, MAX_RECORD_BYTES)
     return RunFolder(
         path=folder,
-        record=run,
+        record=reader.fitting(RECORD, run, RunEntry),
+        entries=_plugin_entries(reader, run),
         info=info,
-        train=train,
-        test=test,
-        plugins=plugins,
+        train=numbers["train"].series,
+        test=numbers["test"].series,
+        plugins={name: one.series for name, one in plugins.items()},
         layers=layers,
         pictures=pictures,
-        events=list(read_journal(folder / EVENTS)),
-        faults=_objects(run.get("faults")),
-        samples=list(_read_json(folder / SAMPLES / "samples.json").get("images", [])),
-        job=_read_text(folder / JOB),
+        events=_events(reader),
+        faults=[fitting(fault, FaultEntry)[0] for fault in objects(run.get("faults"), 2 * FAULTS_KEPT)],
+        samples=_samples(reader),
+        job=reader.text(JOB, MAX_JOB_BYTES),
+        left_out=reader.left_out,
     )
 
 
-def _collect(series: dict[str, Series], record: Mapping[str, Any]) -> None:
-    prefix = f"{record.get('plugin')}/"
-    for key, value in record.items():
-        if key in _NOT_NUMBERS:
-            continue
-        name = key.removeprefix(prefix)
-        one = series.setdefault(name, Series(name))
-        one.steps.append(int(record["step"]))
-        one.values.append(_number(value))
+def _of_metrics(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a record of a kind that there is, a plugin's with its name."""
+    kind, plugin = record.get("kind"), record.get("plugin")
+    is_known = kind in ("run", "train", "test") or (kind == "plugin" and isinstance(plugin, str))
+    return record if is_known else None
+
+
+def _look_around(reader: _Reader) -> None:
+    try:
+        for odd in reader.tree.odd(several_names=[CHECKPOINTS]):
+            reader.left_out.add(odd)
+    except OSError as error:
+        reader.refuse("a folder in it", error)
+
+
+def _plugin_entries(reader: _Reader, run: Mapping[str, Any]) -> list[PluginEntry]:
+    entries = []
+    for i, value in enumerate(objects(run.get("plugins"), MAX_PLUGINS)):
+        entry = reader.fitting(f"{RECORD}, plugin {i + 1}", value, PluginEntry)
+        if "name" in entry:
+            entries.append(entry)
+        else:
+            reader.left_out.add(f"{RECORD}: plugin {i + 1} has no name")
+    return entries
+
+
+def _events(reader: _Reader) -> list[EventEntry]:
+    """Return the first and the last events."""
+    first: list[EventEntry] = []
+    last: deque[EventEntry] = deque(maxlen=MAX_EVENTS // 2)
+    count = 0
+    for record in reader.records(EVENTS, MAX_EVENTS_BYTES, lambda record: record):
+        count += 1
+        (first if count <= MAX_EVENTS // 2 else last).append(reader.fitting(EVENTS, record, EventEntry))
+    if count > MAX_EVENTS:
+        reader.left_out.add(f"{EVENTS}: {count - MAX_EVENTS} events between the first and the last")
+    return [*first, *last]
+
+
+def _samples(reader: _Reader) -> list[SampleEntry]:
+    name = f"{SAMPLES}/{SAMPLES_TOLD}"
+    images = objects(reader.json(name, MAX_SAMPLES_BYTES).get("images"), MAX_SAMPLES)
+    samples = [whole(image, SampleEntry) for image in images]
+    if None in samples:
+        reader.left_out.add(f"{name}: an image is not named or labelled as they are in a run of ringfence")
+    return [sample for sample in samples if sample is not None]
 
 
 def _number(value: object) -> float:
-    """Return a number of a journal; what is not finite was spelled out."""
+    """Return a number of a journal; what is not finite was spelled out, and what is no number is a gap."""
     try:
-        number = float(value) if isinstance(value, int | float | str) else math.nan
-    except (OverflowError, ValueError):
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
         return math.nan
     return number if math.isfinite(number) else math.nan
 
 
-def _read_reports(folder: Path) -> tuple[dict[str, dict[str, Layer]], dict[str, dict[str, Path]]]:
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
+
+
+def _read_reports(reader: _Reader) -> tuple[dict[str, dict[str, Layer]], dict[str, dict[str, str]]]:
     layers: dict[str, dict[str, Layer]] = {}
-    pictures: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for record in read_journal(path):
-            plugin = str(record["plugin"])
-            for name, histogram in record["histograms"].items():
-                layer = layers.setdefault(plugin, {}).setdefault(name, Layer(name))
-                layer.steps.append(record["step"])
+    pictures: dict[str, dict[str, str]] = {}
+    names = _journals(reader)
+    for name in names:
+        file = f"{REPORTS}/{name}"
+        most = MAX_REPORTS_BYTES // len(names)
+        for entry in reader.records(file, most, partial(_of_reports, name)):
+            plugin, step = entry["plugin"], entry["step"]
+            for label, value in entry["histograms"].items():
+                own = layers.setdefault(plugin, {})
+                if label not in own and not _has_room(own, label):
+                    continue
+                histogram = whole(value, HistogramEntry)
+                if histogram is None or not _is_increasing(histogram):
+                    reader.left_out.add(f"{file}: histogram '{label}' of step {step} is damaged")
+                    continue
+                layer = own.setdefault(label, Layer(label))
+                layer.steps.append(step)
                 layer.counts.append(histogram["counts"])
                 layer.edges.append(histogram["edges"])
-            for name, file in record["images"].items():
+            for label, picture in entry["images"].items():
                 # Older pictures may have been dropped; the latest is what is shown.
-                pictures.setdefault(plugin, {})[name] = folder / file
+                if picture == picture_name(plugin, step, label):
+                    pictures.setdefault(plugin, {})[label] = picture
+                else:
+                    reader.left_out.add(
+                        f"{file}: picture '{label}' of step {step}: {picture} is not its name"
+                    )
     return layers, pictures
 
 
-def _objects(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _journals(reader: _Reader) -> list[str]:
     try:
-        value = json.loads(_read_text(path))
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        names = [name for name in reader.tree.names(REPORTS) if name.endswith(".jsonl")]
+    except OSError as error:
+        reader.refuse(REPORTS, error)
+        return []
+    if len(names) > MAX_REPORTERS:
+        reader.left_out.add(f"{REPORTS} has files of {len(names)} plugins; {MAX_REPORTERS} are read")
+    return names[:MAX_REPORTERS]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _of_reports(name: str, record: dict[str, Any]) -> ReportEntry | None:
+    """Return a record of the plugin that a file of ``reports/`` is called after."""
+    entry = whole(record, ReportEntry)
+    return entry if entry is not None and f"{file_name(entry['plugin'])}.jsonl" == name else None
+
+
+def _has_room(layers: Mapping[str, Layer], name: str) -> bool:
+    """Tell whether one more layer of a plugin is drawn."""
+    families = Counter(known.partition("/")[0] for known in layers)
+    return families[name.partition("/")[0]] < MAX_LAYERS and len(layers) < MAX_LAYERS_OF_ONE
+
+
+def _is_increasing(histogram: HistogramEntry) -> bool:
+    edges = histogram["edges"]
+    fits = len(edges) == len(histogram["counts"]) + 1 and min(histogram["counts"]) >= 0
+    return fits and all(a < b for a, b in itertools.pairwise(edges))

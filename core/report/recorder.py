@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,16 +16,20 @@ from ..engine.recorder import RunInfo
 from ..folder import disk_faults_told
 from ..hooks.plugin import Plugin
 from ..hooks.types import Batch, Report, StepInfo
+from ..tree import Tree
 from .board import Board, NoBoard, is_installed
-from .journal import Journal
+from .journal import Journal, read_lines
 from .pictures import from_batch, size_of, to_png
-from .store import PluginStore
+from .store import PluginStore, file_name
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
 REPORTS = "reports"
 SAMPLES = "samples"
+SAMPLES_TOLD = "samples.json"
 BOARD = "tensorboard"
+#: What the tags of the run's own curves and pictures begin with.
+OWN_TAGS = frozenset({"train", "test", SAMPLES})
 
 #: Images of the first batch that are kept.
 MAX_SAMPLES = 32
@@ -61,11 +64,12 @@ class RunRecorder:
 
     def __init__(self, folder: Path, *, class_names: tuple[str, ...] = (), resumed: bool = False) -> None:
         self._folder = folder
+        self._tree = tree = Tree(folder)
         self._resumed = resumed
         self._class_names = class_names
-        self._metrics = Journal(folder / METRICS)
-        self._events = Journal(folder / EVENTS)
-        self._board = (Board if is_installed() else NoBoard)(folder / BOARD)
+        self._metrics = Journal(tree, METRICS)
+        self._events = Journal(tree, EVENTS)
+        self._board = (Board if is_installed() else NoBoard)(tree, BOARD)
         self._stores: dict[str, PluginStore] = {}
         self._earlier: list[str] | None = None
         self._finished = 0
@@ -103,17 +107,17 @@ class RunRecorder:
         if batch.inputs.dim() != _IMAGE_DIMS:
             return
         with disk_faults_told(self._folder):
-            folder = self._folder / SAMPLES
-            folder.mkdir(exist_ok=True)
+            self._tree.make(SAMPLES)
             images = []
             for i, image in enumerate(batch.inputs[:MAX_SAMPLES]):
                 pixels = from_batch(image)
                 png = to_png(pixels)
-                (folder / f"{i:02}.png").write_bytes(png)
+                self._tree.write(f"{SAMPLES}/{i:02}.png", [png])
                 self._board.image(f"samples/{i:02}", png, size_of(pixels), step.global_step)
                 target = self._target(batch.targets[i], batch.num_classes)
                 images.append({"file": f"{i:02}.png", "index": int(batch.indices[i]), "target": target})
-            (folder / "samples.json").write_text(json.dumps({"step": step.global_step, "images": images}))
+            told = json.dumps({"step": step.global_step, "images": images})
+            self._tree.write(f"{SAMPLES}/{SAMPLES_TOLD}", [told.encode()])
 
     def wants_loss(self, step: StepInfo) -> bool:
         """Ask for the loss of every step on a CPU, of every tenth on a GPU."""
@@ -153,7 +157,8 @@ class RunRecorder:
             size = position.get("metrics_bytes") if isinstance(position, dict) else None
             if not isinstance(size, int) or not self._metrics.truncate(size):
                 # The file is shorter than it was, as after a power failure: whole steps are kept.
-                self._metrics.keep(lambda record: _is_before(record, to_step))
+                lines = self._metrics.lines()
+                self._metrics.keep([(ln.begin, ln.end) for ln in lines if _is_before(ln.record, to_step)])
             for plugin in self._reporters():
                 self._store(plugin).roll_back(to_step)
             self._board.purge(to_step)
@@ -202,8 +207,7 @@ class RunRecorder:
         for plugin in self._reporters():
             self._store(plugin).roll_back(0)
         for name in (SAMPLES, BOARD):
-            if (self._folder / name).is_dir():
-                shutil.rmtree(self._folder / name)
+            self._tree.remove_folder(name)
 
     def _write(self, kind: str, step: int, epoch: int, values: Mapping[str, float], **more: Any) -> None:
         self._metrics.append({"kind": kind, "step": step, "epoch": epoch, **values, **more})
@@ -214,28 +218,30 @@ class RunRecorder:
             return
         named = {f"{plugin}/{name}": value for name, value in values.items()}
         self._metrics.append({"kind": "plugin", "step": step, "epoch": epoch, "plugin": plugin, **named})
-        self._board.scalars(named, step)
+        tag = tag_of(plugin)
+        self._board.scalars(named if tag == plugin else {f"{tag}/{n}": v for n, v in values.items()}, step)
 
     def _keep(self, plugin: str, step: int, report: Report) -> None:
-        if not self._store(plugin).add(step, report.histograms, report.images):
-            # Up to 8 MiB a call would fill the disk by way of TensorBoard's files alone.
+        store, tag = self._store(plugin), tag_of(plugin)
+        if not store.is_due(step):
+            # What is written for TensorBoard is never dropped again: it would fill the disk.
             return
-        self._board.histograms({f"{plugin}/{name}": h for name, h in report.histograms.items()}, step)
+        pictures = {name: to_png(image) for name, image in report.images.items()}
+        store.add(step, report.histograms, pictures)
+        self._board.histograms({f"{tag}/{name}": h for name, h in report.histograms.items()}, step)
         for name, image in report.images.items():
-            self._board.image(f"{plugin}/{name}", to_png(image), size_of(image), step)
+            self._board.image(f"{tag}/{name}", pictures[name], size_of(image), step)
 
     def _store(self, plugin: str) -> PluginStore:
         if plugin not in self._stores:
-            folder = self._folder / REPORTS
-            folder.mkdir(exist_ok=True)
-            self._stores[plugin] = PluginStore(folder, plugin)
+            self._stores[plugin] = PluginStore(self._tree, REPORTS, plugin)
         return self._stores[plugin]
 
     def _reporters(self) -> set[str]:
         """Return the plugins that have reported, those of an earlier process included."""
         if self._earlier is None:
             # Looked up once: the first line of each file may be long.
-            self._earlier = reporters(self._folder)
+            self._earlier = reporters(self._tree)
         return {*self._stores, *self._earlier}
 
     def _target(self, target: Tensor, num_classes: int | None) -> Any:
@@ -267,17 +273,26 @@ class _Logged:
         return {name: sum(values) / len(values) for name, values in self.values.items()}
 
 
-def reporters(folder: Path) -> list[str]:
+def tag_of(plugin: str) -> str:
+    """Return what a plugin's tags for TensorBoard begin with: never what those of the run itself do."""
+    return f"plugin:{plugin}" if plugin in OWN_TAGS else plugin
+
+
+def reporters(tree: Tree) -> list[str]:
     """Return the plugins whose histograms or pictures a run's folder holds."""
     found = []
-    for path in sorted((folder / REPORTS).glob("*.jsonl")):
-        with path.open("rb") as file:
-            line = file.readline()
-        if line.endswith(b"\n"):
-            found.append(str(json.loads(line)["plugin"]))
+    for name in tree.names(REPORTS):
+        if name.endswith(".jsonl"):
+            records = (line.record for line in read_lines(tree, f"{REPORTS}/{name}"))
+            plugin = str(next(filter(None, records), {}).get("plugin"))
+            if name == f"{file_name(plugin)}.jsonl":
+                found.append(plugin)
     return found
 
 
-def _is_before(record: Mapping[str, Any], step: int) -> bool:
+def _is_before(record: Mapping[str, Any] | None, step: int) -> bool:
     """Tell whether a line belongs to the first ``step`` steps; evaluations come after theirs."""
-    return bool(record["step"] <= step if record["kind"] in {"run", "test"} else record["step"] < step)
+    number = (record or {}).get("step")
+    if not isinstance(number, int):
+        return False
+    return number <= step if (record or {}).get("kind") in {"run", "test"} else number < step

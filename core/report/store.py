@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import msgspec
 
 from ..hooks.types import Histogram
-from .journal import Journal, read_journal_places
-from .pictures import to_png
+from ..tree import Tree
+from .journal import Journal
 
 #: Reports with histograms or images that are kept for each plugin; beyond, every other one is dropped.
 MAX_REPORTS = 256
+#: Of those reports, their pictures included; beyond, every other one is dropped as well.
+MAX_KEPT_BYTES = 32 << 20
 #: Pictures that are kept for each plugin; beyond, the oldest goes.
 MAX_PICTURES = 64
 _EXACT = 2**53
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_PICTURE = re.compile(r"([0-9]{10,16})-[A-Za-z0-9_-]{1,120}\.png")
+_encode = msgspec.json.Encoder().encode
 
 
 def file_name(name: str) -> str:
@@ -28,7 +32,26 @@ def file_name(name: str) -> str:
     safe = _UNSAFE.sub("_", name)[:80]
     if name and safe == name:
         return safe
-    return f"{safe}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    return f"{safe}-{hashlib.blake2b(name.encode(errors='replace'), digest_size=4).hexdigest()}"
+
+
+def picture_name(plugin: str, step: int, name: str) -> str:
+    """Return what the file of a plugin's picture is called, among the reports."""
+    return f"{file_name(plugin)}/{step:010}-{file_name(name)}.png"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One report: its step, where its line begins and ends in bytes, and the bytes of its pictures."""
+
+    step: int
+    begin: int
+    end: int
+    picture_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin + self.picture_bytes
 
 
 class PluginStore:
@@ -37,98 +60,117 @@ class PluginStore:
     They lie in ``<folder>/<plugin>.jsonl`` and ``<folder>/<plugin>/<step>-<name>.png``.
 
     Args:
-        folder: Shared by all plugins.
+        tree: The run's folder.
+        folder: Name of the one in it that all plugins share; made if it is not there.
         plugin: Name of the plugin.
     """
 
-    def __init__(self, folder: Path, plugin: str) -> None:
-        name = file_name(plugin)
+    def __init__(self, tree: Tree, folder: str, plugin: str) -> None:
+        tree.make(folder)
+        self._tree = tree
+        self._folder = folder
         self._plugin = plugin
-        self._pictures = folder / name
-        self._journal = Journal(folder / f"{name}.jsonl")
-        self._steps: list[int] = []
-        #: Where the line of each step begins, in bytes: what comes last is dropped without reading the rest.
-        self._begins: list[int] = []
+        self._pictures = f"{folder}/{file_name(plugin)}"
+        self._journal = Journal(tree, f"{self._pictures}.jsonl")
+        self._kept: list[_Kept] = []
+        #: Steps between two reports that are kept; it grows whenever reports are dropped.
+        self._spacing = 0.0
         self._look()
 
-    def add(self, step: int, histograms: Mapping[str, Histogram], images: Mapping[str, Tensor]) -> bool:
-        """Keep what was reported at ``step``, if it is due; tell whether it was."""
-        if step < self._due():
+    def is_due(self, step: int) -> bool:
+        """Tell whether what is reported at ``step`` is kept."""
+        return not self._kept or step >= self._kept[-1].step + self._spacing
+
+    def add(self, step: int, histograms: Mapping[str, Histogram], pictures: Mapping[str, bytes]) -> bool:
+        """Keep what was reported at ``step``, if it is due; tell whether it was.
+
+        Args:
+            step: The step.
+            histograms: By name.
+            pictures: By name, each as a PNG.
+        """
+        if not self.is_due(step):
             return False
-        files = {name: self._save(step, name, image) for name, image in images.items()}
-        begin = self._journal.size()
-        self._journal.append(
+        if pictures:
+            self._tree.make(self._pictures)
+        for name, png in pictures.items():
+            self._tree.write(f"{self._folder}/{picture_name(self._plugin, step, name)}", [png])
+        picture_bytes = sum(map(len, pictures.values()))
+        line = _encode(
             {
                 "step": step,
                 "plugin": self._plugin,
                 "histograms": {name: _plain(histogram) for name, histogram in histograms.items()},
-                "images": files,
+                "images": {name: picture_name(self._plugin, step, name) for name in pictures},
+                "picture_bytes": picture_bytes,
             }
         )
-        self._steps.append(step)
-        self._begins.append(begin)
-        if len(self._steps) > MAX_REPORTS:
-            self._retain(set(self._steps[::2]))
-        self._drop_old_pictures()
+        begin = self._journal.size()
+        self._journal.write(line + b"\n")
+        self._kept.append(_Kept(step, begin, begin + len(line) + 1, picture_bytes))
+        if len(self._kept) > MAX_REPORTS or sum(kept.nbytes for kept in self._kept) > MAX_KEPT_BYTES:
+            self._retain(self._kept[::2])
+            self._spacing = max(self._spacing, self._mean_spacing())
+        if pictures:
+            self._drop_old_pictures()
         return True
 
     def roll_back(self, step: int) -> None:
         """Drop what was reported at ``step`` and later."""
-        kept = [number for number in self._steps if number < step]
-        if kept != self._steps[: len(kept)] or not self._cut_back(len(kept)):
-            self._retain(set(kept))
-        for file in self._files():
-            if _step_of(file) >= step:
-                file.unlink()
+        kept = [one for one in self._kept if one.step < step]
+        if kept != self._kept[: len(kept)] or not self._cut_back(len(kept)):
+            self._retain(kept)
+        for name, reported in self._files():
+            if reported >= step:
+                self._tree.remove(name)
 
     def close(self) -> None:
         """Close the file."""
         self._journal.close()
 
-    def _due(self) -> float:
-        """Return the next step to keep: once reports were thinned, the later ones come as far apart."""
-        steps = self._steps
-        if len(steps) < MAX_REPORTS // 2:
-            return 0
-        return steps[-1] + (steps[-1] - steps[0]) / (len(steps) - 1)
+    def _mean_spacing(self) -> float:
+        """Return how far apart the reports are that are kept."""
+        steps = [kept.step for kept in self._kept]
+        return (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 0.0
 
-    def _retain(self, steps: set[int]) -> None:
-        if len(steps) < len(self._steps):
-            self._journal.keep(lambda record: record["step"] in steps)
-            self._look()
+    def _retain(self, kept: Sequence[_Kept]) -> None:
+        if len(kept) < len(self._kept):
+            self._journal.keep((one.begin, one.end) for one in kept)
+            self._kept, end = [], 0
+            for one in kept:
+                begin, end = end, end + one.end - one.begin
+                self._kept.append(_Kept(one.step, begin, end, one.picture_bytes))
 
     def _look(self) -> None:
-        """Note which steps the file holds, and where."""
-        self._steps, self._begins = [], []
-        for begin, record in read_journal_places(self._journal.path):
-            self._steps.append(record["step"])
-            self._begins.append(begin)
+        """Note which steps the file holds, and where; what is not as it is written here is left alone."""
+        for line in self._journal.lines():
+            step, nbytes = (_count((line.record or {}).get(key)) for key in ("step", "picture_bytes"))
+            if step is not None:
+                self._kept.append(_Kept(step, line.begin, line.end, nbytes or 0))
+        if len(self._kept) > MAX_REPORTS // 2 or sum(one.nbytes for one in self._kept) > MAX_KEPT_BYTES // 2:
+            self._spacing = self._mean_spacing()
 
     def _cut_back(self, count: int) -> bool:
         """Keep the first ``count`` records; tell whether the file is one that this can be done with."""
-        if count < len(self._steps):
-            if not self._journal.truncate(self._begins[count]):
+        if count < len(self._kept):
+            if not self._journal.truncate(self._kept[count].begin):
                 return False
-            del self._steps[count:], self._begins[count:]
+            del self._kept[count:]
         return True
 
-    def _save(self, step: int, name: str, image: Tensor) -> str:
-        self._pictures.mkdir(exist_ok=True)
-        path = self._pictures / f"{step:010}-{file_name(name)}.png"
-        path.write_bytes(to_png(image))
-        return f"{self._pictures.name}/{path.name}"
-
-    def _files(self) -> list[Path]:
-        return sorted(self._pictures.glob("*.png"))
+    def _files(self) -> list[tuple[str, int]]:
+        """Return each picture's file, and the step that it is of, the oldest first."""
+        found = ((name, _PICTURE.fullmatch(name)) for name in self._tree.names(self._pictures))
+        return [(f"{self._pictures}/{name}", int(match[1])) for name, match in found if match]
 
     def _drop_old_pictures(self) -> None:
-        files = self._files()
-        for file in files[: max(0, len(files) - MAX_PICTURES)]:
-            file.unlink()
+        for name, _ in self._files()[:-MAX_PICTURES]:
+            self._tree.remove(name)
 
 
-def _step_of(file: Path) -> int:
-    return int(file.name.partition("-")[0])
+def _count(value: object) -> int | None:
+    """Return a number of steps or bytes of a file; None for what is none."""
+    return value if type(value) is int and 0 <= value <= _EXACT else None
 
 
 def _plain(histogram: Histogram) -> dict[str, Any]:
