@@ -9,9 +9,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ringfence.hooks import plain
 from ringfence.isolation.attempts import MAX_MODES
+from ringfence.isolation.calls import BY_HOST
 from ringfence.isolation.modes import change_mode
 
 from ..watching import until
@@ -212,6 +215,19 @@ def test_nothing_is_changed_for_a_thread_that_waits_no_more(scene, opened):
     scene.is_asked = lambda: False
     assert scene.change("fchmod", opened(scene.own), 0o500) == errno.EPERM
     assert mode_of(scene.own) == 0o600
+
+
+NUMBERS = st.integers(0, 2**64 - 1) | st.integers(0, 300) | st.sampled_from([AT_FDCWD, AT_FDCWD | HIGH])
+PATHS = st.text(st.sampled_from("./x\udcff\n "), max_size=20) | st.just("/proc/self/fd/0")
+
+
+@given(st.sampled_from(BY_HOST), st.lists(NUMBERS | PATHS, min_size=4, max_size=4))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_a_call_is_made_with_it_gets_an_answer(scene, call, arguments):
+    """What the host did not expect would end the thread that answers all plugins."""
+    numbers = [0 if isinstance(each, str) and call == "fchmod" else each for each in arguments]
+    scene.is_asked = lambda: False
+    assert scene.change(call, *numbers) in (errno.EPERM, errno.ENOENT)
 
 
 # in a sandbox
