@@ -70,13 +70,16 @@ COMPOSITES: Mapping[str, Callable[..., Stepper]] = MappingProxyType({"muon": Muo
 #: With these, a short name adds ``fused=True``: on CPU up to ten times faster than the default.
 FUSED = frozenset({"torch.optim.Adagrad", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"})
 
-_GRAPH = "needs the autograd graph of the gradients, which never crosses a process; it is not available yet"
+#: What is said of an algorithm of second order.
+NEEDS_GRAPH = (
+    "needs the autograd graph of the gradients, which never crosses a process; it is not available yet"
+)
 
 #: Import path to the reason why it cannot be used.
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
         "torch.optim.SparseAdam": "takes sparse gradients only, and gradients here are dense; use adam",
-        "torch_optimizer.Adahessian": _GRAPH,
+        "torch_optimizer.Adahessian": NEEDS_GRAPH,
         "torch_optimizer.Lookahead": (
             "cannot save its state: state_dict raises AttributeError; use lookahead, with base: adamw"
         ),

@@ -38,7 +38,8 @@ class Bound:
     ) -> None:
         _check_parameters(algorithm, point)
         self._algorithm = algorithm
-        self._parameters = {name: nn.Parameter(tensor) for name, tensor in point.items()}
+        # Whole numbers have no gradient: those are frozen, whatever they are for.
+        self._parameters = {name: nn.Parameter(t) for name, t in point.items() if t.is_floating_point()}
         groups = grouping.apply(self._parameters)
         self._names = [names for names, _ in groups]
         self._dims = {name: tensor.dim() for name, tensor in point.items()}
@@ -175,7 +176,7 @@ def _set_lr(groups: list[dict[str, Any]], rates: list[float | None]) -> None:
 def _check_parameters(algorithm: Algorithm, parameters: Parameters) -> None:
     most, advice = MAX_DIMS.get(algorithm.path, (None, ""))
     for name, tensor in parameters.items():
-        if not tensor.is_floating_point():
+        if tensor.is_complex():
             raise ValueError(
                 f"parameter '{name}' is of {tensor.dtype}; an optimizer takes real floating point only"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -103,5 +104,11 @@ def parse_overrides(
                     f"group '{pattern}' sets '{key}', which the algorithm does not have by group"
                     f"{nearest(str(key), defaults)}; it has: {', '.join(sorted(defaults))}"
                 )
+            if _is_number(defaults[key]) and not (_is_number(value) and math.isfinite(value)):
+                raise ValueError(f"group '{pattern}' sets {key} to {value!r}; expected a number")
         overrides.append((pattern, settings))
     return tuple(overrides)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

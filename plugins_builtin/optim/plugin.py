@@ -7,13 +7,20 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from ringfence import AnotherPass, Gradients, Parameters, StepInfo, passthrough
+from ringfence import AnotherPass, Gradients, JobError, Parameters, StepInfo, passthrough
 
-from .algorithms import resolve
+from .algorithms import NEEDS_GRAPH, resolve
 from .bound import Bound
 from .closure import ClosureStep
 from .groups import Grouping, parse_overrides
 from .reads import ONLY_READ
+
+#: In what torch says where somebody differentiates gradients once more.
+_OF_GRAPHS = ("grad_fn", "create_graph", "does not require grad")
+
+
+class UnfitError(JobError, ValueError):
+    """What the job asks for does not fit the model: it would not the next time either."""
 
 
 class Optim:
@@ -94,7 +101,12 @@ class Optim:
         bound = self._bind(point)
         bound.set_gradients(gradients, copy=self._copy_gradients)
         with bound.scaled_lr(step.lr_factor) as lr:
-            finished = self._advance(bound, loss)
+            try:
+                finished = self._advance(bound, loss)
+            except RuntimeError as error:
+                if any(words in str(error) for words in _OF_GRAPHS):
+                    raise UnfitError(f"{self._algorithm.path} {NEEDS_GRAPH} ({error})") from error
+                raise
         if not finished:
             return AnotherPass(point)
         bound.drop_gradients()
@@ -132,7 +144,10 @@ class Optim:
 
     def _bind(self, point: Parameters) -> Bound:
         if self._bound is None:
-            self._bound = Bound(self._algorithm, self._grouping, point, self._options)
+            try:
+                self._bound = Bound(self._algorithm, self._grouping, point, self._options)
+            except ValueError as error:
+                raise UnfitError(str(error)) from error
             if self._loaded is not None:
                 self._bound.load_state_dict(self._loaded)
                 self._loaded = None

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from ringfence import AnotherPass, StepInfo, TensorMap
+from ringfence import AnotherPass, JobError, StepInfo, TensorMap
 from ringfence.builtin.optim import Optim
 from ringfence.builtin.optim.closure import MAX_PASSES
 from ringfence.hooks import plain
@@ -96,10 +96,58 @@ def test_gradients_may_come_and_go():
     assert not torch.equal(result["head.bias"], parameters["head.bias"])
 
 
-def test_integer_parameters_are_refused_by_name():
-    parameters = TensorMap.like({"table": torch.zeros(3, dtype=torch.int64)})
-    with pytest.raises(ValueError, match=r"'table' is of torch\.int64"):
+def test_frozen_whole_numbers_are_left_alone():
+    table = torch.arange(-3, 3, dtype=torch.int8)
+    parameters = TensorMap.like({"table": table, "weight": torch.ones(2)})
+    for name, value in (("table", table), ("weight", torch.ones(2))):
+        parameters[name].copy_(value)
+    gradients = parameters.select(["weight"])
+    optim = Optim(algorithm="adamw", weight_decay=0.1, lr=0.5)
+    result = optim.backward(parameters, gradients, 0.0, StepInfo(0))
+    assert torch.equal(result["table"], table)
+    assert not torch.equal(result["weight"], torch.ones(2))
+    again = Optim(algorithm="adamw", weight_decay=0.1, lr=0.5)
+    again.load_state_dict(optim.state_dict())
+    assert torch.equal(
+        again.backward(result, gradients, 0.0, StepInfo(1))["weight"],
+        optim.backward(result, gradients, 0.0, StepInfo(1))["weight"],
+    )
+
+
+def test_complex_parameters_are_refused_by_name():
+    parameters = TensorMap.like({"phase": torch.zeros(3, dtype=torch.complex64)})
+    with pytest.raises(ValueError, match=r"'phase' is of torch\.complex64"):
         Optim(algorithm="sgd").backward(parameters, parameters, 0.0, StepInfo(0))
+
+
+@pytest.mark.parametrize("value", ["fast", True, None, float("inf")])
+def test_what_is_no_number_is_no_learning_rate_of_a_group(value):
+    with pytest.raises(ValueError, match=r"group 'head\.\*' sets lr to .*; expected a number"):
+        Optim(algorithm="adamw", groups=[{"head.*": {"lr": value}}])
+
+
+class SecondOrder(torch.optim.SGD):
+    """Differentiates its gradients once more."""
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            torch.autograd.grad(parameter.grad.sum(), parameter)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"algorithm": "lbfgs", "groups": [{"head.*": {"lr": 0.1}}]}, "LBFGS doesn't support"),
+        ({"algorithm": "adamw", "groups": [{"heads.*": {"lr": 0.1}}]}, "'heads.*' matches no parameter"),
+        ({"algorithm": f"{__name__}:SecondOrder"}, "needs the autograd graph of the gradients"),
+        ({"algorithm": "torch.optim.Muon"}, "hands it every weight as a matrix"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_the_jobs_fault(options, words):
+    """So that it is told of the job, and nobody starts the plugin again for it."""
+    with pytest.raises(JobError) as caught:
+        step(Optim(**options), tensors(1), gradients=tensors(2))
+    assert words in str(caught.value)
 
 
 def test_short_names_use_the_fused_step():
