@@ -18,9 +18,11 @@ from .engine.config import EarlyStopping, TrainConfig, resolve_device
 from .engine.data import Data, Plan
 from .engine.losses import LOSSES
 from .engine.metrics import METRICS
-from .engine.objective import Objective, check_fit
+from .engine.objective import Objective
+from .engine.recovery import ending_forks
 from .engine.rng import seed_all
 from .engine.schedule import SCHEDULES
+from .engine.trial import Tried, try_out
 from .hooks.errors import DataError, JobError
 from .hooks.source import Parameter
 from .hooks.types import derive_seed
@@ -41,15 +43,21 @@ class Ingredients:
         model: With its first weights, which depend on the job's seed alone.
         data: What it is trained and tested on.
         config: How.
+        tried: What was found as they were tried together.
     """
 
     model: nn.Module
     data: Data
     config: TrainConfig
+    tried: Tried
 
     def warm_up(self) -> None:
-        """Import what the first evaluation needs, which takes 1.6 s."""
-        METRICS[self.config.metric].build(self.data.test.num_classes)
+        """Import what the first evaluation needs, which takes 1.6 s.
+
+        Raises:
+            DataError: The metric cannot be computed for the data.
+        """
+        Objective(self.config.loss, self.config.metric).try_metric(self.data.test)
 
     @property
     def steps_total(self) -> int:
@@ -96,15 +104,11 @@ def build(job_file: JobFile, base: FilePath) -> Ingredients:
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
     model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))
-    _try(job_file, config, data, model)
-    return Ingredients(model, data, config)
+    return Ingredients(model, data, config, _try(job_file, config, data, model))
 
 
-def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -> None:
-    """Pass one batch through, of the smallest size that training will see, and work out the steps.
-
-    The engine does so too; here it is done before a plugin is started, and told with its place in the job.
-    """
+def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -> Tried:
+    """Try all of it together, and work out the steps: before a plugin is started or a folder is made."""
     device = resolve_device(config.device)
     model.to(device)
     model.train()
@@ -112,8 +116,13 @@ def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -
     plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
     _told("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
     _told("loss", job_file, lambda: objective.check_data(data.train))
-    samples = min(plan.sizes(plan.steps_per_epoch - 1))
-    _told("model", job_file, lambda: check_fit(model, data, objective, samples=samples, device=device))
+    batch_size = config.eval_batch_size
+    with ending_forks():
+        return _told(
+            "model",
+            job_file,
+            lambda: try_out(model, data, objective, plan, eval_batch_size=batch_size, device=device),
+        )
 
 
 def _config(job_file: JobFile) -> TrainConfig:

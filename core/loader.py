@@ -20,6 +20,7 @@ from packaging.version import Version
 from .catalog import Catalog, Found, catalog, judge, source_of
 from .hooks.compat import Declaration, admitted, claimed_snapshots
 from .hooks.errors import (
+    REFUSED,
     IncompatiblePluginError,
     JobError,
     PluginLoadError,
@@ -243,6 +244,16 @@ def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
     return item.job_file.error(
         [Problem(path, f"plugin '{item.spec.name}' says: {shortened(message, _QUOTED)}")]
     )
+
+
+def refusal(planned: Sequence[Planned], error: PluginLoadError) -> Exception | None:
+    """Return the fault of the job that a plugin told of in its first call, or None if it told of none."""
+    item = next((item for item in planned if item.spec.name == error.plugin), None)
+    told = visible(error.cause).removeprefix(f"{REFUSED}: ")
+    if item is None or item.job_file is None or error.hook is None or told == visible(error.cause):
+        return None
+    message = f"plugin '{item.spec.name}' says: {shortened(' '.join(told.split()), _QUOTED)}"
+    return item.job_file.error([Problem(item.job_file.option_path(item.position), message)])
 
 
 def _in_constructor(error: PluginLoadError) -> bool:

@@ -28,10 +28,14 @@ from .fanout import Fanout, Watcher
 from .hooks.errors import (
     CheckpointError,
     CutOffError,
+    DataError,
     IncompatiblePluginError,
     JobError,
+    PluginError,
+    PluginLoadError,
     RingfenceError,
     RunAbortedError,
+    SandboxUnavailableError,
 )
 from .hooks.grace import GracePeriod
 from .hooks.manager import Hooks
@@ -39,7 +43,7 @@ from .hooks.plugin import Plugin, PluginSpec
 from .hooks.specs import OPTIMIZER
 from .isolation.pool import Sandbox
 from .job import JobFile
-from .loader import Planned, load, plan, with_input_range
+from .loader import Planned, load, plan, refusal, with_input_range
 from .lock import hold
 from .permissions import write_reaches
 from .problems import Problem
@@ -64,6 +68,16 @@ _WRITTEN = (
 )
 #: More threads than have so many digits are a slip, and too many for a job.
 _THREADS_DIGITS = 3
+#: What ends a run without a word of its own in the folder, if it comes before the first step is done.
+_NOTHING_DONE = (
+    KeyboardInterrupt,
+    CutOffError,
+    DataError,
+    IncompatiblePluginError,
+    JobError,
+    PluginError,
+    SandboxUnavailableError,
+)
 #: What a page can fail with: it is made of numbers and names that nobody vouches for.
 _REPORT_FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -238,7 +252,8 @@ def _recorded(
             # What is written late must be on disk before the record says how the run ended.
             recorder.close()
         except BaseException as fault:
-            if isinstance(fault, (KeyboardInterrupt, CutOffError)) and not (resume or record.stepped):
+            if isinstance(fault, _NOTHING_DONE) and not (resume or record.stepped):
+                # Nothing was trained: the message tells all there is, and the name stays free.
                 _discard(folder, recorder, whole=made)
                 raise
             error = _ended(fault, record)
@@ -347,19 +362,23 @@ def _train(
         record.plugins_started(hooks)
         for watcher in watchers:
             watcher.plugins_started(hooks.plugins, record.order)
-        return train(
-            ingredients.model,
-            ingredients.data,
-            hooks,
-            ingredients.config,
-            recorder=keeper,
-            checkpoints=checkpoints,
-            resume=resume,
-            course=course,
-            allocate=None if sandbox is None else sandbox.allocate,
-            stop=stop,
-            grace=grace,
-        )
+        try:
+            return train(
+                ingredients.model,
+                ingredients.data,
+                hooks,
+                ingredients.config,
+                recorder=keeper,
+                checkpoints=checkpoints,
+                resume=resume,
+                course=course,
+                allocate=None if sandbox is None else sandbox.allocate,
+                stop=stop,
+                grace=grace,
+                tried=ingredients.tried,
+            )
+        except PluginLoadError as error:
+            raise refusal(prepared.plugins, error) or error from error
 
 
 def _keep_out(prepared: Prepared, folder: Path) -> None:

@@ -8,13 +8,14 @@ from .differences import Difference
 from .evaluate import evaluate
 from .losses import L1, LOSSES, MSE, CrossEntropy, Huber, Loss, SmoothL1, apply_changes
 from .metrics import METRICS, Metric
-from .objective import Objective, check_fit
+from .objective import Objective
 from .progress import Progress
 from .recorder import NullRecorder, Recorder, RunInfo
 from .rng import TorchRng, seed_run
 from .schedule import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Schedule, Step
 from .state import Snapshot, TrainState
 from .train import Result, Status, train
+from .trial import Tried, try_out
 from .weights import Weights, weights_sha256
 
 __all__ = [
@@ -54,10 +55,10 @@ __all__ = [
     "TorchRng",
     "TrainConfig",
     "TrainState",
+    "Tried",
     "Weights",
     "apply_changes",
     "batches",
-    "check_fit",
     "epoch_order",
     "evaluate",
     "list_checkpoints",
@@ -66,6 +67,7 @@ __all__ = [
     "resolve_device",
     "seed_run",
     "train",
+    "try_out",
     "weights_sha256",
     "write_checkpoint",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from .rng import NumpyState, PythonState, RunRng, TorchRng, as_numpy
 
 #: What checkpoints before 0.3 lack: nobody could say where numpy's generator stood.
 _NUMPY = "rng_numpy"
+#: There only if the model gives any, so that checkpoints of others are as they were.
+_EXTRA = "extra_state"
 _KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", _NUMPY, "recorder"})
 _PROGRESS = frozenset(Progress.__dataclass_fields__)
 _PYTHON_VERSION = 3
@@ -35,11 +38,14 @@ class EngineState:
         progress: Counters and judgements.
         rng: States of the generators.
         recorder: The recorder's position: plain data, which the recorder itself checks.
+        extra_state: Name of a module to what it keeps beside parameters and buffers: plain data, which the
+            module itself checks.
     """
 
     progress: Progress
     rng: RunRng
     recorder: Any
+    extra_state: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> TensorFile:
         """Return it as a file."""
@@ -51,6 +57,8 @@ class EngineState:
             _NUMPY: self.rng.numpy,
             "recorder": self.recorder,
         }
+        if self.extra_state:
+            value[_EXTRA] = dict(self.extra_state)
         return plain.encode(value, copy=False)
 
     @classmethod
@@ -68,8 +76,10 @@ class EngineState:
         """
         try:
             value = plain.decode(file)
-            if not isinstance(value, dict) or value.keys() | {_NUMPY} != _KEYS:
+            if not isinstance(value, dict) or (value.keys() | {_NUMPY}) - {_EXTRA} != _KEYS:
                 raise ValueError("other keys than the engine writes")
+            if not isinstance(value.get(_EXTRA, {}), dict):
+                raise ValueError("extra_state is no mapping of modules")  # noqa: TRY004 - one kind for all
             return cls(
                 progress=_progress(value["progress"], step),
                 rng=RunRng(
@@ -78,6 +88,7 @@ class EngineState:
                     _numpy(value.get(_NUMPY)),
                 ),
                 recorder=value["recorder"],
+                extra_state=value.get(_EXTRA, {}),
             )
         except ValueError as error:
             raise DamagedError(path, f"{ENGINE}: {str(error)[:200]}") from error

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from .buffers import copy_buffers, restore_buffers
 from .data import Dataset, Normalise
 from .objective import Objective
 from .rng import kept
+from .tensor_names import named_buffers, named_parameters
 
 
 def evaluate(
@@ -23,11 +25,13 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     stop: Callable[[], bool] = lambda: False,
+    unsteady: frozenset[str] = frozenset(),
 ) -> dict[str, float] | None:
     """Return the mean loss and the metric over ``dataset``.
 
     The model is in evaluation mode during the call, its modules' modes are put
-    back after it, and so are the random generators: how often it is evaluated does not change a run.
+    back after it, and so are the random generators and what ``unsteady`` names: how often it is evaluated
+    does not change a run.
 
     Args:
         model: On ``device``.
@@ -37,6 +41,10 @@ def evaluate(
         batch_size: Samples of one forward pass.
         device: Where the model is.
         stop: Asked before each batch; once it says True, no more are looked at.
+        unsteady: Names of parameters and buffers that the model changes in evaluation.
+
+    Raises:
+        DataError: The model's outputs for a batch do not fit loss and metric.
 
     Returns:
         ``"loss"`` and the metric's name, each with its value: NaN for a metric of outputs that are not
@@ -45,14 +53,15 @@ def evaluate(
     measured = objective.metric.build(dataset.num_classes).to(device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     judged = torch.ones((), dtype=torch.bool, device=device)
-    with kept(device), _evaluating(model), torch.no_grad():
+    with kept(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
             if stop():
                 return None
             batch = dataset.batch(torch.arange(begin, min(begin + batch_size, len(dataset))))
             targets = batch.targets.to(device)
             outputs = model(normalise(batch.inputs.to(device)))
-            loss_sum += _loss(objective, outputs, targets) * len(batch)
+            objective.check_outputs(outputs, targets, batch.num_classes)
+            loss_sum += precise_loss(objective, outputs, targets) * len(batch)
             judged &= objective.metric.can_judge(outputs)
             objective.metric.update(measured, outputs, targets)
     return {
@@ -61,13 +70,28 @@ def evaluate(
     }
 
 
-def _loss(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
+def precise_loss(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss in float64: a small one is the difference of large numbers."""
     return objective.loss(outputs.double(), targets.double() if targets.is_floating_point() else targets)
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _steady(model: nn.Module, names: frozenset[str]) -> Iterator[None]:
+    """Put back the tensors of such names at the end, such as an embedding's that ``max_norm`` cuts."""
+    parameters = [(p, p.detach().clone()) for name, p in named_parameters(model).items() if name in names]
+    buffers = copy_buffers(model) if names & named_buffers(model).keys() else None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in parameters:
+                parameter.copy_(value)
+        if buffers is not None:
+            restore_buffers(model, buffers)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Set evaluation mode, then put back the mode of each module: some may be frozen on purpose."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -13,6 +13,8 @@ from .state import Snapshot, load_plugin_states
 
 def keep(run: Run, *, checkpoint: bool) -> None:
     """Take a snapshot, and write it to disk if asked to."""
+    for sentence in run.state.changed_buffers(run.snapshot):
+        _tell_once(run, sentence)
     snapshot = run.state.snapshot(run.hooks, run.recorder, run.snapshot)
     run.snapshot = snapshot
     run.hooks.progressed()

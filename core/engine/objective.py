@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..hooks.errors import DataError, JobError
-from .data import Data, Dataset, Normalise
+from .data import Dataset
 from .losses import LOSSES, Loss
 from .metrics import METRICS, Metric
-from .rng import kept
+
+#: Of the test data, to try the metric on.
+_METRIC_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,23 @@ class Objective:
                 f"the data have {dataset.num_classes}"
             )
 
+    def try_metric(self, dataset: Dataset) -> None:
+        """Compute the metric once for outputs of the right shape; imports what it is made of, for 1.6 s.
+
+        Raises:
+            DataError: It cannot be computed for such data.
+        """
+        targets = dataset.targets[:_METRIC_SAMPLES]
+        outputs = torch.zeros(_outputs_shape(targets, dataset.num_classes))
+        try:
+            measured = self.metric.build(dataset.num_classes)
+            self.metric.update(measured, outputs, targets)
+            measured.compute()
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            raise DataError(
+                f"metric '{self.metric_name}' cannot be computed for the test data: {error}"
+            ) from error
+
     def check_outputs(self, outputs: Any, targets: Tensor, num_classes: int | None) -> None:
         """Check what the model returned for a batch of ``targets``.
 
@@ -77,7 +94,7 @@ class Objective:
         if not outputs.is_floating_point():
             raise DataError(f"the model returned dtype {outputs.dtype}; expected floating point")
         found = tuple(outputs.shape)
-        expected = tuple(targets.shape) if num_classes is None else (len(targets), num_classes)
+        expected = _outputs_shape(targets, num_classes)
         if found != expected:
             why = (
                 "as many outputs as targets"
@@ -90,67 +107,5 @@ class Objective:
             )
 
 
-#: What a user's forward raises when something does not fit it; anything else is no matter of shapes.
-_MODEL_FAULTS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-def check_fit(
-    model: nn.Module, data: Data, objective: Objective, *, samples: int, device: torch.device
-) -> None:
-    """Check with one forward pass that model, data, loss and metric fit together.
-
-    The pass runs in training mode, where batch norm refuses a batch that is too
-    small, and leaves no trace: random states and buffers are put back.
-
-    Args:
-        model: On ``device``.
-        data: Its first samples are used.
-        objective: Loss and metric.
-        samples: Size of the smallest batch that training will see.
-        device: Where the model is.
-
-    Raises:
-        DataError: They do not fit; nothing has been trained.
-    """
-    objective.check_data(data.train)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise DataError("the model has no parameter that requires a gradient; there is nothing to train")
-    batch = data.train.batch(torch.arange(samples))
-    normalise = Normalise(data, device)
-    with _no_trace(model, device):
-        try:
-            outputs = model(normalise(batch.inputs.to(device)))
-        except _MODEL_FAULTS as error:
-            raise DataError(
-                f"the model failed on a batch of {samples} with inputs of shape "
-                f"{tuple(batch.inputs.shape)}: {type(error).__name__}: {error}. "
-                f"{type(model).__name__} does not take this shape: choose a model that does"
-                f"{_too_small(samples)}"
-            ) from error
-    objective.check_outputs(outputs, batch.targets, batch.num_classes)
-
-
-def _too_small(samples: int) -> str:
-    return ", or a batch_size that leaves no batch of one sample at the end" if samples == 1 else ""
-
-
-@contextlib.contextmanager
-def _no_trace(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Run without gradients, then put back random states and buffers."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with kept(device), torch.no_grad():
-            yield
-    finally:
-        for name, buffer in model.named_buffers():
-            # Constant buffers may be expanded views, which cannot be written to.
-            if name in before and not torch.equal(buffer, before[name]):
-                buffer.copy_(before[name])
+def _outputs_shape(targets: Tensor, num_classes: int | None) -> tuple[int, ...]:
+    return tuple(targets.shape) if num_classes is None else (len(targets), num_classes)

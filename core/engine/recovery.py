@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shlex
 import sys
 import time
 import traceback
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from ..hooks.check import is_finite
 from ..hooks.errors import (
@@ -18,9 +20,11 @@ from ..hooks.errors import (
     PluginError,
     PluginLoadError,
     PluginProtocolError,
+    PluginRaisedError,
     RingfenceError,
     RunAbortedError,
     SandboxUnavailableError,
+    is_by_its_code,
     shortened,
 )
 from ..hooks.failures import Place
@@ -28,11 +32,14 @@ from ..hooks.user_frames import user_frames
 from .keeping import restore, write
 from .run import Run
 from .state import Snapshot, restart_without_state
+from .tensor_names import tied_names
 
 #: How often a pause before a restart looks whether the user wants the run to stop.
 _LOOK_S = 0.02
 #: A model may put whole tensors into its message.
 _MAX_MESSAGE = 2000
+#: Tied parameters that one message names.
+_LISTED = 3
 _GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
 
 
@@ -50,13 +57,14 @@ def recover(run: Run, error: PluginError) -> bool:
         RunAbortedError: The plugin's policy is to abort, it failed too often, it
             cannot be isolated any more, or the run has diverged and no plugin is
             to blame.
-        PluginError: As before, but there is no snapshot yet.
+        PluginError: As before, but there is no snapshot yet; or it failed in the first step of a new run, and
+            would fail again.
     """
     snapshot, failures = run.snapshot, run.hooks.failures
     place = _place(run)
     given_up = place.steps_lost
-    if snapshot is not None and _has_diverged(run, error):
-        raise _aborted(run, snapshot, _diverged(error)) from error
+    if snapshot is not None:
+        _end_if_it_must(run, snapshot, error, place)
     while True:
         if snapshot is not None and run.stop():
             failures.stop(error, place)
@@ -113,7 +121,8 @@ def end_by_fault(run: Run, error: BaseException) -> BaseException:
         The error to end with, which says how to go on.
     """
     snapshot = run.snapshot
-    if snapshot is None or isinstance(error, (CheckpointError, KeyboardInterrupt)):
+    # A plugin's error is that of a first step: nothing was trained.
+    if snapshot is None or isinstance(error, (CheckpointError, KeyboardInterrupt, PluginError)):
         return error
     if isinstance(error, RunAbortedError):
         # It says how to go on. If it came of a plugin, that was done.
@@ -188,6 +197,44 @@ def _pause(run: Run, seconds: float) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not run.stop():
         time.sleep(min(left, _LOOK_S))
+
+
+def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: Place) -> None:
+    """Raise what ends the run at a fault that no restart would mend."""
+    if _has_diverged(run, error):
+        raise _aborted(run, snapshot, _diverged(error)) from error
+    if _would_fail_again(run, error):
+        error.cause += _tied(run, error.cause)
+        run.hooks.failures.abort(error, place, str(error))
+        if not run.resumed:
+            raise error
+        raise _aborted(run, snapshot, str(error)) from error
+
+
+def _would_fail_again(run: Run, error: PluginError) -> bool:
+    """Tell whether a plugin has failed in its first call, and would in every one."""
+    plugin = next(plugin for plugin in run.hooks.plugins if plugin.spec.name == error.plugin)
+    if run.progress.step != run.first_step or error.step not in (None, run.first_step):
+        return False
+    if plugin.spec.on_failure != "restart":
+        return False
+    if isinstance(error, PluginProtocolError):
+        return is_by_its_code(error)
+    if isinstance(error, PluginRaisedError):
+        known = run.raised.get(error.plugin)
+        run.raised[error.plugin] = error.cause
+        return known == error.cause
+    return isinstance(error, PluginLoadError) and error.hook is not None
+
+
+def _tied(run: Run, text: str) -> str:
+    """Say what a parameter is tied to whose other name stands in what a plugin says, or a pattern of it."""
+    known, tied = run.state.weights.values, tied_names(run.state.model)
+    patterns = [p for p in re.findall(r"'([^'\n]+)'", text) if not any(fnmatchcase(n, p) for n in known)]
+    found = [name for name in tied if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return "".join(
+        f"; '{name}' is tied to '{tied[name]}', which is the name of both" for name in found[:_LISTED]
+    )
 
 
 def _has_diverged(run: Run, error: PluginError) -> bool:

@@ -16,6 +16,7 @@ from .progress import Progress
 from .recorder import Recorder
 from .state import Snapshot, TrainState
 from .step import Stepper
+from .trial import Tried
 
 
 @dataclass(slots=True)
@@ -35,12 +36,16 @@ class Run:
         checkpoints: Folder for checkpoints; None writes none.
         course: What a resumed run must agree with.
         stop: Asked between steps, and between the batches of an evaluation.
+        tried: What was found before the start.
         grace: Cuts off what is under way, once the user wants the run to end.
         steps_given_up: Those that a call which was cut off has cost.
         snapshot: The last one.
         checkpoint: The last one written.
         checkpointed_step: Its step; -1 if there is none.
-        told: What of the checkpoints' folder the user knows already.
+        told: What the user knows already.
+        resumed: It goes on from a checkpoint.
+        first_step: Steps that it had taken then.
+        raised: What each plugin last raised in its first step.
         eval_every: Steps from one evaluation to the next; an epoch's if the job does not say.
         checkpoint_every: Likewise, of checkpoints.
     """
@@ -57,12 +62,16 @@ class Run:
     checkpoints: Path | None
     course: Course
     stop: Callable[[], bool]
+    tried: Tried
     grace: GracePeriod = field(default_factory=GracePeriod)
     steps_given_up: int = 0
     snapshot: Snapshot | None = None
     checkpoint: Path | None = None
     checkpointed_step: int = -1
     told: set[str] = field(default_factory=set)
+    resumed: bool = False
+    first_step: int = 0
+    raised: dict[str, str] = field(default_factory=dict)
     eval_every: int = field(init=False)
     checkpoint_every: int = field(init=False)
 

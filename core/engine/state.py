@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from ..hooks.manager import Hooks
 from ..hooks.plugin import machine_bytes
 from ..hooks.tensor_file import TensorFile
 from ..hooks.types import TensorMap
+from .buffers import changed_layouts, copy_buffers, restore_buffers
 from .checkpoint import Contents, Limits
 from .engine_state import EngineState
+from .extra_state import copy_extra_state, load_extra_state
 from .progress import Progress
 from .recorder import Recorder
 from .rng import RunRng
+from .tensor_names import named_buffers, plain_name
 from .weights import Weights
 
 
@@ -34,6 +37,7 @@ class Snapshot:
         progress: Counters.
         plugins: Plugin name to its state, as ``hooks.plain`` encodes it.
         recorder: The recorder's position; plain data.
+        extra_state: Name of a module to what its ``get_extra_state`` gave.
     """
 
     parameters: TensorMap
@@ -42,6 +46,7 @@ class Snapshot:
     progress: Progress
     plugins: Mapping[str, TensorFile]
     recorder: Any
+    extra_state: Mapping[str, Any]
 
     def contents(self, metric: float | None, *, higher_is_better: bool) -> Contents:
         """Return it as what a checkpoint holds; no tensor is copied.
@@ -50,7 +55,7 @@ class Snapshot:
             metric: The job's metric if it was evaluated at this step.
             higher_is_better: Its direction.
         """
-        engine = EngineState(self.progress, self.rng, self.recorder)
+        engine = EngineState(self.progress, self.rng, self.recorder, self.extra_state)
         return Contents(
             step=self.progress.step,
             tensors={**self.parameters, **self.buffers},
@@ -88,11 +93,13 @@ class TrainState:
 
         Raises:
             PluginError: A plugin could not give its state, or not as plain data.
+            DataError: Nor could the model what it keeps beside its parameters and buffers.
         """
         # Plugins first: asking for states drains the monitors, whose reports belong before the position.
         plugins = hooks.state_dict()
         position = recorder.position()
-        buffers = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
+        extra_state = copy_extra_state(self.model)
+        buffers = {name: buffer.cpu() for name, buffer in copy_buffers(self.model).items()}
         if old is None:
             parameters = self.weights.values.clone()
         else:
@@ -106,22 +113,22 @@ class TrainState:
             progress=self.progress.copy(),
             plugins=plugins,
             recorder=position,
+            extra_state=extra_state,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Bring model, counters and random states back to ``snapshot``."""
         self.weights.write_flat(snapshot.parameters)
         self.weights.drop_gradients()
-        with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                saved = snapshot.buffers[name]
-                # Constant buffers may be expanded views, which cannot be written to. Equal is not enough
-                # for the others: 0.0 equals -0.0.
-                if 0 not in buffer.stride() or not torch.equal(buffer.cpu(), saved):
-                    buffer.copy_(saved)
+        restore_buffers(self.model, snapshot.buffers)
+        load_extra_state(self.model, snapshot.extra_state)
         snapshot.rng.restore(self.device)
         for name, value in asdict(snapshot.progress).items():
             setattr(self.progress, name, value)
+
+    def changed_buffers(self, since: Snapshot | None) -> Iterable[str]:
+        """Return sentences on buffers that have other names, shapes or dtypes than in an earlier snapshot."""
+        return () if since is None else changed_layouts(since.buffers, named_buffers(self.model))
 
     def limits(self, hooks: Hooks) -> Limits:
         """Return how large a checkpoint of this run can be."""
@@ -140,20 +147,23 @@ class TrainState:
             CheckpointError: Its tensors are not those of this model.
             DamagedError: The engine's own state is not what the engine writes.
         """
-        model_buffers = dict(self.model.named_buffers())
+        model_buffers = named_buffers(self.model)
         expected = {**self.weights.values, **model_buffers}
-        _check_tensors(expected, contents.tensors, path)
+        # Before 0.3.1 those of a compiled model were written with what torch.compile puts into names.
+        tensors = {plain_name(name): tensor for name, tensor in contents.tensors.items()}
+        _check_tensors(expected, tensors, path)
         engine = EngineState.decode(contents.engine, contents.step, path, self.device)
         parameters = self.weights.values.clone()
         for name in parameters:
-            parameters[name].copy_(contents.tensors[name])
+            parameters[name].copy_(tensors[name])
         return Snapshot(
             parameters=parameters,
-            buffers={name: contents.tensors[name].clone() for name in model_buffers},
+            buffers={name: tensors[name].clone() for name in model_buffers},
             rng=engine.rng,
             progress=engine.progress,
             plugins=contents.plugins,
             recorder=engine.recorder,
+            extra_state=engine.extra_state,
         )
 
 
@@ -205,5 +215,6 @@ def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
         if other.shape != tensor.shape or other.dtype != tensor.dtype:
             raise CheckpointError(
                 f"{where} is of another model: '{name}' is {tuple(other.shape)} {other.dtype} there and "
-                f"{tuple(tensor.shape)} {tensor.dtype} here; resume with the model that the run started with"
+                f"{tuple(tensor.shape)} {tensor.dtype} here; resume with the model that the run started with "
+                "(one whose buffers change their shapes in training cannot be resumed)"
             )

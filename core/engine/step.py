@@ -19,6 +19,7 @@ from ..hooks.errors import PluginProtocolError
 from ..hooks.grace import GracePeriod
 from ..hooks.manager import Hooks
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
+from .buffers import copy_buffers, restore_buffers
 from .data import Normalise
 from .losses import Loss, apply_changes
 from .rng import TorchRng
@@ -288,14 +289,16 @@ def _further_passes(
     """Run passes until the optimizer is content.
 
     Each draws the random numbers of the first, so that the optimizer sees one
-    function; afterwards the generators stand where the first pass left them.
+    function. Afterwards generators and buffers are as the first pass left them:
+    batch norm counts each batch once.
     """
-    after_first = TorchRng.capture(stepper.device)
+    after_first, buffers = TorchRng.capture(stepper.device), copy_buffers(stepper.model)
     for index in range(1, MAX_FURTHER_PASSES + 1):
         stepper.weights.write(request.parameters)
         rng.restore(stepper.device)
         batches = [(batch, replace(batch_info, pass_index=index)) for batch, batch_info in done.batches]
         again = _run_pass(stepper, batches, sizes)
+        restore_buffers(stepper.model, buffers)
         result, gradients = _update(stepper, again, replace(info, pass_index=index))
         if not isinstance(result, AnotherPass):
             after_first.restore(stepper.device)
@@ -307,6 +310,7 @@ def _further_passes(
         plugin=optimizer.spec.name,
         hook="optimizer.backward",
         step=info.global_step,
+        by_its_code=True,
     )
 
 

@@ -16,13 +16,14 @@ from ..hooks.errors import CutOffError, PluginError, RunAbortedError
 from ..hooks.grace import GracePeriod
 from ..hooks.manager import Hooks
 from ..hooks.repeatable import repeatable
+from ..hooks.specs import OPTIMIZER
 from ..hooks.types import Allocate
 from .config import TrainConfig, resolve_device
 from .course import Comparison, Course
 from .data import Data, Normalise, Plan, batches
 from .evaluate import evaluate
 from .keeping import keep, keep_last, refuse_used_folder
-from .objective import Objective, check_fit
+from .objective import Objective
 from .progress import Progress
 from .recorder import NullRecorder, Recorder, RunInfo
 from .recovery import end_at_snapshot, end_by_fault, ending_forks, recover
@@ -31,6 +32,7 @@ from .rng import seed_run
 from .run import Run
 from .state import TrainState
 from .step import Prepared, Step, Stepper, take_step
+from .trial import Tried, try_out
 from .weights import Weights, weights_sha256
 
 Status = Literal["completed", "stopped_early", "interrupted"]
@@ -86,6 +88,7 @@ def train(
     allocate: Allocate | None = None,
     stop: Callable[[], bool] = _never,
     grace: GracePeriod | None = None,
+    tried: Tried | None = None,
 ) -> Result:
     """Train ``model`` in place.
 
@@ -121,6 +124,7 @@ def train(
             between the batches of an evaluation too, which is then left out, and made when it is resumed.
         grace: Once it is over, what is under way is cut off, and the run ends as it was at its last
             snapshot. It is begun by whoever lets ``stop`` say True, and given to the plugins as well.
+        tried: What ``try_out`` has found; None tries here.
 
     Returns:
         What became of the run.
@@ -132,9 +136,10 @@ def train(
         RunAbortedError: A plugin's fault, gradients that are not finite, or whatever the model or the
             loss raised, ended the run; a checkpoint of its last snapshot was written.
         CutOffError: ``grace`` was over before the first snapshot was taken; nothing was trained.
-        PluginError: A plugin failed for good before the first snapshot was taken; nothing was trained.
+        PluginError: A plugin failed for good before the first snapshot was taken, or in the first step in a
+            way in which it would fail again; nothing was trained.
     """  # fmt: skip
-    run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop)
+    run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop, tried)
     run.checkpoints, run.course = checkpoints, course or Course()
     if grace is not None:
         run.grace = run.stepper.grace = grace
@@ -143,10 +148,11 @@ def train(
         compared = resume_run(run)
     else:
         refuse_used_folder(run)
-    first_step = run.progress.step
+    run.resumed, run.first_step = resume, run.progress.step
     run.grace.check("the start of the run")
     run.recorder.started(_info(run))
-    for sentence in compared.told:
+    run.told.update(run.tried.told)
+    for sentence in (*compared.told, *run.tried.told):
         run.recorder.event(sentence)
     if run.checkpoint is None:
         _keep_first(run)
@@ -158,7 +164,7 @@ def train(
         with run.state.weights.pinned():
             status = _train_until_done(run)
     except RunAbortedError as error:
-        raise with_advice(error, run, compared, first_step) from error.__cause__
+        raise with_advice(error, run, compared, run.first_step) from error.__cause__
     seconds = time.perf_counter() - started
     progress = run.progress
     return Result(
@@ -171,7 +177,7 @@ def train(
         weights_sha256=weights_sha256(model),
         checkpoint=run.checkpoint,
         seconds=seconds,
-        steps_per_second=(progress.step - first_step) / seconds,
+        steps_per_second=(progress.step - run.first_step) / seconds,
         steps_given_up=run.steps_given_up,
     )
 
@@ -184,19 +190,19 @@ def _prepare(
     recorder: Recorder,
     allocate: Allocate | None,
     stop: Callable[[], bool],
+    tried: Tried | None,
 ) -> Run:
     """Check that everything fits together, then lay out the run."""
     device = resolve_device(config.device)
     plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
     steps_total = config.steps_total(plan.steps_per_epoch)
     objective = Objective(config.loss, config.metric)
-    objective.check_data(data.train)
     model.to(device)
     model.train()
-    smallest = min(plan.sizes(plan.steps_per_epoch - 1))
-    check_fit(model, data, objective, samples=smallest, device=device)
+    if tried is None:
+        tried = try_out(model, data, objective, plan, eval_batch_size=config.eval_batch_size, device=device)
     # Imports torchmetrics, here rather than in the first timed evaluation.
-    objective.metric.build(data.test.num_classes)
+    objective.try_metric(data.test)
     weights = Weights(model, device, allocate)
     seed_run(config.seed)
     return Run(
@@ -212,6 +218,7 @@ def _prepare(
         checkpoints=None,
         course=Course(),
         stop=stop,
+        tried=tried,
     )
 
 
@@ -282,6 +289,9 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
     stepper.refresh()
     sizes = run.plan.sizes(progress.step)
     step = take_step(stepper, stream, sizes)
+    if progress.step == run.first_step:
+        # What cannot be saved is to be known now, and not at the first checkpoint.
+        run.hooks.try_state(OPTIMIZER.name)
     progress.step += 1
     if stepper.wants.monitors:
         run.hooks.poll()
@@ -345,6 +355,7 @@ def _evaluate(run: Run) -> bool:
             batch_size=config.eval_batch_size,
             device=run.state.device,
             stop=run.stop,
+            unsteady=run.tried.unsteady,
         )
     if metrics is None:
         return False

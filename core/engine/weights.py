@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..hooks.errors import DataError, JobError
 from ..hooks.types import Allocate, Gradients, Parameters, TensorMap
+from .buffers import address
+from .tensor_names import named_buffers, named_parameters
 
 
 def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -98,7 +100,7 @@ class Weights:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, allocate: Allocate | None = None) -> None:
-        self._parameters = dict(model.named_parameters())
+        self._parameters = named_parameters(model)
         _refuse_overlaps(self._parameters)
         self.values: Parameters = TensorMap.like(self._parameters, allocate)
         self._all_gradients: Gradients = TensorMap.like(self._parameters, allocate)
@@ -112,6 +114,7 @@ class Weights:
         self._selected = {self._present: self._gradients}
         self._replaced: Gradients | None = None
         self._strided: dict[str, nn.Parameter] = {}
+        views = _views(model, self._parameters)
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 self._device_values[name].copy_(parameter)
@@ -120,6 +123,11 @@ class Weights:
                     parameter.data = self._device_values[name]
                 else:
                     self._strided[name] = parameter
+        for view, parameter, offset in views:
+            # What was part of a parameter's memory stays that, wherever the parameter is now.
+            if address(view) != address(parameter):
+                base = parameter.detach()
+                view.data = base.as_strided(view.shape, view.stride(), base.storage_offset() + offset)
         if not self._on_host:
             self.values.buffer.copy_(self._device_values.buffer)
         self.drop_gradients()
@@ -224,13 +232,26 @@ class Weights:
 
 def weights_sha256(model: nn.Module) -> str:
     """Hash names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors: dict[str, Tensor] = {**named_parameters(model), **named_buffers(model)}
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _views(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter]
+) -> list[tuple[Tensor, nn.Parameter, int]]:
+    """Return each buffer that is part of a parameter's memory, the parameter, and how far from its begin."""
+    owners = {address(parameter): parameter for parameter in parameters.values()}
+    found = [(buffer, owners.get(address(buffer))) for buffer in model.buffers() if buffer.numel()]
+    return [
+        (buffer, owner, int(buffer.storage_offset() - owner.storage_offset()))
+        for buffer, owner in found
+        if owner is not None and owner.dtype == buffer.dtype
+    ]
 
 
 def _refuse_overlaps(parameters: Mapping[str, nn.Parameter]) -> None:

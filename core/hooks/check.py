@@ -38,6 +38,10 @@ class ResultError(ValueError):
     """A result does not fit its hook; the message says what was expected."""
 
 
+class NotFiniteError(ResultError):
+    """A result is of the right form, and holds what is no finite number."""
+
+
 def is_finite(tensor: Tensor) -> bool:
     """Tell whether every number of ``tensor`` is finite, both parts of a complex one; integers always are."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
@@ -94,7 +98,7 @@ def check_batch(result: Any, batch: Batch, *, finite: bool = True) -> Batch:
             f"{tuple(expected.shape)} {expected.dtype}, or ({len(batch)}, {batch.num_classes}) torch.float32"
         )
     elif finite and not is_finite(targets):
-        raise ResultError("returned targets with a value that is not finite")
+        raise NotFiniteError("returned targets with a value that is not finite")
     if batch.num_classes is not None and not targets.is_floating_point():
         low, high = targets.aminmax()
         if low < 0 or high >= batch.num_classes:
@@ -112,7 +116,7 @@ def check_tensor(what: str, result: Any, expected: Tensor, *, finite: bool = Tru
     if result.dtype != expected.dtype:
         raise ResultError(f"returned {what} of dtype {result.dtype}; expected {expected.dtype}")
     if finite and not is_finite(result):
-        raise ResultError(f"returned {what} with a value that is not finite")
+        raise NotFiniteError(f"returned {what} with a value that is not finite")
 
 
 def check_tensors(
@@ -232,13 +236,13 @@ def check_loss(result: Any, outputs: Tensor, *, finite: bool = True) -> LossTerm
     most = torch.finfo(outputs.dtype).max
     if isinstance(result, LossScale):
         if not abs(result.factor) <= most:
-            raise ResultError(f"returned a LossScale that is not finite as {outputs.dtype}")
+            raise NotFiniteError(f"returned a LossScale that is not finite as {outputs.dtype}")
         return LossScale(float(result.factor))
     if not isinstance(result, LossTerm):
         raise ResultError(f"returned {type(result).__name__}; expected LossTerm, LossScale or None")
     value = float(result.value)
     if not abs(value) <= most:
-        raise ResultError(f"returned a LossTerm whose value is not finite as {outputs.dtype}")
+        raise NotFiniteError(f"returned a LossTerm whose value is not finite as {outputs.dtype}")
     check_tensor("a loss term's gradient", result.gradient, outputs, finite=finite)
     return LossTerm(value, result.gradient)
 
@@ -334,10 +338,10 @@ def _check_histogram(name: str, histogram: Any) -> None:
             f"expected N and N + 1, N at most {MAX_BINS}"
         )
     if not all(math.isfinite(x) and x >= 0 for x in counts):
-        raise ResultError(f"histogram '{name}' has a count that is negative or not finite")
+        raise NotFiniteError(f"histogram '{name}' has a count that is negative or not finite")
     increasing = all(a < b for a, b in itertools.pairwise(edges))
     if not (increasing and all(math.isfinite(x) for x in edges)):
-        raise ResultError(f"histogram '{name}' has edges that are not finite and increasing")
+        raise NotFiniteError(f"histogram '{name}' has edges that are not finite and increasing")
 
 
 def _check_image(name: str, image: Any) -> None:

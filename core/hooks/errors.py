@@ -91,6 +91,10 @@ class CutOffError(RingfenceError):
         super().__init__(f"{what} had not ended when the time for that was over, and was cut off")
 
 
+#: How a fault begins of a plugin that raised ``JobError``: it says that it does not fit the model or the job.
+REFUSED = "cannot be used in this job"
+
+
 class PluginError(RingfenceError):
     """A plugin failed.
 
@@ -139,7 +143,7 @@ class _PluginCodeError(PluginError):
 
 
 class PluginLoadError(_PluginCodeError):
-    """A plugin could not be found, imported, checked or constructed; the run did not start with it."""
+    """A plugin could not be found, imported, checked or constructed, or refuses; the run did not start."""
 
     exit_status = 2
 
@@ -209,3 +213,20 @@ class PluginCrashedError(PluginError):
 
 class PluginProtocolError(PluginError):
     """A plugin's reply is malformed, or its result has a wrong shape, dtype or a value that is not finite."""
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        plugin: str,
+        hook: str | None = None,
+        step: int | None = None,
+        by_its_code: bool = False,
+    ) -> None:
+        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        self._by_its_code = by_its_code
+
+
+def is_by_its_code(error: PluginProtocolError) -> bool:
+    """Tell whether the reply was understood and is of another form than the hook takes: it would be again."""
+    return error._by_its_code  # noqa: SLF001 - no part of what authors of plugins are promised

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import plain
-from .check import Canonical, Names, ResultError, check_result, check_scalars
-from .errors import PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
+from .check import Canonical, Names, NotFiniteError, ResultError, check_result, check_scalars
+from .errors import REFUSED, JobError, PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
 from .plugin import PluginSpec, PluginUsage, excess_state
 from .plugin_frames import raised_at
 from .specs import HOOKS, METHODS
@@ -124,7 +124,15 @@ class LocalPlugin:
             self._names.add(step.scalars, checked)
         except ResultError as error:
             raise PluginProtocolError(
-                str(error), plugin=spec.name, hook=hook, step=step.global_step
+                str(error),
+                plugin=spec.name,
+                hook=hook,
+                step=step.global_step,
+                by_its_code=not isinstance(error, NotFiniteError),
+            ) from error
+        except JobError as error:
+            raise PluginLoadError(
+                f"{REFUSED}: {error}", plugin=spec.name, hook=hook, step=step.global_step
             ) from error
         except Exception as error:
             told = traceback.format_exc()
@@ -193,6 +201,7 @@ class LocalPlugin:
                 f"state_dict() returned what cannot be saved: {error}",
                 plugin=self.spec.name,
                 hook=f"{self.spec.role}.state_dict",
+                by_its_code=True,
             ) from error
 
     def load_state_dict(self, state: TensorFile) -> None:

@@ -121,6 +121,7 @@ class Hooks:
                     plugin=plugin.spec.name,
                     hook="optimizer.forward",
                     step=step.global_step,
+                    by_its_code=True,
                 )
                 self._failed(plugin, error)
         return result
@@ -214,6 +215,16 @@ class Hooks:
                     if state is not None:
                         states[plugin.spec.name] = state
         return states
+
+    def try_state(self, role: str) -> None:
+        """Ask the plugins of a role for their state, which is not kept, to see that it can be saved.
+
+        Raises:
+            PluginError: A plugin could not give its state.
+        """
+        for plugin in self._running():
+            if plugin.spec.role == role:
+                plugin.state_dict()
 
     def load_state_dict(self, states: Mapping[str, TensorFile]) -> None:
         """Give each running plugin its state back; one without an entry keeps what it has.

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..hooks.errors import (
+    REFUSED,
     PluginCrashedError,
     PluginError,
     PluginLoadError,
@@ -451,7 +452,17 @@ class Channel:
             return self._memory_error(used, "RLIMIT_DATA", pending.hook, pending.step)
         cause, remote = visible(fault.cause).rstrip(), visible(fault.traceback)
         if fault.kind == "result":
-            return PluginProtocolError(cause, plugin=self.plugin, hook=pending.hook, step=pending.step)
+            return PluginProtocolError(
+                cause, plugin=self.plugin, hook=pending.hook, step=pending.step, by_its_code=True
+            )
+        if fault.kind == "refused":
+            return PluginLoadError(
+                f"{REFUSED}: {cause}",
+                plugin=self.plugin,
+                hook=pending.hook,
+                step=pending.step,
+                remote_traceback=remote,
+            )
         advice = self._advise(cause, remote)
         if fault.kind == "load":
             found = spot(remote)

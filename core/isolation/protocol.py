@@ -277,12 +277,13 @@ class Fault(_Message, frozen=True):
 
     Attributes:
         kind: ``"raised"`` by the plugin, ``"memory"`` when a limit refused an allocation,
-            ``"result"`` when what it returned does not fit, ``"load"`` when it could not be constructed.
+            ``"result"`` when what it returned does not fit, ``"load"`` when it could not be constructed,
+            ``"refused"`` when it says that the job does not fit it.
         used_bytes: Memory of its own when ``kind`` is ``"memory"``.
     """
 
     seq: int
-    kind: Literal["raised", "memory", "result", "load"]
+    kind: Literal["raised", "memory", "result", "load", "refused"]
     cause: _Text
     traceback: _Text
     used_bytes: int

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..hooks import plain
 from ..hooks.check import NAMED_TENSORS, ResultError, apart, check_result, check_scalars
 from ..hooks.connections import route_through
+from ..hooks.errors import JobError
 from ..hooks.guard import take_off
 from ..hooks.local import accepted_arguments, load_class, not_passed
 from ..hooks.repeatable import be_repeatable
@@ -385,11 +386,12 @@ class Worker:
             self._send(Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
             out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+            refuses = kind == "raised" and isinstance(error, JobError)
             used = held_bytes(os.getpid())
             fault = Fault(
                 seq,
-                "memory" if out_of_memory else kind,
-                _clip(f"{type(error).__name__}: {error}"),
+                "memory" if out_of_memory else "refused" if refuses else kind,
+                _clip(str(error) if refuses else f"{type(error).__name__}: {error}"),
                 _clip(_traceback(error)),
                 used,
             )

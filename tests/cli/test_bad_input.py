@@ -8,6 +8,29 @@ import pytest
 from ringfence.problems import nearest
 
 HEAD = "model: {name: mlp, hidden: [8]}\ndata: {name: mnist10k, limit: 64}\nsteps: 2\n"
+#: Models that do not fit.
+MINE = """\
+import torch
+
+def wrong_inputs(): return torch.nn.Linear(3, 10)
+def wrong_outputs(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
+
+class Net(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, inputs):
+        return super().forward(inputs.flatten(1))
+
+class Pair(Net):
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        return outputs if self.training else (outputs, None)
+
+class Bug(Net):
+    def forward(self, inputs):
+        return super().forward(inptus)
+"""
 OPTIM = "plugins:\n  - optim: {algorithm: adamw, lr: 1e-3}\n"
 
 
@@ -265,15 +288,23 @@ def test_a_word_that_is_like_no_other_is_not_taken_for_one():
             f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:missing"),
             "job.yaml:1:8: model: 'mine:missing': module 'mine' has no 'missing'",
         ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:Pair"),
+            "job.yaml:1:8: model: in evaluation mode the model returned tuple; expected one tensor of ",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:Bug"),
+            "NameError: name 'inptus' is not defined; at ",
+        ),
+        (
+            f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:Bug"),
+            "mine.py:20, in Bug.forward: return super().forward(inptus)\n",
+        ),
         (f"{HEAD}schedule: {{name: cosine, warmup_steps: 9}}\n{OPTIM}", "job.yaml:4:11: schedule"),
     ],
 )
 def test_data_that_does_not_fit(refused, tmp_path, text, message):
-    (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "def wrong_inputs(): return torch.nn.Linear(3, 10)\n"
-        "def wrong_outputs(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))\n"
-    )
+    (tmp_path / "mine.py").write_text(MINE)
     assert message in refused(text)
 
 

@@ -18,10 +18,11 @@ from ringfence.engine import (
     Huber,
     Normalise,
     Objective,
+    Plan,
     SmoothL1,
     apply_changes,
-    check_fit,
     evaluate,
+    try_out,
 )
 from ringfence.hooks.errors import DataError, JobError
 from ringfence.hooks.types import LossScale, LossTerm
@@ -29,8 +30,8 @@ from ringfence.hooks.types import LossScale, LossTerm
 CPU = torch.device("cpu")
 
 
-def fit(model, data, objective, samples=8):
-    check_fit(model, data, objective, samples=samples, device=CPU)
+def fit(model, data, objective):
+    return try_out(model, data, objective, Plan(len(data.train), 8), eval_batch_size=8, device=CPU)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -315,10 +316,12 @@ class Picky(nn.Module):
         ZeroDivisionError("division by zero"),
     ],
 )
-def test_whatever_the_users_model_raises_names_model_and_shape(error):
+def test_whatever_the_users_model_raises_names_line_and_shape(error):
     with pytest.raises(DataError) as caught:
         fit(Picky(error), image_data(), Objective(CrossEntropy(), "accuracy"))
     shape = tuple(image_data().train.inputs[:8].shape)
     assert f"inputs of shape {shape}: {type(error).__name__}: {error}" in str(caught.value)
-    assert "Picky does not take this shape" in str(caught.value)
+    line = Picky.forward.__code__.co_firstlineno + 1
+    assert str(caught.value).endswith(f"; at {__file__}:{line}, in Picky.forward: raise self.error")
+    assert "shape:" not in str(caught.value), "advice about shapes, for a bug that is none of shapes"
     assert caught.value.__cause__ is error

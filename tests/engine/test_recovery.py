@@ -307,14 +307,14 @@ class Odd(BaseException):
 
 def broken_convnet(at, fault, *, training=True):
     """Return the network whose forward pass fails before the batch ``at`` of training, or of evaluation."""
-    calls = itertools.count()
+    # Before the start one batch more than one passes through in training mode, and one in evaluation.
+    calls = itertools.count(-1)
 
     def fail(module, inputs):
         if module.training is training and next(calls) == at:
             fault()
 
     model = drawing_convnet()
-    # Checks before the start pass a batch through as well, in training mode.
     model.register_forward_pre_hook(fail)
     return model
 

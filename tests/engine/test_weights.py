@@ -6,6 +6,7 @@ import pytest
 import torch
 from engine_helpers import (
     Sam,
+    StopAt,
     Unused,
     adamw,
     config,
@@ -13,9 +14,11 @@ from engine_helpers import (
     hooks_of,
     image_data,
     mlp,
+    plain_loop,
     plugin,
     run,
     same_weights,
+    sgd,
 )
 from torch import nn
 
@@ -88,6 +91,44 @@ def test_parameters_that_overlap_are_refused():
     model[1].weight.data = model[0].weight.data
     with pytest.raises(DataError, match=r"'0.weight' and '1.weight' share memory"):
         Weights(model, CPU)
+
+
+class Viewed(nn.Module):
+    """Has a buffer that is the second row of a parameter, and one that is another's transpose."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("row", self.layer.weight.detach()[1])
+        self.register_buffer("transposed", self.layer.weight.detach().t())
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1)[:, :4]) + self.row @ self.transposed
+
+
+@pytest.mark.parametrize("cls", [Weights, Mirrored])
+def test_a_buffer_that_is_part_of_a_parameter_stays_that(cls):
+    model = Viewed()
+    row, before = model.row, weights_sha256(model)
+    weights = cls(model, CPU)
+    assert weights_sha256(model) == before
+    weights.write({name: value + 1 for name, value in weights.values.items()})
+    assert row is model.row
+    assert torch.equal(model.row, model.layer.weight[1])
+    assert torch.equal(model.transposed, model.layer.weight.t())
+
+
+def test_such_a_buffer_is_right_in_a_plain_loop_and_after_a_resume(tmp_path):
+    # Not copies: a copy of a parameter shares no memory with anything, in plain PyTorch too.
+    plain, ours, stopped, resumed = Viewed(), Viewed(), Viewed(), Viewed()
+    data, settings, stop = image_data(), config(epochs=1), StopAt(4)
+    plain_loop(plain, data, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), epochs=1, batch_size=8)
+    run(ours, data, hooks_of(sgd()), settings)
+    assert same_weights(plain, ours)
+    run(stopped, data, hooks_of(sgd()), settings, recorder=stop, checkpoints=tmp_path, stop=stop.stop)
+    run(resumed, data, hooks_of(sgd()), settings, checkpoints=tmp_path, resume=True)
+    assert same_weights(resumed, ours)
 
 
 def test_gradients_of_the_same_names_are_the_same_object():

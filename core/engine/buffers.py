@@ -1,0 +1,72 @@
+"""A model's buffers, such as the statistics of batch norm: copies of them, and the way back to those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .tensor_names import named_buffers, plain_name
+
+
+def copy_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return name to a copy of each buffer, on its device."""
+    return {name: buffer.detach().clone() for name, buffer in named_buffers(model).items()}
+
+
+def restore_buffers(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Make the buffers those of ``saved``: a tensor of the same shape is written to, another is replaced.
+
+    Args:
+        model: Whose buffers may have been replaced, grown, added or removed since.
+        saved: Name to tensor, on any device; is only read. What it says of a buffer that is part of a
+            parameter's memory is left to whoever restores that.
+    """
+    parameters = {address(parameter) for parameter in model.parameters()} - {-1}
+    kept = {id(buffer) for name, buffer in named_buffers(model).items() if name in saved}
+    with torch.no_grad():
+        for name, buffers, key in list(_places(model)):
+            buffer, value = buffers[key], saved.get(name)
+            if value is None:
+                # It came since; under the name of another it is that one.
+                if buffer is not None and id(buffer) not in kept:
+                    del buffers[key]
+            elif buffer is None or _layout(buffer) != _layout(value):
+                device = value.device if buffer is None else buffer.device
+                buffers[key] = value.to(device, copy=True)
+            elif address(buffer) in parameters:
+                continue
+            # Constant buffers may be expanded views, which cannot be written to. Equal is not enough for the
+            # others: 0.0 equals -0.0.
+            elif 0 not in buffer.stride() or not torch.equal(buffer, value.to(buffer.device)):
+                buffer.copy_(value)
+
+
+def changed_layouts(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield a sentence on each buffer that has come, gone, or changed its shape or dtype."""
+    for name in sorted(before.keys() | now.keys()):
+        then, since = before.get(name), now.get(name)
+        if then is None or since is None or _layout(then) != _layout(since):
+            yield (
+                f"the model's buffer '{name}' comes, goes, or changes its shape or dtype in training: such a "
+                "run cannot be resumed. Give it its final form when the model is made"
+            )
+
+
+def address(tensor: Tensor) -> int:
+    """Return where the memory begins that a tensor lies in; -1 if it has none."""
+    return tensor.untyped_storage().data_ptr() or -1
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield name, owner's buffers and key there of each buffer; a registered None is one too."""
+    for prefix, module in model.named_modules():
+        buffers = module._buffers  # noqa: SLF001 - torch has no public way to replace or remove one
+        for key in buffers:
+            yield plain_name(f"{prefix}.{key}" if prefix else key), buffers, key
+
+
+def _layout(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype

@@ -1,0 +1,56 @@
+"""State that modules give with ``get_extra_state`` and take with ``set_extra_state``, as in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..hooks import plain
+from ..hooks.errors import DataError
+from .tensor_names import plain_name
+
+#: Of one module's tensors. Large ones belong into buffers, which a checkpoint keeps beside the parameters.
+MAX_BYTES = 16 << 20
+
+
+def has_extra_state(module: nn.Module) -> bool:
+    """Tell whether a module says what it keeps beside its parameters and buffers."""
+    return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def copy_extra_state(model: nn.Module) -> dict[str, Any]:
+    """Return name of a module to a copy of what it gives, for those that give something.
+
+    Raises:
+        DataError: It is no plain data, or too much.
+    """
+    return {
+        name: _copied(module.get_extra_state(), f"get_extra_state() of {type(module).__name__} '{name}'")
+        for name, module in _givers(model).items()
+    }
+
+
+def load_extra_state(model: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Give each module a copy of its own back; one that has none in ``saved`` keeps what it has."""
+    for name, module in _givers(model).items():
+        if name in saved:
+            module.set_extra_state(_copied(saved[name], name))
+
+
+def _givers(model: nn.Module) -> dict[str, nn.Module]:
+    return {plain_name(name): module for name, module in model.named_modules() if has_extra_state(module)}
+
+
+def _copied(state: Any, whose: str) -> Any:
+    try:
+        return plain.decode(plain.encode(state, copy=False, refuse=_excess))
+    except plain.PlainDataError as error:
+        raise DataError(f"{whose} returned what cannot be saved: {error}") from error
+
+
+def _excess(nbytes: int) -> str | None:
+    if nbytes <= MAX_BYTES:
+        return None
+    return f"tensors of {nbytes >> 20} MiB, more than {MAX_BYTES >> 20}; make them buffers"

@@ -1,0 +1,43 @@
+"""Names of a model's parameters and buffers, as plugins, checkpoints and messages spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+#: What ``torch.compile`` puts between a module and what it wraps.
+_COMPILED = "_orig_mod."
+
+_Named = TypeVar("_Named", bound=Tensor)
+
+
+def plain_name(name: str) -> str:
+    """Return a name as it is without ``torch.compile``: a run may go on with or without it."""
+    return name.replace(_COMPILED, "")
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return name to parameter; one that several modules share comes once, under its first name."""
+    return _plainly(model.named_parameters())
+
+
+def named_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return name to buffer; one that several modules share comes once, under its first name."""
+    return _plainly(model.named_buffers())
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return each further name of a shared parameter, and the first, which alone is a key of the others."""
+    first = {id(parameter): name for name, parameter in named_parameters(model).items()}
+    every = model.named_parameters(remove_duplicate=False)
+    names = {plain_name(name): first[id(parameter)] for name, parameter in every}
+    return {name: own for name, own in names.items() if name != own}
+
+
+def _plainly(named: Iterable[tuple[str, _Named]]) -> dict[str, _Named]:
+    listed = list(named)
+    plain = {plain_name(name): value for name, value in listed}
+    # Two that are one without their prefixes keep them.
+    return plain if len(plain) == len(listed) else dict(listed)

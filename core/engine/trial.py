@@ -1,0 +1,259 @@
+"""The trial before the start: model, data, loss and metric meet once, in training and in evaluation.
+
+Whatever cannot work is told before a step is taken, with the line of the user's own code, and the trial
+leaves no trace: a run with it has the weights of a run without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..hooks.errors import DataError
+from ..hooks.repeatable import repeatable
+from ..hooks.user_frames import user_frame
+from .attributes import Attributes
+from .buffers import changed_layouts, copy_buffers, restore_buffers
+from .data import Data, Dataset, Normalise, Plan
+from .evaluate import evaluating, precise_loss
+from .extra_state import copy_extra_state, load_extra_state
+from .objective import Objective
+from .rng import kept
+from .tensor_names import named_buffers, named_parameters
+
+#: Names of parameters and attributes that one sentence lists.
+_LISTED = 5
+#: What torch says of batch norm over one number, and what helps.
+_ALONE = "Expected more than 1 value per channel when training"
+_ADVICE = (
+    " (choose a batch_size that leaves no batch of one sample at the end: batch norm learns nothing from it)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial found.
+
+    Attributes:
+        told: What the user should know, as sentences.
+        unsteady: Names of the parameters and buffers that evaluation changes, unless they are put back.
+    """
+
+    told: tuple[str, ...] = ()
+    unsteady: frozenset[str] = frozenset()
+
+
+@repeatable()
+def try_out(
+    model: nn.Module,
+    data: Data,
+    objective: Objective,
+    plan: Plan,
+    *,
+    eval_batch_size: int,
+    device: torch.device,
+) -> Tried:
+    """Pass batches of every size that the run will see through the model, forward and backward, and evaluate.
+
+    Parameters, gradients, buffers, modes, random states and what Python attributes hold of plain data are
+    afterwards as they were. Parameters that take their shape from the first batch have it then.
+
+    Args:
+        model: On ``device``, in training mode.
+        data: Its first samples are used, and the last ones for the short batch at the end.
+        objective: Loss and metric.
+        plan: How batches are made of the training data.
+        eval_batch_size: Samples of one forward pass in evaluation.
+        device: Where the model is.
+
+    Raises:
+        DataError: They do not fit; nothing has been trained.
+    """
+    objective.check_data(data.train)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise DataError("the model has no parameter that requires a gradient; there is nothing to train")
+    trial = _Trial(model, objective, Normalise(data, device), device)
+    first, *_ = plan.sizes(0)
+    *_, last = plan.sizes(plan.steps_per_epoch - 1)
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        trial.give_shapes(data.train, last)
+    before = _Before(model)
+    with before.restored(device):
+        for size in sorted({first, last}, reverse=True):
+            trial.backward(data.train, torch.arange(size))
+        told = tuple(before.told())
+    with before.restored(device):
+        trial.evaluate(data.test, eval_batch_size)
+        unsteady = before.unsteady()
+    return Tried(told, unsteady)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What takes part, apart from the data."""
+
+    model: nn.Module
+    objective: Objective
+    normalise: Normalise
+    device: torch.device
+
+    def give_shapes(self, dataset: Dataset, samples: int) -> None:
+        """Let lazy modules see a batch: what they make of it stays."""
+        with kept(self.device), torch.no_grad():
+            self._outputs(dataset, torch.arange(samples), "training")
+
+    def evaluate(self, dataset: Dataset, batch_size: int) -> None:
+        """Evaluate the first batch, and the short one at the end."""
+        count = len(dataset)
+        batches = [torch.arange(min(batch_size, count))]
+        if count > batch_size and count % batch_size:
+            batches.append(torch.arange(count - count % batch_size, count))
+        with evaluating(self.model), torch.no_grad():
+            for indices in batches:
+                outputs, targets = self._outputs(dataset, indices, "evaluation")
+                with _telling("the loss could not be computed"):
+                    precise_loss(self.objective, outputs, targets)
+
+    def backward(self, dataset: Dataset, indices: Tensor) -> None:
+        """Run forward and backward over a batch."""
+        outputs, targets = self._outputs(dataset, indices, "training")
+        with _telling("the loss could not be computed"):
+            loss = self.objective.loss(outputs, targets)
+        if not loss.requires_grad:
+            raise DataError(
+                "the model's outputs have no gradient, so that nothing can be learned: forward runs under "
+                f"torch.no_grad(), or detaches what it returns{_place_of_forward(self.model)}"
+            )
+        with _telling("the backward pass through the model failed"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        if all(parameter.grad is None for parameter in self.model.parameters()):
+            raise DataError(
+                "none of the model's parameters got a gradient, so that nothing can be learned: what forward "
+                f"returns does not depend on them{_place_of_forward(self.model)}"
+            )
+
+    def _outputs(self, dataset: Dataset, indices: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+        """Return what the model makes of a batch, and the targets, on the device."""
+        batch = dataset.batch(indices)
+        inputs = self.normalise(batch.inputs.to(self.device))
+        shape = tuple(inputs.shape)
+        what = f"the model failed on a batch of {len(batch)} in {mode} mode, with inputs of shape {shape}"
+        with _telling(what, advise=True):
+            outputs = self.model(inputs)
+        try:
+            self.objective.check_outputs(outputs, batch.targets, batch.num_classes)
+        except DataError as error:
+            where = "" if mode == "training" else f"in {mode} mode "
+            raise DataError(f"{where}{error}{_place_of_forward(self.model)}") from error
+        return outputs, batch.targets.to(self.device)
+
+
+class _Before:
+    """What a model holds before it is tried.
+
+    Args:
+        model: Which.
+
+    Raises:
+        DataError: What it says of its own state cannot be saved.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._attributes = Attributes(model)
+        self._buffers = copy_buffers(model)
+        self._parameters = {name: p.detach().clone() for name, p in named_parameters(model).items()}
+        self._extra_state = _extra_state(model)
+
+    @contextlib.contextmanager
+    def restored(self, device: torch.device) -> Iterator[None]:
+        """Put back all of it at the end, and the random states."""
+        try:
+            with kept(device):
+                yield
+        finally:
+            self._restore()
+
+    def told(self) -> Iterator[str]:
+        """Yield what the user should know of what training has changed."""
+        _extra_state(self._model)
+        parameters = named_parameters(self._model)
+        idle = [name for name, p in parameters.items() if p.requires_grad and p.grad is None]
+        if idle:
+            yield (
+                f"{len(idle)} of {len(parameters)} parameters had no part in the loss of a first batch: "
+                f"{_listed(idle)}. Without a gradient they stay as they are"
+            )
+        yield from changed_layouts(self._buffers, named_buffers(self._model))
+        counting = self._attributes.changed()
+        if counting:
+            yield (
+                f"state that is saved nowhere changes in training: {_listed(counting)}. If what the model "
+                "computes depends on it, a run that is resumed or rolled back gets other weights: make it a "
+                "buffer, or give the module get_extra_state() and set_extra_state()"
+            )
+
+    def unsteady(self) -> frozenset[str]:
+        """Return the names of parameters and buffers that hold something else now."""
+        now = {**named_parameters(self._model), **named_buffers(self._model)}
+        before = {**self._parameters, **self._buffers}
+        return frozenset(name for name, value in before.items() if not _same(now.get(name), value))
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for name, parameter in named_parameters(self._model).items():
+                parameter.grad = None
+                # Stride 0 marks an expanded view, which cannot be written to.
+                if 0 not in parameter.stride():
+                    parameter.copy_(self._parameters[name])
+        # After them, since a buffer may be a view of a parameter.
+        restore_buffers(self._model, self._buffers)
+        load_extra_state(self._model, self._extra_state)
+        self._attributes.restore()
+
+
+def _extra_state(model: nn.Module) -> dict[str, Any]:
+    with _telling("get_extra_state() of the model failed"):
+        return copy_extra_state(model)
+
+
+@contextlib.contextmanager
+def _telling(what: str, *, advise: bool = False) -> Iterator[None]:
+    """Make one message of whatever the user's code raises: what failed, what was said, and where.
+
+    Raises:
+        DataError: That.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        said = str(error).strip().removesuffix(".")
+        advice = _ADVICE if advise and _ALONE in said else ""
+        raise DataError(f"{what}: {type(error).__name__}: {said}{advice}; at {user_frame(error)}") from error
+
+
+def _place_of_forward(model: nn.Module) -> str:
+    """Return where the model's forward begins; nothing of a model that is not the user's own."""
+    code = getattr(inspect.unwrap(type(model).forward), "__code__", None)
+    if code is None or type(model).__module__.startswith(("torch.", "ringfence.")):
+        return ""
+    return f"; forward of {type(model).__name__} is at {code.co_filename}:{code.co_firstlineno}"
+
+
+def _same(now: Tensor | None, before: Tensor) -> bool:
+    if now is None or now.shape != before.shape or now.dtype != before.dtype:
+        return False
+    return torch.equal(now, before)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
