@@ -77,18 +77,22 @@ clean:
 
 $(STAMP): $(DECLARED)
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make run PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "installing ringfence, and torch and what else it needs, into $(VENV): once, a minute or more"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorboard]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
+	@echo "installing what the tests, the linters and the documentation need into $(VENV): once"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
+	@echo "installing what the benchmarks need into $(VENV): once"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)
+	@echo "installing what the documentation needs into $(VENV): once"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

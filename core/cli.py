@@ -22,12 +22,23 @@ from .hooks.guard import guard
 from .remote import told_by_plugin
 from .version import __version__
 
+_ABOUT_COMPLETION = ("install_completion", "show_completion")
+
 
 class _Group(TyperGroup):
     """Commands whose ``--help`` is False when it is not given.
 
-    By default it is None, and typer imports pydantic to make a bool of that, for a tenth of a second.
+    By default it is None, and typer imports pydantic to make a bool of that, for a tenth of a second. So do
+    the options about the completion of the shell.
     """
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return all options, those that typer has added with their defaults."""
+        options = super().get_params(ctx)
+        for option in options:
+            if option.name in _ABOUT_COMPLETION:
+                _false_by_default(option)
+        return options
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return the option, with its default."""
@@ -103,11 +114,13 @@ app = typer.Typer(
     help="Train PyTorch models with plugins you do not have to trust.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 plugins_app = typer.Typer(
-    cls=_Group, help="Look at the plugins that are installed, or make one.", no_args_is_help=True
+    cls=_Group,
+    help="Look at the plugins that are installed, or make one.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 app.add_typer(plugins_app, name="plugins")
 
@@ -269,7 +282,7 @@ def check_plugin(
     from .job.flags import options_of  # noqa: PLC0415 - as above
     from .uninstalled import is_path  # noqa: PLC0415 - as above
 
-    verdicts = checked(plugin, options_of(sets or ()))
+    verdicts = checked(plugin, options_of(sets or ()), lambda told: typer.echo(visible(told), err=True))
     if as_json:
         told = [verdict.to_dict() for verdict in verdicts]
         typer.echo(json.dumps(told if is_path(plugin) else told[0], indent=2))

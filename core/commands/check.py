@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,17 @@ class _Read:
     options: Mapping[str, Any]
 
 
-def checked(argument: str, options: Mapping[str, Any] | None = None) -> list[Verdict]:
+def checked(
+    argument: str,
+    options: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Verdict]:
     """Judge an installed plugin, or every plugin of a project or a wheel.
 
     Args:
         argument: Name of the plugin, or a path: what has a slash or ends in ``.whl``.
         options: Options to load and run it with.
+        tell: Told which of several plugins is being run.
 
     Raises:
         JobError: It is not installed, or the path holds no plugin that can be read, or there are options for
@@ -46,7 +51,7 @@ def checked(argument: str, options: Mapping[str, Any] | None = None) -> list[Ver
     """
     options = options or {}
     if not is_path(argument):
-        return _judged([_read(_installed(argument), options)])
+        return _judged([_read(_installed(argument), options)], tell)
     with plugins_at(Path(argument)) as there:
         if options and len(there.plugins) > 1:
             names = ", ".join(found.name for found in there.plugins)
@@ -56,7 +61,7 @@ def checked(argument: str, options: Mapping[str, Any] | None = None) -> list[Ver
             )
         installed = catalog()
         read = [_read(_named_apart(found, installed), options) for found in there.plugins]
-        return [there.told(verdict) for verdict in _judged(read)]
+        return [there.told(verdict) for verdict in _judged(read, tell)]
 
 
 def _installed(name: str) -> Found:
@@ -80,9 +85,9 @@ def _named_apart(found: Found, installed: Catalog) -> Found:
     return replace(found, hazards=(*found.hazards, taken))
 
 
-def _judged(read: Sequence[_Read]) -> list[Verdict]:
+def _judged(read: Sequence[_Read], tell: Callable[[str], None]) -> list[Verdict]:
     loadable = [item for item in read if item.verdict.decision != "refused" and not _needed(item)]
-    loaded = _load(loadable)
+    loaded = _load(loadable, tell)
     return [loaded.get(item.found.name) or _not_loaded(item.verdict, _needed(item)) for item in read]
 
 
@@ -127,7 +132,7 @@ def _not_loaded(verdict: Verdict, needed: str) -> Verdict:
     return replace(verdict, findings=ordered([*verdict.findings, Finding("I-NOT-LOADED", text)]))
 
 
-def _load(read: Sequence[_Read]) -> dict[str, Verdict]:
+def _load(read: Sequence[_Read], tell: Callable[[str], None]) -> dict[str, Verdict]:
     """Load plugins in sandboxes, and return the verdict of each by its name."""
     if not read:
         return {}
@@ -137,7 +142,7 @@ def _load(read: Sequence[_Read]) -> dict[str, Verdict]:
 
     verdicts = {}
     with Sandbox() as sandbox:
-        for item in read:
+        for item in _counted("starting", read, tell):
             planned = plan_alone(item.found, item.source, item.verdict, item.options)
             try:
                 plugin = sandbox.start(planned.spec)
@@ -146,12 +151,21 @@ def _load(read: Sequence[_Read]) -> dict[str, Verdict]:
                 continue
             verdicts[item.found.name] = confirm(planned, plugin.accepts)
             plugin.close()
-    return {item.found.name: _replayed(item, verdicts[item.found.name]) for item in read}
+    fit = [item for item in read if verdicts[item.found.name].decision == "accepted"]
+    for item in _counted("training with", fit, tell):
+        verdicts[item.found.name] = _replayed(item, verdicts[item.found.name])
+    return verdicts
+
+
+def _counted(what: str, read: Sequence[_Read], tell: Callable[[str], None]) -> Iterator[_Read]:
+    """Yield plugins, and tell of each before where there are several: all together may take minutes."""
+    for number, item in enumerate(read, 1):
+        if len(read) > 1:
+            tell(f"{what} '{item.found.name}', {number} of {len(read)}")
+        yield item
 
 
 def _replayed(item: _Read, verdict: Verdict) -> Verdict:
-    if verdict.decision != "accepted":
-        return verdict
     from ..replay import replay  # noqa: PLC0415 - imports the engine
 
     found = replay(item.found, item.source, verdict, item.options)

@@ -225,6 +225,13 @@ class QuietView:
         """Nothing to put back."""
 
 
+def evaluation_words(status: Status) -> list[str]:
+    """Return what the last evaluation has come to, in parts of one line."""
+    total = status.info.steps_total if status.info else 0
+    tests = [f"test {name} {value:.4f}" for name, value in status.metrics.items()]
+    return [f"step {status.step}/{total}", f"epoch {status.epoch:.2f}", *tests]
+
+
 def status_words(status: Status, *, with_metrics: bool = True) -> list[str]:
     """Return where a run stands, in parts of one line."""
     total = status.info.steps_total if status.info else 0

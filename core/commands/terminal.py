@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..hooks.plugin import Plugin
-from .progress import Status, call_ms, duration, memory_words, rate_words, step_ms
+from .progress import Status, call_ms, duration, evaluation_words, memory_words, rate_words, step_ms
 
 _STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}
 #: Word in a message to how it is shown.
@@ -39,6 +39,7 @@ class TerminalView:
         # Redrawn by the training loop itself: no thread of ours runs beside it.
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._started = False
+        self._evaluated: tuple[int, dict[str, float]] = (-1, {})
 
     def line(self, text: str) -> None:
         """Print it above the live part."""
@@ -46,8 +47,10 @@ class TerminalView:
         self._console.print(Text(text, style=style))
 
     def refresh(self, status: Status, *, evaluated: bool) -> None:
-        """Draw."""
-        del evaluated
+        """Draw; an evaluation leaves a line above for good."""
+        if evaluated and self._evaluated != (status.step, status.metrics):
+            self._evaluated = (status.step, dict(status.metrics))
+            self.line("  ".join(evaluation_words(status)))
         if not self._started:
             self._live.start()
             self._started = True

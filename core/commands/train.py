@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -257,7 +258,16 @@ def _view(*, quiet: bool) -> View:
     if quiet:
         return QuietView()
     console = Console()
-    return TerminalView(console) if console.is_terminal else PlainView(_say)
+    return TerminalView(console) if _can_draw(console) else PlainView(_say)
+
+
+def _can_draw(console: Console) -> bool:
+    """Tell whether the output is a terminal that obeys a cursor.
+
+    A notebook gives its commands one that only looks so, or has rich take any output for one.
+    """
+    is_notebook = console.is_jupyter or "JPY_PARENT_PID" in os.environ
+    return sys.stdout.isatty() and console.is_terminal and not (is_notebook or console.is_dumb_terminal)
 
 
 def _say(text: str) -> None:

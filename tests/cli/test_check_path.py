@@ -529,6 +529,9 @@ def test_each_plugin_of_a_path_is_loaded_and_one_that_fails_hides_none(project, 
     done = ringfence("plugins", "check", folder, "--json")
 
     assert done.status == 2, done.err
+    assert done.err == ("starting 'clip', 1 of 3\nstarting 'hides', 2 of 3\nstarting 'raises', 3 of 3\n"), (
+        "one after the other, as they come"
+    )
     told = {verdict["plugin"]: verdict for verdict in json.loads(done.out)}
     found = {name: [finding["rule"] for finding in verdict["findings"]] for name, verdict in told.items()}
     assert told["clip"]["decision"] == "accepted"

@@ -2,14 +2,25 @@
 
 import io
 import math
+import os
+import pty
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from ringfence import StepInfo
-from ringfence.commands.progress import PlainView, Progress, Status, describe_plugins, duration, status_words
+from ringfence.commands.progress import (
+    PlainView,
+    Progress,
+    Status,
+    describe_plugins,
+    duration,
+    rate_words,
+    status_words,
+)
 from ringfence.commands.terminal import TerminalView
+from ringfence.commands.train import _view
 from ringfence.engine.recorder import RunInfo
 from ringfence.hooks.plugin import PluginSpec, PluginUsage
 
@@ -195,3 +206,57 @@ def test_terminal_shows_a_row_for_each_plugin(clock):
     assert "disabled" in shown
     assert "accuracy 0.7500 (best 0.7500)" in shown
     view.close()
+
+
+def test_evaluations_stay_on_a_terminal(clock):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    progress = Progress(TerminalView(console), clock)
+    progress.started(INFO)
+    for step in (10, 20):
+        take_steps(progress, clock, 10, start=step - 10)
+        for _ in range(2):  # the last one is told again at the end
+            progress.evaluated(step, step // 10, {"loss": 0.5, "accuracy": step / 100}, best=True)
+    progress.view.close()
+    lasting = [line for line in screen.getvalue().splitlines() if line.endswith(("0.1000", "0.2000"))]
+    assert [line.rpartition("\r")[2].rpartition("K")[2] for line in lasting] == [
+        f"step {step}/100  epoch {step / 10:.2f}  test loss 0.5000  test accuracy {step / 100:.4f}"
+        for step in (10, 20)
+    ]
+
+
+def test_a_rate_that_is_not_known_is_not_told_and_a_slow_one_is_no_zero():
+    assert not [word for word in status_words(Status(info=INFO)) if "steps/s" in word]
+    assert [rate_words(rate) for rate in (0.0, 0.034, 0.0004, 1.25, 120.0)] == [
+        "",
+        "0.034 steps/s",
+        "0.0004 steps/s",
+        "1.2 steps/s",
+        "120.0 steps/s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "view"),
+    [
+        ({"TERM": "xterm"}, TerminalView),
+        ({"TERM": "dumb"}, PlainView),
+        ({"TERM": "xterm", "JPY_PARENT_PID": "7"}, PlainView),
+    ],
+)
+def test_a_cursor_is_moved_on_a_terminal_alone(monkeypatch, environment, view):
+    """A command in a notebook cell is given a terminal, which is none that obeys."""
+    ours, theirs = pty.openpty()
+    for name in ("FORCE_COLOR", "NO_COLOR", "JPY_PARENT_PID", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb"):
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert type(_view(quiet=False)) is view
+
+
+def test_an_output_that_is_no_terminal_gets_plain_lines_whatever_colours_are_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert type(_view(quiet=False)) is PlainView
