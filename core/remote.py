@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .hooks.errors import PluginError, RunAbortedError, visible
+from .hooks.errors import PluginError, RunAbortedError, traceback_of, visible
 from .hooks.plugin_frames import own_frames
 
 
@@ -13,4 +13,4 @@ def told_by_plugin(error: BaseException) -> list[str]:
         cause = cause.__cause__
     if not isinstance(cause, PluginError):
         return []
-    return own_frames(visible(cause.remote_traceback).splitlines())
+    return own_frames(visible(traceback_of(cause)).splitlines())

@@ -20,7 +20,7 @@ from packaging.version import Version
 
 from .catalog import Found, catalog
 from .hooks.earlier import Lack
-from .hooks.errors import PluginError, RingfenceError, shortened, visible
+from .hooks.errors import PluginError, RingfenceError, shortened, traceback_of, visible
 from .hooks.plugin_frames import spot_in
 from .hooks.snapshot import Index, series_of
 from .hooks.source import PluginSource
@@ -105,7 +105,7 @@ def _groups(verdict: Verdict, index: Index) -> dict[tuple[str, ...], Lack]:
 
 def _where(error: PluginError, source: PluginSource) -> tuple[Path | None, int]:
     """Return the plugin's line that raised, or that of its class."""
-    return spot_in(error.remote_traceback, source.files) or (source.path, source.line)
+    return spot_in(traceback_of(error), source.files) or (source.path, source.line)
 
 
 def _failure(

@@ -10,7 +10,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from ..catalog import Catalog, Found, catalog, check_found, source_of
-from ..hooks.errors import JobError, PluginError, shortened, visible
+from ..hooks.errors import JobError, PluginError, shortened, traceback_of, visible
 from ..hooks.needs import fill, literal_defaults
 from ..hooks.permissions import VERBS
 from ..hooks.plugin_frames import spot_in
@@ -176,7 +176,7 @@ def _failed(item: _Read, error: PluginError) -> Finding:
     """Return what a plugin's import or constructor died of, and at which of its own lines."""
     said = shortened(" ".join(visible(error.cause).split()), _QUOTED)
     # The traceback is the plugin's word: it picks one of the files that were read, and says no more.
-    path, line = spot_in(error.remote_traceback, item.source.files) or (item.source.path, item.source.line)
+    path, line = spot_in(traceback_of(error), item.source.files) or (item.source.path, item.source.line)
     return Finding(
         "E-LOAD",
         said,

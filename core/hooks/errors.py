@@ -21,6 +21,10 @@ All are built in the host. Nothing that a plugin sends is ever unpickled.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="PluginError")
+
 
 def visible(text: str) -> str:
     """Return ``text`` with control characters, except line ends, written as escapes.
@@ -103,11 +107,11 @@ class PluginError(RingfenceError):
         hook: ``"<role>.<method>"``, or None outside a hook (import, state).
         step: Global step of the call, or None outside a step.
         cause: What happened, without the names above.
-        remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it is known.
     """
 
     exit_status = 3
-    remote_traceback = ""
+    #: Where its code was when it was ended from outside; no public name, as those of a series stay.
+    _ended_at = ""
 
     def __init__(self, cause: str, *, plugin: str, hook: str | None = None, step: int | None = None) -> None:
         self.plugin = plugin
@@ -126,8 +130,23 @@ class PluginError(RingfenceError):
         return f"{where}: " + visible(self.cause).replace("\n", "\n    ")
 
 
+def ended_at(error: _Error, traceback: str) -> _Error:
+    """Return ``error`` with where the plugin's code was when it was ended, as the text of a traceback."""
+    error._ended_at = traceback  # noqa: SLF001 - this module's own
+    return error
+
+
+def traceback_of(error: PluginError) -> str:
+    """Return the traceback of the plugin's own code as text, of a bounded length; ``""`` if none is known."""
+    return getattr(error, "remote_traceback", "") or error._ended_at  # noqa: SLF001 - this module's own
+
+
 class _PluginCodeError(PluginError):
-    """Code of the plugin's ran and failed."""
+    """Code of the plugin's ran and failed.
+
+    Attributes:
+        remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it raised.
+    """
 
     def __init__(
         self,
@@ -189,7 +208,6 @@ class PluginCrashedError(PluginError):
         exit_code: Exit status, or None when a signal ended it.
         signal_name: For example ``"SIGSEGV"``, or None when it exited.
         stderr_tail: The last lines it wrote to standard error.
-        remote_traceback: Where it was when a signal ended it, if it could still tell.
     """
 
     def __init__(
@@ -202,13 +220,11 @@ class PluginCrashedError(PluginError):
         exit_code: int | None = None,
         signal_name: str | None = None,
         stderr_tail: str = "",
-        remote_traceback: str = "",
     ) -> None:
         super().__init__(cause, plugin=plugin, hook=hook, step=step)
         self.exit_code = exit_code
         self.signal_name = signal_name
         self.stderr_tail = stderr_tail
-        self.remote_traceback = remote_traceback
 
 
 class PluginProtocolError(PluginError):

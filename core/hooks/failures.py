@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .errors import PluginError, shortened, visible
+from .errors import PluginError, shortened, traceback_of, visible
 from .plugin_frames import own_frames
 
 Decision = Literal["restarted", "disabled", "aborted"]
@@ -225,7 +225,7 @@ class Failures:
 
     def _new_traceback(self, error: PluginError) -> str:
         known = self._tracebacks.setdefault(error.plugin, set())
-        told = "\n".join(own_frames(visible(error.remote_traceback).splitlines()))
+        told = "\n".join(own_frames(visible(traceback_of(error)).splitlines()))
         told = told if len(told) <= MAX_TRACEBACK else f"…{told[1 - MAX_TRACEBACK :]}"
         if told in known or len(known) >= TRACEBACKS_KEPT:
             return ""

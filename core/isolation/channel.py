@@ -23,6 +23,7 @@ from ..hooks.errors import (
     PluginProtocolError,
     PluginRaisedError,
     PluginTimeoutError,
+    ended_at,
     visible,
 )
 from ..hooks.grace import GracePeriod
@@ -366,7 +367,7 @@ class Channel:
         raise self._error
 
     def _cause_of_death(self, status: int | None, hook: str | None, step: int | None) -> PluginError:
-        plugin = self.plugin
+        plugin, where = self.plugin, self.process.died_at()
         if self._account.exceeded_bytes:
             return self._memory_error(self._account.exceeded_bytes, "watchdog", hook, step)
         if self._account.exceeded:
@@ -380,16 +381,14 @@ class Channel:
         if self._oom_kills():
             return self._memory_error(self._account.usage.peak_bytes, "cgroup", hook, step)
         if self._timed_out is not None:
-            where = self.process.died_at()
-            error = PluginTimeoutError(
+            timeout = PluginTimeoutError(
                 f"no reply within {self._timed_out:g} s; its worker was killed{raised_at(where)}. "
                 "Raise deadline_s or disable the plugin",
                 plugin=plugin,
                 hook=hook,
                 step=step,
             )
-            error.remote_traceback = where
-            return error
+            return ended_at(timeout, where)
         if self.process.hangs:
             return PluginCrashedError(
                 f"its worker was killed and did not end within {DEATH_S:g} s: the kernel holds it, mostly "
@@ -399,7 +398,7 @@ class Channel:
                 step=step,
                 signal_name="SIGKILL",
             )
-        tail, where = self.process.log_tail(), self.process.died_at()
+        tail = self.process.log_tail()
         printed = f"; it last printed:\n{tail}" if tail else ""
         if status is None:
             return PluginCrashedError(
@@ -413,15 +412,15 @@ class Channel:
             return self._memory_error(self._account.usage.peak_bytes, "RLIMIT_DATA", hook, step)
         if status < 0:
             name = _SIGNAL_NAMES.get(-status, f"signal {-status}")
-            return PluginCrashedError(
+            crash = PluginCrashedError(
                 f"its worker was ended by {name}{raised_at(where)}{_hint(name)}{printed}",
                 plugin=plugin,
                 hook=hook,
                 step=step,
                 signal_name=name,
                 stderr_tail=tail,
-                remote_traceback=where,
             )
+            return ended_at(crash, where)
         return PluginCrashedError(
             f"its worker exited with status {status}{printed}",
             plugin=plugin,
