@@ -102,8 +102,9 @@ class LeftOut:
 
     def add(self, sentence: str) -> None:
         """Take a sentence."""
-        if len(self._told) < MAX_NOTES or sentence in self._told:
-            self._told[visible(shortened(sentence, _NOTE_CHARACTERS))] = None
+        text = visible(shortened(sentence, _NOTE_CHARACTERS))
+        if text in self._told or len(self._told) < MAX_NOTES:
+            self._told[text] = None
         else:
             self._more += 1
 
