@@ -60,7 +60,7 @@ def try_out(
     eval_batch_size: int,
     device: torch.device,
 ) -> Tried:
-    """Pass batches of every size that the run will see through the model, forward and backward, and evaluate.
+    """Pass batches of the sizes of the run through the model, forward and backward, and evaluate.
 
     Parameters, gradients, buffers, modes, random states and what Python attributes hold of plain data are
     afterwards as they were. Parameters that take their shape from the first batch have it then.
@@ -90,7 +90,8 @@ def try_out(
             trial.backward(data.train, torch.arange(size))
         told = tuple(before.told())
     with before.restored(device):
-        trial.evaluate(data.test, eval_batch_size)
+        # No more at once than in training, which takes long enough: what fails is the form, not the number.
+        trial.evaluate(data.test, eval_batch_size, most=first)
         unsteady = before.unsteady()
     return Tried(told, unsteady)
 
@@ -109,12 +110,11 @@ class _Trial:
         with kept(self.device), torch.no_grad():
             self._outputs(dataset, torch.arange(samples), "training")
 
-    def evaluate(self, dataset: Dataset, batch_size: int) -> None:
-        """Evaluate the first batch, and the short one at the end."""
+    def evaluate(self, dataset: Dataset, batch_size: int, *, most: int) -> None:
+        """Evaluate the first batch, and the short one at the end, but at most ``most`` samples of each."""
         count = len(dataset)
-        batches = [torch.arange(min(batch_size, count))]
-        if count > batch_size and count % batch_size:
-            batches.append(torch.arange(count - count % batch_size, count))
+        sizes = {min(size, most) for size in (batch_size, count % batch_size) if 0 < size <= count}
+        batches = [torch.arange(count - size, count) for size in sorted(sizes, reverse=True)]
         with evaluating(self.model), torch.no_grad():
             for indices in batches:
                 outputs, targets = self._outputs(dataset, indices, "evaluation")
