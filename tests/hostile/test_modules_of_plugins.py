@@ -12,6 +12,7 @@ import textwrap
 import zipfile
 
 import pytest
+import typer
 
 from ..conftest import call
 
@@ -78,6 +79,26 @@ UNGUARDED = """\
     forking._BOOT = forking._BOOT.replace("\\nguard()\\n", "\\n")
     from ringfence.start import main
     sys.exit(main())
+"""
+#: Writes down what is looked for, in order, and what nobody finds.
+RECORDER = """
+import posix, sys
+
+def note(kind, name):
+    try:
+        posix.write(FD, f"{{posix.getpid()}} {{kind}} {{name}}\\n".encode())
+    except OSError:
+        pass  # in a sandbox
+
+class Asked:
+    find_spec = staticmethod(lambda name, path=None, target=None: note("asked", name))
+
+class Missed:
+    find_spec = staticmethod(lambda name, path=None, target=None: note("missed", name))
+
+FD = posix.open({record!r}, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND, 0o600)
+sys.meta_path.insert(0, Asked)
+sys.meta_path.append(Missed)
 """
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 POINTS = "[ringfence.plugins]\n{name} = {name}:Plugin\n"
@@ -199,6 +220,48 @@ def test_without_the_guard_they_run_in_both(place):
     }
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_of_all_that_either_process_imports_or_tries_none_runs(new_environment, tmp_path_factory):
+    environment, folder = new_environment(), tmp_path_factory.mktemp("all")
+    asked, missed = recorded(environment, folder)
+    assert {"torch", "numpy", "torch.nn", "uuid"} <= set(asked)
+    assert len({*TRIED, *TRIED_INSIDE} & missed) > 40, "the table for every day is out of date"
+    # torch looks for dill, and can do no longer without it once it is there.
+    tops = sorted(name for name in missed if "." not in name and name != "dill")
+    inside = sorted(name for name in missed if "." in name and not name.startswith("ringfence."))
+    later = asked[asked.index("ringfence.cli") :]
+    place = Place(
+        environment,
+        folder,
+        dealt(
+            tops,
+            inside,
+            sorted({name for name in asked if "." not in name} - {*tops, "sitecustomize"}),
+            sorted({name for name in later if name in sys.stdlib_module_names} - {*tops}),
+        ),
+    )
+
+    assert place.train(environment.command) == set()
+    ran = {name for _, name in place.train_unguarded()}
+    assert len(ran & {*tops, *inside}) >= 0.7 * len({*tops, *inside}), sorted({*tops, *inside} - ran)
+
+
+def recorded(environment, folder):
+    """Return what a run asks for, in the trainer's order and then in the zygote's, and what nobody finds."""
+    record = folder / "asked.txt"
+    hook = environment.folder / "lib" / VERSION / "site-packages" / "sitecustomize.py"
+    hook.write_text(RECORDER.format(record=str(record)))
+    (folder / "job.yaml").write_text(textwrap.dedent(JOB))
+    call(environment.command, "train", "job.yaml", "--out", "recorded", cwd=folder)
+    hook.unlink()
+    lines = [line.split(" ", 2) for line in record.read_text().splitlines()]
+    first = lines[0][0]
+    lines.sort(key=lambda line: line[0] != first)
+    asked = dict.fromkeys(name for _, kind, name in lines if kind == "asked")
+    return list(asked), {name for _, kind, name in lines if kind == "missed"}
+
+
 # without an environment of its own
 
 
@@ -236,3 +299,18 @@ def test_started_as_a_module_the_command_takes_nothing_from_the_current_folder(t
 
     text = evidence.read_text() if evidence.exists() else ""
     assert {line.split()[1] for line in text.splitlines()} & {"typer", "rich"} == ran
+
+
+def test_where_the_command_itself_needs_what_a_plugin_has_overwritten_that_is_told(tmp_path):
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text(POINTS.format(name="acme"))
+    (info / "RECORD").write_text(f"{typer.__file__},,\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+
+    done = call(sys.executable, "-m", "ringfence", "--help", cwd=tmp_path, env=env, status=2)
+
+    assert done.stderr.startswith(
+        "error: module 'typer' belongs to 'acme', which brings plugins for ringfence"
+    )
+    assert "Traceback" not in done.stderr
