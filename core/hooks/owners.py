@@ -28,7 +28,7 @@ _POINTS = "entry_points.txt"
 #: Of a file of metadata; torch's list of files has 1.2 MB.
 _MAX_BYTES = 2**24
 _MAX_FILES = 200_000
-_TOP = re.compile(rb"^([^/,\n]+)", re.MULTILINE)
+_TOP = re.compile(rb"\n([^/,\n]+)")
 _PLAIN = re.compile(r"[A-Za-z0-9._+!~-]+")
 
 
@@ -171,25 +171,33 @@ def _is_metadata(folder: str, name: str) -> bool:
 
 
 def _list_of(told: _Metadata) -> bytes | None:
-    """Return the list of files of a distribution without plugins; None if it has none that can be read."""
+    """Return the list of files of a distribution without plugins, after a line end; None if unreadable."""
     try:
-        return told.read("RECORD")
+        data = told.read("RECORD")
     except UnknownOwnerError:
         return None
+    return None if data is None else b"\n%b" % data
 
 
 def _carriers(others: dict[_Metadata, bytes | None], declaring: set[_Metadata]) -> set[_Metadata]:
-    names = sorted({told.name for told in declaring})
+    """Return those of ``others`` that list the metadata of a distribution with plugins, not their own."""
     for told in declaring:
         if not _PLAIN.fullmatch(told.name):
             raise told.unknown(f"its metadata is called {told.name!r}")
-    pattern = "|".join(re.escape(f"{name}/{_POINTS}") for name in names)
-    carried = re.compile(rf'(?:^|[/"])({pattern})'.encode(), re.MULTILINE)
+    names = {told.name for told in declaring}
     return {
         told
         for told, data in others.items()
-        if any(match[1] != f"{told.name}/{_POINTS}".encode() for match in carried.finditer(data or b""))
+        if data and any(_lists(data, f"{name}/{_POINTS}".encode()) for name in names - {told.name})
     }
+
+
+def _lists(data: bytes, path: bytes) -> bool:
+    """Tell whether a list of files has a path that ends in ``path``."""
+    at = data.find(path)
+    while at > 0 and data[at - 1 : at] not in {b"\n", b"/", b'"'}:
+        at = data.find(path, at + 1)
+    return at >= 0
 
 
 def _own(
@@ -259,7 +267,7 @@ def _located(told: _Metadata, rows: Iterable[str]) -> list[str]:
 
 def _check_libraries(told: _Metadata, files: list[str], others: dict[_Metadata, bytes | None]) -> None:
     """Refuse shared libraries among the files of others: those are loaded without being imported."""
-    lists = [b"\n%b" % data for other, data in others.items() if data and other.folder == told.folder]
+    lists = [data for other, data in others.items() if data and other.folder == told.folder]
     around = {os.path.dirname(file): file for file in files if file.endswith(".so") or ".so." in file}  # noqa: PTH120
     for folder, file in around.items():
         inner = folder.removeprefix(told.folder).lstrip("/")
@@ -309,7 +317,8 @@ def _claimed(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
     claimed = set(sys.stdlib_module_names) if folder == os.path.realpath(_LIBRARY) else set()
     for told, data in others.items():
         if told.folder == folder and data is not None:
-            claimed.update(top.partition(b".")[0].decode(errors="replace") for top in _TOP.findall(data))
+            tops = set(_TOP.findall(data))
+            claimed.update(top.partition(b".")[0].decode(errors="replace") for top in tops)
         elif told.folder == folder:
             # As Debian's packages have it, and those that setuptools once installed.
             claimed |= {told.owner.replace("-", "_"), *_told_modules(told)}
