@@ -243,6 +243,20 @@ def test_a_file_that_python_runs_at_its_start_is_refused(site, name):
     assert "uninstall it" in verdict.message()
 
 
+@pytest.mark.parametrize("name", ["_acme.pth", "__editable__.acme-1.0.pth", "acme.pth"])
+def test_code_at_the_start_is_refused_though_the_distribution_calls_itself_editable(site, project, name):
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    wheel.claim_editable(project)
+    wheel.write("__editable___acme_finder.py", "MAPPING: dict[str, str] = {}\nprint('ran')\n")
+    wheel.write(name, "import __editable___acme_finder; __editable___acme_finder.install()")
+
+    verdict = check_found(found(site))
+
+    assert verdict.decision == "refused"
+    assert f"installs {name}, which can run code outside any sandbox" in verdict.message()
+
+
 def test_what_is_declared_for_torch_and_pydantic_does_not_run_in_the_command(tmp_path):
     wheel = Wheel(tmp_path / "site")
     wheel.write("evil.py", "import os\nos.write(2, b'EVIL RAN')\ndef run(): ...\n")
