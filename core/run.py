@@ -87,7 +87,7 @@ class RunOutcome:
     """What a run left.
 
     Attributes:
-        folder: The run's folder.
+        folder: The run's folder, absolute.
         result: How it ended.
         report: The HTML report.
     """
@@ -186,6 +186,8 @@ def run(
             run_folder.check_new(folder)
         else:
             run_folder.check_plain(folder)
+        # The user's code may change the working folder at any time.
+        folder = folder.absolute()
         job = prepared.job_file.job
         told: Sequence[str] = ()
         written = job.based(prepared.base).to_yaml()

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ def _run(
     def run_in(chosen: Path) -> RunOutcome:
         nonlocal folder
         folder = chosen
-        return run(
+        outcome = run(
             prepared,
             chosen,
             resume=resume,
@@ -113,6 +114,8 @@ def _run(
             stop=stop.is_set,
             grace=stop.grace,
         )
+        # As the user would write them; while it ran they had to be absolute.
+        return replace(outcome, folder=chosen, report=chosen / outcome.report.name)
 
     view = progress.view
     if isinstance(view, TerminalView):
@@ -166,7 +169,9 @@ def _working_folder() -> Path:
         return Path()  # it was removed; absolute paths are as good as ever
 
 
-def _run_in_a_free_one(job: Path | None, run_in: Callable[[Path], RunOutcome], start: Path) -> RunOutcome:
+def _run_in_a_free_one(
+    job: Path | None, run_in: Callable[[Path], RunOutcome], start: Path = Path()
+) -> RunOutcome:
     """Run in the first default folder below ``start`` that is free when the run begins."""
     while True:
         folder = run_folder.default_folder(Path(job or "job").stem, start / run_folder.DEFAULT_PARENT)

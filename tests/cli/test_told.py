@@ -222,8 +222,8 @@ def test_a_model_that_raises_in_mid_run_is_told_with_its_line_and_how_to_go_on(
 
     assert done.status == 3
     steps = re.search(r"error: the run failed at step (\d): ValueError: no\\x1b\[2J\. ", done.err)[1]
-    assert f"Its state after {steps} steps is in run/checkpoints/step-0000000{steps}; " in done.err
-    assert "go on with `--resume run`\n" in done.err
+    assert f"Its state after {steps} steps is in {tmp_path}/run/checkpoints/step-0000000{steps}; " in done.err
+    assert f"go on with `--resume {tmp_path}/run`\n" in done.err
     assert f'    {tmp_path}/breaking.py:11, in Net.forward: raise ValueError("no' in done.err
     assert "\x1b" not in done.err
     assert ("Traceback" in done.err) is debug

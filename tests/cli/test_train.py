@@ -294,6 +294,32 @@ def net():
 """
 
 
+def test_a_model_that_goes_elsewhere_in_mid_run_leaves_the_run_here(ringfence, job, tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "roaming.py").write_text(
+        "import itertools, os\n"
+        "from torch import nn\n"
+        "calls = itertools.count()\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(784, 10)\n"
+        "    def forward(self, inputs):\n"
+        "        if self.training and next(calls) == 5:\n"
+        f"            os.chdir({str(there)!r})\n"
+        "        return super().forward(inputs.flatten(1))\n"
+    )
+    monkeypatch.delitem(sys.modules, "roaming", raising=False)
+    name = job(TRUSTED_JOB.replace("{name: mlp, hidden: [8]}", "roaming:Net"))
+
+    done = ringfence("train", name, "--out", "run")
+
+    assert done.status == 0, done.err
+    assert list(there.iterdir()) == []
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 def test_a_run_whose_code_goes_elsewhere_stays_where_it_was_started(ringfence, job, tmp_path, monkeypatch):
     (tmp_path / "wandering.py").write_text(WANDERING)
     monkeypatch.delitem(sys.modules, "wandering", raising=False)
