@@ -6,7 +6,7 @@
   - CheckpointError            a checkpoint is missing, damaged or from another job (2)
   - IncompatiblePluginError    the plugin does not fit the core's series; nothing of it ran (2)
   - SandboxUnavailableError    a required layer cannot be had on this machine (2)
-  - RunAbortedError            a plugin's fault ended the run; a checkpoint was written (3)
+  - RunAbortedError            a fault ended the run; a checkpoint was written (3)
   - CutOffError                the user wants the run to end, and the time for that is over (130)
   - PluginError                a plugin failed; carries ``plugin``, ``hook`` and ``step``
     + PluginLoadError          could not be found, imported, checked or constructed
@@ -74,7 +74,7 @@ class SandboxUnavailableError(RingfenceError):
 
 
 class RunAbortedError(RingfenceError):
-    """A plugin's fault ended the run after its state was written to a checkpoint."""
+    """A fault ended the run, of a plugin, the model or the disk; its state was written to a checkpoint."""
 
     exit_status = 3
 
