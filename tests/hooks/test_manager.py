@@ -1,5 +1,7 @@
 """Plugins are validated, kept in the job's order and folded; a fault does what the job says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -21,6 +23,9 @@ from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.manager import Hooks
 from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Batch
+
+#: Line of ``Failing`` that raises.
+BROKEN = Path(__file__).read_text().splitlines().index('        raise RuntimeError("broken")') + 1
 
 
 class Notes:
@@ -132,7 +137,8 @@ def test_disable_goes_on_without_the_plugin_and_says_so():
     assert result["w"].tolist() == [1, 1]
     assert notes.events == [
         (
-            "plugin 'failing' in 'gradient.backward' at step 5: raised RuntimeError: broken; "
+            "plugin 'failing' in 'gradient.backward' at step 5: raised RuntimeError: broken "
+            f'({__file__}:{BROKEN}: raise RuntimeError("broken")); '
             "disabled, the run goes on without it"
         )
     ]
@@ -148,7 +154,7 @@ def test_restart_is_given_up_after_three_in_a_row():
         with pytest.raises(PluginRaisedError) as caught:
             hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
         recover(hooks, caught.value)
-    with pytest.raises(PluginRaisedError, match="broken; it was restarted 3 times in a row before"):
+    with pytest.raises(PluginRaisedError, match=r"broken \(.*\); it was restarted 3 times in a row before"):
         recover(hooks, caught.value)
     assert failing.usage.restarts == 3
     assert failing.usage.state == "failed"
