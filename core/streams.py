@@ -51,8 +51,11 @@ def _secured(stream: TextIO | None, fd: int) -> TextIO:
     """Return a stream on ``fd`` like ``stream``, to which everything can be written."""
     if stream is not None and not (isinstance(stream, io.TextIOWrapper) and stream.fileno() == fd):
         return stream  # somebody else's, such as a notebook's
+    output = LastingOutput(fd, "w", closefd=False)
+    # PYTHONUNBUFFERED wants it so.
+    unbuffered = stream is not None and isinstance(stream.buffer, io.RawIOBase)
     return io.TextIOWrapper(
-        io.BufferedWriter(LastingOutput(fd, "w", closefd=False)),
+        output if unbuffered else io.BufferedWriter(output),
         encoding="utf-8" if stream is None else stream.encoding,
         errors="replace",
         line_buffering=stream is not None and stream.line_buffering,
@@ -67,12 +70,16 @@ class LastingOutput(io.FileIO):
     """
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write at least a part of ``data``, and return how much."""
+        """Write all of ``data``, and return how much that is."""
+        left = memoryview(data).cast("B")
+        size = left.nbytes
         try:
-            while (written := super().write(data)) is None:
-                # Whoever shares it has made it so that it does not wait.
-                select.select((), (self,), ())
+            while left:
+                written = super().write(left)
+                if written is None:
+                    # Whoever shares it has made it so that it does not wait.
+                    select.select((), (self,), ())
+                left = left[written or 0 :]
         except OSError:
             lead_nowhere(self.fileno())
-            return memoryview(data).nbytes
-        return written
+        return size

@@ -172,3 +172,20 @@ def test_a_run_that_may_write_ascii_only_says_the_rest_with_question_marks(folde
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"?  " in done.stdout  # the digest of the weights is cut, with an ellipsis
     assert ended_well(folder / "run")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_printed_waits_in_a_buffer_only_where_python_would_have_it_wait(unbuffered):
+    code = (
+        "import os, sys; from ringfence.streams import secure_streams; secure_streams(); "
+        "sys.stdout.write('out'); sys.stderr.write('err\\n'); os._exit(0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        timeout=LIMIT_S,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert done.stderr == b"err\n"
+    assert done.stdout == (b"out" if unbuffered else b"")
