@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from .hooks.guard import current
+from .hooks.user_frames import is_in_users_code, user_frame
 
 
 def is_import_path(name: str) -> bool:
@@ -99,9 +100,9 @@ def load_function(name: str, base: Path) -> Callable[..., Any]:
     try:
         found = _import(module_name, folder)
     except Exception as error:
+        where = f"at {user_frame(error)}" if is_in_users_code(error) else _place_of(module_name, folder)
         raise ValueError(
-            f"module '{module_name}' could not be imported: {type(error).__name__}: {error}; "
-            f"{_place_of(module_name, folder)}"
+            f"module '{module_name}' could not be imported: {type(error).__name__}: {error}; {where}"
         ) from error
     module = found
     try:

@@ -78,11 +78,17 @@ def test_what_is_not_beside_the_job_is_what_is_installed(base):
     )
 
 
+_LINE = "in <module>: 1 / 0"
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [
         ("", "module 'test' has no 'build'; it is {}"),
-        ("1 / 0", "module 'test' could not be imported: ZeroDivisionError: division by zero; it is {}"),
+        (
+            "1 / 0",
+            "module 'test' could not be imported: ZeroDivisionError: division by zero; at {}:1, " + _LINE,
+        ),
     ],
 )
 def test_errors_name_the_file(base, source, told):

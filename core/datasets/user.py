@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine.data import Data
 from ..hooks.errors import DataError
+from ..hooks.user_frames import user_frame
 from ..options import OptionError, check_call
 from ..user_code import load_function
 from .arrays import Task, make_dataset, same_classes
@@ -42,7 +43,9 @@ def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "a
     try:
         result = function(**options)
     except Exception as error:
-        raise DataError(f"data '{name}': raised {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"data '{name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"
+        ) from error
     if isinstance(result, Data):
         return _as_given(result, name)
     if not (_is_pair(result) and all(_is_pair(part) for part in result)):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..hooks.errors import JobError
+from ..hooks.user_frames import user_frame
 from ..options import OptionError, check_call
 from ..user_code import load_function
 from .shape import Shape
@@ -40,7 +41,9 @@ def user_model(name: str, options: Mapping[str, Any], shape: Shape, base: Path) 
     try:
         model = function(**given, **options)
     except Exception as error:
-        raise JobError(f"model '{name}': raised {type(error).__name__}: {error}") from error
+        raise JobError(
+            f"model '{name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise JobError(f"model '{name}': returned {type(model).__name__}; expected a torch.nn.Module")
     return model

@@ -129,7 +129,7 @@ class Net(nn.Module):
 """
 
 
-def _grey(name, scale, op, says=r"\[0, 1\]"):
+def _grey(name, scale, op, says="from 0 to 1"):
     return Trouble(
         f"float_images_{name}",
         REFUSED,
@@ -253,8 +253,8 @@ TROUBLES = (
     # inputs
     _grey("to_255_with_brightness", " * 255", "brightness"),
     _grey("to_255_with_jitter", " * 255", "jitter"),
-    _grey("below_zero_with_noise", " * 4 - 2", "noise"),
-    _grey("below_zero_with_invert", " * 4 - 2", {"ColorJitter": {"p": 1.0}}),
+    _grey("below_zero_with_noise", " * 4 - 2", {"albumentations.GaussNoise": {"p": 1.0}}),
+    _grey("below_zero_with_another_jitter", " * 4 - 2", {"ColorJitter": {"p": 1.0}}),
     _grey("to_255_with_randaugment", " * 255", "randaugment"),
     _grey("to_255_with_another_library", " * 255", {"InvertImg": {"p": 1.0}}),
     Trouble("labels_from_1", TRAINS, ("class",), data=_arrays("x", "classes(x) + 1"), check="completed"),
@@ -272,7 +272,7 @@ TROUBLES = (
     Trouble(
         "images_whose_layout_is_anybodys_guess",
         REFUSED,
-        ("layout",),
+        ("ambiguous",),
         data=_arrays("torch.rand(n, 12, 12, 10)", "classes(x)"),
         net=_IMAGE_NET,
     ),
@@ -304,9 +304,9 @@ TROUBLES = (
     ),
     Trouble(
         "floats_as_labels",
-        REFUSED,
-        ("whole|integer|int64|task",),
+        TRAINS,
         data=_arrays("x", "classes(x).float()"),
+        check="completed",
     ),
     # options
     _option(
@@ -411,7 +411,7 @@ TROUBLES = (
     ),
     Trouble(
         "a_buffer_that_grows",
-        ENDS,
+        TRAINS,
         ("seen",),
         net=_net(
             "if self.training:\n    self.seen = torch.cat([self.seen, x.detach().mean(0, keepdim=True)])\n"
