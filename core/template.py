@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +22,7 @@ from packaging.version import Version
 from .catalog import catalog
 from .hooks.compat import window
 from .hooks.errors import JobError
+from .hooks.modules import file_on_path
 from .hooks.snapshot import Index
 from .problems import suggest
 from .shipped import shipped
@@ -123,10 +123,9 @@ class Template:
     def _taken(self, name: str) -> str | None:
         derived = self._derived({"name": name})
         module = derived["__module"]
-        found = PathFinder.find_spec(module)
+        owner = file_on_path(module)
         remedy = "write another name, or uninstall what has it"
-        if found is not None:
-            owner = found.origin or ", ".join(found.submodule_search_locations or ())
+        if owner is not None:
             return f"name '{name}' cannot be used; its module {module} is taken, by {owner}; {remedy}"
         if _is_installed(derived["__distribution"]):
             return f"name '{name}' cannot be used; {derived['__distribution']} is installed already; {remedy}"

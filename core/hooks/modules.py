@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import string
+import sys
 import tokenize
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -365,6 +366,12 @@ def file_in(folder: Path, module: str, look: FileOf = file_of) -> tuple[str, Pat
             file = file_below(outermost, parts[depth:], look)
             return None if file is None else (".".join(parts[:depth]), outermost, file)
     return None
+
+
+def file_on_path(module: str) -> Path | None:
+    """Return what ``module`` is where Python looks for modules, a plugin's too; the guard hides those."""
+    found = (file_in(Path(folder), module) for folder in sys.path)
+    return next((each[2] for each in found if each is not None), None)
 
 
 def file_below(file: Path, rest: Sequence[str], look: FileOf = file_of) -> Path | None:

@@ -16,9 +16,10 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
+from ..hooks.modules import file_on_path
 from .cgroup import has_owner
 
 _KERNEL = "it belongs to the kernel and to running programs"
@@ -249,8 +250,7 @@ def _about_imports(path: Path, folder: Path) -> Iterator[str]:
 
 def _about_module(parts: tuple[str, ...], folder: Path) -> Iterator[str]:
     name = parts[0].partition(".")[0]
-    found = None if not name.isidentifier() else PathFinder.find_spec(name, None)
-    if name in sys.stdlib_module_names or (found is not None and found.origin is not None):
+    if name in sys.stdlib_module_names or (name.isidentifier() and file_on_path(name) is not None):
         yield f"'{name}' is the name of a module that Python imports"
     for depth in range(1, len(parts) + 1):
         inner = folder.joinpath(*parts[:depth])

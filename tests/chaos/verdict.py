@@ -22,6 +22,7 @@ _FAULT = re.compile(
     r"ended: plugin '(?P<last>[\w-]+)'|plugin '(?P<plugin>[\w-]+)'.*; (?:(?:not )?restarted[ ,]|disabled, )",
     re.DOTALL,
 )
+_PRINTED = re.compile(r"plugin '[\w-]+' printed")
 #: What cannot be missed: a process that is called again has ended.
 _LETHAL = ("kill", "segfault", "abort")
 #: From here on a worker that runs ahead need not be called again.
@@ -86,13 +87,15 @@ def _ends_by(fault):
 
 def _of_events(attempt, made):
     """Yield what was told twice, or not at all."""
-    counted = Counter((event["step"], event["message"]) for event in attempt["events"])
+    # A plugin may print the same line as often as it likes, and that tells of no fault.
+    events = [event for event in attempt["events"] if not _PRINTED.match(event["message"])]
+    counted = Counter((event["step"], event["message"]) for event in events)
     for (step, message), times in counted.items():
         if times > 1:
             yield f"told {times} times at step {step}: {message}"
     if attempt["status"] != 0:
         return  # what has not been noticed when a run is ended is told of by nobody
-    told = Counter(plugin_of(event["message"]) for event in attempt["events"])
+    told = Counter(plugin_of(event["message"]) for event in events)
     had = Counter(
         each["fault"].plugin
         for each in made
