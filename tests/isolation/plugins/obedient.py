@@ -117,7 +117,7 @@ class Verbose:
 
     def backward(self, step):
         names = [f"layer{number:03d}" for number in range(300)]
-        histograms = {name: Histogram([0.5] * 200, [float(x) for x in range(201)]) for name in names}
+        histograms = {name: Histogram([0.5] * 69, [float(x) for x in range(70)]) for name in names}
         return Report(dict.fromkeys(names, 1.0), histograms)
 
 
