@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from .hooks.modules import file_of
+
 #: Of the import hook that setuptools writes, without the three values that differ from one to the next:
 #: from 64.0 on, 65.5, 68.2, 70.3, and 72.2 up to at least 84.2.
 _SETUPTOOLS = frozenset(
@@ -49,10 +51,10 @@ def is_of_an_editable_install(pth: Path, project: Path, read: Callable[[Path, in
     if text is None:
         return False
     if hook := _HOOK.fullmatch(text.strip()):
-        code = _text(pth.with_name(f"{hook[1]}.py"), read)
+        code = _source(pth.with_name(hook[1]), read)
         return code is not None and _is_setuptools(code)
     if hook := _EDITABLES.fullmatch(text.strip()):
-        code = _text(pth.with_name(f"{hook[1]}.py"), read)
+        code = _source(pth.with_name(hook[1]), read)
         return code is not None and _REDIRECTOR.fullmatch(code) is not None
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return all(_leads_into(line, project) for line in lines)
@@ -63,6 +65,22 @@ def _text(path: Path, read: Callable[[Path, int], bytes]) -> str | None:
         return read(path, _MAX_BYTES).decode("utf-8")
     except (FileNotFoundError, UnicodeDecodeError):
         return None
+
+
+def _source(module: Path, read: Callable[[Path, int], bytes]) -> str | None:
+    """Return the text that runs when ``module``, a path without ending, is imported; None if others' may."""
+    source = module.with_name(f"{module.name}.py")
+    if file_of(module) != source:
+        return None  # Python takes a package or compiled code of that name first
+    compiled = source.parent.glob(f"__pycache__/{module.name}.*.pyc")
+    if any(_is_unchecked(read(path, _MAX_BYTES)) for path in compiled):
+        return None
+    return _text(source, read)
+
+
+def _is_unchecked(compiled: bytes) -> bool:
+    """Tell whether Python runs compiled code without a look at its source (PEP 552)."""
+    return compiled[4:8] == b"\1\0\0\0"
 
 
 def _leads_into(line: str, project: Path) -> bool:

@@ -340,8 +340,12 @@ def read_small(path: Path, most: int = MAX_BYTES) -> bytes:
         UnsafeFileError: It is too large, or a pipe or device.
         OSError: It cannot be read.
     """
-    _check_file(path, most)
-    return path.read_bytes()
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+        _check(path, os.fstat(file.fileno()), most)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UnsafeFileError(f"{path.name} is longer than {most} bytes")
+    return data
 
 
 def _check_file(path: Path, most: int = MAX_BYTES) -> None:
@@ -349,6 +353,10 @@ def _check_file(path: Path, most: int = MAX_BYTES) -> None:
         found = path.stat()
     except FileNotFoundError:
         return
+    _check(path, found, most)
+
+
+def _check(path: Path, found: os.stat_result, most: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeFileError(f"{path.name} is no regular file")
     if found.st_size > most:

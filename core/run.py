@@ -380,7 +380,10 @@ def _train(
                 tried=ingredients.tried,
             )
         except PluginLoadError as error:
-            raise refusal(prepared.plugins, error) or error from error
+            told = refusal(prepared.plugins, error)
+            if told is None:
+                raise
+            raise told from error
 
 
 def _keep_out(prepared: Prepared, folder: Path) -> None:

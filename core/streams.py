@@ -5,6 +5,7 @@ Imports nothing that takes time: it is there before all else.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _STANDARD = (0, 1, 2)
+_STDERR = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def secure_streams() -> None:
@@ -80,6 +83,9 @@ class LastingOutput(io.FileIO):
                     # Whoever shares it has made it so that it does not wait.
                     select.select((), (self,), ())
                 left = left[written or 0 :]
-        except OSError:
+        except OSError as error:
             lead_nowhere(self.fileno())
+            if error.errno in _FULL and self.fileno() != _STDERR:
+                # Whoever leaves knows it; of a file that was cut short nobody would.
+                sys.stderr.write(f"error: standard output cannot be written: {error.strerror}\n")
         return size

@@ -103,3 +103,21 @@ def test_the_hook_is_the_one_that_this_project_is_installed_by():
     (pth,) = Path(pytest.__file__).parents[1].glob("__editable__.ringfence*.pth")
 
     assert is_of_an_editable_install(pth, Path(spec.origin).parents[1], read_small)
+
+
+@pytest.mark.parametrize(("name", "text"), [(NAME, HOOK), (IMPL, f"import {IMPL}")])
+def test_a_hook_beside_which_python_takes_other_code_does_not_pass(judge, project, tmp_path, name, text):
+    genuine = finder(repr({"acme": str(project)})) if name == NAME else REDIRECTOR.format(project)
+    assert judge(text, **{name: genuine})
+
+    (tmp_path / "__pycache__").mkdir()
+    compiled = Path(importlib.util.cache_from_source(str(tmp_path / f"{name}.py")))
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + bytes(12))
+    assert judge(text, **{name: genuine})  # as pip compiles it: Python looks at the source
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + b"\1\0\0\0" + bytes(8))
+    assert not judge(text, **{name: genuine})
+    compiled.unlink()
+
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("import os")
+    assert not judge(text, **{name: genuine})

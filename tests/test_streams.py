@@ -174,6 +174,15 @@ def test_a_run_that_may_write_ascii_only_says_the_rest_with_question_marks(folde
     assert ended_well(folder / "run")
 
 
+def test_a_file_that_is_cut_short_by_a_full_disk_is_told_of():
+    code = "from ringfence.streams import secure_streams; secure_streams(); print('text')"
+    with full_disk() as fd:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=fd, stderr=subprocess.PIPE, check=True, timeout=LIMIT_S
+        )
+    assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_what_is_printed_waits_in_a_buffer_only_where_python_would_have_it_wait(unbuffered):
     code = (

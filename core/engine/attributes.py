@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (list, dict, set, deque, bytearray)
 
 
+#: Of a tensor or an array that is looked into and put back: who keeps data in a module does not count in it.
+MAX_BYTES = 64 << 20
 #: Stands for an object that is not put back.
 _OTHER = object()
 
@@ -64,7 +67,7 @@ class Attributes:
             attributes = self._modules[name].__dict__
             if (name, key) in self._copies:
                 copied = self._copies[name, key]
-            elif isinstance(attributes[key], (*_SCALARS, *_CONTAINERS, Tensor)):
+            elif isinstance(attributes[key], (*_SCALARS, *_CONTAINERS, Tensor, np.ndarray)):
                 del attributes[key]
                 continue
             else:
@@ -98,7 +101,10 @@ class Attributes:
             return value
         if isinstance(value, Tensor):
             # One that belongs to a graph is made anew by each pass.
-            return _OTHER if value.requires_grad or id(value) in self._known else value.clone()
+            is_left = value.requires_grad or id(value) in self._known or value.nbytes > MAX_BYTES
+            return _OTHER if is_left else value.clone()
+        if isinstance(value, np.ndarray):
+            return _OTHER if value.nbytes > MAX_BYTES else value.copy()
         if not isinstance(value, _CONTAINERS):
             return _OTHER
         try:
@@ -117,6 +123,8 @@ class _Digest(pickle.Pickler):
 
     def __init__(self, found: Any, known: Mapping[int, Any]) -> None:
         super().__init__(SimpleNamespace(write=found.update), protocol=5)
+        # By what they hold, not by whether two places hold one object.
+        self.fast = True
         self._known = known
 
     def persistent_id(self, obj: Any) -> Any:
@@ -127,6 +135,8 @@ class _Digest(pickle.Pickler):
             return None
         if obj.requires_grad:  # made anew by each pass
             return "graph"
+        if obj.nbytes > MAX_BYTES:
+            raise ValueError
         values = obj.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return str(obj.dtype), tuple(obj.shape), values.tobytes()
 
@@ -138,6 +148,9 @@ def _refilled(present: Any, value: Any) -> Any:
     if isinstance(present, Tensor) and present.shape == value.shape and present.dtype == value.dtype:
         with torch.no_grad():
             return present.copy_(value)
+    if isinstance(present, np.ndarray) and (present.shape, present.dtype) == (value.shape, value.dtype):
+        np.copyto(present, value)
+        return present
     if isinstance(present, _CONTAINERS):
         present.clear()
         (present.update if isinstance(present, dict | set) else present.extend)(value)

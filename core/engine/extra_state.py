@@ -9,10 +9,13 @@ from torch import nn
 
 from ..hooks import plain
 from ..hooks.errors import DataError
+from ..hooks.tensor_file import TensorFile
 from .tensor_names import plain_name
 
 #: Of one module's tensors. Large ones belong into buffers, which a checkpoint keeps beside the parameters.
 MAX_BYTES = 16 << 20
+#: Of all modules; they share a file of a checkpoint with the engine's own state, of which 64 MiB are read.
+MAX_ALL_BYTES = 48 << 20
 
 
 def has_extra_state(module: nn.Module) -> bool:
@@ -26,26 +29,34 @@ def copy_extra_state(model: nn.Module) -> dict[str, Any]:
     Raises:
         DataError: It is no plain data, or too much.
     """
-    return {
-        name: _copied(module.get_extra_state(), f"get_extra_state() of {type(module).__name__} '{name}'")
-        for name, module in _givers(model).items()
-    }
+    copies, nbytes = {}, 0
+    for name, module in _givers(model).items():
+        whose = f"get_extra_state() of {type(module).__name__} '{name}'"
+        encoded = _encoded(module.get_extra_state(), whose)
+        nbytes += encoded.nbytes
+        if nbytes > MAX_ALL_BYTES:
+            raise DataError(
+                f"{whose} and of the modules before it returned {nbytes >> 20} MiB together, more than "
+                f"{MAX_ALL_BYTES >> 20}; make what is large buffers"
+            )
+        copies[name] = plain.decode(encoded)
+    return copies
 
 
 def load_extra_state(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """Give each module a copy of its own back; one that has none in ``saved`` keeps what it has."""
     for name, module in _givers(model).items():
         if name in saved:
-            module.set_extra_state(_copied(saved[name], name))
+            module.set_extra_state(plain.decode(_encoded(saved[name], name)))
 
 
 def _givers(model: nn.Module) -> dict[str, nn.Module]:
     return {plain_name(name): module for name, module in model.named_modules() if has_extra_state(module)}
 
 
-def _copied(state: Any, whose: str) -> Any:
+def _encoded(state: Any, whose: str) -> TensorFile:
     try:
-        return plain.decode(plain.encode(state, copy=False, refuse=_excess))
+        return plain.encode(state, copy=False, refuse=_excess)
     except plain.PlainDataError as error:
         raise DataError(f"{whose} returned what cannot be saved: {error}") from error
 

@@ -26,6 +26,7 @@ from ..hooks.errors import (
     SandboxUnavailableError,
     is_by_its_code,
     shortened,
+    visible,
 )
 from ..hooks.failures import Place
 from ..hooks.user_frames import user_frames
@@ -251,7 +252,12 @@ def _diverged(error: PluginError) -> str:
 
 def _go_back(run: Run, snapshot: Snapshot) -> None:
     """Bring all but the plugins, which are about to end, back to ``snapshot``, and write that to disk."""
+    _put_on_disk(run, snapshot)
     run.state.restore(snapshot)
+
+
+def _put_on_disk(run: Run, snapshot: Snapshot) -> None:
+    """Have the record and the newest checkpoint say what ``snapshot`` does; needs nothing of the model."""
     run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
     write(run, snapshot)
 
@@ -259,11 +265,15 @@ def _go_back(run: Run, snapshot: Snapshot) -> None:
 def _aborted(run: Run, snapshot: Snapshot, why: str) -> RunAbortedError:
     """Write the last snapshot to disk and return the error that says so."""
     try:
-        _go_back(run, snapshot)
+        _put_on_disk(run, snapshot)
     except (CheckpointError, RunAbortedError) as error:
         # The plugin's fault matters more than that the disk may be full as well.
         kept = "" if run.checkpoint is None else f"; go on from {run.checkpoint} with `{_resume(run)}`"
         return RunAbortedError(f"{why}. Its last state could not be kept: {error}{kept}")
+    try:
+        run.state.restore(snapshot)
+    except Exception as error:  # noqa: BLE001 - set_extra_state may raise anything, and a device that failed
+        why += f" (nor does the model take its state back: {shortened(visible(str(error)), _MAX_MESSAGE)})"
     if run.checkpoint is None:
         return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
     return RunAbortedError(

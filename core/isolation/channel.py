@@ -450,9 +450,10 @@ class Channel:
             used = min(max(fault.used_bytes, 0), self.limit_bytes) + self._account.result_bytes
             return self._memory_error(used, "RLIMIT_DATA", pending.hook, pending.step)
         cause, remote = visible(fault.cause).rstrip(), visible(fault.traceback)
-        if fault.kind == "result":
+        if fault.kind in {"result", "not finite"}:
+            by_its_code = fault.kind == "result"
             return PluginProtocolError(
-                cause, plugin=self.plugin, hook=pending.hook, step=pending.step, by_its_code=True
+                cause, plugin=self.plugin, hook=pending.hook, step=pending.step, by_its_code=by_its_code
             )
         if fault.kind == "refused":
             return PluginLoadError(

@@ -277,13 +277,14 @@ class Fault(_Message, frozen=True):
 
     Attributes:
         kind: ``"raised"`` by the plugin, ``"memory"`` when a limit refused an allocation,
-            ``"result"`` when what it returned does not fit, ``"load"`` when it could not be constructed,
+            ``"result"`` when what it returned does not fit, ``"not finite"`` when that is for its numbers
+            alone, ``"load"`` when it could not be constructed,
             ``"refused"`` when it says that the job does not fit it.
         used_bytes: Memory of its own when ``kind`` is ``"memory"``.
     """
 
     seq: int
-    kind: Literal["raised", "memory", "result", "load", "refused"]
+    kind: Literal["raised", "memory", "result", "not finite", "load", "refused"]
     cause: _Text
     traceback: _Text
     used_bytes: int

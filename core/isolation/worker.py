@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..hooks import plain
-from ..hooks.check import NAMED_TENSORS, ResultError, apart, check_result, check_scalars
+from ..hooks.check import NAMED_TENSORS, NotFiniteError, ResultError, apart, check_result, check_scalars
 from ..hooks.connections import route_through
 from ..hooks.errors import JobError
 from ..hooks.guard import take_off
@@ -381,7 +381,8 @@ class Worker:
         except _HostGoneError:
             raise
         except ResultError as error:
-            self._send(Fault(seq, "result", _clip(str(error)), "", 0))
+            what: Any = "not finite" if isinstance(error, NotFiniteError) else "result"
+            self._send(Fault(seq, what, _clip(str(error)), "", 0))
         except plain.PlainDataError as error:
             self._send(Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included

@@ -25,7 +25,6 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 Number = Annotated[float, msgspec.Meta(ge=-1.7e308, le=1.7e308)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 _Names = Annotated[list[Name], msgspec.Meta(max_length=256)]
-_Kinds = Annotated[dict[Name, _Names], msgspec.Meta(max_length=16)]
 _Reasons = Annotated[dict[Text, Text], msgspec.Meta(max_length=256)]
 
 #: What is of another kind; half a pair of UTF-16, which JSON may hold; an integer that no float holds.

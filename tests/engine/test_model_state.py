@@ -22,8 +22,9 @@ from torch import nn
 
 from ringfence.engine import Normalise, Plan, Tried, batches
 from ringfence.engine.buffers import copy_buffers, restore_buffers
+from ringfence.engine.checkpoint import list_checkpoints
 from ringfence.engine.extra_state import MAX_BYTES, copy_extra_state
-from ringfence.hooks.errors import CheckpointError, DataError
+from ringfence.hooks.errors import CheckpointError, DataError, RunAbortedError
 
 
 class Warms(nn.Module):
@@ -81,6 +82,42 @@ def test_extra_state_is_small():
 
     with pytest.raises(DataError, match=r"get_extra_state.* tensors of 16 MiB, more than 16; make them"):
         copy_extra_state(Large())
+
+
+def test_extra_state_of_all_modules_together_is_small():
+    class Large(Gives):
+        def get_extra_state(self):
+            return torch.zeros(MAX_BYTES - 1024, dtype=torch.uint8)
+
+    copy_extra_state(nn.Sequential(Large(), Large(), Large()))
+    with pytest.raises(DataError, match=r"'3' and of the modules before it returned 63 MiB together, more"):
+        copy_extra_state(nn.Sequential(Large(), Large(), Large(), Large()))
+
+
+def test_a_model_that_does_not_take_its_state_back_keeps_no_checkpoint_from_the_disk(tmp_path):
+    class Breaks(Gives):
+        """Raises in the middle of a run, and again when it is to be what it was."""
+
+        def forward(self, inputs):
+            outputs = super().forward(inputs)
+            if self.training and self.calls == 8:
+                raise ArithmeticError("too far")
+            return outputs
+
+        def set_extra_state(self, state):
+            if self.calls >= 8:
+                raise ValueError("no way back")
+            super().set_extra_state(state)
+
+    with pytest.raises(RunAbortedError, match=r"too far.*no way back(.|\n)*go on with") as caught:
+        run(
+            Breaks(),
+            image_data(),
+            hooks_of(adamw()),
+            config(snapshot_every=3, epochs=2),
+            checkpoints=tmp_path,
+        )
+    assert str(list_checkpoints(tmp_path)[-1]) in str(caught.value)
 
 
 class Queue(nn.Module):

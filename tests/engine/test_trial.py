@@ -21,6 +21,7 @@ from engine_helpers import config as settings
 from torch import nn
 
 from ringfence.engine import MSE, CrossEntropy, Data, Dataset, Objective, Plan, try_out
+from ringfence.engine.attributes import MAX_BYTES
 from ringfence.hooks.errors import DataError
 
 CPU = torch.device("cpu")
@@ -333,6 +334,31 @@ def test_state_that_nobody_saves_is_told_by_name():
     assert "make it a buffer" in sentence
     (sentence,) = tried(Gives()).told
     assert "'calls'" not in sentence
+
+
+class Holds(Own):
+    """Counts in an array, and gives lists new text that says the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.array = np.zeros(2)
+        self.words = ["same"] * 3
+        self.heap = torch.zeros(MAX_BYTES // 4 + 1)
+
+    def forward(self, inputs):
+        self.array += 1
+        self.heap += 1
+        self.words = [str(b"same", "ascii") for _ in range(3)]
+        return super().forward(inputs)
+
+
+def test_attributes_are_told_by_what_they_hold_and_arrays_are_put_back():
+    model = Holds()
+    (sentence,) = tried(model).told
+    assert "'array'" in sentence
+    assert "'words'" not in sentence
+    assert "'heap'" not in sentence  # so large a tensor is data
+    assert model.array.tolist() == [0.0, 0.0]
 
 
 class GivesTheWrong(Gives):
