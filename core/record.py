@@ -5,6 +5,7 @@ The schema is documented in ``docs/run-folder.md``.
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -166,7 +167,7 @@ class RunRecord(NullRecorder):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         result = self.result
-        now = datetime.now(UTC)
+        now, system = datetime.now(UTC), os.uname()
         return {
             "schema": SCHEMA,
             "status": self.status,
@@ -191,7 +192,8 @@ class RunRecord(NullRecorder):
             "ringfence_version": __version__,
             "python_version": platform.python_version(),
             "torch_version": torch.__version__,
-            "platform": platform.platform(),
+            # Not platform.platform(): that starts whatever is called uname on the path.
+            "platform": f"{system.sysname}-{system.release}-{system.machine}",
             "hooks": {hook: list(names) for hook, names in self.order.items()},
             "plugins": [
                 plugin_record(plugin, self.earlier.plugin(plugin.spec.name)) for plugin in self.plugins

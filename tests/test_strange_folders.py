@@ -401,6 +401,38 @@ def test_a_sample_that_is_none_is_left_out(folder, sample):
     assert "Training images" not in found.text
 
 
+def test_damaged_lines_are_read_up_to_a_bound(folder):
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b"\n" * 200_000)
+    text = Page(write_report(folder).read_text()).text
+    assert "metrics.jsonl is read no further than 10000 damaged lines" in text
+    assert "metrics.jsonl: 10000 lines are damaged" in text
+
+
+def test_of_what_a_plugin_was_granted_a_page_shows_some(folder):
+    reasons = {f"/{n}": str(n) * 10_000 for n in range(100)}
+    permissions = {
+        "needs": {"read": reasons},
+        "granted": {"read": ["/"] * 100 + [f"/d{n}" for n in range(99)]},
+    }
+    record = {"status": "completed", "plugins": [{"name": "p", "permissions": permissions}]}
+    (folder / "run.json").write_text(json.dumps(record))
+    page = write_report(folder).read_text()
+    assert "and 68 more" in page
+    assert page.count("0000000000") < 200
+
+
+def test_training_images_have_one_bound_together(folder):
+    png = to_png((torch.rand(40, 40) * 255).byte())
+    large = png + bytes(6 << 20)
+    (folder / "samples" / "00.png").write_bytes(large)
+    images = [{"file": "00.png", "target": 1}] * 8
+    (folder / "samples" / "samples.json").write_text(json.dumps({"images": images}))
+    page = write_report(folder).read_text()
+    assert len(page) < 2 * (24 << 20)
+    assert "samples/00.png" in Page(page).text  # told as left out
+
+
 def test_all_that_is_odd_at_once_is_told_up_to_a_bound(folder, capfd):
     for n in range(300):
         (folder / f"{n}\x1b[31m").symlink_to("/")

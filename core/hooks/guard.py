@@ -99,8 +99,8 @@ class Guard:
         Raises:
             ModuleNotFoundError: It belongs to a plugin, and the user did not choose it.
         """
-        name = next((name for name in _around(fullname) if name in self._owners), None)
-        if name is None or self._owners[name] in self._allowed:
+        name = self._withheld(fullname)
+        if name is None:
             return None
         if path is None and (BuiltinImporter.find_spec(fullname) or FrozenImporter.find_spec(fullname)):
             return None
@@ -108,7 +108,8 @@ class Guard:
         spec = PathFinder.find_spec(fullname, path) if self._places.get(name) else None
         if spec is not None and spec.loader is not None:
             return spec
-        if self._is_own(_importer(sys._getframe(1))):  # noqa: SLF001 - the only way to tell who imports
+        is_own = self._is_own(_importer(sys._getframe(1)))  # noqa: SLF001 - the only way to tell who imports
+        if is_own and not self._is_among_others(name):
             self._allowed.add(self._owners[name])
             return None
         if spec is not None or _is_probed(sys._getframe(1)):  # noqa: SLF001
@@ -120,8 +121,13 @@ class Guard:
         self._allowed.add(canonical(distribution))
 
     def allow_module(self, module: str) -> None:
-        """Let the distribution through that ``module`` belongs to, if it is a plugin's."""
-        self._allowed.update(self._owners[name] for name in _around(module) if name in self._owners)
+        """Let the distribution through that ``module`` belongs to, if it is a plugin's.
+
+        Not one that has put its module into the package of another: that was not what was chosen.
+        """
+        for name in _around(module):
+            if name in self._owners and not self._is_among_others(name):
+                self._allowed.add(self._owners[name])
 
     def imported(self) -> list[str]:
         """Return those of the modules that this process holds now, by whatever way."""
@@ -129,11 +135,16 @@ class Guard:
 
     def hides(self, fullname: str, folder: str) -> bool:
         """Tell whether ``fullname`` must not be found in ``folder``."""
-        name = next((name for name in _around(fullname) if name in self._owners), None)
-        if name is None or self._owners[name] in self._allowed:
+        name = self._withheld(fullname)
+        if name is None:
             return False
         below = fullname.split(".")[name.count(".") : -1]
         return folder in {"/".join([place, *below]) for place in self._places.get(name, ())}
+
+    def _withheld(self, fullname: str) -> str | None:
+        """Return the outermost module around ``fullname`` whose owner is not let through; None if all are."""
+        names = (name for name in _around(fullname) if name in self._owners)
+        return next((name for name in names if self._owners[name] not in self._allowed), None)
 
     def hook(self, path: str) -> _Folder:
         """Return a finder for a folder that holds modules of plugins; for ``sys.path_hooks``, in front.
@@ -160,6 +171,16 @@ class Guard:
         folder, base = os.path.split(file)
         held_by = os.path.split(folder)[0] if base.startswith("__init__.") else folder
         return _real(held_by) in self._places[name]
+
+    def _is_among_others(self, name: str) -> bool:
+        """Tell whether a module lies in a package that is not its owner's; a folder may be shared."""
+        outer = name.rpartition(".")[0]
+        folders = self._places.get(name, ()) if outer else ()
+        return self._owners.get(outer) != self._owners[name] and any(
+            os.path.isfile(f"{folder}/__init__{ending}")  # noqa: PTH113
+            for folder in folders
+            for ending in (".py", ".pyc", *EXTENSION_SUFFIXES)
+        )
 
     def _refusal(self, module: str, owner: str) -> str:
         if owner.startswith(os.sep):

@@ -65,8 +65,9 @@ class _Metadata(NamedTuple):
 
     @property
     def owner(self) -> str:
-        name = os.path.basename(self.folder) if self.name.lower() == "egg-info" else self.name  # noqa: PTH119
-        return canonical(name.partition("-")[0].removesuffix(".egg"))
+        if self.name.lower() == "egg-info":
+            return canonical(os.path.basename(self.folder).partition("-")[0].removesuffix(".egg"))  # noqa: PTH119
+        return canonical(self.name.rpartition(".")[0].partition("-")[0])
 
     def read(self, file: str) -> bytes | None:
         """Return what is in a file, None if there is none; never waits for a pipe.

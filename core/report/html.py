@@ -11,8 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..folder import REPORT, write_text
+from ..folder import RECORD, REPORT, write_text
 from ..hooks.check import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
+from ..hooks.errors import shortened
 from ..hooks.news import described
 from ..hooks.permissions import KINDS, Need, covers
 from ..tree import Tree
@@ -28,9 +29,12 @@ MIB = 2**20
 MAX_HEAT_MAPS = 48
 MAX_CHARTS = 12
 MAX_PICTURES = 24
-#: Of a training image, which is as large as the data's.
+#: Of the training images, each of which is as large as the data's.
 MAX_SAMPLE_BYTES = 16 << 20
 MAX_SAMPLE_SIDE = 4096
+#: Of each kind, of one plugin; and characters of the reasons for one.
+MAX_GRANTS = 32
+MAX_REASONS = 1000
 #: Dotted lines in a chart.
 MAX_MARKS = 100
 #: CSS pixels that a picture of a plugin has at least, about.
@@ -262,9 +266,11 @@ def _shared(groups: Mapping[str, Mapping[str, T]], most: int) -> dict[str, dict[
 
 
 def _samples(run: RunFolder) -> Iterator[Picture]:
+    left = MAX_SAMPLE_BYTES  # of all together
     for sample in run.samples:
-        png = _png(run, f"{SAMPLES}/{sample['file']}", MAX_SAMPLE_BYTES, MAX_SAMPLE_SIDE)
+        png = _png(run, f"{SAMPLES}/{sample['file']}", left, MAX_SAMPLE_SIDE)
         if png is not None:
+            left -= len(png[0])
             yield Picture(_data_uri(png[0]), _target(sample["target"]))
 
 
@@ -353,12 +359,18 @@ def _grants(plugin: PluginEntry) -> Iterator[tuple[str, str, str]]:
     needs = [
         Need(kind, what, reason)
         for kind in KINDS
-        for what, reason in (permissions.get("needs") or {}).get(kind, {}).items()
+        for what, reason in itertools.islice(
+            (permissions.get("needs") or {}).get(kind, {}).items(), MAX_GRANTS
+        )
     ]
     for kind in KINDS:
-        for granted in (permissions.get("granted") or {}).get(kind, []):
-            reasons = [need.reason for need in needs if covers(kind, granted, need)]
-            yield kind, granted, "; ".join(dict.fromkeys(reasons)) or "it did not ask for this"
+        every = dict.fromkeys((permissions.get("granted") or {}).get(kind, []))
+        for granted in itertools.islice(every, MAX_GRANTS):
+            reasons = dict.fromkeys(need.reason for need in needs if covers(kind, granted, need))
+            told = shortened("; ".join(itertools.islice(reasons, MAX_GRANTS)), MAX_REASONS)
+            yield kind, granted, told or "it did not ask for this"
+        if len(every) > MAX_GRANTS:
+            yield kind, f"and {len(every) - MAX_GRANTS} more", f"{RECORD} has them all"
 
 
 def _title(family: str) -> str:

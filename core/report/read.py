@@ -41,6 +41,8 @@ from .recorder import EVENTS, MAX_SAMPLES, METRICS, REPORTS, SAMPLES, SAMPLES_TO
 from .store import file_name, picture_name
 
 MAX_METRICS_BYTES = 512 << 20
+#: Of one journal: each costs more than one that is whole.
+MAX_ODD_LINES = 10_000
 MAX_EVENTS_BYTES = 64 << 20
 MAX_SAMPLES_BYTES = 1 << 20
 #: Of all files of ``reports/`` together; each has an equal share.
@@ -231,6 +233,9 @@ class _Reader:
                 taken = take(line.record) if line.record is not None and is_one else None
                 if taken is None:
                     odd.add()
+                    if odd.count == MAX_ODD_LINES:
+                        self.left_out.add(f"{name} is read no further than {MAX_ODD_LINES} damaged lines")
+                        break
                 else:
                     yield taken
         except OSError as error:

@@ -1,12 +1,16 @@
 """Whose modules a plugin's are: all that its list may mean, and all that nobody lists; or nothing starts."""
 
+import importlib
+import importlib.util
 import os
+import sys
 import zipfile
 
 import pytest
 
 from ringfence.hooks import owners
 from ringfence.hooks.errors import RingfenceError
+from ringfence.hooks.guard import Guard
 from ringfence.hooks.owners import modules_in, owned
 
 POINTS = "[ringfence.plugins]\nacme = acme:Plugin\n"
@@ -206,3 +210,46 @@ def test_libraries_of_its_own_are_its_own(library):
 
 def test_pyc_files_count_for_the_module_that_they_stand_for():
     assert modules_in(["torch/__pycache__/functional.cpython-311.pyc"]) == {"torch.functional"}
+
+
+@pytest.mark.parametrize("info", ["ringfence.egg-9.dist-info", "Ringfence.Egg-9.dist-info"])
+def test_a_name_that_looks_like_the_cores_is_not_the_cores(library, info):
+    library.plugin("opt_einsum.py", info=info)
+    assert library.owned().owners["opt_einsum"] == "ringfence-egg"
+
+
+def guard_of(library, monkeypatch):
+    """Return a guard for the library, in force as long as the test lasts."""
+    monkeypatch.syspath_prepend(str(library.site))
+    told = library.owned()
+    made = Guard(told.owners, told.libraries, told.places)
+    monkeypatch.setattr(sys, "meta_path", [made, *sys.meta_path])
+    monkeypatch.setattr(sys, "path_hooks", [made.hook, *sys.path_hooks])
+    made.forget_folders()
+    return made
+
+
+def test_who_is_let_through_lets_nobody_else_through(library, monkeypatch):
+    library.install("good", "good_one/__init__.py", "good_one/core.py", points=POINTS)
+    library.install("evil", "good_one/more/__init__.py", points=POINTS.replace("acme", "evil"))
+    guard = guard_of(library, monkeypatch)
+    guard.allow("good")
+    assert importlib.util.find_spec("good_one.core") is not None
+    with pytest.raises(ModuleNotFoundError, match="belongs to 'evil'"):
+        importlib.import_module("good_one.more")
+    # The control: who chooses it gets it.
+    guard.allow("evil")
+    assert importlib.import_module("good_one.more")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "good_one"]:
+        del sys.modules[name]
+
+
+def test_a_module_that_the_job_names_lets_through_no_plugin_inside_it(library, monkeypatch):
+    library.install("plain", "plain_one/__init__.py", "plain_one/models.py")
+    library.plugin("plain_one/models/__init__.py", "acme_one.py", "spread/acme.py")
+    guard = guard_of(library, monkeypatch)
+    guard.allow_module("plain_one.models")
+    assert guard._allowed == set()
+    # A folder without an __init__ is anybody's.
+    guard.allow_module("spread.acme")
+    assert guard._allowed == {"acme"}

@@ -53,10 +53,22 @@ def attack_data(monkeypatch):
 # 30: writing on
 
 
+def taken(plugin, gradients):
+    """Return a result that the host has taken: on a busy machine it may be too late for that, and refuse."""
+    for _ in range(_TRIES):
+        try:
+            return plugin.call("backward", {"gradients": gradients}, StepInfo(1))
+        except PluginProtocolError:
+            plugin.restart()
+    pytest.fail("the host was never in time")
+
+
 @pytest.mark.attack(30)
 def test_a_run_is_not_changed_by_what_is_written_after_the_turn(stage):
     before = stage.victims.look()
-    outcome = stage.run(stage.attacker("race:later", "Saboteur"))
+    tries = (stage.run(stage.attacker("race:later", "Saboteur")) for _ in range(_TRIES))
+    outcome = next((each for each in tries if not isinstance(each.error, PluginProtocolError)), None)
+    assert outcome is not None, "the host was never in time"
     assert outcome.error is None
     assert outcome.weights == stage.reference
     assert_unharmed(stage, before)
@@ -65,7 +77,7 @@ def test_a_run_is_not_changed_by_what_is_written_after_the_turn(stage):
 @pytest.mark.attack(30)
 def test_a_result_stays_what_it_was_when_it_was_taken(stage, started, gradients):
     plugin = started(stage.attacker("race:later", "Saboteur"))
-    result = plugin.call("backward", {"gradients": gradients}, StepInfo(1))
+    result = taken(plugin, gradients)
     time.sleep(_LATER_S)
     assert bool(torch.all(result["weight"] == 0.25))
 
@@ -73,7 +85,7 @@ def test_a_result_stays_what_it_was_when_it_was_taken(stage, started, gradients)
 @pytest.mark.control(30)
 def test_a_result_that_is_not_copied_changes_after_it_was_checked(stage, started, gradients):
     plugin = started(stage.attacker("race:later", "Saboteur"))
-    plugin.call("backward", {"gradients": gradients}, StepInfo(1))
+    taken(plugin, gradients)
     size = gradients.buffer.numel()
     shared = TensorMap(gradients.specs, plugin._workers[0].slots[0]._result.buffer[:size])
     assert bool(shared["weight"].isfinite().all())

@@ -75,7 +75,7 @@ def test_clean_up_follows_no_link_and_opens_no_pipe(stage, tmp_path):
     assert "nested" in said or "cannot be looked into" in said
     assert remove_tree(folder)
     assert not folder.exists()
-    assert stage.victims.look() == before
+    assert_unharmed(stage, before)
 
 
 @pytest.mark.control(5)
