@@ -28,6 +28,9 @@ _POINTS = "entry_points.txt"
 #: Of a file of metadata; torch's list of files has 1.2 MB.
 _MAX_BYTES = 2**24
 _MAX_FILES = 200_000
+_SHARED_LIBRARY = re.compile(r"/[^/]*\.so(\.\d+)*$")
+#: Folders of a prefix in which nothing looks for libraries or programs.
+_DATA = ("share", "etc", "include")
 _TOP = re.compile(rb"\n([^/,\n]+)")
 _PLAIN = re.compile(r"[A-Za-z0-9._+!~-]+")
 
@@ -121,14 +124,16 @@ def owned(path: Iterable[str]) -> Owned:
     ]
     declaring = {told for told in every if GROUP.encode() in (told.read(_POINTS) or b"")}
     core = {told for told in declaring if told.owner == _CORE}
-    theirs = declaring - core
+    theirs, brought = declaring - core, set[str]()
     if theirs or len(core) > 1:
         others = {told: _list_of(told) for told in every if told not in theirs}
         # Metadata may come with another distribution's files: then it is that one which brings the plugins.
         carriers = _carriers(others, declaring)
-        _own(found, listed, theirs | carriers, {told: others[told] for told in others.keys() - carriers})
+        brought = _own(
+            found, listed, theirs | carriers, {told: others[told] for told in others.keys() - carriers}
+        )
     for folder in listed:
-        _own_archive(found, folder)
+        _own_archive(found, folder, is_theirs=folder in brought)
     return found
 
 
@@ -206,8 +211,13 @@ def _own(
     listed: dict[str, list[str]],
     theirs: set[_Metadata],
     others: dict[_Metadata, bytes | None],
-) -> None:
-    """Note what the distributions ``theirs`` may have installed; ``others`` are those without plugins."""
+) -> set[str]:
+    """Note what the distributions ``theirs`` may have installed; ``others`` are those without plugins.
+
+    Returns:
+        What of ``listed`` they have brought, or have Python search.
+    """
+    brought: set[str] = set()
     # Folder to whose its modules are that nobody lists.
     unlisted: dict[str, str] = {}
     tops: dict[str, set[str]] = {folder: set() for folder in listed}
@@ -225,9 +235,12 @@ def _own(
             # Its code lies elsewhere, as that of an editable install does.
             found.owners.update(dict.fromkeys(_told_modules(told), told.owner))
         unlisted.setdefault(told.folder, told.folder if files else told.owner)
-        unlisted |= dict.fromkeys(_added_folders(told, files) & listed.keys(), told.owner)
+        added = _added_folders(told, files) & listed.keys()
+        unlisted |= dict.fromkeys(added, told.owner)
+        brought |= added | (listed.keys() & set(files))
     for folder, owner in unlisted.items():
         found.add(owner, folder, _importable(listed[folder]) - _claimed(folder, others) - tops[folder])
+    return brought
 
 
 def _rows(told: _Metadata) -> list[str]:
@@ -269,11 +282,17 @@ def _located(told: _Metadata, rows: Iterable[str]) -> list[str]:
 def _check_libraries(told: _Metadata, files: list[str], others: dict[_Metadata, bytes | None]) -> None:
     """Refuse shared libraries among the files of others: those are loaded without being imported."""
     lists = [data for other, data in others.items() if data and other.folder == told.folder]
-    around = {os.path.dirname(file): file for file in files if file.endswith(".so") or ".so." in file}  # noqa: PTH120
+    around = {os.path.dirname(file): file for file in files if _SHARED_LIBRARY.search(file)}  # noqa: PTH120
     for folder, file in around.items():
         inner = folder.removeprefix(told.folder).lstrip("/")
         outside = not f"{folder}/".startswith(f"{told.folder}/")
-        if outside or (inner and any(b"\n%b/" % inner.encode() in data for data in lists)):
+        if outside and f"{folder}/".startswith(
+            tuple(f"{os.path.realpath(sys.prefix)}/{name}/" for name in _DATA)
+        ):
+            continue
+        # A folder may be shared: it is another's if that has a package or libraries right there.
+        theirs = re.compile(rb"\n%b/(?:__init__\.|[^/\n,]*\.so)" % re.escape(inner).encode())
+        if outside or (inner and any(theirs.search(data) for data in lists)):
             raise UnknownOwnerError(
                 f"'{told.owner}', which brings plugins, has installed {file}: a library among files that are "
                 "not its own, which may be loaded outside any sandbox. Uninstall it "
@@ -326,8 +345,8 @@ def _claimed(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
     return claimed
 
 
-def _own_archive(found: Owned, path: str) -> None:
-    """Note the modules of a zip file if there are plugins in it: all of them, since they came as one."""
+def _own_archive(found: Owned, path: str, *, is_theirs: bool) -> None:
+    """Note the modules of a zip file that came with plugins, or holds some: all, since they came as one."""
     if not os.path.isfile(path):  # noqa: PTH113
         return
     import zipfile  # noqa: PLC0415 - hardly anybody has one
@@ -344,7 +363,7 @@ def _own_archive(found: Owned, path: str) -> None:
                 raise UnknownOwnerError(
                     f"{path}, where Python looks for modules, has too large metadata; remove it"
                 )
-            if any(GROUP.encode() in archive.read(info) for info in infos):
+            if is_theirs or any(GROUP.encode() in archive.read(info) for info in infos):
                 found.add(path, path, modules_in(archive.namelist()))
                 found.libraries.append(path)
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError) as error:

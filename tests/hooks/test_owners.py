@@ -128,6 +128,18 @@ def test_all_modules_of_an_archive_with_plugins_are_theirs(library, tmp_path):
     assert library.owned(path).owners == {"gmpy2": str(path)}
 
 
+def test_all_modules_of_an_archive_that_a_plugin_brings_are_theirs(library):
+    path = library.site / "acme_data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gmpy2.py", "")
+    assert "gmpy2" not in library.owned(path).owners
+
+    library.plugin("acme.py", "acme.pth", rows=["acme_data.zip,,"])
+    (library.site / "acme.pth").write_text("acme_data.zip\n")
+
+    assert library.owned(path).owners["gmpy2"] == str(path)
+
+
 def test_without_plugins_of_others_nothing_is_anybodys(library):
     library.install("ringfence", points=POINTS)
     (library.site / "unlisted.py").touch()
@@ -202,8 +214,14 @@ def test_a_library_among_the_files_of_others_starts_nothing(library, row):
         library.owned()
 
 
-def test_libraries_of_its_own_are_its_own(library):
-    library.plugin("acme/__init__.py", "acme/_core.so", "acme.libs/libz.so.1")
+def test_libraries_of_its_own_are_its_own(library, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(library.root))
+    library.plugin(
+        *("acme/__init__.py", "acme/_core.so", "acme.libs/libz.so.1"),
+        # In a folder that is shared, where nobody else has code; no library; data.
+        *("shared/_acme.so", "hon.libs/notes.so.txt"),
+        rows=["../../../share/acme/libmodel.so,,"],
+    )
 
     assert library.owned().owners["acme"] == "acme"
 
