@@ -27,10 +27,13 @@ from .calls_by_argument import what_was_tried
 from .modes import change_mode
 from .protocol import MessageError
 
-#: Attempts of one worker that are told, and modes of files that are changed for it; whatever it does, it
-#: costs the host no more than these.
+#: Of one worker: attempts that are counted, and modes of files that are changed for it.
 MAX_TOLD = 100
 MAX_MODES = 1000
+#: Calls of one worker that are answered at all. A filter has one listener for both kinds, so that those which
+#: are past one bound must go on being refused here for the other kind to go on; whatever a worker does, it
+#: costs the host no more than these.
+MAX_ANSWERED = 10_000
 
 
 class Attempts:
@@ -51,8 +54,9 @@ class Attempts:
         self._from_probes = 0
         self._from_elsewhere = 0
         self._scratch = None if scratch is None else os.path.realpath(scratch)
-        self._left = MAX_TOLD
+        self._told_left = MAX_TOLD
         self._modes_left = MAX_MODES
+        self._answers_left = MAX_ANSWERED
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
 
@@ -75,6 +79,7 @@ class Attempts:
             return True  # it was about a listener that had the same number
         if not ready[0][1] & select.POLLIN:
             return False  # the worker has ended
+        self._answers_left -= 1
         try:
             call = self.listener.recv()
             name = seccompy.syscall_name(call.nr)
@@ -83,18 +88,17 @@ class Attempts:
             self.listener.respond(call.id, error=error)
         except OSError as error:
             if error.errno != errno.ENOENT:
-                raise
-            self._left -= self._counts  # withdrawn, as a signal came or its thread has ended
-        goes_on = min(self._left, self._modes_left) > 0
+                raise  # else it was withdrawn, as a signal came or its thread has ended
+        goes_on = self._answers_left > 0
         if not goes_on:
             self._usage.attempts_at_least = True
         return goes_on
 
     def _change_mode(self, name: str, call: Notification) -> int:
         """Change a mode if it is one of a file of the worker's own; returns the error that it gets, or 0."""
-        self._modes_left -= 1
-        if self._scratch is None:
+        if self._scratch is None or not self._modes_left:
             return errno.EPERM
+        self._modes_left -= 1
         return change_mode(self._scratch, call.pid, name, call.args, lambda: self.listener.valid(call.id))
 
     def _count(self, name: str, call: Notification) -> int:
@@ -103,7 +107,10 @@ class Attempts:
             self._from_probes += call.pid == self._pid
             self._from_elsewhere += call.pid != self._pid
             return errno.EPERM
-        self._left -= 1
+        if not self._told_left:
+            self._usage.attempts_at_least = True
+            return errno.EPERM
+        self._told_left -= 1
         kind = f"{what_was_tried(name, call.args)} ({name})"
         counts = self._usage.attempts or {}
         # A new one each time: another thread may be reading it.

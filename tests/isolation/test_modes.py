@@ -13,12 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringfence.hooks import plain
-from ringfence.isolation.attempts import MAX_MODES
+from ringfence.isolation.attempts import MAX_MODES, MAX_TOLD
 from ringfence.isolation.calls import BY_HOST
 from ringfence.isolation.modes import change_mode
 
-from ..watching import until
-from .test_attempts import attempts_of, told
+from .test_attempts import told
 
 AT_FDCWD, NOFOLLOW, EMPTY_PATH = -100 & 0xFFFFFFFF, 0x100, 0x1000
 HIGH = 1 << 32
@@ -246,13 +245,24 @@ def test_a_plugin_copies_files_with_their_modes(start, gradients, step):
     assert plugin.usage.attempts == {}
 
 
-def test_modes_are_changed_for_a_plugin_so_often_and_no_more(start, gradients, step):
-    plugin = told(start("copying:OnAndOn", options={"times": MAX_MODES + 10}))
+def test_modes_are_changed_for_a_plugin_so_often_and_attempts_are_counted_after_that(start, gradients, step):
+    plugin = told(start("copying:OnAndOn", options={"times": MAX_MODES + 10, "tried": 2}))
     plugin.call("backward", {"gradients": gradients}, step)
+    state = plain.decode(plugin.state_dict())
     # Those that the probes tried count as well.
-    done = plain.decode(plugin.state_dict())["done"]
-    assert MAX_MODES - 10 < done < MAX_MODES
-    assert until(lambda: attempts_of(plugin).listener.closed)
+    assert MAX_MODES - 10 < state["done"] < MAX_MODES
+    assert state["errors"] == ["EPERM"] * 4
+    assert plugin.usage.attempts == {"become another user (setuid)": 4}
+    assert not plugin.usage.attempts_at_least
+
+
+def test_modes_are_changed_after_more_attempts_than_are_counted(start, gradients, step):
+    plugin = told(start("copying:OnAndOn", options={"times": 3, "tried": MAX_TOLD + 10}))
+    plugin.call("backward", {"gradients": gradients}, step)
+    state = plain.decode(plugin.state_dict())
+    assert state["done"] == 3
+    assert state["errors"] == ["EPERM"] * 2 * (MAX_TOLD + 10)
+    assert plugin.usage.attempts == {"become another user (setuid)": MAX_TOLD}
     assert plugin.usage.attempts_at_least
 
 

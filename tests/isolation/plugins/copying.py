@@ -56,20 +56,29 @@ class Copies:
 
 
 class OnAndOn:
+    """Changes a mode ``times`` times; before that and after it tries ``tried`` times what it may not."""
+
     role = "gradient"
     forward = passthrough
 
-    def __init__(self, times: int):
+    def __init__(self, times: int, tried: int = 0):
         self.times = times
+        self.tried = tried
         self.done = 0
+        self.errors = []
 
     def backward(self, gradients):
         with open("file", "w") as file:  # noqa: PTH123 - as a plugin might
+            self._try()
             for _ in range(self.times):
                 self.done += _outcome(lambda: os.fchmod(file.fileno(), 0o600)) is None
+            self._try()
+
+    def _try(self):
+        self.errors += [_outcome(lambda: os.setuid(os.getuid())) for _ in range(self.tried)]
 
     def state_dict(self):
-        return {"done": self.done}
+        return {"done": self.done, "errors": self.errors}
 
     def load_state_dict(self, state):
-        self.done = state["done"]
+        self.done, self.errors = state["done"], state["errors"]
