@@ -46,6 +46,7 @@ class RunRecord(NullRecorder):
         base: Folder that relative paths of the job start from.
         seed: The job's.
         device: Where the loop runs.
+        data_notes: What there is to know of the data, as sentences.
         status: ``running``, ``completed``, ``stopped_early``, ``interrupted``, ``aborted`` or ``failed``.
         error: Why it was aborted or failed.
         result: What the engine returned, if it did.
@@ -67,6 +68,7 @@ class RunRecord(NullRecorder):
     base: Path
     seed: int
     device: str
+    data_notes: Sequence[str] = ()
     status: str = "running"
     error: str | None = None
     result: Result | None = None
@@ -188,6 +190,7 @@ class RunRecord(NullRecorder):
             "device": self.device,
             "threads": torch.get_num_threads(),
             "base_folder": str(self.base),
+            "data_notes": list(self.data_notes),
             "accepted": self.accepted,
             "ringfence_version": __version__,
             "python_version": platform.python_version(),

@@ -191,7 +191,14 @@ def run(
         job = prepared.job_file.job
         told: Sequence[str] = ()
         written = job.based(prepared.base).to_yaml()
-        record = RunRecord(folder, written, prepared.base, job.seed, str(resolve_device(job.device)))
+        record = RunRecord(
+            folder,
+            written,
+            prepared.base,
+            job.seed,
+            str(resolve_device(job.device)),
+            data_notes=prepared.ingredients.data.notes,
+        )
         if resume:
             record.accepted = accepted_before(folder)
             told = record.carry_on()
@@ -280,7 +287,7 @@ def _recorded(
 
 
 def _show(notes: Sequence[str], watchers: Sequence[Watcher]) -> None:
-    """Show what is true of the data whatever becomes of the run, which therefore is no event of it."""
+    """Show what is true of the data whatever becomes of the run: the record has it, and it is no event."""
     for sentence in notes:
         for watcher in watchers:
             watcher.event(sentence)

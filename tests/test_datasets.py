@@ -419,6 +419,7 @@ def test_arrays_that_do_not_fit_are_told(tmp_path, arrays, options, said):
 # classes, and what the loss is for
 
 OUTPUTS = "the model has an output for each all the same"
+FROM_ONE = ". Do your targets start at 1? Classes start at 0: subtract 1"
 
 
 def labelled(folder, targets, test_targets=None):
@@ -436,7 +437,7 @@ def labelled(folder, targets, test_targets=None):
             [1, 2],
             (
                 "3 classes",
-                "no training samples of 1 of 3 classes: 0; " + OUTPUTS,
+                "no training samples of 1 of 3 classes: 0; " + OUTPUTS + FROM_ONE,
                 "no test samples of 1 of 3 classes: 0",
             ),
         ),

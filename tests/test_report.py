@@ -338,6 +338,12 @@ def test_disabled_plugin_is_told_at_the_top_of_a_run_that_completed(folder):
     assert "Disabled: spy failed, and the run went on without" in top()
 
 
+def test_what_there_is_to_know_of_the_data_is_on_the_page(folder):
+    assert "data:" not in page(folder).text
+    (folder / "run.json").write_text(json.dumps(record(data_notes=["3 classes", "none of <b>0</b>"])))
+    assert "data: 3 classes none of <b>0</b>" in re.sub(r"\s+", " ", page(folder).text)
+
+
 def test_what_a_plugin_tried_is_told_and_nothing_of_those_that_tried_nothing(folder):
     tried = {"start another process (vfork)": 3, "open a connection (socket)": 1}
     plugins = [

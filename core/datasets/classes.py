@@ -16,6 +16,8 @@ _SAMPLES_A_CLASS = 2
 _LISTED = 10
 _RENUMBER = "np.unique(targets, return_inverse=True)[1] numbers them"
 _AS_NUMBERS = "to predict numbers write loss: mse (l1, huber or smooth_l1) and metric: mse (mae or r2)"
+#: Where 0 alone is empty, and nobody has named it.
+_FROM_ONE = ". Do your targets start at 1? Classes start at 0: subtract 1"
 #: What is larger cannot be a class number, and may not fit an integer.
 _LARGEST = 2.0**53
 
@@ -95,7 +97,9 @@ def tell_empty(train: Dataset, test: Dataset) -> Iterator[str]:
         if empty:
             names = [dataset.class_names[i] if dataset.class_names else str(i) for i in empty]
             outputs = "; the model has an output for each all the same" if part == "training" else ""
-            yield f"no {part} samples of {len(empty):,} of {count:,} classes: {_listed(names)}{outputs}"
+            asked = _FROM_ONE if part == "training" and empty == [0] and not dataset.class_names else ""
+            classes = f"{len(empty):,} of {count:,} classes: {_listed(names)}"
+            yield f"no {part} samples of {classes}{outputs}{asked}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -89,6 +89,7 @@ class RunEntry(TypedDict, total=False):
     steps: Count
     epochs: Count
     weights_sha256: Name
+    data_notes: Annotated[list[Text], msgspec.Meta(max_length=256)]
     seconds: Amount
     steps_per_second: Amount
     started: Name

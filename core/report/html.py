@@ -142,6 +142,7 @@ def render(run: RunFolder) -> str:
         mood=mood,
         status=status,
         cards=list(_cards(run)),
+        data_notes=record.get("data_notes", []),
         curves=list(_curves(run)),
         monitors=list(_monitor_charts(run)),
         layers=list(_layers(run)),

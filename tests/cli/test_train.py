@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ringfence.job import read_job
@@ -70,6 +71,20 @@ def test_run_leaves_a_whole_folder(all_four):
     assert run["weights_sha256"][:16] in done.out
     assert (folder / run["checkpoint"]).is_dir()
     assert run["hooks"]["augment_forward"] == ["augment"]
+
+
+def test_what_is_shown_of_the_data_is_in_the_record_and_on_the_page(ringfence, job, tmp_path):
+    np.savez(tmp_path / "d.npz", inputs=np.ones((32, 4), dtype="float32"), targets=[1, 2] * 16)
+    small = "model: {name: mlp, hidden: [8]}\ndata: {name: arrays, path: d.npz}\nsteps: 2\nbatch_size: 8\n"
+    done = ringfence(
+        "train", job(small + "plugins: [{optim: {algorithm: sgd, lr: 0.1}, isolation: trusted}]\n")
+    )
+    assert done.status == 0, done.err
+    notes = record()["data_notes"]
+    assert notes[0] == "3 classes"
+    assert notes[1].endswith("Do your targets start at 1? Classes start at 0: subtract 1")
+    page = (tmp_path / "runs/job-1/report.html").read_text()
+    assert all(f"{note}\n" in done.out and note in page for note in notes)
 
 
 def test_record_tells_what_each_plugin_cost(all_four):
