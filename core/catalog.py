@@ -6,7 +6,6 @@ metadata is damaged is told of and passed over; it does not hide the others.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import re
 import sys
@@ -35,11 +34,6 @@ MAX_PLUGINS = 100
 #: Of ``module:Class``, in characters: where it leads is looked for part by part.
 MAX_POINT = 300
 
-#: What reading damaged metadata raises.
-_DAMAGED = (
-    *(OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error),
-    *(SyntaxError, RecursionError, MemoryError),
-)
 #: What a plugin may be called: nothing that a terminal, a path or a log could take for something else.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SHOWN_CHARACTERS = 200
@@ -115,6 +109,14 @@ class Catalog:
         return f" (could not be read: {'; '.join(self.damaged)})" if self.damaged else ""
 
 
+def _damaged() -> tuple[type[Exception], ...]:
+    """Return what reading damaged metadata raises; asked for where it did, as importing it takes time."""
+    import csv  # noqa: PLC0415
+
+    known = (OSError, ValueError, KeyError, AttributeError, TypeError, csv.Error)
+    return (*known, SyntaxError, RecursionError, MemoryError)
+
+
 def catalog(path: Sequence[str] | None = None) -> Catalog:
     """Read the metadata of every distribution on ``path`` (``sys.path`` by default)."""
     return catalog_of(Distribution.discover(path=list(sys.path if path is None else path)))
@@ -148,7 +150,7 @@ def catalog_of(distributions: Iterable[Distribution], remedy: str = "uninstall i
             seen.add(canonicalize_name(name))
             for plugin in list(_plugins(distribution, metadata, name, environment, damaged)):
                 found.setdefault(plugin.name, []).append(plugin)
-        except _DAMAGED as error:
+        except _damaged() as error:
             where = getattr(distribution, "_path", "a distribution")
             cause = _one_line(f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS])
             damaged.append(f"{_one_line(where)} has damaged metadata ({cause}); {remedy}")

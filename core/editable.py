@@ -7,7 +7,6 @@ is, word for word, what a build backend writes, and leads into the project.
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +88,9 @@ def _leads_into(line: str, project: Path) -> bool:
 
 
 def _is_setuptools(code: str) -> bool:
+    # A tenth of what listing plugins takes is spent on imports: this one is for few.
+    import hashlib  # noqa: PLC0415
+
     values = dict(_VALUE.findall(code))
     rest = hashlib.sha256(_VALUE.sub(r"\1", code).encode()).hexdigest()
     return (

@@ -44,6 +44,8 @@ class Guards:
         imports: list[Span] = []
         reads: list[Span] = []
         asked: list[Span] = []
+        # Most modules hold none of them, and a walk through every test is most of what reading guards costs.
+        may_test = any(word in module.text for word in ("TYPE_CHECKING", "__version__", "hasattr"))
         for node in module.parts:
             effort.step()
             match node:
@@ -53,10 +55,10 @@ class Guards:
                 case ast.With(body=body, items=items):
                     caught = {name for item in items for name in _suppressed(item.context_expr)}
                     _add(body, caught, imports, reads)
-                case ast.If(test=test, body=then, orelse=otherwise):
+                case ast.If(test=test, body=then, orelse=otherwise) if may_test:
                     _add(_chosen(test, then, otherwise), _EVERYTHING, imports, reads)
                     asked += _spans(_asked(test, then, otherwise))
-                case ast.IfExp(test=test, body=value, orelse=other):
+                case ast.IfExp(test=test, body=value, orelse=other) if may_test:
                     _add(_chosen(test, [value], [other]), _EVERYTHING, imports, reads)
                     asked += _spans(_asked(test, [value], [other]))
         return cls([*imports, *asked], reads, [*reads, *asked])

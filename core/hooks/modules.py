@@ -42,7 +42,17 @@ _PARTS = frozenset(
     )
 )
 #: The most frequent of the nodes that have none of these inside.
-_LEAVES = frozenset((ast.Name, ast.Constant, ast.alias, ast.Load, ast.Store, ast.Del))
+_LEAVES = frozenset(
+    (
+        *(ast.Name, ast.Constant, ast.alias, ast.Pass),
+        *(
+            kind
+            for family in (ast.expr_context, ast.operator, ast.unaryop)
+            for kind in family.__subclasses__()
+        ),
+        *(kind for family in (ast.cmpop, ast.boolop) for kind in family.__subclasses__()),
+    )
+)
 
 FileOf = Callable[[Path], Path | None]
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -60,6 +70,7 @@ class Module:
         bindings: Top-level name to the statement that binds it last.
         aliases: Those that are imported, to what the statement says of them.
         parts: Every import, attribute, call, function, ``try``, ``with`` and ``if`` in it, at any depth.
+        text: What was parsed: whether a word stands in it at all costs no walk.
     """
 
     name: str
@@ -68,6 +79,7 @@ class Module:
     bindings: Mapping[str, ast.stmt]
     aliases: Mapping[str, ast.alias]
     parts: tuple[ast.AST, ...]
+    text: str
 
     @property
     def package(self) -> str:
@@ -212,9 +224,9 @@ class Modules:
         for package, folder in self._roots:
             if name == package or name.startswith(f"{package}."):
                 root, rest = self._file_of(Path(folder)), name.split(".")[package.count(".") + 1 :]
-                file = None if root is None else file_below(root, rest, self._file_of)
-                if file is not None:
-                    return _as_source(file)
+                if root is not None:  # then Python looks for what is below there, and nowhere else
+                    file = file_below(root, rest, self._file_of)
+                    return None if file is None else _as_source(file)
         places = (file_in(base, name, self._file_of) for base in self._folders)
         found = next(filter(None, places), None)
         return None if found is None else _as_source(found[2])
@@ -255,7 +267,7 @@ class Modules:
             self.broken[name] = Broken(f"it is no Python source: {error}", path)
             return None
         bindings, aliases = dict(_bindings(tree.body)), dict(_aliases(tree.body))
-        return Module(name, path, tree, bindings, aliases, tuple(_parts(tree)))
+        return Module(name, path, tree, bindings, aliases, tuple(_parts(tree)), text)
 
     def _text(self, data: bytes) -> str:
         """Return the text of a file; say in ``full`` if there is no room left to parse it.
@@ -324,11 +336,12 @@ def _parts(tree: ast.Module) -> Iterator[ast.AST]:
         for node in level:
             if type(node) in _PARTS:
                 yield node
-            for name in node._fields:
-                value = getattr(node, name)
-                if type(value) is list:
+            # In the order of the fields, which is that of the text.
+            for value in vars(node).values():
+                kind = type(value)
+                if kind is list:
                     below += [n for n in value if type(n) not in _LEAVES and isinstance(n, ast.AST)]
-                elif type(value) not in _LEAVES and isinstance(value, ast.AST):
+                elif kind not in _LEAVES and isinstance(value, ast.AST):
                     below.append(value)
         level = below
 

@@ -188,7 +188,7 @@ class _Uses:
 
     def construction(self, module: Module, call: ast.Call) -> None:
         """Take the keywords of ``LossTerm(value=…)`` as uses of the attributes they set."""
-        name = self.public_type(module, call.func)
+        name = self.public_type(module, call.func) if call.keywords else ""
         for keyword in call.keywords if name else ():
             if keyword.arg is not None:
                 self.found.add(Use(keyword.arg, module.path, call.lineno, type_name=name))
