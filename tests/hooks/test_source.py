@@ -351,7 +351,7 @@ SLOW = {
     + ", ".join(f"a{n}=0" for n in range(400))
     + "):\n    "
     + "x.a; " * 10_000,
-    "a condition in conditions": f"    x = {'(a if ' * 60}[{'a(), ' * 3_000}]{' else a)' * 60}\n",
+    "a condition in conditions": f"    x = {'(a if ' * 60}[{'hasattr(), ' * 3_000}]{' else a)' * 60}\n",
     "a type in brackets": f"    def __init__(self, a: b[{'1, ' * 20_000}]{'[0]' * 200}): ...\n",
     "functions and names of modules": "    x = 0\n"
     f"import {', '.join(f'ringfence as r{n}' for n in range(4000))}\n" + "lambda: a; " * 4000,
