@@ -25,6 +25,7 @@ from ..hooks.errors import (
     RunAbortedError,
     SandboxUnavailableError,
     is_by_its_code,
+    is_transient,
     shortened,
     visible,
 )
@@ -221,7 +222,7 @@ def _would_fail_again(run: Run, error: PluginError) -> bool:
         return False
     if isinstance(error, PluginProtocolError):
         return is_by_its_code(error)
-    if isinstance(error, PluginRaisedError):
+    if isinstance(error, PluginRaisedError) and not is_transient(error):
         known = run.raised.get(error.plugin)
         run.raised[error.plugin] = error.cause
         return known == error.cause

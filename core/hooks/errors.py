@@ -25,6 +25,11 @@ from typing import TypeVar
 
 _Error = TypeVar("_Error", bound="PluginError")
 
+#: Errors of the system that come again, however often one tries.
+_LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+#: Errors that one is looked for among the causes of; theirs may be in a circle.
+_MAX_CAUSES = 20
+
 
 def visible(text: str) -> str:
     """Return ``text`` with control characters, except line ends, written as escapes.
@@ -136,6 +141,32 @@ def ended_at(error: _Error, traceback: str) -> _Error:
     return error
 
 
+def as_transient(error: PluginRaisedError) -> PluginRaisedError:
+    """Return ``error`` marked as one of which ``may_pass`` held where it was raised."""
+    error._is_transient = True  # noqa: SLF001 - this module's own
+    return error
+
+
+def is_transient(error: PluginRaisedError) -> bool:
+    """Tell whether the same error twice does not mean that it comes every time."""
+    return error._is_transient  # noqa: SLF001 - this module's own
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether an error is of the system, or comes of one that is: a disk, a network, a busy machine.
+
+    What a file's name or the sandbox decides is the same the next time.
+    """
+    found: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if found is None:
+            return False
+        if isinstance(found, OSError) and not isinstance(found, _LASTING):
+            return True
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return False
+
+
 def traceback_of(error: PluginError) -> str:
     """Return the traceback of the plugin's own code as text, of a bounded length; ``""`` if none is known."""
     return getattr(error, "remote_traceback", "") or error._ended_at  # noqa: SLF001 - this module's own
@@ -169,6 +200,9 @@ class PluginLoadError(_PluginCodeError):
 
 class PluginRaisedError(_PluginCodeError):
     """A plugin's code raised; its traceback is attached."""
+
+    #: Whether what it raised may be another's fault, and gone the next time; no public name.
+    _is_transient = False
 
 
 class PluginMemoryError(PluginError):

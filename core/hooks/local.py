@@ -12,7 +12,16 @@ from typing import Any
 
 from . import plain
 from .check import Canonical, Names, NotFiniteError, ResultError, check_result, check_scalars
-from .errors import REFUSED, JobError, PluginError, PluginLoadError, PluginProtocolError, PluginRaisedError
+from .errors import (
+    REFUSED,
+    JobError,
+    PluginError,
+    PluginLoadError,
+    PluginProtocolError,
+    PluginRaisedError,
+    as_transient,
+    may_pass,
+)
 from .plugin import PluginSpec, PluginUsage, excess_state
 from .plugin_frames import raised_at
 from .specs import HOOKS, METHODS
@@ -135,14 +144,7 @@ class LocalPlugin:
                 f"{REFUSED}: {error}", plugin=spec.name, hook=hook, step=step.global_step
             ) from error
         except Exception as error:
-            told = traceback.format_exc()
-            raise PluginRaisedError(
-                f"raised {type(error).__name__}: {error}{raised_at(told)}",
-                plugin=spec.name,
-                hook=hook,
-                step=step.global_step,
-                remote_traceback=told,
-            ) from error
+            raise self._raised(error, hook, step.global_step) from error
         finally:
             self.usage.calls += 1
             self.usage.seconds += time.perf_counter() - started
@@ -228,13 +230,18 @@ class LocalPlugin:
             with self._as_in_sandbox(self._start_seed):
                 return function()
         except Exception as error:
-            told = traceback.format_exc()
-            raise PluginRaisedError(
-                f"raised {type(error).__name__}: {error}{raised_at(told)}",
-                plugin=self.spec.name,
-                hook=f"{self.spec.role}.{name}",
-                remote_traceback=told,
-            ) from error
+            raise self._raised(error, f"{self.spec.role}.{name}") from error
+
+    def _raised(self, error: Exception, hook: str, step: int | None = None) -> PluginRaisedError:
+        told = traceback.format_exc()
+        raised = PluginRaisedError(
+            f"raised {type(error).__name__}: {error}{raised_at(told)}",
+            plugin=self.spec.name,
+            hook=hook,
+            step=step,
+            remote_traceback=told,
+        )
+        return as_transient(raised) if may_pass(error) else raised
 
     def _construct(self) -> None:
         spec = self.spec

@@ -23,6 +23,7 @@ from ..hooks.errors import (
     PluginProtocolError,
     PluginRaisedError,
     PluginTimeoutError,
+    as_transient,
     ended_at,
     visible,
 )
@@ -472,13 +473,14 @@ class Channel:
                 plugin=self.plugin,
                 remote_traceback=remote,
             )
-        return PluginRaisedError(
+        raised = PluginRaisedError(
             f"raised {cause}{raised_at(remote)}{advice}",
             plugin=self.plugin,
             hook=pending.hook,
             step=pending.step,
             remote_traceback=remote,
         )
+        return as_transient(raised) if fault.kind == "transient" else raised
 
 
 def _timeval(seconds: float) -> bytes:

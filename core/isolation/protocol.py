@@ -276,15 +276,15 @@ class Fault(_Message, frozen=True):
     """A request failed.
 
     Attributes:
-        kind: ``"raised"`` by the plugin, ``"memory"`` when a limit refused an allocation,
-            ``"result"`` when what it returned does not fit, ``"not finite"`` when that is for its numbers
-            alone, ``"load"`` when it could not be constructed,
+        kind: ``"raised"`` by the plugin, ``"transient"`` when what it raised may pass by itself,
+            ``"memory"`` when a limit refused an allocation, ``"result"`` when what it returned does not fit,
+            ``"not finite"`` when that is for its numbers alone, ``"load"`` when it could not be constructed,
             ``"refused"`` when it says that the job does not fit it.
         used_bytes: Memory of its own when ``kind`` is ``"memory"``.
     """
 
     seq: int
-    kind: Literal["raised", "memory", "result", "not finite", "load", "refused"]
+    kind: Literal["raised", "transient", "memory", "result", "not finite", "load", "refused"]
     cause: _Text
     traceback: _Text
     used_bytes: int

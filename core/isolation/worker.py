@@ -23,7 +23,7 @@ from torch import Tensor
 from ..hooks import plain
 from ..hooks.check import NAMED_TENSORS, NotFiniteError, ResultError, apart, check_result, check_scalars
 from ..hooks.connections import route_through
-from ..hooks.errors import JobError
+from ..hooks.errors import JobError, may_pass
 from ..hooks.guard import take_off
 from ..hooks.local import accepted_arguments, load_class, not_passed
 from ..hooks.repeatable import be_repeatable
@@ -388,6 +388,8 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
             out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
             refuses = kind == "raised" and isinstance(error, JobError)
+            if kind == "raised" and may_pass(error):
+                kind = "transient"
             used = held_bytes(os.getpid())
             fault = Fault(
                 seq,

@@ -88,6 +88,19 @@ class Bug(Gradient):
         return gradients["none of that name"]
 
 
+class Busy(Gradient):
+    def backward(self, gradients, step):
+        try:
+            raise TimeoutError("the disk did not answer")
+        except TimeoutError as error:
+            raise RuntimeError("no table of weights") from error
+
+
+class Missing(Gradient):
+    def backward(self, gradients, step):
+        raise FileNotFoundError("no table of weights")
+
+
 class LaterOnly(Gradient):
     def backward(self, gradients, step):
         return None if step.global_step < 6 else [1]
@@ -108,6 +121,7 @@ class NotFinite(Gradient):
         (Refuses, PluginLoadError, "cannot be used in this job: the model has no layer 'head'", 0),
         # Whether that is a bug or the machine's fault, a second look tells.
         (Bug, PluginRaisedError, "raised KeyError: 'none of that name'", 1),
+        (Missing, PluginRaisedError, "raised FileNotFoundError: no table of weights", 1),
     ],
 )
 def test_what_could_never_succeed_ends_at_once(broken, error, words, starts):
@@ -119,10 +133,10 @@ def test_what_could_never_succeed_ends_at_once(broken, error, words, starts):
     assert len([event for event in listener.events if "restarted" in event]) == starts
 
 
-@pytest.mark.parametrize("broken", [LaterOnly, NotFinite])
+@pytest.mark.parametrize("broken", [Busy, LaterOnly, NotFinite])
 def test_what_is_no_matter_of_the_first_call_is_tried_again(broken):
     faulty = of(broken())
-    with pytest.raises(RunAbortedError, match="restarted 3 times in a row"):
+    with pytest.raises((PluginRaisedError, RunAbortedError), match="restarted 3 times in a row"):
         run(mlp(), image_data(), hooks_of(faulty, sgd()), config(snapshot_every=4))
     assert len(faulty.starts) == 3
 

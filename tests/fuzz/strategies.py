@@ -92,7 +92,7 @@ SIZE = st.tuples(st.just("Size"), st.just(0), _often(NUMBERS)).map(list)
 FAULT = st.tuples(
     st.just("Fault"),
     st.just(0),
-    _often(st.sampled_from(["raised", "memory", "result", "not finite", "load", "refused"])),
+    _often(st.sampled_from(["raised", "transient", "memory", "result", "not finite", "load", "refused"])),
     _often(NAMES | st.just("x\x1b]0;y\x07" * 900) | st.just('File "' * 3000)),
     _often(NAMES | st.just('  File "a.py", line 1\n' * 300)),
     _often(NUMBERS),

@@ -14,6 +14,7 @@ from ringfence import (
     PluginTimeoutError,
     StepInfo,
 )
+from ringfence.hooks.errors import is_transient
 from ringfence.isolation import process
 from ringfence.isolation.pool import Sandbox
 
@@ -60,6 +61,14 @@ def test_a_fault_is_named_and_contained(start, gradients, fault, error, says):
     assert neighbour.call("backward", {"gradients": gradients}, StepInfo(7)) is not None
     plugin.restart()
     assert plugin.call("backward", {"gradients": gradients}, StepInfo(8)) is None
+
+
+@pytest.mark.parametrize(("fault", "passes"), [("time_out", True), ("miss", False), ("raise", False)])
+def test_what_the_system_may_be_at_fault_for_is_known_as_such(start, gradients, fault, passes):
+    plugin = start("faulty:Faulty", options={"fault": fault, "at": 0})
+    with pytest.raises(PluginRaisedError) as caught:
+        plugin.call("backward", {"gradients": gradients}, StepInfo(0))
+    assert is_transient(caught.value) is passes
 
 
 def test_one_that_hangs_is_asked_where(start, gradients, monkeypatch):

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -28,6 +29,12 @@ class Faulty:
 
     def do_raise(self, gradients):
         raise RuntimeError("the plugin's own fault")
+
+    def do_time_out(self, gradients):
+        raise TimeoutError("the disk did not answer")
+
+    def do_miss(self, gradients):
+        Path("missing").read_bytes()
 
     def do_raise_wide(self, gradients):
         raise ValueError("\ud800" + "\U0001f525" * 20_000)
