@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,10 @@ __all__ = [
 
 #: The engine's own state takes some 20 KiB.
 MAX_ENGINE_BYTES = 64 << 20
+#: Damaged ones that are read before the rest is left unread: each may take as long as one that is whole.
+MAX_DAMAGED = 20
+#: Of those, how many one message names.
+_LISTED = 5
 #: Names and shapes of the model's tensors.
 _HEAD_BYTES = tensor_file.MAX_HEADER_BYTES + tensor_file.SIZE_BYTES
 
@@ -136,7 +140,7 @@ def read_latest(
     note: Callable[[str], None],
     limits: Limits | None = None,
 ) -> tuple[Path, Contents]:
-    """Read the latest checkpoint that is intact.
+    """Read the latest checkpoint that is intact, behind at most ``MAX_DAMAGED`` that are not.
 
     Args:
         folder: Holds all checkpoints of the run.
@@ -146,7 +150,7 @@ def read_latest(
         limits: What is too large to be read; by default what this machine could not hold.
 
     Raises:
-        CheckpointError: There is none, none is intact, or it is from another job.
+        CheckpointError: There is none, none of those is intact, or it is from another job.
     """
     return read_newest(folder, agree, lambda contents, _: contents, note=note, limits=limits)
 
@@ -176,7 +180,7 @@ def read_newest(
         raise CheckpointError(f"there is no checkpoint in {folder}; start the run anew")
     limits = limits or Limits(machine_bytes(), {}, machine_bytes())
     faults: list[str] = []
-    for path in reversed(found):
+    for path in found[: -MAX_DAMAGED - 1 : -1]:
         try:
             told = manifest.load(path)
             agree(path, read_manifest(path))
@@ -187,7 +191,22 @@ def read_newest(
         for fault in faults:
             note(f"{fault}; going back to {path.name}")
         return path, value
-    raise CheckpointError("no checkpoint can be used: " + "; ".join(faults))
+    raise CheckpointError(f"no checkpoint can be used: {_listed(faults)}{_unread(found[:-MAX_DAMAGED])}")
+
+
+def _listed(faults: Sequence[str]) -> str:
+    more = len(faults) - _LISTED
+    return "; ".join(faults[:_LISTED]) + (f"; and {more} more are damaged" if more > 0 else "")
+
+
+def _unread(older: Sequence[Path]) -> str:
+    """Say what to do about those that lie behind too many damaged ones."""
+    if not older:
+        return ""
+    return (
+        f". The {len(older)} before them, the latest {older[-1].name}, were not looked at: "
+        "remove the damaged ones to have them tried"
+    )
 
 
 def _write_files(

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ringfence.engine import NullRecorder, Progress, TrainState, manifest, write_checkpoint
-from ringfence.engine.checkpoint import Limits, _read_files, read_newest
+from ringfence.engine import NullRecorder, Progress, TrainState, checkpoint, manifest, write_checkpoint
+from ringfence.engine.checkpoint import MAX_DAMAGED, Limits, _read_files, read_newest
 from ringfence.engine.manifest import DamagedError, decode, encode
+from ringfence.engine.manifest import load as manifest_load
 from ringfence.engine.weights import Weights
 from ringfence.hooks import plain
 from ringfence.hooks.errors import CheckpointError
@@ -117,6 +118,41 @@ def say(folder, told):
 
 def test_both_are_read_as_written(folder):
     assert resume(folder) == (2, [])
+
+
+def crowd(folder, damaged):
+    """Put as many damaged ones behind a whole one, each a link to the same files, as is cheap to make."""
+    (folder / NEW / "model.safetensors").write_bytes(b"")
+    sign(folder)
+    for number in range(damaged - 1):
+        shutil.copytree(folder / NEW, folder / f"step-{number + 3:08d}", copy_function=os.link)
+
+
+@pytest.fixture
+def crowded(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "checkpoints")
+
+
+def test_one_that_is_whole_is_found_behind_as_many_damaged_ones_as_are_read(crowded):
+    crowd(crowded, MAX_DAMAGED - 1)
+    step, told = resume(crowded)
+    assert (step, len(told)) == (1, MAX_DAMAGED - 1)
+
+
+def test_no_more_damaged_ones_are_read_and_the_rest_is_told(crowded, monkeypatch):
+    crowd(crowded, 10 * MAX_DAMAGED)
+    read = []
+    monkeypatch.setattr(checkpoint.manifest, "load", lambda path: read.append(path) or manifest_load(path))
+    with pytest.raises(CheckpointError) as caught:
+        resume(crowded)
+    assert len(set(read)) == MAX_DAMAGED
+    message = str(caught.value)
+    assert message.startswith("no checkpoint can be used: ")
+    assert message.count(" is damaged: ") == 5
+    assert message.endswith(
+        f"; and {MAX_DAMAGED - 5} more are damaged. The {9 * MAX_DAMAGED + 1} before them, the latest "
+        f"step-{9 * MAX_DAMAGED + 1:08d}, were not looked at: remove the damaged ones to have them tried"
+    )
 
 
 # the bytes
