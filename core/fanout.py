@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from .engine.recorder import Recorder, RunInfo
+from .folder import explain_disk
+from .hooks.errors import RunAbortedError
 from .hooks.listener import Listener
 from .hooks.plugin import Plugin
 from .hooks.types import Batch, Report, StepInfo
+
+_LOST = "the run's folder could not be written at its end ({}): the last events or curves are missing in it"
 
 
 class Keeper(Recorder, Listener, Protocol):
@@ -33,7 +38,30 @@ class Fanout:
 
     def __init__(self, keeper: Keeper, others: Sequence[Keeper]) -> None:
         self._keeper = keeper
+        self._others = others
         self._all: tuple[Keeper, ...] = (keeper, *others)
+        self._is_over = self._is_loss_told = False
+
+    def training_over(self) -> None:
+        """Note that what cannot be written from now on is told, and ends nothing: that is done already."""
+        self._is_over = True
+
+    @contextlib.contextmanager
+    def loss_told(self) -> Iterator[None]:
+        """Tell the others, once, what cannot be written; while training goes on, raise it.
+
+        Raises:
+            RunAbortedError: Training goes on.
+        """
+        try:
+            yield
+        except RunAbortedError as error:
+            if not self._is_over:
+                raise
+            cause = error.__cause__
+            if not self._is_loss_told:
+                self._is_loss_told = True
+                self.event(_LOST.format(explain_disk(cause) if isinstance(cause, OSError) else error))
 
     def started(self, info: RunInfo) -> None:
         """Pass it on."""
@@ -76,7 +104,8 @@ class Fanout:
     def event(self, message: str) -> None:
         """Pass it on."""
         for watcher in self._all:
-            watcher.event(message)
+            with self.loss_told():
+                watcher.event(message)
 
     def reported(
         self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None

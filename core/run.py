@@ -258,8 +258,9 @@ def _recorded(
             if result.status == "interrupted" and not (resume or record.stepped):
                 # To go on from its start is to start it: one way to end, whichever moment the signal met.
                 raise CutOffError("the first step")
-            # What is written late must be on disk before the record says how the run ended.
-            recorder.close()
+            # What is written late must be on disk, or told as lost, before the record says how the run ended.
+            with keeper.loss_told():
+                recorder.close()
         except BaseException as fault:
             if isinstance(fault, _NOTHING_DONE) and not (resume or record.stepped):
                 # Nothing was trained: the message tells all there is, and the name stays free.
@@ -282,7 +283,8 @@ def _recorded(
             raise
         record.finish(result)
         if result.status == "interrupted":
-            recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
+            with keeper.loss_told():
+                recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
         return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
 
 
@@ -367,6 +369,8 @@ def _train(
         ingredients.warm_up()
         hooks = Hooks(prepared.job_file.job.seed, keeper)
         stack.callback(hooks.close)
+        # Before that: what is told of plugins at their end must not change what became of the run.
+        stack.callback(keeper.training_over)
         load(prepared.plugins, hooks, _starter(sandbox), keeper.event)
         record.plugins_started(hooks)
         for watcher in watchers:

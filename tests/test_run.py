@@ -1,12 +1,18 @@
-"""How a job is prepared: with how many threads."""
+"""How a job is prepared, with how many threads; and what a full disk at its end does to a run."""
 
+import errno
 import json
 import os
 
 import pytest
 import torch
 
+from ringfence.commands.progress import Progress, QuietView
+from ringfence.engine.step import Stepper
+from ringfence.hooks.errors import RunAbortedError
+from ringfence.hooks.local import LocalPlugin
 from ringfence.job import read_job
+from ringfence.report.journal import Journal
 from ringfence.run import default_threads, prepare, run
 
 from .cli.conftest import TRUSTED_JOB
@@ -43,3 +49,68 @@ def test_the_job_comes_before_the_environment_and_the_folder_says_what_it_was(
     assert torch.get_num_threads() == threads
     assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == threads
     assert read_job(tmp_path / "run" / "job.yaml").job.threads == threads
+
+
+class Told(Progress):
+    """Keeps the events, as a terminal would show them."""
+
+    def __init__(self):
+        super().__init__(QuietView())
+        self.events = []
+
+    def event(self, message):
+        self.events.append(message)
+
+
+@pytest.fixture
+def full_at_the_end(monkeypatch):
+    """A plugin that prints as it is closed, onto a disk that is full by then."""
+    is_full = []
+
+    def close(plugin):
+        is_full.append(True)
+        plugin.usage.output.add(["goodbye 0", "goodbye 1"], 2)
+
+    def append(journal, record, append=Journal.append):
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(journal, record)
+
+    monkeypatch.setattr(LocalPlugin, "close", close)
+    monkeypatch.setattr(Journal, "append", append)
+
+
+@pytest.mark.usefixtures("full_at_the_end")
+def test_a_run_that_is_done_stays_so_where_the_news_of_its_end_cannot_be_kept(tmp_path):
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    watcher = Told()
+
+    outcome = run(
+        prepare(read_job(tmp_path / "job.yaml"), tmp_path),
+        tmp_path / "run",
+        watchers=[watcher],
+        report=False,
+    )
+
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (outcome.result.status, record["status"], record["error"]) == ("completed", "completed", None)
+    assert record["weights_sha256"] == outcome.result.weights_sha256
+    (lost,) = [event for event in watcher.events if "could not be written" in event]
+    assert lost == (
+        "the run's folder could not be written at its end (the disk is full): "
+        "the last events or curves are missing in it"
+    )
+    printed = [event.partition(": ")[2] for event in watcher.events if " printed: " in event]
+    assert printed == ["goodbye 0", "goodbye 1"]
+
+
+@pytest.mark.usefixtures("full_at_the_end")
+def test_what_ended_a_run_is_told_where_the_news_of_its_end_cannot_be_kept(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no such loss")
+
+    monkeypatch.setattr(Stepper, "refresh", fail)
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    with pytest.raises(RunAbortedError, match="no such loss"):
+        run(prepare(read_job(tmp_path / "job.yaml"), tmp_path), tmp_path / "run", report=False)
+    assert "no such loss" in json.loads((tmp_path / "run" / "run.json").read_text())["error"]
