@@ -41,8 +41,8 @@ _PARTS = frozenset(
         *(ast.Attribute, ast.Call, ast.Try, ast.TryStar, ast.With, ast.If, ast.IfExp),
     )
 )
-#: The most frequent of the nodes that have none of these inside.
-_LEAVES = frozenset(
+#: Nodes that hold nothing to look for, or nothing at all: most of a text.
+LEAVES = frozenset(
     (
         *(ast.Name, ast.Constant, ast.alias, ast.Pass),
         *(
@@ -325,6 +325,18 @@ def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from statements(handler.body)
 
 
+def inner_nodes(node: ast.AST) -> list[ast.AST]:
+    """Return the nodes in the fields of ``node``, in the order of the text, without those of ``LEAVES``."""
+    found: list[ast.AST] = []
+    for value in vars(node).values():
+        kind = type(value)
+        if kind is list:
+            found += [n for n in value if type(n) not in LEAVES and isinstance(n, ast.AST)]
+        elif kind not in LEAVES and isinstance(value, ast.AST):
+            found.append(value)
+    return found
+
+
 def _parts(tree: ast.Module) -> Iterator[ast.AST]:
     """Yield what is told apart in ``Module.parts``, in the order of ``ast.walk``.
 
@@ -336,13 +348,7 @@ def _parts(tree: ast.Module) -> Iterator[ast.AST]:
         for node in level:
             if type(node) in _PARTS:
                 yield node
-            # In the order of the fields, which is that of the text.
-            for value in vars(node).values():
-                kind = type(value)
-                if kind is list:
-                    below += [n for n in value if type(n) not in _LEAVES and isinstance(n, ast.AST)]
-                elif kind not in _LEAVES and isinstance(value, ast.AST):
-                    below.append(value)
+            below += inner_nodes(node)
         level = below
 
 

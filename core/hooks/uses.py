@@ -16,6 +16,7 @@ from .modules import (
     Module,
     Modules,
     imported_from,
+    inner_nodes,
     parameter_names,
 )
 from .names import PUBLIC
@@ -238,6 +239,11 @@ class _FunctionUses(ast.NodeVisitor):
         self._provided = provided
         self._guards = uses.guards.of(function.module)
         self._functions: set[str] = set()
+
+    def generic_visit(self, node: ast.AST) -> None:
+        """Visit what is inside, as the base does, but for names and operators, which hold nothing."""
+        for inner in inner_nodes(node):
+            self.visit(inner)
 
     # what is read
 
