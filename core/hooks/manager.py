@@ -181,9 +181,8 @@ class Hooks:
     # monitors report when they are done
 
     def poll(self) -> None:
-        """Collect what monitors have finished, without waiting, and tell what plugins tried."""
-        for plugin in self.plugins:
-            self._news.tell(plugin)
+        """Collect what monitors have finished, without waiting, and tell what plugins tried and printed."""
+        self._tell_news()
         for plugin in self._running():
             if plugin.spec.role_info.observes:
                 self._collect(plugin, plugin.poll)
@@ -224,7 +223,8 @@ class Hooks:
         """
         for plugin in self._running():
             if plugin.spec.role == role:
-                plugin.state_dict()
+                with self._disabling(plugin):
+                    plugin.state_dict()
 
     def load_state_dict(self, states: Mapping[str, TensorFile]) -> None:
         """Give each running plugin its state back; one without an entry keeps what it has.
@@ -257,7 +257,7 @@ class Hooks:
             SandboxUnavailableError: It cannot be isolated any more.
         """
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
-        self._news.tell(plugin)
+        self._news.tell_last(plugin)
         if plugin.spec.on_failure == "disable":
             self._failed(plugin, error, place)
             return
@@ -275,8 +275,12 @@ class Hooks:
         plugin.restart()
 
     def progressed(self) -> None:
-        """Note that a new snapshot was taken: restarts before it no longer count as in a row."""
+        """Note that a new snapshot was taken: restarts before it no longer count as in a row.
+
+        What plugins tried and printed is told now at the latest: without monitors nobody polls.
+        """
         self.failures.progressed()
+        self._tell_news()
 
     def close(self) -> None:
         """End all plugins, the last first; whatever one of them raises is raised once all were asked."""
@@ -289,6 +293,10 @@ class Hooks:
                 stack.callback(plugin.close)
 
     # inside
+
+    def _tell_news(self) -> None:
+        for plugin in self.plugins:
+            self._news.tell(plugin)
 
     def _running(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.usage.state == "running"]
@@ -366,6 +374,8 @@ class Hooks:
 
     def _failed(self, plugin: Plugin, error: PluginError, place: Place | None = None) -> None:
         """Disable the plugin and return if its policy says so; raise ``error`` otherwise."""
+        # Before the run goes back: it was printed at this step.
+        self._news.tell_last(plugin)
         if plugin.spec.on_failure != "disable":
             raise error
         plugin.usage.state = "disabled"

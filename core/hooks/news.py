@@ -48,6 +48,14 @@ class PluginNews:
             self._once(name, kind.partition(" (")[0], f"tried to {kind}; refused")
         self._show(name, plugin)
 
+    def tell_last(self, plugin: Plugin) -> None:
+        """Tell what is new of ``plugin``, and what it printed last: it has failed."""
+        self.tell(plugin)
+        output = plugin.usage.output
+        lines, output.last = output.last, []
+        for line in lines:
+            self._event(f"plugin '{plugin.spec.name}' printed last: {line}")
+
     def _show(self, name: str, plugin: Plugin) -> None:
         output = plugin.usage.output
         # The end is told after the lines before it, however many come meanwhile.

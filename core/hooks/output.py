@@ -1,4 +1,4 @@
-"""What a plugin prints: its first lines are shown, all are counted."""
+"""What a plugin prints: its first lines are shown, and the last before it fails; all are counted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .errors import visible
 MAX_LINES = 20
 #: Characters of all of them.
 MAX_CHARACTERS = 4000
+#: Lines that are shown of those before a fault, of what was only counted until then.
+MAX_LAST = 10
 _MAX_LINE = 500
 
 
@@ -21,12 +23,14 @@ class Output:
         count: Lines printed so far.
         shown: The first of them, without control characters, within both bounds.
         is_cut: There are lines that are not shown.
+        last: What was printed last before a fault, of lines that were not shown.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.shown: list[str] = []
         self.is_cut = False
+        self.last: list[str] = []
         self._left = MAX_CHARACTERS
         self._lock = threading.Lock()
 
@@ -46,3 +50,13 @@ class Output:
                 self.shown.append(visible(line))
             # Last: who sees that there are more finds them.
             self.count += count
+
+    def note_last(self, lines: Sequence[str]) -> None:
+        """Take the end of what a worker has printed that has failed.
+
+        Args:
+            lines: Its last ones, without control characters.
+        """
+        with self._lock:
+            unseen = min(self.count - len(self.shown), MAX_LAST)
+            self.last = list(lines[-unseen:]) if unseen > 0 else []

@@ -230,6 +230,7 @@ class Channel:
         while pending.reply is None:
             self._take(deadline_s)
         if isinstance(pending.reply, Fault):
+            self._note_last()
             raise self._from_fault(pending.reply, pending)
         return pending.reply
 
@@ -245,6 +246,7 @@ class Channel:
         """End the worker because of what it sent, and return the error to raise."""
         error = PluginProtocolError(why, plugin=self.plugin, hook=pending.hook, step=pending.step)
         self._error = error
+        self._note_last()
         self.process.kill()
         return error
 
@@ -363,9 +365,15 @@ class Channel:
             self.process.abort()
         self.process.kill()
         status = self._reap(self.process)
-        self.process.read_log()
+        self.process.end_log()
         self._error = self._cause_of_death(status, hook, step)
+        if not getattr(self._error, "stderr_tail", ""):
+            self._note_last()  # which the message does not tell
         raise self._error
+
+    def _note_last(self) -> None:
+        if not self._closed:
+            self.process.note_last()
 
     def _cause_of_death(self, status: int | None, hook: str | None, step: int | None) -> PluginError:
         plugin, where = self.plugin, self.process.died_at()

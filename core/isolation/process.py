@@ -112,6 +112,13 @@ class Process:
         with self._lock:
             if self._partial:
                 self._relay([self._partial])
+                self._lines.append(self._partial)
+                self._partial = ""
+
+    def note_last(self) -> None:
+        """Take what it printed until now, and have the end of it shown: its plugin has failed."""
+        self.read_log()
+        self.output.note_last(self._split()[0])
 
     def _relay(self, lines: list[str]) -> None:
         """Hand on what its plugin printed, and not what Python writes as a signal ends it."""

@@ -1,8 +1,11 @@
 """The first lines that a plugin prints are told with its name; files that it leaves are told as gone."""
 
+import contextlib
+import time
+
 import pytest
 
-from ringfence import PluginCrashedError, StepInfo
+from ringfence import PluginCrashedError, PluginError, StepInfo
 from ringfence.hooks.listener import Silent
 from ringfence.hooks.manager import Hooks
 from ringfence.hooks.output import MAX_LINES
@@ -60,6 +63,39 @@ def test_what_python_writes_as_a_signal_ends_it_is_no_line_of_its_own(run, start
     plugin.close()
 
     assert plugin.usage.output.shown == ["made \\x1b[2J", "to stderr"]
+
+
+@pytest.mark.parametrize("fault", ["raise", "hang", "nan"])
+@pytest.mark.parametrize("on_failure", ["restart", "disable"])
+def test_its_last_lines_before_a_fault_are_told_with_the_fault(start, gradients, fault, on_failure):
+    told = Told()
+    hooks = Hooks(listener=told)
+    options = {"lines": 40, "fault": fault}
+    hooks.register(start("talking:Talking", options=options, on_failure=on_failure, deadline_s=1.0))
+    with contextlib.nullcontext() if on_failure == "disable" else pytest.raises(PluginError):
+        hooks.gradient_backward(gradients, gradients, StepInfo(0))
+
+    lines = [f"line {number}" for number in range(31, 40)] + ["to stderr"]
+    last = [f"plugin 'talking' printed last: {line}" for line in lines]
+    shown = told.events[: MAX_LINES + 1 + len(last)]
+    assert shown[-len(last) :] == last
+    assert shown[MAX_LINES] == "plugin 'talking' printed more, which is only counted"
+    # What is decided follows, by whoever decides.
+    assert len(told.events) - len(shown) == (on_failure == "disable")
+
+
+def test_without_a_monitor_news_are_told_at_a_snapshot(start, gradients):
+    told = Told()
+    hooks = Hooks(listener=told)
+    plugin = start("talking:Talking")
+    hooks.register(plugin)
+    hooks.gradient_backward(gradients, gradients, StepInfo(0))
+    deadline = time.monotonic() + 10
+    while plugin.usage.output.count < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    hooks.progressed()
+
+    assert told.events[-1] == "plugin 'talking' printed: to stderr"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from ringfence import passthrough
@@ -11,9 +12,10 @@ class Talking:
     role = "gradient"
     forward = passthrough
 
-    def __init__(self, lines: int = 0, crash: bool = False):
+    def __init__(self, lines: int = 0, crash: bool = False, fault: str = ""):
         self.lines = lines
         self.crash = crash
+        self.fault = fault
         print("made", "\x1b[2J")
 
     def backward(self, gradients, step):
@@ -22,7 +24,14 @@ class Talking:
         print("to stderr", file=sys.stderr)
         if self.crash:
             os.abort()
+        if self.fault == "raise":
+            raise ValueError("told last")
+        if self.fault == "hang":
+            time.sleep(60)
+        if self.fault == "nan":
+            return {name: value * float("nan") for name, value in gradients.items()}
         print("no end", end="", flush=True)
+        return None
 
 
 class Leaving:
