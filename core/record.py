@@ -175,6 +175,7 @@ class RunRecord(NullRecorder):
             "status": self.status,
             "error": self.error,
             "final_metrics": {} if result is None else result.final_metrics,
+            "final_metrics_step": None if result is None else result.final_metrics_step,
             "best_metric": None if result is None else result.best_metric,
             "best_step": None if result is None else result.best_step,
             "steps": None if result is None else result.steps,

@@ -338,6 +338,12 @@ def test_disabled_plugin_is_told_at_the_top_of_a_run_that_completed(folder):
     assert "Disabled: spy failed, and the run went on without" in top()
 
 
+@pytest.mark.parametrize(("evaluated", "shown"), [(40, False), (30, True)])
+def test_an_evaluation_of_an_earlier_step_is_told_with_it(folder, evaluated, shown):
+    (folder / "run.json").write_text(json.dumps(record(status="interrupted", final_metrics_step=evaluated)))
+    assert ("Test loss 0.25 at step 30 Steps" in re.sub(r"\s+", " ", page(folder).text)) == shown
+
+
 def test_what_there_is_to_know_of_the_data_is_on_the_page(folder):
     assert "data:" not in page(folder).text
     (folder / "run.json").write_text(json.dumps(record(data_notes=["3 classes", "none of <b>0</b>"])))

@@ -81,10 +81,14 @@ class Progress:
     Args:
         view: Where to show it.
         clock: Seconds, never going back.
+        resumed: Whether the run goes on from a checkpoint, be it the first.
     """
 
-    def __init__(self, view: View, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, view: View, clock: Callable[[], float] = time.monotonic, *, resumed: bool = False
+    ) -> None:
         self.view = view
+        self._resumed = resumed
         self.status = Status()
         self._clock = clock
         self._times: deque[tuple[float, int]] = deque()
@@ -108,7 +112,7 @@ class Progress:
             f"{info.train_samples:,} training and {info.test_samples:,} test samples; "
             f"{info.steps_total:,} steps, {info.steps_per_epoch:,} an epoch"
         )
-        if info.first_step:
+        if self._resumed or info.first_step:
             self.view.line(f"resumed after step {info.first_step}")
 
     def sampled(self, batch: Batch, step: StepInfo) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from .. import folder as run_folder
-from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError
+from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError, RingfenceError
 from ..job import JobFile, read_job
 from ..lock import FolderTakenError, check_free
 from .progress import PlainView, Progress, QuietView, View, rate_words
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..run import Prepared, RunOutcome
 
 _DIGITS_SHOWN = 16
+_REPORTED = "report  {}"
+_CONTINUED = "continue with: ringfence train --resume {}"
 
 
 def train_job(
@@ -74,7 +76,7 @@ def train_job(
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.
     start = Path() if _working_folder() == here else here
     folder = resume or out
-    progress = Progress(_view(quiet=quiet))
+    progress = Progress(_view(quiet=quiet), resumed=resume is not None)
     outcome = _run(
         prepared,
         path,
@@ -128,6 +130,11 @@ def _run(
         to_stderr(_ended("interrupted before the first step", folder))
     except KeyboardInterrupt:
         to_stderr(_ended("interrupted, at once", folder))
+    except RingfenceError:
+        view.close()
+        if folder is not None and progress.status.info is not None:
+            _tell_what_is_left(folder)
+        raise
     finally:
         stop.tell = to_stderr
         view.close()
@@ -138,7 +145,9 @@ def _told(outcome: RunOutcome, progress: Progress) -> int:
     """Show how a run ended, and return the exit status."""
     result = outcome.result
     metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())
-    _say(f"{result.status.replace('_', ' ')} after {result.steps} steps  {metrics}".rstrip())
+    # The evaluation may be of an earlier step than the one at which the run was interrupted.
+    at = f"at step {result.final_metrics_step}: " * (result.final_metrics_step not in (None, result.steps))
+    _say(f"{result.status.replace('_', ' ')} after {result.steps} steps  {at}{metrics}".rstrip())
     if result.steps_given_up:
         _say(f"the {result.steps_given_up} steps after that were given up: the next one took too long")
     for plugin in progress.status.plugins:
@@ -146,11 +155,19 @@ def _told(outcome: RunOutcome, progress: Progress) -> int:
             _say(f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it")
     speed = rate_words(result.steps_per_second)
     _say(f"weights {result.weights_sha256[:_DIGITS_SHOWN]}…  {speed}".rstrip())
-    _say(f"report  {outcome.report}")
+    _say(_REPORTED.format(outcome.report))
     if result.status == "interrupted":
-        _say(f"continue with: ringfence train --resume {run_folder.quoted(outcome.folder)}")
+        _say(_CONTINUED.format(run_folder.quoted(outcome.folder)))
         return CutOffError.exit_status
     return 0
+
+
+def _tell_what_is_left(folder: Path) -> None:
+    """Say where the report is of a run that has failed, and how it goes on; its error follows."""
+    if (folder / run_folder.REPORT).is_file():
+        _say(_REPORTED.format(folder / run_folder.REPORT))
+    if run_folder.read_record(folder).get("checkpoint") is not None:
+        _say(_CONTINUED.format(run_folder.quoted(folder)))
 
 
 def _ended(how: str, folder: Path | None) -> str:

@@ -58,6 +58,7 @@ class Result:
         checkpoint: The last checkpoint, None if none were asked for.
         seconds: Wall time of this call, from its first step.
         steps_per_second: Steps of this call by that time; 0 if there were none.
+        final_metrics_step: Steps finished when those were evaluated, None if they were not.
         steps_given_up: Steps that were finished, and are not among ``steps``, as the next one was cut off.
     """
 
@@ -71,6 +72,7 @@ class Result:
     checkpoint: Path | None
     seconds: float
     steps_per_second: float
+    final_metrics_step: int | None = None
     steps_given_up: int = 0
 
 
@@ -178,6 +180,7 @@ def train(
         checkpoint=run.checkpoint,
         seconds=seconds,
         steps_per_second=(progress.step - run.first_step) / seconds,
+        final_metrics_step=progress.evaluated_step if progress.metrics else None,
         steps_given_up=run.steps_given_up,
     )
 

@@ -84,6 +84,7 @@ class RunEntry(TypedDict, total=False):
     status: Name
     error: Text
     final_metrics: Annotated[dict[Name, Number | None], msgspec.Meta(max_length=64)]
+    final_metrics_step: Count
     best_metric: Number
     best_step: Count
     steps: Count

@@ -165,13 +165,14 @@ def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
     metrics = record.get("final_metrics") or {
         name: series.values[-1] for name, series in run.test.items() if series.values
     }
+    steps = record.get("steps")
     if metric in metrics:
         best = record.get("best_metric")
         remark = f"best {_metric(metric, best)} at step {record.get('best_step')}" if best is not None else ""
         yield f"Test {_words(metric)}", _metric(metric, metrics[metric]), remark
     if "loss" in metrics:
-        yield "Test loss", _number(metrics["loss"]), ""
-    steps = record.get("steps")
+        at = record.get("final_metrics_step")
+        yield "Test loss", _number(metrics["loss"]), "" if at in (None, steps) else f"at step {at}"
     if steps is None and "loss" in run.train:
         steps = run.train["loss"].steps[-1] + 1
     if steps is not None:

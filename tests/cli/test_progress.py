@@ -122,6 +122,16 @@ def test_resumed_run_counts_from_its_first_step(progress, lines):
     assert "resumed after step 40" in lines
 
 
+def test_a_run_that_is_resumed_from_its_start_says_so(lines, clock):
+    Progress(PlainView(lines.append, clock=clock), clock, resumed=True).started(INFO)
+    assert lines[-1] == "resumed after step 0"
+
+
+def test_a_run_that_begins_is_not_told_as_resumed(progress, lines):
+    progress.started(INFO)
+    assert not [line for line in lines if "resumed" in line]
+
+
 def test_trusted_plugin_is_marked_loudly():
     told = describe_plugins([Started(isolation="trusted")], {"optimizer_backward": ["optim"]})
     assert any("TRUSTED: runs in the trainer's own process" in line for line in told)

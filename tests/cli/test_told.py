@@ -221,6 +221,8 @@ def test_a_model_that_raises_in_mid_run_is_told_with_its_line_and_how_to_go_on(
     done = ringfence("train", name, "--out", "run", *(["--debug"] if debug else []))
 
     assert done.status == 3
+    assert done.out.endswith("report  run/report.html\ncontinue with: ringfence train --resume run\n")
+    assert (tmp_path / "run/report.html").exists()
     steps = re.search(r"error: the run failed at step (\d): ValueError: no\\x1b\[2J\. ", done.err)[1]
     assert f"Its state after {steps} steps is in {tmp_path}/run/checkpoints/step-0000000{steps}; " in done.err
     assert f"go on with `--resume {tmp_path}/run`\n" in done.err
@@ -231,6 +233,29 @@ def test_a_model_that_raises_in_mid_run_is_told_with_its_line_and_how_to_go_on(
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "aborted"
     assert "breaking.py:11, in Net.forward" in record["error"]
+
+
+def test_a_resume_that_is_refused_names_no_report_of_before(ringfence, job):
+    ringfence("train", job(TRUSTED_JOB), "--out", "run")
+    done = ringfence("train", "--resume", "run", "--set", "batch_size=16")
+    assert done.status == 2
+    assert "report" not in done.out
+
+
+def test_an_interrupted_run_tells_of_which_step_its_metrics_are(ringfence, job, tmp_path, monkeypatch):
+    stopping = BROKEN.replace('raise ValueError("no\x1b[2J")', "os.kill(os.getpid(), signal.SIGINT)")
+    (tmp_path / "stopping.py").write_text("import os, signal\n" + stopping)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "stopping", raising=False)
+    text = TRUSTED_JOB.replace("{name: mlp, hidden: [8]}", '"stopping:Net"').replace("steps: 6", "steps: 60")
+
+    done = ringfence("train", job(text + "eval_every: 3\nstop_within_s: 60\n"), "--out", "run")
+
+    assert done.status == 130
+    found = re.search(r"interrupted after (\d+) steps  at step (\d+): test loss \d", done.out)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert int(found[1]) == record["steps"] == record["final_metrics_step"] + 1
+    assert int(found[2]) == record["final_metrics_step"]
 
 
 def test_a_fault_of_ours_in_mid_run_keeps_its_traceback(ringfence, job, monkeypatch):
