@@ -434,7 +434,7 @@ def test_a_module_that_was_imported_before_the_guard_is_refused(site, monkeypatc
     wheel.write("acme.py", PLUGIN)
     wheel.write("acme_tried.py", "")
     monkeypatch.setitem(sys.modules, "acme_tried", sys) if early else None
-    monkeypatch.setattr(sys, "meta_path", [Guard({"acme_tried": "acme"}), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Guard({"acme_tried": ["acme"]}), *sys.meta_path])
 
     verdict = check_found(found(site))
 

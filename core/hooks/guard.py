@@ -59,10 +59,11 @@ class Guard:
     the standard library's modules, or of those of others.
 
     Args:
-        owners: Dotted module to the distribution that it belongs to, or to the folder whose
-            distributions do not tell of it; what is below goes with it.
+        owners: Dotted module to the distributions that it belongs to, or to the folder whose
+            distributions do not tell of it; what is below goes with it. All have to be let through.
         libraries: Folders of installed distributions; what lies there is not the user's own code.
-        places: Such a module to the folders that hold the owner's; any folder if it is missing.
+        places: Such a module to the folders that hold the owners'; any folder if it is missing.
+        invaded: Those of the modules that are packages of others, to the owners with files in there.
 
     Attributes:
         early: Those of the modules that were imported before there was a guard.
@@ -70,12 +71,21 @@ class Guard:
 
     def __init__(
         self,
-        owners: Mapping[str, str],
+        owners: Mapping[str, Collection[str]],
         libraries: Iterable[str] = (),
         places: Mapping[str, Collection[str]] | None = None,
+        invaded: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        self._owners = dict(owners)
+        self._owners = {name: frozenset(told) for name, told in owners.items()}
         self._places = dict(places or {})
+        self._invaded = dict(invaded or {})
+        self._held = frozenset[str]().union(*self._places.values())
+        #: Those that they hold as folders.
+        self._below = tuple(
+            f"{_real('/'.join([place, name.rpartition('.')[2]]))}{os.sep}"
+            for name, folders in self._places.items()
+            for place in folders
+        )
         folders = {*libraries, _LIBRARY, _OURS}
         self._libraries = tuple(
             f"{spelt}{os.sep}" for path in folders for spelt in (path, os.path.realpath(path))
@@ -85,7 +95,7 @@ class Guard:
         self.early = frozenset(
             name
             for name in self.imported()
-            if not name.startswith(_EDITABLE) and not self._owners[name].startswith(os.sep)
+            if not name.startswith(_EDITABLE) and not all(map(_is_folder, self._owners[name]))
         )
 
     def find_spec(
@@ -99,22 +109,22 @@ class Guard:
         Raises:
             ModuleNotFoundError: It belongs to a plugin, and the user did not choose it.
         """
-        name = self._withheld(fullname)
-        if name is None:
+        withheld = self._withheld(fullname)
+        if not withheld:
             return None
         if path is None and (BuiltinImporter.find_spec(fullname) or FrozenImporter.find_spec(fullname)):
             return None
-        # Of the folders that hold the owner's, the hook shows all but that.
-        spec = PathFinder.find_spec(fullname, path) if self._places.get(name) else None
+        # Of the folders that hold the owners', the hook shows all but that.
+        is_placed = all(self._places.get(name) for name in withheld)
+        spec = PathFinder.find_spec(fullname, path) if is_placed else None
         if spec is not None and spec.loader is not None:
             return spec
         is_own = self._is_own(_importer(sys._getframe(1)))  # noqa: SLF001 - the only way to tell who imports
-        if is_own and not self._is_among_others(name):
-            self._allowed.add(self._owners[name])
+        if is_own and self._choose(withheld):
             return None
         if spec is not None or _is_probed(sys._getframe(1)):  # noqa: SLF001
             return spec
-        raise GuardedModuleError(self._refusal(fullname, self._owners[name]), name=fullname)
+        raise GuardedModuleError(self._refusal(fullname, withheld[-1]), name=fullname)
 
     def allow(self, distribution: str) -> None:
         """Let all modules of ``distribution`` through."""
@@ -123,11 +133,9 @@ class Guard:
     def allow_module(self, module: str) -> None:
         """Let the distribution through that ``module`` belongs to, if it is a plugin's.
 
-        Not one that has put its module into the package of another: that was not what was chosen.
+        Not one that has put its module into the package of another, or over it: that was not what was chosen.
         """
-        for name in _around(module):
-            if name in self._owners and not self._is_among_others(name):
-                self._allowed.add(self._owners[name])
+        self._choose([name for name in _around(module) if name in self._owners])
 
     def imported(self) -> list[str]:
         """Return those of the modules that this process holds now, by whatever way."""
@@ -135,16 +143,28 @@ class Guard:
 
     def hides(self, fullname: str, folder: str) -> bool:
         """Tell whether ``fullname`` must not be found in ``folder``."""
-        name = self._withheld(fullname)
-        if name is None:
-            return False
-        below = fullname.split(".")[name.count(".") : -1]
-        return folder in {"/".join([place, *below]) for place in self._places.get(name, ())}
+        return any(
+            folder == _real("/".join([place, *fullname.split(".")[name.count(".") : -1]]))
+            for name in self._withheld(fullname)
+            for place in self._places.get(name, ())
+        )
 
-    def _withheld(self, fullname: str) -> str | None:
-        """Return the outermost module around ``fullname`` whose owner is not let through; None if all are."""
-        names = (name for name in _around(fullname) if name in self._owners)
-        return next((name for name in names if self._owners[name] not in self._allowed), None)
+    def _withheld(self, fullname: str) -> list[str]:
+        """Return those of the modules around ``fullname``, and of itself, that are not let through."""
+        return [
+            name
+            for name in _around(fullname)
+            if name in self._owners and not self._owners[name] <= self._allowed
+        ]
+
+    def _choose(self, names: Collection[str]) -> bool:
+        """Let through whose modules the user has named; tell whether it is one, and none is among others'."""
+        owners = frozenset[str]().union(*(self._owners[name] for name in names))
+        around = {outer for name in names for outer in _around(name)}
+        if len(owners) != 1 or around & self._invaded.keys():
+            return False
+        self._allowed |= owners
+        return True
 
     def hook(self, path: str) -> _Folder:
         """Return a finder for a folder that holds modules of plugins; for ``sys.path_hooks``, in front.
@@ -152,15 +172,19 @@ class Guard:
         Raises:
             ImportError: It is another folder.
         """
-        if not any(_real(path) in folders for folders in self._places.values()):
+        if not self._is_held(path):
             raise ImportError
         return _Folder(path, self)
 
     def forget_folders(self) -> None:
         """Have Python ask the hooks anew for the folders that hold modules of plugins."""
-        held = set().union(*self._places.values())
-        for path in [path for path in sys.path_importer_cache if _real(path) in held]:
+        for path in [path for path in sys.path_importer_cache if self._is_held(path)]:
             del sys.path_importer_cache[path]
+
+    def _is_held(self, path: str) -> bool:
+        """Tell whether modules of plugins lie in a folder; the whole of it may be in a package of theirs."""
+        folder = _real(path)
+        return folder in self._held or f"{folder}{os.sep}".startswith(self._below)
 
     def _holds(self, name: str) -> bool:
         """Tell whether what was imported as ``name`` is the owner's, and not another of that name."""
@@ -172,27 +196,27 @@ class Guard:
         held_by = os.path.split(folder)[0] if base.startswith("__init__.") else folder
         return _real(held_by) in self._places[name]
 
-    def _is_among_others(self, name: str) -> bool:
-        """Tell whether a module lies in a package that is not its owner's; a folder may be shared."""
-        outer = name.rpartition(".")[0]
-        folders = self._places.get(name, ()) if outer else ()
-        return self._owners.get(outer) != self._owners[name] and any(
-            os.path.isfile(f"{folder}/__init__{ending}")  # noqa: PTH113
-            for folder in folders
-            for ending in (".py", ".pyc", *EXTENSION_SUFFIXES)
-        )
-
-    def _refusal(self, module: str, owner: str) -> str:
-        if owner.startswith(os.sep):
+    def _refusal(self, module: str, name: str) -> str:
+        withheld = self._owners[name] - self._allowed
+        invaders = withheld.intersection(self._invaded.get(name, ()))
+        owners = sorted(owner for owner in invaders or withheld if not _is_folder(owner))
+        if not owners:
             return (
-                f"module '{module}' in {owner} is not imported outside a sandbox: a distribution there "
-                f"brings plugins for ringfence, and no other has '{module}' in its list of files. "
+                f"module '{module}' in {min(withheld)} is not imported outside a sandbox: a distribution "
+                f"there brings plugins for ringfence, and no other has '{module}' in its list of files. "
                 "Uninstall what it came with; if it is yours, move it beside the job"
             )
+        told, brings = " and ".join(f"'{owner}'" for owner in owners), "bring" + "s" * (len(owners) == 1)
+        if invaders:
+            return (
+                f"module '{module}' is not imported outside a sandbox: {told}, which {brings} plugins for "
+                f"ringfence, put files into '{name}', a package of others that may run them. "
+                f"Uninstall it (pip uninstall {owners[0]}), then install anew what else lies there"
+            )
         return (
-            f"module '{module}' belongs to '{owner}', which brings plugins for ringfence; "
+            f"module '{module}' belongs to {told}, which {brings} plugins for ringfence; "
             "their code is not imported outside a sandbox. "
-            f"If '{module}' is not what you expect of '{owner}', uninstall it"
+            f"If '{module}' is not what you expect of {told}, uninstall it"
         )
 
     def _is_own(self, file: str) -> bool:
@@ -222,7 +246,7 @@ def guard() -> Guard:
     found = current()
     if found is None:
         told = owned(sys.path)
-        found = Guard(told.owners, told.libraries, told.places)
+        found = Guard(told.owners, told.libraries, told.places, told.invaded)
         sys.meta_path.insert(0, found)
         if told.places:
             sys.path_hooks.insert(0, found.hook)
@@ -279,9 +303,18 @@ def _is_probed(frame: FrameType | None) -> bool:
     }
 
 
-@functools.cache
 def _real(folder: str) -> str:
-    return os.path.realpath(folder or ".")
+    # What a relative path leads to changes with the current folder.
+    return _resolved(folder) if os.path.isabs(folder) else os.path.realpath(folder or ".")  # noqa: PTH117
+
+
+@functools.cache
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _is_folder(owner: str) -> bool:
+    return owner.startswith(os.sep)
 
 
 def _importer(frame: FrameType | None) -> str:

@@ -25,8 +25,10 @@ _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - pathlib costs what --h
 _ENDINGS = (".py", ".pyc", ".so")
 _EDITABLE = "__editable__"
 _POINTS = "entry_points.txt"
-#: Of a file of metadata; torch's list of files has 1.2 MB.
+#: Of a file of metadata of a distribution that brings plugins; torch's list of files has 1.2 MB.
 _MAX_BYTES = 2**24
+#: Of another's list of files: half a million of them.
+_MAX_LIST_BYTES = 2**26
 _MAX_FILES = 200_000
 _SHARED_LIBRARY = re.compile(r"/[^/]*\.so(\.\d+)*$")
 #: Folders of a prefix in which nothing looks for libraries or programs.
@@ -43,21 +45,26 @@ class Owned(NamedTuple):
     """What the folders hold that Python searches.
 
     Attributes:
-        owners: Dotted module to whose it is, what is below goes with it: a distribution, or the path
+        owners: Dotted module to all whose it is, what is below goes with it: distributions, or the path
             of a folder if no distribution there lists it.
-        places: Such a module to the folders that hold it; one that is missing may lie anywhere.
+        places: Such a module to the folders that hold it, without links; what is missing may lie anywhere.
         libraries: Folders of installed distributions.
+        invaded: Those of the modules that are packages of others, to the owners with files in there.
     """
 
-    owners: dict[str, str]
+    owners: dict[str, set[str]]
     places: dict[str, set[str]]
     libraries: list[str]
+    invaded: dict[str, set[str]]
 
     def add(self, owner: str, folder: str, modules: Iterable[str]) -> None:
-        """Note that ``folder`` holds modules of ``owner``; the first owner counts."""
+        """Note that ``folder``, a path without links, holds modules of ``owner``."""
         for module in modules:
-            self.owners.setdefault(module, owner)
-            self.places.setdefault(module, set()).add("/".join([folder, *module.split(".")[:-1]]))
+            self.owners.setdefault(module, set()).add(owner)
+            outer = module.rpartition(".")[0].replace(".", "/")
+            # A package may be a link, as nix and spack make them: what is put into it lies where that leads.
+            place = os.path.realpath(f"{folder}/{outer}") if outer else folder
+            self.places.setdefault(module, set()).add(place)
 
 
 class _Metadata(NamedTuple):
@@ -72,27 +79,27 @@ class _Metadata(NamedTuple):
             return canonical(os.path.basename(self.folder).partition("-")[0].removesuffix(".egg"))  # noqa: PTH119
         return canonical(self.name.rpartition(".")[0].partition("-")[0])
 
-    def read(self, file: str) -> bytes | None:
+    def read(self, file: str, most: int = _MAX_BYTES) -> bytes | None:
         """Return what is in a file, None if there is none; never waits for a pipe.
 
         Raises:
-            UnknownOwnerError: It cannot be read.
+            UnknownOwnerError: It cannot be read, or has more than ``most`` bytes.
         """
-        return self._read(f"{self.folder}/{self.name}/{file}", file)
+        return self._read(f"{self.folder}/{self.name}/{file}", file, most)
 
     def read_beside(self, file: str) -> bytes | None:
         """Return what is in a file of the folder that it is installed to, as ``read`` does."""
-        return self._read(f"{self.folder}/{file}", file)
+        return self._read(f"{self.folder}/{file}", file, _MAX_BYTES)
 
-    def _read(self, path: str, file: str) -> bytes | None:
+    def _read(self, path: str, file: str, most: int) -> bytes | None:
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:  # noqa: PTH123
                 found = os.fstat(opened.fileno())
                 if not stat.S_ISREG(found.st_mode):
                     raise self.unknown(f"its {file} is no regular file")
-                if found.st_size > _MAX_BYTES:
-                    raise self.unknown(f"its {file} has {found.st_size} bytes, more than {_MAX_BYTES}")
-                return opened.read(_MAX_BYTES)
+                if found.st_size > most:
+                    raise self.unknown(f"its {file} has {found.st_size} bytes, more than {most}")
+                return opened.read(most)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -113,7 +120,7 @@ def owned(path: Iterable[str]) -> Owned:
         UnknownOwnerError: It cannot be told.
     """
     listed: dict[str, list[str]] = {}
-    found = Owned({}, {}, [])
+    found = Owned({}, {}, [], {})
     for entry in dict.fromkeys(path):
         folder = os.path.realpath(entry or ".")
         listed[folder] = _names(folder)
@@ -177,11 +184,8 @@ def _is_metadata(folder: str, name: str) -> bool:
 
 
 def _list_of(told: _Metadata) -> bytes | None:
-    """Return the list of files of a distribution without plugins, after a line end; None if unreadable."""
-    try:
-        data = told.read("RECORD")
-    except UnknownOwnerError:
-        return None
+    """Return the list of files of a distribution without plugins, after a line end; None if it has none."""
+    data = told.read("RECORD", _MAX_LIST_BYTES)
     return None if data is None else b"\n%b" % data
 
 
@@ -229,11 +233,15 @@ def _own(
             below = [file[len(folder) + 1 :] for file in files if file.startswith(f"{folder}/")]
             tops[folder].update(re.split("[/.]", file, maxsplit=1)[0] for file in below)
             inner = modules_in(below)
-            found.add(told.owner, folder, inner)
+            invaded = _invaded(folder, below)
+            found.add(told.owner, folder, inner | invaded)
+            for package in invaded:
+                found.invaded.setdefault(package, set()).add(told.owner)
             modules |= inner
         if all(name.startswith(_EDITABLE) for name in modules):
             # Its code lies elsewhere, as that of an editable install does.
-            found.owners.update(dict.fromkeys(_told_modules(told), told.owner))
+            for name in _told_modules(told):
+                found.owners.setdefault(name, set()).add(told.owner)
         unlisted.setdefault(told.folder, told.folder if files else told.owner)
         added = _added_folders(told, files) & listed.keys()
         unlisted |= dict.fromkeys(added, told.owner)
@@ -298,6 +306,40 @@ def _check_libraries(told: _Metadata, files: list[str], others: dict[_Metadata, 
                 "not its own, which may be loaded outside any sandbox. Uninstall it "
                 f"(pip uninstall {told.owner}), then install anew what else lies there"
             )
+
+
+def _invaded(folder: str, files: Iterable[str]) -> set[str]:
+    """Return the outermost packages of others that have some of ``files`` inside, paths from ``folder``.
+
+    A package may run, read or unpickle whatever lies in it, so it is believed no longer. One whose
+    ``__init__`` is among the files is their own.
+    """
+    around = {os.path.dirname(file) for file in files}  # noqa: PTH120
+    own = {os.path.dirname(file) for file in files if _is_init(os.path.basename(file))}  # noqa: PTH119, PTH120
+    known: dict[str, bool | None] = {}
+    found = set()
+    for inner in around - {""}:
+        parts = inner.split("/")
+        for package in ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
+            if package not in known:
+                known[package] = None if package in own else _is_package(f"{folder}/{package}")
+            if known[package]:
+                found.add(package.replace("/", "."))
+            if known[package] is not False:
+                break
+    return found
+
+
+def _is_package(folder: str) -> bool | None:
+    """Tell whether a folder is a package with an ``__init__``; None if there is no such folder."""
+    try:
+        return any(map(_is_init, os.listdir(folder)))  # noqa: PTH208
+    except OSError:
+        return None  # nor does it hold any file
+
+
+def _is_init(name: str) -> bool:
+    return name.startswith("__init__.") and name.endswith(_ENDINGS)
 
 
 def _told_modules(told: _Metadata) -> set[str]:

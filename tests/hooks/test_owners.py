@@ -75,9 +75,10 @@ def test_a_row_means_what_it_may_mean_in_any_folder_that_is_searched(library, ro
     found = library.owned(library.site / "acme_more")
 
     top, _, below = folder.partition("/")
-    assert found.owners[module] == "acme"
+    assert found.owners[module] == {"acme"}
     assert str(getattr(library, top) / below) in found.places[module]
-    assert not {"honest", "shared", "_honest", "shared.honest"} & found.owners.keys()
+    around = {"honest"} if module.startswith("honest.") else set()
+    assert {"honest", "shared", "_honest", "shared.honest"} & found.owners.keys() == around
 
 
 def test_what_no_other_distribution_lists_is_nobodys(library):
@@ -88,7 +89,7 @@ def test_what_no_other_distribution_lists_is_nobodys(library):
 
     found = library.owned()
 
-    theirs = {name for name, owner in found.owners.items() if owner == str(library.site)}
+    theirs = {name for name, whose in found.owners.items() if whose == {str(library.site)}}
     assert theirs == {"unlisted", "package", "native"}
 
 
@@ -98,7 +99,7 @@ def test_without_a_list_of_files_all_that_nobody_lists_is_its_own(library, info)
 
     found = library.owned()
 
-    assert found.owners["gmpy2"] == found.owners["acme"] == "acme"
+    assert found.owners["gmpy2"] == found.owners["acme"] == {"acme"}
     assert "honest" not in found.owners
 
 
@@ -116,7 +117,7 @@ def test_metadata_that_another_distribution_brings_make_that_one_the_plugins(lib
     library.install("carrier", "gmpy2.py", "other-1.0.dist-info/entry_points.txt")
     (library.site / "other-1.0.dist-info" / "entry_points.txt").write_text(POINTS)
 
-    assert library.owned().owners["gmpy2"] == "carrier"
+    assert library.owned().owners["gmpy2"] == {"carrier"}
 
 
 def test_all_modules_of_an_archive_with_plugins_are_theirs(library, tmp_path):
@@ -125,7 +126,7 @@ def test_all_modules_of_an_archive_with_plugins_are_theirs(library, tmp_path):
         archive.writestr("EGG-INFO/entry_points.txt", POINTS)
         archive.writestr("gmpy2.py", "")
 
-    assert library.owned(path).owners == {"gmpy2": str(path)}
+    assert library.owned(path).owners == {"gmpy2": {str(path)}}
 
 
 def test_all_modules_of_an_archive_that_a_plugin_brings_are_theirs(library):
@@ -137,7 +138,7 @@ def test_all_modules_of_an_archive_that_a_plugin_brings_are_theirs(library):
     library.plugin("acme.py", "acme.pth", rows=["acme_data.zip,,"])
     (library.site / "acme.pth").write_text("acme_data.zip\n")
 
-    assert library.owned(path).owners["gmpy2"] == str(path)
+    assert library.owned(path).owners["gmpy2"] == {str(path)}
 
 
 def test_without_plugins_of_others_nothing_is_anybodys(library):
@@ -189,6 +190,30 @@ def test_what_cannot_be_read_starts_nothing_and_is_named(library, damage):
     assert told in str(caught.value)
 
 
+def test_a_long_list_of_files_of_others_is_read_and_one_beyond_all_measure_starts_nothing(library):
+    library.plugin("acme.py")
+    library.install("large", "hmm.py", rows=["large/data.bin,,"] * 1_100_000)
+    record = library.site / "large-1.0.dist-info" / "RECORD"
+    assert record.stat().st_size > 2**24
+    assert "hmm" not in library.owned().owners
+
+    os.truncate(record, 2**26 + 1)
+    with pytest.raises(RingfenceError, match="'large' cannot be told, since its RECORD has 67108865 bytes"):
+        library.owned()
+
+
+def test_a_list_too_long_to_be_read_does_not_hide_that_it_brought_a_plugin(library):
+    library.plugin("other.py", info="other-1.0.dist-info", rows=["other.py,,"])
+    library.install("carrier", "gmpy2.py", rows=["x,,"] * 5_000_000)
+    info = library.site / "carrier-1.0.dist-info"
+    with (info / "RECORD").open("a") as record:
+        record.write("other-1.0.dist-info/entry_points.txt,,\n")
+    (info / "top_level.txt").write_text("gmpy2\n")
+
+    with pytest.raises(RingfenceError, match="which modules belong to 'carrier' cannot be told"):
+        library.owned()
+
+
 def test_metadata_that_cannot_be_opened_starts_nothing(library, monkeypatch):
     library.plugin("acme.py")
     really = os.open
@@ -223,7 +248,7 @@ def test_libraries_of_its_own_are_its_own(library, monkeypatch):
         rows=["../../../share/acme/libmodel.so,,"],
     )
 
-    assert library.owned().owners["acme"] == "acme"
+    assert library.owned().owners["acme"] == {"acme"}
 
 
 def test_pyc_files_count_for_the_module_that_they_stand_for():
@@ -233,33 +258,173 @@ def test_pyc_files_count_for_the_module_that_they_stand_for():
 @pytest.mark.parametrize("info", ["ringfence.egg-9.dist-info", "Ringfence.Egg-9.dist-info"])
 def test_a_name_that_looks_like_the_cores_is_not_the_cores(library, info):
     library.plugin("opt_einsum.py", info=info)
-    assert library.owned().owners["opt_einsum"] == "ringfence-egg"
+    assert library.owned().owners["opt_einsum"] == {"ringfence-egg"}
 
 
-def guard_of(library, monkeypatch):
+def guard_of(library, monkeypatch, *more):
     """Return a guard for the library, in force as long as the test lasts."""
-    monkeypatch.syspath_prepend(str(library.site))
-    told = library.owned()
-    made = Guard(told.owners, told.libraries, told.places)
+    monkeypatch.setattr(sys, "path", [str(library.library), str(library.site), *map(str, more), *sys.path])
+    told = library.owned(*more)
+    made = Guard(told.owners, told.libraries, told.places, told.invaded)
     monkeypatch.setattr(sys, "meta_path", [made, *sys.meta_path])
     monkeypatch.setattr(sys, "path_hooks", [made.hook, *sys.path_hooks])
     made.forget_folders()
     return made
 
 
-def test_who_is_let_through_lets_nobody_else_through(library, monkeypatch):
-    library.install("good", "good_one/__init__.py", "good_one/core.py", points=POINTS)
+@pytest.fixture
+def fresh(monkeypatch):
+    """Return a function that imports a module anew, as a library does; it is gone after the test."""
+    before = set(sys.modules)
+
+    def forget():
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+    def bring(name):
+        forget()
+        importlib.invalidate_caches()
+        exec(compile(f"import {name}", "<string>", "exec"), {"__name__": "somebody"})  # noqa: S102
+        return sys.modules[name]
+
+    yield bring
+    forget()
+
+
+def asked_by_user(folder, name):
+    """Import a module as a file of the user's does."""
+    exec(compile(f"import {name}", str(folder / "mine.py"), "exec"), {"__name__": "mine"})  # noqa: S102
+
+
+def test_who_is_let_through_lets_nobody_else_through(library, monkeypatch, fresh):
+    library.install("good", "good_one/__init__.py", "good_one/core.py", "good_two.py", points=POINTS)
     library.install("evil", "good_one/more/__init__.py", points=POINTS.replace("acme", "evil"))
     guard = guard_of(library, monkeypatch)
     guard.allow("good")
-    assert importlib.util.find_spec("good_one.core") is not None
-    with pytest.raises(ModuleNotFoundError, match="belongs to 'evil'"):
-        importlib.import_module("good_one.more")
-    # The control: who chooses it gets it.
+    assert fresh("good_two")
+    with pytest.raises(
+        ModuleNotFoundError, match="'evil', which brings plugins for ringfence, put files into"
+    ):
+        fresh("good_one.core")
+    # The control: who chooses both gets them.
     guard.allow("evil")
-    assert importlib.import_module("good_one.more")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "good_one"]:
-        del sys.modules[name]
+    assert fresh("good_one.more")
+    assert fresh("good_one.core")
+
+
+@pytest.mark.parametrize("first", ["agood", "zgood"])
+def test_a_file_that_two_have_installed_needs_both(library, monkeypatch, fresh, first):
+    """A later wheel overwrites a file of an earlier one; which of them came later is not told."""
+    library.install(first, "good_one/__init__.py", points=POINTS)
+    library.install("evil", "good_one/__init__.py", points=POINTS.replace("acme", "evil"))
+    guard = guard_of(library, monkeypatch)
+    guard.allow_module("good_one")
+    with pytest.raises(ModuleNotFoundError, match=f"{first}.* bring plugins for ringfence"):
+        asked_by_user(library.root, "good_one")
+    guard.allow(first)
+    for ask in (fresh, lambda name: asked_by_user(library.root, name)):
+        with pytest.raises(ModuleNotFoundError, match="belongs to 'evil', which brings plugins"):
+            ask("good_one")
+    guard.allow("evil")
+    assert fresh("good_one")
+
+
+EXECUTES = (
+    "from pathlib import Path\nRAN = {}\nexec((Path(__file__).parent / 'config.py').read_text(), RAN)\n"
+)
+
+
+@pytest.mark.parametrize("file", ["config.py", "deep/data.bin"])
+@pytest.mark.parametrize("whose", ["a distribution's", "nobody's"])
+def test_a_package_that_a_plugin_has_put_a_file_into_is_withheld(library, monkeypatch, fresh, file, whose):
+    """A package may run what lies in it without importing it, as cv2 does with its config.py."""
+    if whose == "nobody's":
+        (library.site / "vision").mkdir()
+        (library.site / "vision" / "__init__.py").touch()
+    else:
+        library.install("vision", "vision/__init__.py", "vision/core.py", "vision/config.py")
+    (library.site / "vision" / "__init__.py").write_text(EXECUTES)
+    library.plugin("acme.py", f"vision/{file}")
+    (library.site / "vision" / "config.py").write_text("MARK = 1\n")
+    monkeypatch.setattr(sys, "path", [str(library.site), *sys.path])
+    assert fresh("vision").RAN["MARK"] == 1, "the control: without a guard it runs"
+
+    guard = guard_of(library, monkeypatch)
+    guard.allow_module("vision")
+    with pytest.raises(ModuleNotFoundError, match=r"'acme', which brings .* put files into 'vision'"):
+        fresh("vision")
+    with pytest.raises(ModuleNotFoundError, match="pip uninstall acme"):
+        asked_by_user(library.root, "vision")
+
+
+def test_a_folder_of_tests_that_many_have_is_withheld_and_nothing_else(library, monkeypatch, fresh):
+    library.install("honest_two", "honest_two.py", "tests/__init__.py", "tests/test_two.py")
+    library.plugin("acme.py", "tests/test_acme.py", "docs/conf.py")
+    guard_of(library, monkeypatch)
+
+    assert fresh("honest")
+    assert fresh("honest_two")
+    with pytest.raises(ModuleNotFoundError, match="put files into 'tests'"):
+        fresh("tests.test_two")
+
+
+def test_a_package_that_was_imported_before_hides_what_a_plugin_put_into_it(library, monkeypatch, fresh):
+    library.plugin("acme.py", "honest/evil.py")
+    monkeypatch.setattr(sys, "path", [str(library.site), *sys.path])
+    assert fresh("honest.evil"), "the control"
+    del sys.modules["honest.evil"]
+
+    guard_of(library, monkeypatch)
+    with pytest.raises(ModuleNotFoundError, match="belongs to 'acme'"):
+        exec("import honest.evil")  # noqa: S102
+
+
+def test_a_name_that_a_plugin_has_twice_is_hidden_in_both_places(library, monkeypatch, fresh):
+    """The honest package is found past the first of them, and what lies in it is the second."""
+    library.plugin("honest/evil.py", rows=["../honest/__init__.py,,"])
+    (library.library / "honest").mkdir()
+    (library.library / "honest" / "__init__.py").touch()
+    guard_of(library, monkeypatch)
+
+    with pytest.raises(ModuleNotFoundError):
+        fresh("honest.evil")
+
+
+@pytest.mark.parametrize("name", ["honest_link.evil", "space.acme_link", "acme_link"])
+def test_a_package_that_is_a_link_is_judged_by_where_it_leads(library, tmp_path, monkeypatch, fresh, name):
+    """As nix and spack make them, and farms of links."""
+    store = tmp_path / "store"
+    for package in ("honest_link", "space/acme_link", "acme_link", "sound_link"):
+        (store / package).mkdir(parents=True)
+        (store / package / "__init__.py").touch()
+    for package in ("honest_link", "space", "acme_link", "sound_link"):
+        (library.site / package).symlink_to(store / package)
+    for owner in ("honest_link", "sound_link"):
+        library.install(owner, f"{owner}/__init__.py", f"{owner}/core.py")
+    library.plugin("space/acme_link/__init__.py", "acme_link/__init__.py", "honest_link/evil.py")
+    monkeypatch.setattr(sys, "path", [str(library.site), *sys.path])
+    assert fresh(name), "the control: without a guard it is imported"
+
+    guard_of(library, monkeypatch)
+    with pytest.raises(ModuleNotFoundError, match="'acme', which brings plugins"):
+        fresh(name)
+    assert fresh("sound_link.core")
+
+
+def test_a_relative_folder_is_judged_by_where_it_leads_now(library, monkeypatch, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    library.plugin("acme.py")
+    guard = guard_of(library, monkeypatch)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for path in ("", "."):
+        with pytest.raises(ImportError):
+            guard.hook(path)
+
+    monkeypatch.chdir(library.site)
+
+    for path in ("", "."):
+        assert guard.hook(path).find_spec("acme") is None
+        assert guard.hook(path).find_spec("honest") is not None
 
 
 def test_a_module_that_the_job_names_lets_through_no_plugin_inside_it(library, monkeypatch):

@@ -164,7 +164,7 @@ def guard(tmp_path, monkeypatch):
     library.mkdir()
     (library / "acme_thing.py").write_text("RAN = True\n")
     monkeypatch.syspath_prepend(str(library))
-    finder = Guard({"acme_thing": "acme"}, [str(library)])
+    finder = Guard({"acme_thing": ["acme"]}, [str(library)])
     monkeypatch.setattr(guards.sys, "meta_path", [finder, *guards.sys.meta_path])
     yield finder
     guards.sys.modules.pop("acme_thing", None)

@@ -10,6 +10,7 @@ import hashlib
 import sys
 import textwrap
 import zipfile
+from contextlib import contextmanager
 
 import pytest
 import typer
@@ -24,7 +25,7 @@ TRIED = (
     *("zstandard", "lz4", "lzmaffi", "snappy", "isal", "cython", "uarray", "tree", "regex", "botocore"),
     *("_ruamel_yaml", "_ruamel_yaml_clibz", "backports", "scienceplots", "pystoi", "pesq", "librosa"),
 )
-#: The same inside packages of others.
+#: The same inside packages of others, which are not believed any longer once a plugin has put a file there.
 TRIED_INSIDE = (
     *("torch._rocm_init", "numpy._distributor_init_local", "scipy._distributor_init_local"),
     *("scipy.linalg._clapack", "google.protobuf.internal._api_implementation"),
@@ -101,6 +102,7 @@ sys.meta_path.insert(0, Asked)
 sys.meta_path.append(Missed)
 """
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 POINTS = "[ringfence.plugins]\n{name} = {name}:Plugin\n"
 
 
@@ -111,6 +113,7 @@ def path_of(module, ending=".py"):
 #: Road to where a wheel has to hold a module so that an installer puts it there.
 ROADS = {
     "module": lambda name, _: path_of(name),
+    "inside": lambda name, _: path_of(name),
     "package": lambda name, _: path_of(name, "/__init__.py"),
     "data": lambda name, wheel: f"{wheel}-1.0.data/data/lib/{VERSION}/site-packages/{path_of(name)}",
     "platlib": lambda name, wheel: f"{wheel}-1.0.data/platlib/{path_of(name)}",
@@ -154,11 +157,10 @@ def _digest(text):
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
-def dealt(tried, inside, imported, later):
+def dealt(tried, imported, later):
     """Return the modules that each road brings: each of those tried on one of them."""
-    roads = [road for road in ROADS if road != "scripts"]
+    roads = [road for road in ROADS if road not in {"scripts", "inside"}]
     table = {road: list(tried[number :: len(roads)]) for number, road in enumerate(roads)}
-    table["module"] += inside
     table["library"] += later
     table["scripts"] = [*tried, *imported]
     return table
@@ -175,12 +177,26 @@ class Place:
         #: Searched before all others, as Python's own library is where there is no virtual environment.
         self.library = str(environment.folder / "lib" / VERSION)
 
+    @contextmanager
+    def inside(self, modules):
+        """Have modules of a plugin's wheel inside packages of others."""
+        self.environment.install(write_wheel(self.folder, "inside", modules, self.evidence))
+        yield
+        call(*PIP, "--python", self.environment.python, "uninstall", "-y", "stray_inside", cwd=self.folder)
+
     def train(self, program):
         """Train, and return what ran in which process."""
+        self.call(program)
+        return self.marks()
+
+    def call(self, program, status=0):
+        """Train to an end with ``status``, and return what was printed of errors."""
         self.evidence.unlink(missing_ok=True)
         env = {"PYTHONPATH": self.library}
-        call(program, "train", "job.yaml", "--out", f"run-{program.name}", cwd=self.folder, env=env)
-        return self.marks()
+        out = f"run-{program.name}"
+        return call(
+            program, "train", "job.yaml", "--out", out, cwd=self.folder, env=env, status=status
+        ).stderr
 
     def marks(self):
         text = self.evidence.read_text() if self.evidence.exists() else ""
@@ -195,7 +211,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(new_environment, tmp_path_factory):
-    table = dealt(TRIED, TRIED_INSIDE, IMPORTED, LATER)
+    table = dealt(TRIED, IMPORTED, LATER)
     return Place(new_environment(), tmp_path_factory.mktemp("stray"), table)
 
 
@@ -204,9 +220,21 @@ def test_none_runs_in_the_trainer_or_the_zygote(place):
     assert place.train(place.environment.command) == set()
 
 
+@pytest.mark.attack("code at start-up")
+def test_with_some_inside_the_packages_of_others_nothing_is_trained_and_whose_they_are_is_told(place):
+    with place.inside(TRIED_INSIDE):
+        told = place.call(place.environment.command, status=2)
+        assert place.marks() == set()
+
+    assert "'stray-inside', which brings plugins for ringfence, put files into" in told
+    assert "pip uninstall stray-inside" in told
+    assert "Traceback" not in told
+
+
 @pytest.mark.control("code at start-up")
 def test_without_the_guard_they_run_in_both(place):
-    ran = place.train_unguarded()
+    with place.inside(TRIED_INSIDE):
+        ran = place.train_unguarded()
 
     for process, least in (("trainer", 0.5), ("zygote", 0.25)):
         names = {name for where, name in ran if where == process}
@@ -236,14 +264,16 @@ def test_of_all_that_either_process_imports_or_tries_none_runs(new_environment, 
         folder,
         dealt(
             tops,
-            inside,
             sorted({name for name in asked if "." not in name} - {*tops, "sitecustomize"}),
             sorted({name for name in later if name in sys.stdlib_module_names} - {*tops}),
         ),
     )
 
     assert place.train(environment.command) == set()
-    ran = {name for _, name in place.train_unguarded()}
+    with place.inside(inside):
+        assert "put files into" in place.call(environment.command, status=2)
+        assert place.marks() == set()
+        ran = {name for _, name in place.train_unguarded()}
     assert len(ran & {*tops, *inside}) >= 0.5 * len({*tops, *inside}), sorted({*tops, *inside} - ran)
 
 
