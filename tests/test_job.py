@@ -9,6 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from ringfence import JobError
+from ringfence.engine.losses import LOSSES
+from ringfence.engine.metrics import METRICS
 from ringfence.job import JobFile, check_job, read_job
 from ringfence.job.flags import split_outside
 from ringfence.job.schema import Job, PluginJob
@@ -47,6 +49,18 @@ def test_small_job_gets_defaults(write):
 
 def test_name_and_mapping_mean_the_same():
     assert job_of(SMALL).job == job_of(SMALL.replace("cnn", "{name: cnn}")).job
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_a_job_that_names_no_metric_gets_one_that_goes_with_its_loss(write, loss):
+    named = read_job(write(f"{SMALL}loss: {loss}\n")).job
+    assert METRICS[named.metric].classes == LOSSES[loss].classes
+    assert read_job(write(f"{SMALL}loss: {{name: {loss}}}\n")).job.metric == named.metric
+    assert read_job(write(SMALL), [f"loss={loss}"]).job.metric == named.metric
+
+
+def test_a_metric_that_a_job_names_stays():
+    assert job_of(f"{SMALL}loss: mse\nmetric: r2\n").job.metric == "r2"
 
 
 def test_options_stand_beside_the_name():

@@ -16,6 +16,9 @@ _CHOICES = ("model", "data", "loss", "schedule")
 #: Those that a job need not name, and what they are then.
 DEFAULT_CHOICES = {"loss": "cross_entropy", "schedule": "constant"}
 
+#: Loss to the metric of a job that names none, where that is not the one for classes.
+DEFAULT_METRICS = {"huber": "mae", "l1": "mae", "mse": "mse", "smooth_l1": "mae"}
+
 _LENGTHS = ("epochs", "steps")
 _NESTED = (*_CHOICES, "early_stopping")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..problems import Path, Problem, explain, suggest
-from .flags import DEFAULT_CHOICES, apply_flags
+from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
 from .yaml_file import Document, dump_yaml, read_yaml
 
 MAX_MEMORY_FRACTION = 0.15
@@ -113,7 +113,11 @@ class Job(_Strict):
         Choice(name=DEFAULT_CHOICES["loss"]),
         description="`cross_entropy`, `mse`, `l1`, `huber` or `smooth_l1`",
     )
-    metric: str = Field("accuracy", description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`")
+    metric: str = Field(
+        "accuracy",
+        description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`; by default, with a loss of "
+        "numbers, `mse` or `mae`",
+    )
     schedule: Named = Field(
         Choice(name=DEFAULT_CHOICES["schedule"]),
         description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
@@ -148,6 +152,15 @@ class Job(_Strict):
     plugins: list[PluginJob] = Field(
         default_factory=list, description="Plugins, in the order in which they run"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_by_loss(cls, data: Any) -> Any:
+        """Give a job that names no metric the one that goes with its loss."""
+        loss = data.get("loss") if isinstance(data, dict) and "metric" not in data else None
+        name = loss.get("name") if isinstance(loss, dict) else loss
+        metric = DEFAULT_METRICS.get(name) if isinstance(name, str) else None
+        return data if metric is None else {**data, "metric": metric}
 
     def base(self, file: FilePath) -> FilePath:
         """Return the folder that relative paths start from, absolute.
