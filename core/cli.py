@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -56,6 +57,13 @@ class _Command(TyperCommand):
         """Return the option, with its default."""
         return _false_by_default(super().get_help_option(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse, once no value of ``--set`` stands apart from its key."""
+        for flag, *apart in zip(args, args[1:], args[2:], [*args[3:], ""], strict=False):
+            if flag == "--set":
+                _check_in_one(*apart)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; with ``--debug`` an error that is told in a line comes with its traceback."""
         try:
@@ -86,6 +94,22 @@ def _debug_option() -> Any:
     option: Any = typer.main.get_command(described).params[0]
     option.expose_value, option.callback = False, _note_debug
     return option
+
+
+def _check_in_one(key: str, value: str, after: str) -> None:
+    """Refuse ``--set KEY VALUE``, ``KEY = VALUE`` and the like, of which the value would be another argument.
+
+    Raises:
+        JobError: It is one of them.
+    """
+    name = key.rstrip("=:")
+    if "=" in name or name.startswith("-") or value.endswith((".yaml", ".yml")) or Path(value).is_file():
+        return
+    parts = [key, value, after] if value == "=" else [key, value]
+    value = parts[-1].removeprefix("=")
+    if name and value and not value.startswith("--"):
+        right = shlex.quote(f"{name}={value}")
+        raise JobError(f"--set {' '.join(parts)}: key and value are one word; write --set {right}")
 
 
 def _note_debug(ctx: Any, option: Any, value: bool) -> None:  # noqa: ARG001, FBT001 - a callback's signature

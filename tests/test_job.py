@@ -362,6 +362,18 @@ def test_fault_of_a_flag_names_the_flag(write, sets, plugins, expected):
     assert fault.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("optm", "did you mean 'optim'?"),
+        ("noise", "known: optim (--plugin noise adds it, if it is installed)"),
+    ],
+)
+def test_what_a_slip_names_is_not_said_to_be_there_to_add(write, name, advice):
+    (fault,) = faults(write(f"{SMALL}plugins: [optim]"), [f"plugins.{name}.lr=1"])
+    assert fault == f"--set plugins.{name}.lr=1: the job has no plugin '{name}'; {advice}"
+
+
 def test_split_keeps_brackets_and_quotes_together():
     assert list(split_outside("a=[1,{b: 2,c: 3}],d='x,]',e=\"y,\"", ",")) == [
         "a=[1,{b: 2,c: 3}]",

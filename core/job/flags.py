@@ -164,9 +164,10 @@ class _Layer:
         index = self._find(key[0])
         if index is None:
             known = [name for name in map(self._name, self._plugins()) if name]
-            raise _FlagError(
-                f"the job has no plugin '{key[0]}'; {suggest(key[0], known)} (--plugin {key[0]} would add it)"
-            )
+            meant = suggest(key[0], known)
+            # Of a slip nothing can be added; of another name it is not known here whether it is installed.
+            added = "" if meant.endswith("?") else f" (--plugin {key[0]} adds it, if it is installed)"
+            raise _FlagError(f"the job has no plugin '{key[0]}'; {meant}{added}")
         path: Path = ("plugins", index)
         if len(key) == 1:
             self.job["plugins"][index] = {self._name(self._plugins()[index]): value}

@@ -135,6 +135,16 @@ def test_a_resume_to_fewer_steps_than_done_is_refused(ringfence, job):
     [
         (("--set", "optim.lr=0.1"), "write --set plugins.optim.lr=0.1"),
         (("--set", "optim.lr"), "write for example epochs=3 or plugins.optim.lr=0.01"),
+        (
+            ("--set", "epochs", "2"),
+            "error: --set epochs 2: key and value are one word; write --set epochs=2\n",
+        ),
+        (("--set", "epochs", "=", "2"), "write --set epochs=2\n"),
+        (("--set", "epochs=", "2", "--quiet"), "write --set epochs=2\n"),
+        (("--set", "epochs:", "2"), "write --set epochs=2\n"),
+        (("--set", "model", "{name: cnn}"), "write --set 'model={name: cnn}'\n"),
+        (("--set", "epochs", "--quiet"), "write for example epochs=3 or plugins.optim.lr=0.01"),
+        (("--set", "epochs=x", "job.yaml"), "unexpected extra argument"),
         (("--plugin", "optim:lr"), "write for example --plugin optim:lr=VALUE"),
     ],
 )
