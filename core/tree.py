@@ -110,6 +110,11 @@ class Tree:
             except FileExistsError:
                 os.close(_open_folder(last, parent, folder))
 
+    def rename(self, name: str, last: str) -> None:
+        """Give what has a name another one in the same folder, which nothing there has."""
+        with self._parent(name) as (folder, old):
+            os.rename(old, last, src_dir_fd=folder, dst_dir_fd=folder)
+
     def remove(self, name: str) -> None:
         """Remove what is no folder; a link goes, and what it leads to stays."""
         with self._parent(name) as (folder, last):

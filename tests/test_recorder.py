@@ -26,13 +26,22 @@ from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Report
 from ringfence.job import read_job
 from ringfence.report import RunRecorder
+from ringfence.report import journal as journal_module
 from ringfence.report import recorder as recorder_module
 from ringfence.report import store as store_module
-from ringfence.report.journal import Journal, encode, read_journal
+from ringfence.report.journal import (
+    LEAST_LINE_BYTES,
+    Bounds,
+    Journal,
+    LongJournalError,
+    encode,
+    read_journal,
+    read_lines,
+)
 from ringfence.report.pictures import to_png
 from ringfence.report.read import read_run
-from ringfence.report.recorder import OWN_TAGS
-from ringfence.report.store import MAX_PICTURES, MAX_REPORTS, PluginStore, file_name
+from ringfence.report.recorder import MAX_REPORTERS, OWN_TAGS, reporters
+from ringfence.report.store import MAX_PICTURES, MAX_READ, MAX_REPORTS, PluginStore, file_name
 from ringfence.run import prepare, run
 from ringfence.tree import Tree
 
@@ -615,3 +624,101 @@ class Spy:
     role = "monitor"
     forward = passthrough
     backward = passthrough
+
+
+# files of any length
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Count the lines that are decoded."""
+    count = []
+    monkeypatch.setattr(
+        journal_module, "_decode", lambda line, decode=journal_module._decode: count.append(1) or decode(line)
+    )
+    return count
+
+
+def test_metrics_that_are_too_long_to_be_cut_back_are_set_aside_whole_and_that_is_told(
+    tmp_path, monkeypatch, decoded
+):
+    monkeypatch.setattr(recorder_module, "MAX_METRICS_BYTES", 200 * LEAST_LINE_BYTES)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(encode({"kind": "train", "step": step % 150}) for step in range(5000)))
+    before = path.read_bytes()
+    with RunRecorder(tmp_path, resumed=True) as recorder:
+        recorder.rolled_back(100, {"metrics_bytes": 2 * len(before)})
+    assert len(decoded) == 200
+    assert [record["step"] for record in read_journal(path)] == [*range(100), *range(50)]
+    assert (tmp_path / "metrics.jsonl.1").read_bytes() == before
+    (told,) = read_journal(tmp_path / "events.jsonl")
+    assert told["message"] == (
+        "metrics.jsonl is read up to line 200, to go on with; all of it is kept as metrics.jsonl.1"
+    )
+
+
+def test_metrics_that_were_cut_short_are_cut_back_and_nothing_is_set_aside(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(encode({"kind": "train", "step": step}) for step in range(50)))
+    with RunRecorder(tmp_path, resumed=True) as recorder:
+        recorder.rolled_back(40, {"metrics_bytes": 10**6})
+    assert [record["step"] for record in read_journal(path)] == list(range(40))
+    assert not list(tmp_path.glob("metrics.jsonl.*"))
+    assert not list(read_journal(tmp_path / "events.jsonl"))
+
+
+def test_a_plugins_file_that_is_too_long_is_set_aside_whole_and_that_is_told(tmp_path, decoded):
+    (tmp_path / "reports").mkdir()
+    path = tmp_path / "reports" / "p.jsonl"
+    path.write_bytes(b"".join(encode({"step": step, "plugin": "p"}) for step in (1, 2)) + b"{}\n" * 100_000)
+    before = path.read_bytes()
+    with RunRecorder(tmp_path, resumed=True) as recorder:
+        recorder.rolled_back(2, None)
+    # Its first line tells whose it is.
+    assert len(decoded) == 1 + MAX_READ.lines
+    assert [record["step"] for record in read_journal(path)] == [1]
+    assert (tmp_path / "reports" / "p.jsonl.1").read_bytes() == before
+    (told,) = read_journal(tmp_path / "events.jsonl")
+    assert told["message"] == (
+        f"reports/p.jsonl is read up to line {MAX_READ.lines}; all of it is kept as reports/p.jsonl.1"
+    )
+
+
+def test_whose_a_file_is_is_not_looked_for_behind_many_damaged_lines(tmp_path, decoded):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "p.jsonl").write_bytes(b"\n" * 100_000)
+    (tmp_path / "reports" / "q.jsonl").write_bytes(b"\n\n" + encode({"step": 1, "plugin": "q"}))
+    assert reporters(Tree(tmp_path)) == (["q"], 0)
+    assert len(decoded) < 30
+
+
+def test_reports_of_more_plugins_than_there_can_be_are_left_and_that_is_told(tmp_path):
+    (tmp_path / "reports").mkdir()
+    for number in range(MAX_REPORTERS + 2):
+        line = encode({"step": 3, "plugin": f"p{number:03}"})
+        (tmp_path / "reports" / f"p{number:03}.jsonl").write_bytes(line)
+    with RunRecorder(tmp_path, resumed=True) as recorder:
+        recorder.rolled_back(2, None)
+    sizes = [(tmp_path / "reports" / f"p{n:03}.jsonl").stat().st_size for n in range(MAX_REPORTERS + 2)]
+    assert [bool(size) for size in sizes] == [False] * MAX_REPORTERS + [True] * 2
+    (told,) = read_journal(tmp_path / "events.jsonl")
+    assert told["message"] == f"reports has files of {MAX_REPORTERS + 2} plugins; 2 are left as they are"
+
+
+@pytest.mark.parametrize(("nbytes", "kept"), [(900, 0), (1001, 1002)])
+def test_what_is_longer_than_a_line_is_ended_and_what_is_shorter_is_cut(tmp_path, monkeypatch, nbytes, kept):
+    monkeypatch.setattr(journal_module, "MAX_LINE_BYTES", 1000)
+    (tmp_path / "log.jsonl").write_bytes(b"\0" * nbytes)
+    journal = Journal(Tree(tmp_path), "log.jsonl")
+    assert journal.size() == kept
+    journal.append({"i": 1})
+    journal.close()
+    assert list(read_journal(tmp_path / "log.jsonl")) == [{"i": 1}]
+
+
+def test_a_line_without_an_end_is_read_up_to_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "MAX_LINE_BYTES", 1000)
+    with (tmp_path / "log.jsonl").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(LongJournalError, match=r"log.jsonl is read up to 1 MiB"):
+        list(read_lines(Tree(tmp_path), "log.jsonl", Bounds(1 << 20, 10)))

@@ -25,7 +25,9 @@ from ringfence.hooks.types import Report
 from ringfence.job import read_job
 from ringfence.lock import check_free
 from ringfence.report import RunRecorder, read, write_report
+from ringfence.report.journal import LEAST_LINE_BYTES
 from ringfence.report.pictures import to_png
+from ringfence.report.store import MAX_READ
 from ringfence.run import prepare, run
 
 from .test_report import EVIL, Page
@@ -407,6 +409,19 @@ def test_damaged_lines_are_read_up_to_a_bound(folder):
     text = Page(write_report(folder).read_text()).text
     assert "metrics.jsonl is read no further than 10000 damaged lines" in text
     assert "metrics.jsonl: 10000 lines are damaged" in text
+
+
+def test_short_lines_are_read_up_to_as_many_as_a_run_writes(folder, monkeypatch):
+    monkeypatch.setattr(read, "MAX_METRICS_BYTES", 100 * LEAST_LINE_BYTES)
+    (folder / "metrics.jsonl").write_bytes(b'{"kind":"train","step":1}\n' * 101)
+    found = read.read_run(folder)
+    assert found.left_out.told() == ["metrics.jsonl is read up to line 100"]
+
+
+def test_a_plugins_reports_are_read_up_to_a_number_of_lines(folder):
+    with (folder / "reports" / "p.jsonl").open("ab") as file:
+        file.write(b'{"step":4,"plugin":"p","histograms":{},"images":{}}\n' * MAX_READ.lines)
+    assert read.read_run(folder).left_out.told() == [f"reports/p.jsonl is read up to line {MAX_READ.lines}"]
 
 
 def test_of_what_a_plugin_was_granted_a_page_shows_some(folder):

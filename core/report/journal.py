@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,10 @@ from ..tree import Tree
 
 #: The longest are those of a plugin that logs as many numbers, under names as long, as it may.
 MAX_LINE_BYTES = 4 << 20
+#: Of ``metrics.jsonl``, the longest journal.
+MAX_METRICS_BYTES = 512 << 20
+#: What a run writes takes at least as many bytes a line: shorter ones cost a reader no more for being many.
+LEAST_LINE_BYTES = 64
 _COPIED_BYTES = 1 << 20
 
 _TO_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -43,13 +48,38 @@ def _spelled(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far a journal is read, whatever is in it: the file may be anybody's.
+
+    Attributes:
+        nbytes: Of all lines.
+        lines: Their number, damaged ones included.
+    """
+
+    nbytes: int
+    lines: int
+
+
+def bounds_of(nbytes: int) -> Bounds:
+    """Return the bounds of a journal of so many bytes, with as many lines as a run would write."""
+    return Bounds(nbytes, nbytes // LEAST_LINE_BYTES)
+
+
+class LongJournalError(Exception):
+    """A journal is longer than it is read; the message says so, and how far that was."""
+
+
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a file; a last line that a kill cut short is left out.
 
     A file that is missing has no records. A line that is no JSON object, or longer than any that is
     written, is skipped: the report must be readable whatever happened to the file.
+
+    Raises:
+        LongJournalError: As ``read_lines``.
     """
-    for line in read_lines(Tree(path.parent), path.name):
+    for line in read_lines(Tree(path.parent), path.name, bounds_of(MAX_METRICS_BYTES)):
         if line.record is not None:
             yield line.record
 
@@ -69,10 +99,11 @@ class Line:
     record: dict[str, Any] | None
 
 
-def read_lines(tree: Tree, name: str) -> Iterator[Line]:
+def read_lines(tree: Tree, name: str, most: Bounds) -> Iterator[Line]:
     """Yield the whole lines of a file below ``tree``; none if it is missing.
 
     Raises:
+        LongJournalError: There are more, after those that lie within the bounds.
         OSError: It cannot be read.
     """
     try:
@@ -81,15 +112,19 @@ def read_lines(tree: Tree, name: str) -> Iterator[Line]:
         return
     with os.fdopen(handle, "rb") as file:
         end = 0
-        while piece := file.readline(MAX_LINE_BYTES):
+        for number in itertools.count():
+            line = piece = file.readline(MAX_LINE_BYTES)
             begin, is_whole = end, len(piece) < MAX_LINE_BYTES or piece.endswith(b"\n")
             end += len(piece)
-            line = piece
-            while not piece.endswith(b"\n"):
+            while piece and not piece.endswith(b"\n") and end <= most.nbytes:
                 piece = file.readline(MAX_LINE_BYTES)
-                if not piece:
-                    return
                 end += len(piece)
+            if not piece:
+                return
+            if end > most.nbytes:
+                raise LongJournalError(f"{name} is read up to {most.nbytes >> 20} MiB")
+            if number == most.lines:
+                raise LongJournalError(f"{name} is read up to line {most.lines}")
             yield Line(begin, end, _decode(line) if is_whole else None)
 
 
@@ -140,9 +175,13 @@ class Journal:
         """Return the length of the file in bytes."""
         return os.fstat(self.open()).st_size
 
-    def lines(self) -> Iterator[Line]:
-        """Yield what is there; none if the file is not."""
-        return read_lines(self.tree, self.name)
+    def lines(self, most: Bounds) -> Iterator[Line]:
+        """Yield what is there; none if the file is not.
+
+        Raises:
+            LongJournalError: As ``read_lines``.
+        """
+        return read_lines(self.tree, self.name, most)
 
     def truncate(self, size: int) -> bool:
         """Drop what follows the first ``size`` bytes; False if no line ends there."""
@@ -152,6 +191,15 @@ class Journal:
             return False
         os.ftruncate(self.open(), size)
         return True
+
+    def set_aside(self) -> str:
+        """Give the file a name beside its own, and return that; what ``keep`` keeps is still read from it."""
+        self.open()
+        folder, _, last = self.name.rpartition("/")
+        taken = set(self.tree.names(folder))
+        number = next(n for n in itertools.count(1) if f"{last}.{n}" not in taken)
+        self.tree.rename(self.name, f"{last}.{number}")
+        return f"{self.name}.{number}"
 
     def keep(self, lines: Iterable[tuple[int, int]]) -> None:
         """Drop all but these lines; a kill leaves the old file or the new one.
@@ -184,11 +232,15 @@ class Journal:
 
 
 def _repair(handle: int) -> None:
-    """Cut the file after its last line feed."""
+    """Cut the file after its last line feed; what is longer than a line is ended by one, and stays."""
     end = os.fstat(handle).st_size
+    lowest = max(0, end - MAX_LINE_BYTES)
     block = 4096
     while end:
-        start = max(0, end - block)
+        if end == lowest:
+            os.write(handle, b"\n")
+            return
+        start = max(lowest, end - block)
         data = os.pread(handle, end - start, start)
         found = data.rfind(b"\n")
         if found >= 0:

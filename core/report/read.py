@@ -36,18 +36,24 @@ from .entries import (
     objects,
     whole,
 )
-from .journal import read_lines
-from .recorder import EVENTS, MAX_SAMPLES, METRICS, REPORTS, SAMPLES, SAMPLES_TOLD
-from .store import file_name, picture_name
+from .journal import MAX_METRICS_BYTES, Bounds, LongJournalError, bounds_of, read_lines
+from .recorder import (
+    EVENTS,
+    MAX_REPORTERS,
+    MAX_SAMPLES,
+    METRICS,
+    REPORTS,
+    SAMPLES,
+    SAMPLES_TOLD,
+)
+from .store import MAX_READ, file_name, picture_name
 
-MAX_METRICS_BYTES = 512 << 20
 #: Of one journal: each costs more than one that is whole.
 MAX_ODD_LINES = 10_000
 MAX_EVENTS_BYTES = 64 << 20
 MAX_SAMPLES_BYTES = 1 << 20
 #: Of all files of ``reports/`` together; each has an equal share.
 MAX_REPORTS_BYTES = 256 << 20
-MAX_REPORTERS = 64
 #: Numbers of one origin that are held; a chart has some hundred points.
 MAX_POINTS = 500_000
 #: First and last of all events.
@@ -217,17 +223,14 @@ class _Reader:
             return {}
         return value
 
-    def records(self, name: str, most: int, take: Callable[[dict[str, Any]], T | None]) -> Iterator[T]:
-        """Yield what ``take`` makes of a journal's records, in at most so many bytes.
+    def records(self, name: str, most: Bounds, take: Callable[[dict[str, Any]], T | None]) -> Iterator[T]:
+        """Yield what ``take`` makes of a journal's records within its bounds.
 
         Lines without a record of a step, and those of which it makes None, are noted.
         """
         odd = _OddLines(name, self.left_out)
         try:
-            for line in read_lines(self.tree, name):
-                if line.end > most:
-                    self.left_out.add(f"{name} is read up to {most >> 20} MiB")
-                    break
+            for line in read_lines(self.tree, name, most):
                 odd.number += 1
                 is_one = line.record is not None and _is_count(line.record.get("step"))
                 taken = take(line.record) if line.record is not None and is_one else None
@@ -238,6 +241,8 @@ class _Reader:
                         break
                 else:
                     yield taken
+        except LongJournalError as error:
+            self.left_out.add(str(error))
         except OSError as error:
             self.refuse(name, error)
         odd.tell()
@@ -282,13 +287,13 @@ def read_run(folder: Path) -> RunFolder:
     """Return what ``folder`` holds, as far as it is what a run writes."""
     reader = _Reader(folder)
     _look_around(reader)
-    info: InfoEntry = {}
+    info: dict[str, Any] = {}
     numbers: dict[str, _Numbers] = {"train": _Numbers(), "test": _Numbers()}
     plugins: dict[str, _Numbers] = {}
-    for record in reader.records(METRICS, MAX_METRICS_BYTES, _of_metrics):
+    for record in reader.records(METRICS, bounds_of(MAX_METRICS_BYTES), _of_metrics):
         kind = record["kind"]
         if kind == "run":
-            info = reader.fitting(f"{METRICS}, kind run", record, InfoEntry)
+            info = record
         elif kind == "plugin":
             plugin = record["plugin"]
             if plugin in plugins or len(plugins) < MAX_PLUGINS:
@@ -301,7 +306,7 @@ def read_run(folder: Path) -> RunFolder:
         path=folder,
         record=reader.fitting(RECORD, run, RunEntry),
         entries=_plugin_entries(reader, run),
-        info=info,
+        info=reader.fitting(f"{METRICS}, kind run", info, InfoEntry),
         train=numbers["train"].series,
         test=numbers["test"].series,
         plugins={name: one.series for name, one in plugins.items()},
@@ -343,15 +348,15 @@ def _plugin_entries(reader: _Reader, run: Mapping[str, Any]) -> list[PluginEntry
 
 def _events(reader: _Reader) -> list[EventEntry]:
     """Return the first and the last events."""
-    first: list[EventEntry] = []
-    last: deque[EventEntry] = deque(maxlen=MAX_EVENTS // 2)
+    first: list[dict[str, Any]] = []
+    last: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS // 2)
     count = 0
-    for record in reader.records(EVENTS, MAX_EVENTS_BYTES, lambda record: record):
+    for record in reader.records(EVENTS, bounds_of(MAX_EVENTS_BYTES), lambda record: record):
         count += 1
-        (first if count <= MAX_EVENTS // 2 else last).append(reader.fitting(EVENTS, record, EventEntry))
+        (first if count <= MAX_EVENTS // 2 else last).append(record)
     if count > MAX_EVENTS:
         reader.left_out.add(f"{EVENTS}: {count - MAX_EVENTS} events between the first and the last")
-    return [*first, *last]
+    return [reader.fitting(EVENTS, record, EventEntry) for record in (*first, *last)]
 
 
 def _samples(reader: _Reader) -> list[SampleEntry]:
@@ -382,7 +387,7 @@ def _read_reports(reader: _Reader) -> tuple[dict[str, dict[str, Layer]], dict[st
     names = _journals(reader)
     for name in names:
         file = f"{REPORTS}/{name}"
-        most = MAX_REPORTS_BYTES // len(names)
+        most = Bounds(MAX_REPORTS_BYTES // len(names), MAX_READ.lines)
         for entry in reader.records(file, most, partial(_of_reports, name)):
             plugin, step = entry["plugin"], entry["step"]
             for label, value in entry["histograms"].items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,15 @@ from ..hooks.plugin import Plugin
 from ..hooks.types import Batch, Report, StepInfo
 from ..tree import Tree
 from .board import Board, NoBoard, is_installed
-from .journal import Journal, read_lines
+from .journal import (
+    MAX_LINE_BYTES,
+    MAX_METRICS_BYTES,
+    Bounds,
+    Journal,
+    LongJournalError,
+    bounds_of,
+    read_lines,
+)
 from .pictures import from_batch, size_of, to_png
 from .store import PluginStore, file_name
 
@@ -28,6 +37,10 @@ REPORTS = "reports"
 SAMPLES = "samples"
 SAMPLES_TOLD = "samples.json"
 BOARD = "tensorboard"
+#: Plugins whose reports are gone on with, and drawn.
+MAX_REPORTERS = 64
+#: How far the first report of a plugin is looked for, behind damaged lines.
+_FIRST_REPORT = Bounds(2 * MAX_LINE_BYTES, 16)
 #: What the tags of the run's own curves and pictures begin with.
 OWN_TAGS = frozenset({"train", "test", SAMPLES})
 
@@ -157,8 +170,7 @@ class RunRecorder:
             size = position.get("metrics_bytes") if isinstance(position, dict) else None
             if not isinstance(size, int) or not self._metrics.truncate(size):
                 # The file is shorter than it was, as after a power failure: whole steps are kept.
-                lines = self._metrics.lines()
-                self._metrics.keep([(ln.begin, ln.end) for ln in lines if _is_before(ln.record, to_step)])
+                self._metrics.keep(self._whole_steps(to_step))
             for plugin in self._reporters():
                 self._store(plugin).roll_back(to_step)
             self._board.purge(to_step)
@@ -200,6 +212,21 @@ class RunRecorder:
 
     # inside
 
+    def _whole_steps(self, to_step: int) -> Iterator[tuple[int, int]]:
+        """Yield where lines of the first steps lie; a file that is too long is set aside, all of it."""
+        begin = end = 0
+        try:
+            for line in self._metrics.lines(bounds_of(MAX_METRICS_BYTES)):
+                if not _is_before(line.record, to_step):
+                    continue
+                if line.begin != end:
+                    yield begin, end
+                    begin = line.begin
+                end = line.end
+        except LongJournalError as error:
+            self.event(f"{error}, to go on with; all of it is kept as {self._metrics.set_aside()}")
+        yield begin, end
+
     def _start_over(self) -> None:
         """Remove what an earlier start left that came to no checkpoint."""
         if self._metrics.size():
@@ -234,14 +261,18 @@ class RunRecorder:
 
     def _store(self, plugin: str) -> PluginStore:
         if plugin not in self._stores:
-            self._stores[plugin] = PluginStore(self._tree, REPORTS, plugin)
+            self._stores[plugin] = PluginStore(self._tree, REPORTS, plugin, self.event)
         return self._stores[plugin]
 
     def _reporters(self) -> set[str]:
         """Return the plugins that have reported, those of an earlier process included."""
         if self._earlier is None:
             # Looked up once: the first line of each file may be long.
-            self._earlier = reporters(self._tree)
+            self._earlier, more = reporters(self._tree)
+            if more:
+                self.event(
+                    f"{REPORTS} has files of {MAX_REPORTERS + more} plugins; {more} are left as they are"
+                )
         return {*self._stores, *self._earlier}
 
     def _target(self, target: Tensor, num_classes: int | None) -> Any:
@@ -278,16 +309,21 @@ def tag_of(plugin: str) -> str:
     return f"plugin:{plugin}" if plugin in OWN_TAGS else plugin
 
 
-def reporters(tree: Tree) -> list[str]:
-    """Return the plugins whose histograms or pictures a run's folder holds."""
-    found = []
-    for name in tree.names(REPORTS):
-        if name.endswith(".jsonl"):
-            records = (line.record for line in read_lines(tree, f"{REPORTS}/{name}"))
-            plugin = str(next(filter(None, records), {}).get("plugin"))
-            if name == f"{file_name(plugin)}.jsonl":
-                found.append(plugin)
-    return found
+def reporters(tree: Tree) -> tuple[list[str], int]:
+    """Return the plugins whose reports a run's folder holds, and how many more files there are."""
+    names = [name for name in tree.names(REPORTS) if name.endswith(".jsonl")]
+    found = ((name, _reporter(tree, f"{REPORTS}/{name}")) for name in names[:MAX_REPORTERS])
+    plugins = [plugin for name, plugin in found if name == f"{file_name(plugin)}.jsonl"]
+    return plugins, max(len(names) - MAX_REPORTERS, 0)
+
+
+def _reporter(tree: Tree, name: str) -> str:
+    """Return the plugin that the first report of a file is of; "None" where there is none."""
+    with contextlib.suppress(LongJournalError):
+        for line in read_lines(tree, name, _FIRST_REPORT):
+            if line.record is not None:
+                return str(line.record.get("plugin"))
+    return str(None)
 
 
 def _is_before(record: Mapping[str, Any] | None, step: int) -> bool:

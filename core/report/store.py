@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 
 from ..hooks.types import Histogram
 from ..tree import Tree
-from .journal import Journal
+from .journal import MAX_LINE_BYTES, Bounds, Journal, LongJournalError
 
 #: Reports with histograms or images that are kept for each plugin; beyond, every other one is dropped.
 MAX_REPORTS = 256
@@ -20,6 +20,8 @@ MAX_REPORTS = 256
 MAX_KEPT_BYTES = 32 << 20
 #: Pictures that are kept for each plugin; beyond, the oldest goes.
 MAX_PICTURES = 64
+#: How far the file of one plugin is read: damaged lines may be among those that are kept.
+MAX_READ = Bounds(2 * MAX_KEPT_BYTES + MAX_LINE_BYTES, 4 * MAX_REPORTS)
 _EXACT = 2**53
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
@@ -63,9 +65,12 @@ class PluginStore:
         tree: The run's folder.
         folder: Name of the one in it that all plugins share; made if it is not there.
         plugin: Name of the plugin.
+        note: Told of a file that is too long to be gone on with.
     """
 
-    def __init__(self, tree: Tree, folder: str, plugin: str) -> None:
+    def __init__(
+        self, tree: Tree, folder: str, plugin: str, note: Callable[[str], None] = lambda _: None
+    ) -> None:
         tree.make(folder)
         self._tree = tree
         self._folder = folder
@@ -75,7 +80,7 @@ class PluginStore:
         self._kept: list[_Kept] = []
         #: Steps between two reports that are kept; it grows whenever reports are dropped.
         self._spacing = 0.0
-        self._look()
+        self._look(note)
 
     def is_due(self, step: int) -> bool:
         """Tell whether what is reported at ``step`` is kept."""
@@ -135,18 +140,25 @@ class PluginStore:
 
     def _retain(self, kept: Sequence[_Kept]) -> None:
         if len(kept) < len(self._kept):
-            self._journal.keep((one.begin, one.end) for one in kept)
-            self._kept, end = [], 0
-            for one in kept:
-                begin, end = end, end + one.end - one.begin
-                self._kept.append(_Kept(one.step, begin, end, one.picture_bytes))
+            self._rewrite(kept)
 
-    def _look(self) -> None:
+    def _rewrite(self, kept: Sequence[_Kept]) -> None:
+        self._journal.keep((one.begin, one.end) for one in kept)
+        self._kept, end = [], 0
+        for one in kept:
+            begin, end = end, end + one.end - one.begin
+            self._kept.append(_Kept(one.step, begin, end, one.picture_bytes))
+
+    def _look(self, note: Callable[[str], None]) -> None:
         """Note which steps the file holds, and where; what is not as it is written here is left alone."""
-        for line in self._journal.lines():
-            step, nbytes = (_count((line.record or {}).get(key)) for key in ("step", "picture_bytes"))
-            if step is not None:
-                self._kept.append(_Kept(step, line.begin, line.end, nbytes or 0))
+        try:
+            for line in self._journal.lines(MAX_READ):
+                step, nbytes = (_count((line.record or {}).get(key)) for key in ("step", "picture_bytes"))
+                if step is not None:
+                    self._kept.append(_Kept(step, line.begin, line.end, nbytes or 0))
+        except LongJournalError as error:
+            note(f"{error}; all of it is kept as {self._journal.set_aside()}")
+            self._rewrite(self._kept)
         if len(self._kept) > MAX_REPORTS // 2 or sum(one.nbytes for one in self._kept) > MAX_KEPT_BYTES // 2:
             self._spacing = self._mean_spacing()
 
