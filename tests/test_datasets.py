@@ -546,6 +546,17 @@ def whole():
     part = Dataset(torch.ones(4, 2), torch.zeros(4, dtype=torch.int64), 3)
     return Data(part, part, (0.5, 0.5), (2.0, 2.0))
 
+def four():
+    return (*pairs()[0], *(np.asarray(part) for part in pairs()[1]))
+
+def three():
+    return (1, 2, 3), (4, 5)
+
+def holed():
+    inputs = np.ones((4, 3))
+    inputs[3], inputs[2, 1], inputs[3, 2] = np.nan, np.inf, 1.0
+    return (np.ones((4, 3)), np.arange(4) % 2), (inputs, np.arange(4) % 2)
+
 def wrong():
     return [1, 2, 3]
 
@@ -577,7 +588,18 @@ def test_data_of_the_users_keep_their_normalisation(user):
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("own_data_module:wrong", {}, "returned list; expected Data"),
+        ("own_data_module:wrong", {}, r"returned list of 3 \(int, int, int\); expected Data"),
+        (
+            "own_data_module:four",
+            {},
+            r"of 4 \(ndarray, ndarray, ndarray, ndarray\); expected .*: return \(x, y\), \(x_test, y_test\)$",
+        ),
+        ("own_data_module:three", {}, r"returned tuple of 2 \(tuple of 3, tuple of 2\); expected Data"),
+        (
+            "own_data_module:holed",
+            {},
+            "test inputs hold values that are not finite: 3 of 12, the first in sample 2, counted from 0;",
+        ),
         ("own_data_module:broken", {}, "raised RuntimeError: no data today"),
         ("own_data_module:missing", {}, "has no 'missing'"),
         ("own_data_module:constant", {}, "is a int, not a function"),
@@ -592,6 +614,16 @@ def test_function_that_does_not_fit_is_told(user, name, options, said):
     with pytest.raises(DataError, match=said) as caught:
         load(name, user, **options)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 20}])
+def test_a_sample_that_is_not_finite_is_named_by_its_place_in_the_file(tmp_path, options):
+    inputs = np.ones((40, 2))
+    inputs[::5] = np.nan
+    inputs[0] = 1
+    np.savez(tmp_path / "d.npz", inputs=inputs, targets=np.arange(40) % 2)
+    with pytest.raises(DataError, match=r"14 of 80, the first in sample 5, counted from 0"):
+        load("arrays", tmp_path, path="d.npz", **options)
 
 
 # names and options

@@ -72,6 +72,7 @@ def arrays(
     Raises:
         DataError: The file or a key is missing, or the arrays do not fit.
     """
+    whole: Dataset | None
     same = functools.partial(same_classes, classes=classes, source=str(path), more="say so with 'classes'")
     with _open(path) as (keys, get):
         train = make_dataset(
@@ -83,8 +84,8 @@ def arrays(
         )
         named = test_inputs != "test_inputs" or test_targets != "test_targets"
         if not named and not {test_inputs, test_targets} & set(keys):
-            (train,) = same(train)
-            train, test = split_dataset(train, test_fraction, split_seed, str(path))
+            (whole,) = same(train)
+            train, test = split_dataset(whole, test_fraction, split_seed, str(path))
         else:
             test = make_dataset(
                 _get(path, keys, get, "test_inputs", test_inputs),
@@ -93,8 +94,9 @@ def arrays(
                 layout=layout,
                 source=f"{path}['{test_inputs}']",
             )
+            whole = None
             train, test = same(train, test)
-    return finish(train, test, limit=limit, normalize=normalize, source=str(path))
+    return finish(train, test, limit=limit, normalize=normalize, source=str(path), whole=whole)
 
 
 def make_dataset(

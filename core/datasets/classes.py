@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..engine.data import Dataset
 from ..hooks.errors import DataError
+from .finite import where_not_finite
 
 #: Up to so many classes are taken as they come; more must be in proportion to the samples.
 MANY_CLASSES = 1000
@@ -40,7 +41,10 @@ def to_classes(targets: Tensor, source: str) -> Tensor:
         )
     if flat.is_floating_point():
         if not flat.isfinite().all():
-            raise DataError(f"{source}: targets hold values that are not finite; remove or replace them")
+            where = where_not_finite(flat)
+            raise DataError(
+                f"{source}: targets hold values that are not finite{where}; remove or replace them"
+            )
         fractions = flat != flat.round()
         if fractions.any():
             raise DataError(

@@ -15,6 +15,7 @@ from ..engine.data import Data, Dataset
 from ..hooks.check import is_finite
 from ..hooks.errors import DataError
 from .classes import describe_classes, tell_empty
+from .finite import where_not_finite
 
 GREY_LEVELS = 256
 IMAGE_DIMS = 4
@@ -115,6 +116,7 @@ def finish(
     normalize: Normalize,
     source: str,
     notes: tuple[str, ...] = (),
+    whole: Dataset | None = None,
 ) -> Data:
     """Check both parts, cut them to ``limit`` and add the normalisation.
 
@@ -125,14 +127,16 @@ def finish(
         normalize: See ``Normalize``.
         source: File or folder for messages.
         notes: What the user should know of how they were read.
+        whole: What both parts were drawn from, if they were.
 
     Raises:
         DataError: The parts do not fit each other, or hold numbers that are not finite.
     """
+    read = (whole or train, whole or test)
     train, test = _limited(train, limit), _limited(test, limit)
     with telling(source):
-        for part, dataset in (("training", train), ("test", test)):
-            check_finite(dataset, part)
+        for part, dataset, all_read in zip(("training", "test"), (train, test), read, strict=True):
+            check_finite(dataset, part, all_read)
         return with_notes(Data(train, test, *normalisation(train.inputs, normalize), notes))
 
 
@@ -151,15 +155,24 @@ def _limited(dataset: Dataset, limit: int | None) -> Dataset:
     return take(dataset, torch.arange(limit) * count // limit)
 
 
-def check_finite(dataset: Dataset, part: str) -> None:
+def check_finite(dataset: Dataset, part: str, read: Dataset) -> None:
     """Check that every number is finite.
+
+    Args:
+        dataset: What is used.
+        part: Which part of the data that is.
+        read: What it was taken from, by whose places its samples are known to the user.
 
     Raises:
         DataError: One is not.
     """
-    for what, values in (("inputs", dataset.inputs), ("targets", dataset.targets)):
+    for what, values, all_read in (
+        ("inputs", dataset.inputs, read.inputs),
+        ("targets", dataset.targets, read.targets),
+    ):
         if not is_finite(values):
-            raise DataError(f"{part} {what} hold values that are not finite; remove or replace them")
+            where = where_not_finite(all_read)
+            raise DataError(f"{part} {what} hold values that are not finite{where}; remove or replace them")
 
 
 def normalisation(

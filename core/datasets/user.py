@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from .common import finish, with_notes
 from .convert import to_tensor
 
 _PAIR = 2
+#: Parts of what was returned that a message names.
+_LISTED = 4
 _WANTED = "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays"
 
 
@@ -49,7 +51,7 @@ def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "a
     if isinstance(result, Data):
         return _as_given(result, name)
     if not (_is_pair(result) and all(_is_pair(part) for part in result)):
-        raise DataError(f"data '{name}': returned {type(result).__name__}; {_WANTED}")
+        raise DataError(f"data '{name}': returned {_form(result, of=_form)}; {_WANTED}{_in_pairs(result)}")
     source = f"data '{name}'"
     parts = []
     for part, (inputs, targets) in zip(("training", "test"), result, strict=True):
@@ -71,6 +73,23 @@ def _as_given(data: Data, name: str) -> Data:
     """Check ``Data`` that the user made, and keep its own normalisation."""
     finish(data.train, data.test, limit=None, normalize="none", source=f"data '{name}'")
     return with_notes(data)
+
+
+def _form(value: object, of: Callable[[object], str] | None = None) -> str:
+    """Return what kind of value it is, of a tuple or list how long, and each part as ``of`` tells it."""
+    kind = type(value).__name__
+    if not isinstance(value, tuple | list):
+        return kind
+    more = ", …" if len(value) > _LISTED else ""
+    parts = "" if of is None or not value else f" ({', '.join(map(of, value[:_LISTED]))}{more})"
+    return f"{kind} of {len(value)}{parts}"
+
+
+def _in_pairs(result: object) -> str:
+    """Return how four arrays in a row are written, as a function of scikit-learn's gives them."""
+    if not isinstance(result, tuple | list) or len(result) != _PAIR**2 or isinstance(result[0], tuple | list):
+        return ""
+    return ". From x, x_test, y, y_test = train_test_split(…) that is: return (x, y), (x_test, y_test)"
 
 
 def _is_pair(value: object) -> bool:
