@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +14,22 @@ from typing import Any
 
 from .hooks.guard import current
 from .hooks.user_frames import is_in_users_code, user_frame
+from .problems import nearest, suggest
 
 
 def is_import_path(name: str) -> bool:
     """Tell whether ``name`` is spelled ``module:function``."""
     return ":" in name
+
+
+def suggest_own(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a name that is neither known nor a ``module:function``."""
+    module, _, function = name.rpartition(".")
+    if not module or not all(part.isidentifier() for part in name.split(".")):
+        return f"{suggest(name, known)} (your own: module:function)"
+    if function == "py":
+        return f"of a file of your own name what builds it: '{module}:function'"
+    return f"did you mean '{module}:{function}'? A colon stands before a name of your own module"
 
 
 def _import(module: str, folder: str) -> ModuleType:
@@ -69,6 +80,22 @@ def _load_as(name: str, spec: ModuleSpec) -> None:
         raise
 
 
+def _meant(module: str, folder: str, error: Exception) -> str:
+    """Return which module beside the job was meant, if it is that one that was not found."""
+    if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
+        return ""
+    beside = {path.stem for path in Path(folder).glob("*.py")}
+    beside |= {path.parent.name for path in Path(folder).glob("*/__init__.py")}
+    top, dot, below = module.removesuffix(".py").partition(".")
+    close = nearest(top, beside)
+    meant = None if close is None else f"{close}{dot}{below}"
+    return _did_you_mean(None if meant == module else meant)
+
+
+def _did_you_mean(name: str | None) -> str:
+    return "" if name is None else f"; did you mean '{name}'?"
+
+
 def _place_of(module: str, folder: str) -> str:
     beside = PathFinder.find_spec(module.partition(".")[0], [folder])
     if beside is None or beside.origin is None:
@@ -103,6 +130,7 @@ def load_function(name: str, base: Path) -> Callable[..., Any]:
         where = f"at {user_frame(error)}" if is_in_users_code(error) else _place_of(module_name, folder)
         raise ValueError(
             f"module '{module_name}' could not be imported: {type(error).__name__}: {error}; {where}"
+            f"{_meant(module_name, folder, error)}"
         ) from error
     module = found
     try:
@@ -110,8 +138,12 @@ def load_function(name: str, base: Path) -> Callable[..., Any]:
             found = getattr(found, part)
     except AttributeError as error:
         file = getattr(module, "__file__", None)
+        there = [name for name, value in getattr(found, "__dict__", {}).items() if callable(value)]
+        close = nearest(part, there)
         raise ValueError(
-            f"module '{module_name}' has no '{path}'" + (f"; it is {file}" if file else "")
+            f"module '{module_name}' has no '{path}'"
+            + (f"; it is {file}" if file else "")
+            + _did_you_mean(close)
         ) from error
     if not callable(found):
         raise ValueError(f"'{name}' is a {type(found).__name__}, not a function")  # noqa: TRY004 - one kind for all

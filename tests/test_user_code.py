@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ringfence import DataError, JobError
+from ringfence.datasets.registry import check_data
+from ringfence.models import check_model
 from ringfence.user_code import load_function
 
 SOURCE = "def build():\n    return __file__\n"
@@ -98,6 +101,60 @@ def test_errors_name_the_file(base, source, told):
         load_function("test:build", base)
 
     assert str(caught.value) == told.format(base / "test.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mymod:Nett", "module 'mymod' has no 'Nett'; it is {}; did you mean 'Net'?"),
+        ("mymod:Net.forwrad", "module 'mymod' has no 'Net.forwrad'; it is {}; did you mean 'forward'?"),
+        ("mymod:other", "module 'mymod' has no 'other'; it is {}"),
+    ],
+)
+def test_a_slip_in_a_name_of_the_users_module_is_told_with_what_was_meant(base, name, told):
+    (base / "mymod.py").write_text("constant = 1\nclass Net:\n    def forward(self): ...\n")
+    with pytest.raises(ValueError, match="module 'mymod'") as caught:
+        load_function(name, base)
+    assert str(caught.value) == told.format(base / "mymod.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("mymdo:Net", "packages; did you mean 'mymod'?"),
+        ("mymod.py:Net", "mymod.py; did you mean 'mymod'?"),
+        ("packge.net:Net", "packages; did you mean 'package.net'?"),
+        ("another:Net", "packages"),
+        ("package.other:Net", "__init__.py"),
+        ("broken:Net", "import mymdo"),
+    ],
+)
+def test_a_slip_in_the_name_of_a_module_is_told_with_the_one_beside_the_job(base, name, ends):
+    (base / "mymod.py").write_text("")
+    (base / "broken.py").write_text("import mymdo\n")
+    (base / "package").mkdir()
+    (base / "package" / "__init__.py").write_text("")
+    (base / "package" / "net.py").write_text("")
+    with pytest.raises(ValueError, match="could not be imported") as caught:
+        load_function(name, base)
+    assert str(caught.value).endswith(ends)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("mymod.Net", "did you mean 'mymod:Net'? A colon stands before a name of your own module"),
+        ("a.b.Net", "did you mean 'a.b:Net'? A colon stands before a name of your own module"),
+        ("mymod.py", "of a file of your own name what builds it: 'mymod:function'"),
+        ("cnm", "did you mean 'cnn'? (your own: module:function)"),
+    ],
+)
+def test_a_dot_where_a_colon_is_asked_is_told_with_the_name_as_it_is_written(name, advice):
+    with pytest.raises(JobError) as caught:
+        check_model(name, {})
+    assert str(caught.value) == f"model '{name}' is unknown; {advice}"
+    with pytest.raises(DataError, match=r"is unknown; .*:"):
+        check_data(name, {})
 
 
 def test_a_module_that_is_nowhere_is_told_with_where_it_was_looked_for(base):

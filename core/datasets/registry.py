@@ -9,8 +9,7 @@ from typing import Any
 from ..engine.data import Data
 from ..hooks.errors import DataError
 from ..options import OptionError, check_options
-from ..problems import suggest
-from ..user_code import is_import_path
+from ..user_code import is_import_path, suggest_own
 from .arrays import Task, arrays
 from .folder import folder
 from .idx import idx, mnist10k
@@ -37,7 +36,7 @@ def check_data(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if is_import_path(name):
         return dict(options)
     if name not in DATASETS:
-        raise DataError(f"data '{name}' is unknown; {suggest(name, DATASETS)} (your own: module:function)")
+        raise DataError(f"data '{name}' is unknown; {suggest_own(name, DATASETS)}")
     return check_options(DATASETS[name], options)
 
 

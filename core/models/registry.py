@@ -11,8 +11,7 @@ from torch import nn
 from ..engine.data import Data
 from ..hooks.errors import JobError
 from ..options import OptionError, check_options
-from ..problems import suggest
-from ..user_code import is_import_path
+from ..user_code import is_import_path, suggest_own
 from .cnn import cnn
 from .mlp import mlp
 from .resnet import resnet18
@@ -36,7 +35,7 @@ def check_model(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if is_import_path(name):
         return dict(options)
     if name not in MODELS:
-        raise JobError(f"model '{name}' is unknown; {suggest(name, MODELS)} (your own: module:function)")
+        raise JobError(f"model '{name}' is unknown; {suggest_own(name, MODELS)}")
     return check_options(MODELS[name], options)
 
 
