@@ -204,6 +204,7 @@ def _root(
 
 @app.command(cls=_Command)
 def train(
+    context: typer.Context,
     job: Annotated[
         Path | None, typer.Argument(metavar="JOB.yaml", help="The job; with --resume, the one it ran.")
     ] = None,
@@ -253,6 +254,7 @@ def train(
             resume=resume,
             accept=accept or [],
             quiet=quiet,
+            debug=context.meta.get(_DEBUG, False),
             stop=stop,
         )
     raise typer.Exit(status)

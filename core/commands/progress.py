@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..engine.recorder import RunInfo
+from ..hooks.errors import visible
 from ..hooks.plugin import Plugin
 from ..hooks.types import Batch, Report, StepInfo
 
@@ -82,13 +83,21 @@ class Progress:
         view: Where to show it.
         clock: Seconds, never going back.
         resumed: Whether the run goes on from a checkpoint, be it the first.
+        trace: Takes the traceback of a plugin's fault after which the run goes on; None shows none.
     """
 
     def __init__(
-        self, view: View, clock: Callable[[], float] = time.monotonic, *, resumed: bool = False
+        self,
+        view: View,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        resumed: bool = False,
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         self.view = view
         self._resumed = resumed
+        self._trace = trace
+        self._traced: dict[str, str] = {}
         self.status = Status()
         self._clock = clock
         self._times: deque[tuple[float, int]] = deque()
@@ -165,8 +174,17 @@ class Progress:
         self._times.append((self._clock(), to_step))
 
     def event(self, message: str) -> None:
-        """Show what the user should know."""
+        """Show what the user should know, and where a plugin's fault came from if that is asked for."""
         self.view.line(message)
+        for plugin in self.status.plugins if self._trace is not None else ():
+            self._show_traceback(plugin.spec.name, plugin.usage.traceback)
+
+    def _show_traceback(self, plugin: str, traceback: str) -> None:
+        if self._trace is not None and traceback and traceback != self._traced.get(plugin):
+            self._traced[plugin] = traceback
+            # Indented, so that no line of the plugin's can pass for one of ours.
+            told = visible(traceback.rstrip()).replace("\n", "\n    ")
+            self._trace(f"traceback of plugin '{plugin}':\n    {told}")
 
     # the plugins' listener
 

@@ -37,6 +37,7 @@ def train_job(
     resume: Path | None,
     accept: Sequence[str],
     quiet: bool,
+    debug: bool = False,
     stop: StopFlag,
 ) -> int:
     """Run a job and return the exit status.
@@ -49,6 +50,7 @@ def train_job(
         resume: Folder of the run to go on with.
         accept: Values of ``--accept``.
         quiet: Show the result only.
+        debug: Show the tracebacks of plugins' faults.
         stop: What the user's signals set.
 
     Raises:
@@ -76,7 +78,9 @@ def train_job(
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.
     start = Path() if _working_folder() == here else here
     folder = resume or out
-    progress = Progress(_view(quiet=quiet), resumed=resume is not None)
+    view = _view(quiet=quiet)
+    tell = view.line if isinstance(view, TerminalView) else to_stderr
+    progress = Progress(view, resumed=resume is not None, trace=tell if debug else None)
     outcome = _run(
         prepared,
         path,

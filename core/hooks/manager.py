@@ -10,7 +10,7 @@ import pluggy
 from torch import Tensor
 
 from . import specs
-from .errors import PluginError, PluginLoadError, PluginProtocolError
+from .errors import PluginError, PluginLoadError, PluginProtocolError, traceback_of
 from .failures import Failures, Place
 from .listener import Listener, Silent
 from .news import PluginNews
@@ -258,6 +258,7 @@ class Hooks:
         """
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
         self._news.tell_last(plugin)
+        plugin.usage.traceback = traceback_of(error)
         if plugin.spec.on_failure == "disable":
             self._failed(plugin, error, place)
             return
@@ -381,6 +382,7 @@ class Hooks:
         plugin.usage.state = "disabled"
         plugin.close()
         self._news.tell(plugin)
+        plugin.usage.traceback = traceback_of(error)
         self.failures.disable(error, place or Place(self._step))
 
 

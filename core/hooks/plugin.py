@@ -122,6 +122,7 @@ class PluginUsage:
             None where that cannot be told.
         attempts_at_least: Whether there were more than were counted.
         output: What it printed; nothing of a trusted one, whose lines go where the trainer's go.
+        traceback: Of its own code at its last fault, as text; ``""`` if none is known.
         left_files: What lay in its working folder as a process of it ended, in words; ``""`` if nothing did.
     """
 
@@ -139,6 +140,7 @@ class PluginUsage:
     attempts: Mapping[str, int] | None = None
     attempts_at_least: bool = False
     output: Output = field(default_factory=Output)
+    traceback: str = ""
     left_files: str = ""
 
 

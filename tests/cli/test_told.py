@@ -155,14 +155,17 @@ def test_a_flag_of_a_wrong_form_is_told_with_the_right_one(ringfence, job, flags
     assert right in done.err
 
 
-def test_a_disabled_plugin_is_named_even_when_quiet(ringfence, job, tmp_path, monkeypatch):
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_disabled_plugin_is_named_even_when_quiet_and_traced_to_who_debugs(
+    ringfence, job, tmp_path, monkeypatch, debug
+):
     (tmp_path / "acme.py").write_text(
         "from ringfence import passthrough\n"
         "class Plugin:\n"
         "    role = 'monitor'\n"
         "    backward = passthrough\n"
         "    def forward(self, loss, step):\n"
-        "        raise ValueError('no')\n"
+        "        raise ValueError('no\\x1b[2J')\n"
     )
     info = tmp_path / "acme-1.0.dist-info"
     info.mkdir()
@@ -174,10 +177,16 @@ def test_a_disabled_plugin_is_named_even_when_quiet(ringfence, job, tmp_path, mo
         "train",
         job(TRUSTED_JOB + "  - acme\n    isolation: trusted\n".replace("acme", "acme: {}")),
         "--quiet",
+        *(["--debug"] if debug else []),
     )
 
     assert done.status == 0, done.err
     assert "plugin 'acme' failed and was disabled" in done.out
+    assert (
+        done.err.startswith("traceback of plugin 'acme':\n    Traceback (most recent call last):\n") == debug
+    )
+    assert done.err.endswith("\n    ValueError: no\\x1b[2J\n") == debug
+    assert done.err.count("Traceback") == debug
 
 
 def test_a_check_of_a_plugin_that_cannot_be_imported_tells_why_and_where(ringfence, tmp_path, monkeypatch):
