@@ -122,17 +122,20 @@ def catalog(path: Sequence[str] | None = None) -> Catalog:
     return catalog_of(Distribution.discover(path=list(sys.path if path is None else path)))
 
 
-def catalog_of(distributions: Iterable[Distribution], remedy: str = "uninstall it") -> Catalog:
+def catalog_of(
+    distributions: Iterable[Distribution], remedy: str = "uninstall it", *, are_installed: bool = True
+) -> Catalog:
     """Read the metadata of distributions, wherever they lie.
 
     Args:
         distributions: Those to read; one that is there twice counts once.
         remedy: What to do about one whose metadata is damaged.
+        are_installed: So they are; otherwise they are judged by what installing them would do.
     """
     found: dict[str, list[Found]] = {}
     damaged: list[str] = []
     seen: set[str] = set()
-    environment = Environment()
+    environment = Environment(is_installed=are_installed)
     for distribution in distributions:
         try:
             check_files(distribution, "entry_points.txt")

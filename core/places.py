@@ -29,7 +29,7 @@ from .editable import is_of_an_editable_install
 from .hooks.compat import CORE
 from .hooks.guard import current
 from .hooks.modules import file_below, file_in, file_of, is_package, modules_below, outermost
-from .hooks.owners import modules_in
+from .hooks.owners import canonical, invaded, modules_in
 from .hooks.verdict import Finding
 
 MAX_BYTES = 2**20
@@ -53,6 +53,10 @@ _HOOK = re.compile(r"__editable___\w+_finder\.py")
 _MAPPING = re.compile(r"^MAPPING(?:: dict\[str, str\])? = (\{.*\})$", re.MULTILINE)
 #: Beside ``lib`` and ``bin``, and never searched for modules.
 _DATA = {"etc", "include", "share"}
+#: Endings of notes that lie right in such a folder, as a licence does.
+_NOTES = {"", ".md", ".rst", ".txt"}
+#: What an installer makes programs of.
+_PROGRAMS = ("console_scripts", "gui_scripts")
 _OF_A_PROJECT = ("pyproject.toml", "setup.py", "setup.cfg")
 
 
@@ -90,15 +94,23 @@ _Located = tuple[str, Path, Path]
 class Environment:
     """What distributions are installed in; looked at once for all of them.
 
+    Args:
+        is_installed: So they are; otherwise they would be, once somebody installs them.
+
     Attributes:
         site_folders: Where pip puts packages: what one of them reads, all may.
         reserved: What no plugin may be given, and what it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_installed: bool = True) -> None:
+        self.is_installed = is_installed
         self.site_folders = _site_folders()
         self.reserved = _reserved()
         self._records: dict[Path, list[_Record]] = {}
+
+    def beside(self, base: Path) -> list[Path]:
+        """Return the folders of packages that what lies in ``base`` shares, or would share once installed."""
+        return [base] if self.is_installed else sorted(self.site_folders)
 
     def overlaps(self, own: Sequence[str], base: Path, info: Path | None) -> Iterator[tuple[str, str]]:
         """Yield which of the files ``own`` another distribution in the same folder installs too, and which.
@@ -109,13 +121,20 @@ class Environment:
             info: Folder of the metadata whose files these are.
         """
         names = [os.path.relpath(path, base) for path in own]
-        if names and base not in self._records:
-            self._records[base] = [_Record(path) for path in base.glob("*.dist-info/RECORD")]
-        for record in self._records[base] if names else ():
-            if info is None or record.folder != info.name:
-                for name in names:
-                    if record.lists(name):
-                        yield name, record.folder.partition("-")[0]
+        for folder in self.beside(base) if names else ():
+            if folder not in self._records:
+                self._records[folder] = [_Record(path) for path in folder.glob("*.dist-info/RECORD")]
+            for record in self._records[folder]:
+                if not self._is_same(record.folder, info):
+                    for name in names:
+                        if record.lists(name):
+                            yield name, record.folder.partition("-")[0]
+
+    def _is_same(self, folder: str, info: Path | None) -> bool:
+        if info is None or self.is_installed:
+            return info is not None and folder == info.name
+        # An earlier version of what would be installed gives way to it.
+        return canonical(folder.partition("-")[0]) == canonical(info.name.partition("-")[0])
 
 
 class _Record:
@@ -154,6 +173,7 @@ class Layout:
         files = (Path(os.path.normpath(self.base / str(file))) for file in distribution.files or ())
         self._files = list(dict.fromkeys(files))
         self._groups = {point.group for point in distribution.entry_points}
+        self._programs = {point.name for point in distribution.entry_points if point.group in _PROGRAMS}
         listed = self._files if self.project is not None else []
         self._folders = _folders_of([path for path in listed if path.suffix == ".pth"])
         self._mapping = _mapping_of([path for path in listed if _HOOK.fullmatch(path.name)])
@@ -165,7 +185,7 @@ class Layout:
         Args:
             listed: What its metadata say of them, for one that has no list of its files.
         """
-        own = outermost(file.relative_to(self.base) for file in self._files if file.is_relative_to(self.base))
+        own = outermost(Path(file) for file in self._inner())
         own += self._mapping if self._files else listed.split()
         for folder in self._folders:
             # Around the top of a project lies what is not installed: tests, tools, other projects.
@@ -174,7 +194,13 @@ class Layout:
                 if len(files) > MAX_LISTED:
                     raise ValueError(f"{folder}, which it points to, holds more than {MAX_LISTED} files")
                 own += outermost(files)
+        self._claimed = {name.partition(".")[0] for name in own}
         return tuple(dict.fromkeys(name for name in own if _may_be_own(name)))
+
+    def _inner(self) -> list[str]:
+        """Return the files in the folder that it is installed to, as paths from there."""
+        inside = f"{self.base}{os.sep}"
+        return [str(path).removeprefix(inside) for path in self._files if str(path).startswith(inside)]
 
     def place(self, module: str) -> Place:
         """Return where ``module`` lies, and all that is installed with it.
@@ -234,21 +260,35 @@ class Layout:
                 )
         yield from self._outside()
         yield from self._overwritten()
+        yield from self._inside_others()
+        yield from self._misleading()
         yield from self._imported()
 
     def _outside(self) -> Iterator[Finding]:
         inside = f"{self.base}{os.sep}"
-        outside = [path for path in self._files if not str(path).startswith(inside) and _is_code(path)]
+        outside = [path for path in self._files if not str(path).startswith(inside)]
         for path in outside:
             if path.parent.name == "__pycache__" and _source_of(path) in outside:
                 continue  # told with its source
             place = Path(os.path.relpath(path, os.path.commonpath([path, self.base])))
-            if place.parts[0] not in _DATA:
+            if not self._is_left_alone(place):
                 text = f"installs {place}, outside the packages, where others may find it without being asked"
-                yield Finding("E-STARTUP", f"{text}; uninstall it", advice=f"leave out {place}")
+                remedy = (
+                    "declare it in [project.scripts]" if place.parts[0] == "bin" else f"leave out {place}"
+                )
+                yield Finding("E-STARTUP", f"{text}; uninstall it", advice=remedy)
+
+    def _is_left_alone(self, place: Path) -> bool:
+        """Tell whether nobody finds what lies at ``place`` without being asked; who starts a program asks."""
+        if not place.parts or place.parts[0] in _DATA or (len(place.parts) == 1 and place.suffix in _NOTES):
+            return True
+        return place.parts[0] == "bin" and self._environment.is_installed and not _is_code(place)
 
     def _overwritten(self) -> Iterator[Finding]:
-        own = sorted({str(path) for path in self._files if _is_code(path)})
+        programs = [
+            os.path.normpath(f"{self.base}/../../../bin/{name}") for name in self._programs if "/" not in name
+        ]
+        own = sorted({*(str(path) for path in self._files if _is_code(path)), *programs})
         for path, other in self._environment.overlaps(own, self.base, self._info):
             text = f"installs {path}, which is a file of '{other}': it may have replaced code that"
             yield Finding(
@@ -256,6 +296,32 @@ class Layout:
                 f"{text} runs outside any sandbox; uninstall it, then install '{other}' anew",
                 advice=f"leave out {path}",
             )
+
+    def _inside_others(self) -> Iterator[Finding]:
+        """Yield which packages of others, or of ringfence, its files lie in."""
+        around = {CORE} & {*self._claimed, *(re.split("[/.]", name, maxsplit=1)[0] for name in self._inner())}
+        if not self._environment.is_installed:
+            around.update(*(invaded(str(folder), self._inner()) for folder in self._environment.site_folders))
+        for package in sorted(around):
+            text = f"installs files in '{package}', a package of others that may run them outside any sandbox"
+            yield Finding(
+                "E-STARTUP",
+                f"{text}; uninstall it, then install anew what else lies there",
+                advice=f"keep its files in a package of its own, and out of '{package}'",
+            )
+
+    def _misleading(self) -> Iterator[Finding]:
+        """Yield which programs it would have found in place of others."""
+        if self._environment.is_installed or not self._programs:
+            return  # nothing would have been started
+        from .hooks.programs import misleads  # noqa: PLC0415 - hardly any plugin has one
+
+        scripts = os.path.realpath(sysconfig.get_path("scripts"))
+        own = {name.partition(".")[0] for name in self._own}
+        for name in sorted(self._programs):
+            if (how := misleads(name, scripts, own)) is not None:
+                text = f"installs the program '{name}', {how}: whatever starts it runs it outside any sandbox"
+                yield Finding("E-STARTUP", f"{text}; uninstall it", advice=f"rename the program '{name}'")
 
     def _imported(self) -> Iterator[Finding]:
         guard = current()

@@ -62,6 +62,8 @@ class Project(msgspec.Struct, frozen=True, rename="kebab"):
     classifiers: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     entry_points: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    scripts: dict[str, str] = msgspec.field(default_factory=dict)
+    gui_scripts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -122,7 +124,8 @@ def plugins_at(path: Path) -> Iterator[Uninstalled]:
             folder = Path(name).resolve() / "lib" / "python" / "site-packages"
             folder.mkdir(parents=True)
             unpack(path, folder)
-            found = catalog_of(Distribution.discover(path=[str(folder)]), remedy="build it anew")
+            there = Distribution.discover(path=[str(folder)])
+            found = catalog_of(there, remedy="build it anew", are_installed=False)
             yield Uninstalled(path, folder, _plugins(found, path, folder))
     elif path.exists():
         raise JobError(f"{path} is neither a folder with {PYPROJECT} nor a wheel (.whl)")
@@ -186,7 +189,7 @@ def _of_project(folder: Path) -> tuple[Found, ...]:
     modules = [value.partition(":")[0].strip() for value in project.entry_points.get(GROUP, {}).values()]
     code = _code_folder(root, _said(tool, folder), modules)
     distribution = _Distribution(project, code, folder, _installs(code, root, tool))
-    found = catalog_of([distribution], remedy="mend its [project] table")
+    found = catalog_of([distribution], remedy="mend its [project] table", are_installed=False)
     return tuple(_inside(plugin, root) for plugin in _plugins(found, folder, folder))
 
 
@@ -326,7 +329,8 @@ def _metadata(project: Project, told: Path) -> str:
 
 def _entry_points(project: Project, told: Path) -> str:
     lines = []
-    for group, points in project.entry_points.items():
+    programs = {"console_scripts": project.scripts, "gui_scripts": project.gui_scripts}
+    for group, points in {**project.entry_points, **programs}.items():
         lines.append(f"[{group}]")
         for name, value in points.items():
             if not (group + name + value).isprintable() or set(name) & set("=[]#;") or not name.strip():

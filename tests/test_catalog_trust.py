@@ -428,6 +428,32 @@ def test_a_file_of_another_distribution_is_refused(site):
     assert "installs other/__init__.py, which is a file of 'other'" in verdict.message()
 
 
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("ringfence/acme.txt", "installs files in 'ringfence', a package of others"),
+        ("../python311.zip", "installs python311.zip, outside the packages"),
+        ("../bin/acme.py", "installs bin/acme.py, outside the packages"),
+        ("../bin/acme", ""),
+        ("..", ""),
+        ("../share/acme/notes.txt", ""),
+    ],
+)
+def test_what_is_installed_where_others_find_it_is_refused(site, row, told):
+    wheel = Wheel(site)
+    wheel.write("acme.py", PLUGIN)
+    if row == "..":
+        wheel.record.append(row)
+        wheel.write("acme.py", PLUGIN)
+    else:
+        wheel.write(row, "")
+
+    verdict = check_found(found(site))
+
+    assert (verdict.decision == "refused") == bool(told)
+    assert told in verdict.message()
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_a_module_that_was_imported_before_the_guard_is_refused(site, monkeypatch, early):
     wheel = Wheel(site)

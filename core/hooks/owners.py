@@ -38,7 +38,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._+!~-]+")
 
 
 class UnknownOwnerError(RingfenceError):
-    """A distribution with plugins does not let tell what is its own, or has put libraries elsewhere."""
+    """A distribution with plugins does not let tell what is its own, or has put code where others find it."""
 
 
 class Owned(NamedTuple):
@@ -167,6 +167,28 @@ def modules_in(files: Iterable[str]) -> set[str]:
     return {".".join(_outermost(parts, packages)) for parts in found | packages}
 
 
+def invaded(folder: str, files: Iterable[str]) -> set[str]:
+    """Return the outermost packages of others that have some of ``files`` inside, paths from ``folder``.
+
+    A package may run, read or unpickle whatever lies in it, so it is believed no longer. One whose
+    ``__init__`` is among the files is their own.
+    """
+    around = {os.path.dirname(file) for file in files}  # noqa: PTH120
+    own = {os.path.dirname(file) for file in files if _is_init(os.path.basename(file))}  # noqa: PTH119, PTH120
+    known: dict[str, bool | None] = {}
+    found = set()
+    for inner in around - {""}:
+        parts = inner.split("/")
+        for package in ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
+            if package not in known:
+                known[package] = None if package in own else _is_package(f"{folder}/{package}")
+            if known[package]:
+                found.add(package.replace("/", "."))
+            if known[package] is not False:
+                break
+    return found
+
+
 def canonical(name: str) -> str:
     """Return a distribution's name as names are compared."""
     return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
@@ -233,11 +255,12 @@ def _own(
             below = [file[len(folder) + 1 :] for file in files if file.startswith(f"{folder}/")]
             tops[folder].update(re.split("[/.]", file, maxsplit=1)[0] for file in below)
             inner = modules_in(below)
-            invaded = _invaded(folder, below)
-            found.add(told.owner, folder, inner | invaded)
-            for package in invaded:
+            entered = invaded(folder, below)
+            found.add(told.owner, folder, inner | entered)
+            for package in entered:
                 found.invaded.setdefault(package, set()).add(told.owner)
             modules |= inner
+        _check_programs(told, files, modules, others)
         if all(name.startswith(_EDITABLE) for name in modules):
             # Its code lies elsewhere, as that of an editable install does.
             for name in _told_modules(told):
@@ -308,26 +331,30 @@ def _check_libraries(told: _Metadata, files: list[str], others: dict[_Metadata, 
             )
 
 
-def _invaded(folder: str, files: Iterable[str]) -> set[str]:
-    """Return the outermost packages of others that have some of ``files`` inside, paths from ``folder``.
+def _check_programs(
+    told: _Metadata, files: list[str], modules: set[str], others: dict[_Metadata, bytes | None]
+) -> None:
+    """Refuse programs among ``files`` that are found in place of another, or by who tries a name."""
+    programs = [file for file in files if not file.startswith(f"{told.folder}/")]
+    if not programs:
+        return
+    from .programs import SAME_NAME, misleads, searched_folders  # noqa: PLC0415 - hardly any plugin has one
 
-    A package may run, read or unpickle whatever lies in it, so it is believed no longer. One whose
-    ``__init__`` is among the files is their own.
-    """
-    around = {os.path.dirname(file) for file in files}  # noqa: PTH120
-    own = {os.path.dirname(file) for file in files if _is_init(os.path.basename(file))}  # noqa: PTH119, PTH120
-    known: dict[str, bool | None] = {}
-    found = set()
-    for inner in around - {""}:
-        parts = inner.split("/")
-        for package in ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
-            if package not in known:
-                known[package] = None if package in own else _is_package(f"{folder}/{package}")
-            if known[package]:
-                found.add(package.replace("/", "."))
-            if known[package] is not False:
-                break
-    return found
+    own = {module.partition(".")[0] for module in modules}
+    lists = [data for other, data in others.items() if data and other.folder == told.folder]
+    searched = searched_folders()
+    for folder, name in map(os.path.split, programs):
+        if folder not in searched:
+            continue
+        row = f"{os.path.basename(folder)}/{name},".encode()  # noqa: PTH119
+        is_listed = any(_lists(data, row) for data in lists)
+        how = misleads(name, folder, own) or (SAME_NAME if is_listed else None)
+        if how is not None:
+            raise UnknownOwnerError(
+                f"'{told.owner}', which brings plugins, has installed {folder}/{name}, {how}: whatever "
+                f"starts '{name}' would run it outside any sandbox. Uninstall it "
+                f"(pip uninstall {told.owner}), then install anew what else had that name"
+            )
 
 
 def _is_package(folder: str) -> bool | None:

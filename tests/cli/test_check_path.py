@@ -425,9 +425,84 @@ def test_a_wheel_with_code_outside_the_packages_is_refused(wheel, name, told):
     assert f"{told}, outside the packages" in verdict.message()
 
 
-@pytest.mark.parametrize("name", ["scripts/acme", "data/share/acme/example.py", "data/etc/acme.conf"])
-def test_a_wheel_may_bring_programs_and_data(wheel, name):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("data/lib/python311.zip", "python311.zip, outside the packages"),
+        ("data/lib/python3.11/lib2to3/Grammar.pickle", "Grammar.pickle, outside the packages"),
+        ("data/pyvenv.cfg", "pyvenv.cfg, outside the packages"),
+        ("scripts/acme", "bin/acme, outside the packages"),
+        ("data/bin/uname", "bin/uname, outside the packages"),
+        ("purelib/ringfence/autoload/__init__.py", "'ringfence', a package of others"),
+        ("data/lib/python/site-packages/ringfence/notes.txt", "'ringfence', a package of others"),
+        ("purelib/ringfence.py", "'ringfence', a package of others"),
+        ("platlib/torch/_rocm_init.py", "'torch', a package of others"),
+        ("purelib/cv2/config.py", "'cv2', a package of others"),
+        ("purelib/torch/__init__.py", "torch/__init__.py, which is a file of 'torch'"),
+    ],
+)
+def test_a_wheel_with_what_python_or_a_shell_or_others_find_is_refused(wheel, name, told):
+    verdict = judged(wheel({"acme_clip.py": plugin(), f"acme_clip-0.3.0.data/{name}": ""}))["clip"]
+
+    assert set(rules(verdict)) == {"E-STARTUP"}
+    assert told in verdict.message()
+
+
+@pytest.mark.parametrize(
+    "name", ["data/share/acme/example.py", "data/etc/acme.conf", "data/LICENSE", "purelib/acme_more/x.txt"]
+)
+def test_a_wheel_may_bring_data(wheel, name):
     path = wheel({"acme_clip.py": plugin(), f"acme_clip-0.3.0.data/{name}": ""})
+
+    assert judged(path)["clip"].decision == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("acme-clip", ""),
+        ("acme-show", ""),
+        ("clang-0", "installs the program 'clang-0', whose name is that of another program"),
+        ("sysinfo", "installs the program 'sysinfo', which is found before"),
+        ("torchrun", "bin/torchrun, which is a file of 'torch'"),
+    ],
+)
+def test_a_program_is_refused_where_it_takes_the_place_of_another(
+    wheel, project, tmp_path, monkeypatch, program, told
+):
+    for name, text in (("sysinfo", "true"), ("acme-clip", "from acme_clip import main")):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    paths = (
+        wheel(points=f"{POINTS}[console_scripts]\n{program} = acme_clip:main\n"),
+        project(f'{PYPROJECT}[project.scripts]\n{program} = "acme_clip:main"\n'),
+    )
+    for path in paths:
+        verdict = judged(path)["clip"]
+
+        assert rules(verdict) == (["E-STARTUP"] * len(rules(verdict)) if told else [])
+        assert told in verdict.message()
+
+
+def test_a_project_with_a_package_of_ringfences_is_refused(project):
+    verdict = judged(project(files={"src/ringfence/autoload/__init__.py": ""}))["clip"]
+
+    assert rules(verdict) == ["E-STARTUP"]
+    assert "'ringfence', a package of others" in verdict.message()
+
+
+def test_what_an_earlier_version_has_installed_is_not_of_others(wheel, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    (site / "acme_more").mkdir(parents=True)
+    (site / "acme_more" / "__init__.py").touch()
+    (site / "acme_clip-0.2.0.dist-info").mkdir()
+    (site / "acme_clip-0.2.0.dist-info" / "RECORD").write_text("acme_clip.py,,\nacme_more/__init__.py,,\n")
+    monkeypatch.setattr("ringfence.places._site_folders", lambda: {site})
+
+    path = wheel({"acme_clip.py": plugin(), "acme_more/__init__.py": ""})
 
     assert judged(path)["clip"].decision == "accepted"
 
