@@ -30,7 +30,9 @@ from ..hooks.errors import (
     visible,
 )
 from ..hooks.failures import Place
+from ..hooks.specs import OPTIMIZER
 from ..hooks.user_frames import user_frames
+from .course import FLAG
 from .keeping import restore, write
 from .run import Run
 from .state import Snapshot, restart_without_state
@@ -204,7 +206,7 @@ def _pause(run: Run, seconds: float) -> None:
 def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: Place) -> None:
     """Raise what ends the run at a fault that no restart would mend."""
     if _has_diverged(run, error):
-        raise _aborted(run, snapshot, _diverged(error)) from error
+        raise _aborted(run, snapshot, _diverged(error), _with_smaller_steps(run)) from error
     if _would_fail_again(run, error):
         error.cause += _tied(run, error.cause)
         run.hooks.failures.abort(error, place, str(error))
@@ -251,6 +253,19 @@ def _diverged(error: PluginError) -> str:
     )
 
 
+def _with_smaller_steps(run: Run) -> str:
+    """Say how a run that has diverged goes on: what of its job is changed then has to be accepted by name."""
+    spec = next((p.spec for p in run.hooks.plugins if p.spec.role == OPTIMIZER.name), None)
+    lr = None if spec is None else spec.options.get("lr")
+    if spec is None or not isinstance(lr, int | float) or not lr:
+        return f"start anew with another job, or go on with a changed one: {FLAG} then names what is changed"
+    key = f"plugins.{spec.name}.lr"
+    return (
+        "start anew with another job, or go on with smaller steps, for example with "
+        f"`{_resume(run)} --set {key}={lr / 10:g} {FLAG} {key}`"
+    )
+
+
 def _go_back(run: Run, snapshot: Snapshot) -> None:
     """Bring all but the plugins, which are about to end, back to ``snapshot``, and write that to disk."""
     _put_on_disk(run, snapshot)
@@ -263,8 +278,8 @@ def _put_on_disk(run: Run, snapshot: Snapshot) -> None:
     write(run, snapshot)
 
 
-def _aborted(run: Run, snapshot: Snapshot, why: str) -> RunAbortedError:
-    """Write the last snapshot to disk and return the error that says so."""
+def _aborted(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAbortedError:
+    """Write the last snapshot to disk and return the error that says so, and what to do ``then``."""
     try:
         _put_on_disk(run, snapshot)
     except (CheckpointError, RunAbortedError) as error:
@@ -277,9 +292,9 @@ def _aborted(run: Run, snapshot: Snapshot, why: str) -> RunAbortedError:
         why += f" (nor does the model take its state back: {shortened(visible(str(error)), _MAX_MESSAGE)})"
     if run.checkpoint is None:
         return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
+    then = then or f"once the cause is removed, go on with `{_resume(run)}`"
     return RunAbortedError(
-        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; once the cause is "
-        f"removed, go on with `{_resume(run)}`"
+        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; {then}"
     )
 
 

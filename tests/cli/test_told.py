@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -252,6 +253,19 @@ def test_a_model_that_raises_in_mid_run_is_told_with_its_line_and_how_to_go_on(
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "aborted"
     assert "breaking.py:11, in Net.forward" in record["error"]
+
+
+def test_what_a_run_that_has_diverged_is_advised_to_do_is_taken(ringfence, job, tmp_path):
+    text = TRUSTED_JOB.replace("{algorithm: adamw, lr: 1e-3}", "{algorithm: sgd, lr: 1e+30}")
+    done = ringfence("train", job(text), "--out", "run")
+
+    assert done.status == 3
+    advised = re.search(r"training has diverged, .*; start anew with another job, or .* `(.*)`\n", done.err)[
+        1
+    ]
+    assert advised == f"--resume {tmp_path}/run --set plugins.optim.lr=1e+29 --accept plugins.optim.lr"
+    again = ringfence("train", *shlex.split(advised))
+    assert "accepted: plugins.optim.lr: 1e+30 in the checkpoint, 1e+29 in this job" in again.out
 
 
 def test_a_resume_that_is_refused_names_no_report_of_before(ringfence, job):

@@ -170,6 +170,8 @@ def test_divergence_is_told_as_such_and_blames_no_plugin(tmp_path):
     with pytest.raises(RunAbortedError, match="training has diverged") as caught:
         run(mlp(), image_data(), hooks_of(wild), config(), checkpoints=tmp_path)
     assert "Lower the learning rate" in str(caught.value)
+    told = f"`--resume {tmp_path.parent} --set plugins.optim.lr=1e+29 --accept plugins.optim.lr`"
+    assert str(caught.value).endswith(f"go on with smaller steps, for example with {told}")
     assert wild.usage.restarts == 0
 
 
