@@ -16,10 +16,10 @@ from torch import nn
 from .datasets import Task, check_data, load_data
 from .engine.config import EarlyStopping, TrainConfig, resolve_device
 from .engine.data import Data, Plan
+from .engine.forks import ending_forks
 from .engine.losses import LOSSES
 from .engine.metrics import METRICS
 from .engine.objective import Objective
-from .engine.recovery import ending_forks
 from .engine.rng import seed_all
 from .engine.schedule import SCHEDULES
 from .engine.trial import Tried, try_out
@@ -83,6 +83,7 @@ def check_names(job_file: JobFile) -> list[Problem]:
     return problems
 
 
+@ending_forks()
 def build(job_file: JobFile, base: FilePath) -> Ingredients:
     """Read the data, build the model, and try them together.
 
@@ -117,12 +118,11 @@ def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -
     _told("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
     _told("loss", job_file, lambda: objective.check_data(data.train))
     batch_size = config.eval_batch_size
-    with ending_forks():
-        return _told(
-            "model",
-            job_file,
-            lambda: try_out(model, data, objective, plan, eval_batch_size=batch_size, device=device),
-        )
+    return _told(
+        "model",
+        job_file,
+        lambda: try_out(model, data, objective, plan, eval_batch_size=batch_size, device=device),
+    )
 
 
 def _config(job_file: JobFile) -> TrainConfig:

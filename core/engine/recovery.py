@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import shlex
-import sys
 import time
 import traceback
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from ..hooks.check import is_finite
@@ -147,35 +144,6 @@ def _said(error: BaseException, step: int) -> str:
     is_ours = isinstance(error, RingfenceError)
     said = str(error) if is_ours else "".join(traceback.format_exception_only(error))
     return f"the run failed at step {step}: {shortened(said.strip().rstrip('.'), _MAX_MESSAGE)}"
-
-
-@contextlib.contextmanager
-def ending_forks() -> Iterator[None]:
-    """End a process that the user's code has forked where that code is left by an exception.
-
-    The run is its parent's: it must not end plugins, nor write to the folder.
-    """
-    trainer = os.getpid()
-    try:
-        yield
-    except BaseException as error:
-        if os.getpid() != trainer:
-            _end(error)
-        raise
-
-
-def _end(error: BaseException) -> None:
-    """End this process as Python would with ``error``, but for what the frames above would still do."""
-    status = 1
-    if not isinstance(error, SystemExit):
-        traceback.print_exception(error)
-    elif error.code is None or isinstance(error.code, int):
-        status = error.code or 0
-    else:
-        sys.stderr.write(f"{error.code}\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status & 0xFF)
 
 
 def _place(run: Run) -> Place:

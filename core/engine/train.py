@@ -22,11 +22,12 @@ from .config import TrainConfig, resolve_device
 from .course import Comparison, Course
 from .data import Data, Normalise, Plan, batches
 from .evaluate import evaluate
+from .forks import ending_forks
 from .keeping import keep, keep_last, refuse_used_folder
 from .objective import Objective
 from .progress import Progress
 from .recorder import NullRecorder, Recorder, RunInfo
-from .recovery import end_at_snapshot, end_by_fault, ending_forks, recover
+from .recovery import end_at_snapshot, end_by_fault, recover
 from .resuming import resume_run, with_advice
 from .rng import seed_run
 from .run import Run
@@ -77,6 +78,7 @@ class Result:
 
 
 @repeatable()
+@ending_forks()
 def train(
     model: nn.Module,
     data: Data,

@@ -24,6 +24,7 @@ from .buffers import changed_layouts, copy_buffers, restore_buffers
 from .data import Data, Dataset, Normalise, Plan
 from .evaluate import evaluating, precise_loss
 from .extra_state import copy_extra_state, load_extra_state
+from .forks import ending_forks
 from .objective import Objective
 from .rng import kept
 from .tensor_names import named_buffers, named_parameters
@@ -51,6 +52,7 @@ class Tried:
 
 
 @repeatable()
+@ending_forks()
 def try_out(
     model: nn.Module,
     data: Data,
