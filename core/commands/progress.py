@@ -115,7 +115,7 @@ class Progress:
         """Show sizes."""
         self.status.info = info
         self.status.step = info.first_step
-        self._times.append((self._clock(), info.first_step))
+        # The rate is counted from the end of the first step, which is slower than any that follows.
         self.view.line(
             f"{info.parameters:,} parameters on {info.device}; "
             f"{info.train_samples:,} training and {info.test_samples:,} test samples; "

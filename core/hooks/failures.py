@@ -112,9 +112,10 @@ class FaultLog:
 
 @dataclass(slots=True)
 class _History:
-    """The restarts of one plugin: how many since the last snapshot, and where each of the latest was."""
+    """The restarts of one plugin: how many since the last snapshot, where each of the latest was, and why."""
 
     in_a_row: int = 0
+    said: str = ""
     furthest: int = 0
     latest: deque[Place] = field(default_factory=deque)
 
@@ -164,7 +165,9 @@ class Failures:
         pause_s = BACK_OFF_S[history.in_a_row]
         history.in_a_row += 1
         history.latest.append(place)
-        told = f"{error}; restarted ({history.in_a_row} of {MAX_RESTARTS_IN_A_ROW} in a row)"
+        said = _again(error) if history.in_a_row > 1 and history.said == str(error) else str(error)
+        history.said = str(error)
+        told = f"{said}; restarted ({history.in_a_row} of {MAX_RESTARTS_IN_A_ROW} in a row)"
         if pause_s:
             told += f" after {pause_s:g} s"
         if place.steps_lost:
@@ -236,6 +239,11 @@ class Failures:
 def cut(message: str) -> str:
     """Return as much of a message as is kept."""
     return shortened(message, MAX_MESSAGE)
+
+
+def _again(error: PluginError) -> str:
+    """Return where a fault was that is told in full already: it may be of fifty lines."""
+    return str(PluginError("the same again", plugin=error.plugin, hook=error.hook, step=error.step))
 
 
 def _broken(history: _History, *, may_disable: bool) -> str:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .errors import shortened
+
 #: Makes an uninitialised tensor: ``allocate(shape, dtype)``. The engine takes one so
 #: that what plugins read can lie in shared memory without the engine knowing.
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
@@ -23,6 +25,8 @@ Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 ALIGNMENT_BYTES = 64
 #: What is copied at once, where that is much faster than all of it: half of a small second-level cache.
 PIECE_BYTES = 1 << 19
+#: Characters of a value that a message shows.
+_SHOWN = 60
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -89,7 +93,11 @@ class StepInfo:
 
     def log(self, name: str, value: float) -> None:
         """Record the scalar ``value``; it reaches ``metrics.jsonl`` as ``<plugin>/<name>``."""
-        self.scalars[name] = float(value)
+        try:
+            self.scalars[name] = float(value)
+        except (OverflowError, TypeError, ValueError) as error:
+            kind, shown = type(value).__name__, shortened(repr(value), _SHOWN)
+            raise ValueError(f"step.log({name!r}, …) takes a number, not {shown} ({kind}): {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

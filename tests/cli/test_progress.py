@@ -83,6 +83,15 @@ def test_log_line_has_loss_rate_and_time_left(progress, clock, lines):
     assert "0:05 left" in lines[-1] or "0:04 left" in lines[-1]
 
 
+def test_a_slow_first_step_says_nothing_of_the_time_left(progress, clock, lines):
+    progress.started(INFO)
+    take_steps(progress, clock, 1, seconds=30)
+    assert "left" not in lines[-1]
+    assert "steps/s" not in lines[-1]
+    take_steps(progress, clock, 1, start=1)
+    assert progress.status.eta_s == pytest.approx(9.8)
+
+
 def test_evaluation_is_shown_at_once(progress, clock, lines):
     progress.started(INFO)
     take_steps(progress, clock, 10)

@@ -49,9 +49,13 @@ def test_the_first_restart_does_not_wait_and_each_further_one_in_a_row_waits_lon
     assert pauses == list(BACK_OFF_S)
     assert pauses[0] == 0 < pauses[1] < pauses[2]
     assert told == [
-        "plugin 'optim' in 'optimizer.backward' at step 5: ended by SIGSEGV; restarted "
+        f"plugin 'optim' in 'optimizer.backward' at step 5: {what}; restarted "
         f"({n} of 3 in a row){wait}, 1 step to take again"
-        for n, wait in ((1, ""), (2, " after 0.5 s"), (3, " after 2 s"))
+        for n, what, wait in (
+            (1, "ended by SIGSEGV", ""),
+            (2, "the same again", " after 0.5 s"),
+            (3, "the same again", " after 2 s"),
+        )
     ]
     with pytest.raises(PluginError, match="restarted 3 times in a row before, without coming to the next"):
         decide.restart(crash(), Place(5))
@@ -61,6 +65,23 @@ def test_plugins_are_counted_each_for_itself_and_a_snapshot_begins_a_new_row(dec
     assert [decide.restart(crash(name), Place(5)) for name in "abab"] == [0.0, 0.0, 0.5, 0.5]
     decide.progressed()
     assert decide.restart(crash("a"), Place(8)) == 0.0
+
+
+def test_the_same_fault_in_a_row_is_told_in_full_once(decide, told):
+    def fail(step):
+        error = PluginCrashedError("x" * 5000, plugin="clip", hook="gradient.backward", step=step)
+        decide.restart(error, Place(step))
+
+    fail(5)
+    fail(5)
+    fail(6)
+    decide.progressed()
+    fail(6)
+    where = "plugin 'clip' in 'gradient.backward' at step"
+    assert [len(text) > 5000 for text in told] == [True, False, True, True]
+    assert told[1] == f"{where} 5: the same again; restarted (2 of 3 in a row) after 0.5 s"
+    assert decide.log.kept[1].message == told[1]
+    assert told[3].endswith("restarted (1 of 3 in a row)")
 
 
 def restarts(decide, count, *, every, lost=3, first=0):

@@ -50,6 +50,17 @@ class Probe:
         look("load_state_dict")
 
 
+class Logs:
+    role = "gradient"
+    forward = passthrough
+
+    def __init__(self, value=0.0):
+        self.value = value
+
+    def backward(self, gradients, step):
+        step.log("std", self.value)
+
+
 GRADIENTS = TensorMap.like({"w": torch.zeros(2), "b": torch.zeros(1, dtype=torch.float64)})
 
 
@@ -358,3 +369,21 @@ class Chooses:
 @pytest.mark.parametrize(("forward", "accepts"), [(False, {"backward"}), (True, {"forward", "backward"})])
 def test_a_pass_through_chosen_as_a_plugin_is_made_is_not_called(monkeypatch, forward, accepts):
     assert set(constructed(monkeypatch, Chooses, options={"forward": forward}).accepts) == accepts
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("high", "not 'high' (str): could not convert string to float: 'high'"),
+        ([1.0], "not [1.0] (list): float() argument must be a string or a real number, not 'list'"),
+        ("x" * 500, f"not '{'x' * 58}… (str): could not"),
+    ],
+)
+def test_what_is_logged_and_is_no_number_is_told_with_its_name_and_line(value, told):
+    plugin = LocalPlugin(started(Logs).spec, Logs(value))
+    with pytest.raises(PluginRaisedError) as caught:
+        plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(3))
+    message = str(caught.value)
+    assert message.startswith("plugin 'probe' in 'gradient.backward' at step 3: raised ValueError: ")
+    assert f"step.log('std', …) takes a number, {told}" in message
+    assert 'step.log("std", self.value)' in message
