@@ -63,7 +63,7 @@ class Guard:
             distributions do not tell of it; what is below goes with it. All have to be let through.
         libraries: Folders of installed distributions; what lies there is not the user's own code.
         places: Such a module to the folders that hold the owners'; any folder if it is missing.
-        invaded: Those of the modules that are packages of others, to the owners with files in there.
+        invaded: Those of the modules that are others' as well, to the owners with files in such a package.
 
     Attributes:
         early: Those of the modules that were imported before there was a guard.
@@ -204,7 +204,8 @@ class Guard:
             return (
                 f"module '{module}' in {min(withheld)} is not imported outside a sandbox: a distribution "
                 f"there brings plugins for ringfence, and no other has '{module}' in its list of files. "
-                "Uninstall what it came with; if it is yours, move it beside the job"
+                "Uninstall what it came with, or install that anew with pip, which keeps such a list; "
+                "if it is yours, move it beside the job"
             )
         told, brings = " and ".join(f"'{owner}'" for owner in owners), "bring" + "s" * (len(owners) == 1)
         if invaders:

@@ -8,6 +8,7 @@ Where that cannot be told, nothing is started.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -49,7 +50,8 @@ class Owned(NamedTuple):
             of a folder if no distribution there lists it.
         places: Such a module to the folders that hold it, without links; what is missing may lie anywhere.
         libraries: Folders of installed distributions.
-        invaded: Those of the modules that are packages of others, to the owners with files in there.
+        invaded: Those of the modules that are others' as well: a package of theirs, to the owners with files
+            in there; what the owners have installed over theirs, to nobody.
     """
 
     owners: dict[str, set[str]]
@@ -244,6 +246,7 @@ def _own(
         What of ``listed`` they have brought, or have Python search.
     """
     brought: set[str] = set()
+    claimed = functools.cache(lambda folder: _claimed(folder, others))
     # Folder to whose its modules are that nobody lists.
     unlisted: dict[str, str] = {}
     tops: dict[str, set[str]] = {folder: set() for folder in listed}
@@ -259,6 +262,9 @@ def _own(
             found.add(told.owner, folder, inner | entered)
             for package in entered:
                 found.invaded.setdefault(package, set()).add(told.owner)
+            for name in inner:
+                if name.partition(".")[0] in claimed(folder) and _is_others(name, folder, others):
+                    found.invaded.setdefault(name, set())
             modules |= inner
         _check_programs(told, files, modules, others)
         if all(name.startswith(_EDITABLE) for name in modules):
@@ -270,7 +276,7 @@ def _own(
         unlisted |= dict.fromkeys(added, told.owner)
         brought |= added | (listed.keys() & set(files))
     for folder, owner in unlisted.items():
-        found.add(owner, folder, _importable(listed[folder]) - _claimed(folder, others) - tops[folder])
+        found.add(owner, folder, _importable(listed[folder]) - claimed(folder) - tops[folder])
     return brought
 
 
@@ -410,8 +416,24 @@ def _claimed(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
             claimed.update(top.partition(b".")[0].decode(errors="replace") for top in tops)
         elif told.folder == folder:
             # As Debian's packages have it, and those that setuptools once installed.
-            claimed |= {told.owner.replace("-", "_"), *_told_modules(told)}
+            claimed |= _named(told)
     return claimed
+
+
+def _named(told: _Metadata) -> set[str]:
+    return {told.owner.replace("-", "_"), *_told_modules(told)}
+
+
+def _is_others(module: str, folder: str, others: dict[_Metadata, bytes | None]) -> bool:
+    """Tell whether a module in ``folder`` is one of a distribution without plugins, or of Python itself."""
+    top = module.partition(".")[0]
+    if folder == os.path.realpath(_LIBRARY) and top in sys.stdlib_module_names:
+        return True
+    code = re.compile(
+        rb"\n%b(?:/__init__)?\.[^/\n]*\b(?:py|so)," % re.escape(module.replace(".", "/").encode())
+    )
+    lists = {told: data for told, data in others.items() if told.folder == folder}
+    return any(top in _named(told) if data is None else code.search(data) for told, data in lists.items())
 
 
 def _own_archive(found: Owned, path: str, *, is_theirs: bool) -> None:

@@ -112,6 +112,24 @@ def test_a_distribution_without_a_list_owns_what_it_is_called_and_what_it_names(
     assert not {"honest_two", "three"} & library.owned().owners.keys()
 
 
+def test_of_a_distribution_that_names_nothing_it_is_told_how_it_comes_to_a_list(library, monkeypatch, fresh):
+    """As PyYAML would be, whose module is called otherwise, without its top_level.txt."""
+    library.install("PyHonest", "honest_yaml/__init__.py", record=False)
+    info = library.site / "PyHonest-1.0.dist-info"
+    library.plugin("acme.py")
+    monkeypatch.setattr(sys, "path", [str(library.site), *sys.path])
+    assert fresh("honest_yaml"), "the control"
+
+    guard_of(library, monkeypatch)
+    with pytest.raises(ModuleNotFoundError, match="install that anew with pip, which keeps such a list"):
+        fresh("honest_yaml")
+
+    (info / "top_level.txt").write_text("honest_yaml\n")
+    monkeypatch.undo()
+    guard_of(library, monkeypatch)
+    assert fresh("honest_yaml")
+
+
 def test_metadata_that_another_distribution_brings_make_that_one_the_plugins(library):
     library.plugin("other.py", info="other-1.0.dist-info", rows=["other.py,,"])
     library.install("carrier", "gmpy2.py", "other-1.0.dist-info/entry_points.txt")
@@ -355,6 +373,47 @@ def test_a_package_that_a_plugin_has_put_a_file_into_is_withheld(library, monkey
         fresh("vision")
     with pytest.raises(ModuleNotFoundError, match="pip uninstall acme"):
         asked_by_user(library.root, "vision")
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("vision/__init__.py", "vision"),
+        ("__pycache__/six_one.cpython-311.pyc", "six_one"),
+        ("space/part/__init__.py", "space.part"),
+        ("listless.py", "listless"),
+        ("../__pycache__/msvcrt.cpython-311.pyc", "msvcrt"),
+    ],
+)
+def test_who_asks_for_what_a_plugin_has_overwritten_has_not_chosen_the_plugin(
+    library, monkeypatch, fresh, row, name
+):
+    """A user's file imports cv2 because it is cv2; a compiled file counts before its source."""
+    library.install("vision", "vision/__init__.py", "six_one.py", "space/part/__init__.py")
+    library.install("listless", "listless.py", record=False)
+    (library.library / "msvcrt.py").touch()
+    library.plugin("acme.py", rows=[f"{row},,"])
+    monkeypatch.setattr(owners, "_LIBRARY", str(library.library))
+    guard = guard_of(library, monkeypatch)
+
+    guard.allow_module(name)
+    with pytest.raises(ModuleNotFoundError, match=f"module '{name}' belongs to 'acme'"):
+        fresh(name)
+    with pytest.raises(ModuleNotFoundError, match=f"module '{name}' belongs to 'acme'"):
+        asked_by_user(library.root, name)
+    # The control: what is the plugin's alone is chosen by who asks for it.
+    asked_by_user(library.root, "acme")
+    assert guard._allowed == {"acme"}
+
+
+def test_data_of_others_in_a_package_of_a_plugin_do_not_keep_it_from_who_chooses_it(
+    library, monkeypatch, fresh
+):
+    library.install("acme-data", "acme_big/weights.bin")
+    library.plugin("acme_big/__init__.py")
+    guard_of(library, monkeypatch)
+
+    asked_by_user(library.root, "acme_big")
 
 
 def test_a_folder_of_tests_that_many_have_is_withheld_and_nothing_else(library, monkeypatch, fresh):
