@@ -26,16 +26,22 @@ def restore_buffers(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     """
     parameters = {address(parameter) for parameter in model.parameters()} - {-1}
     kept = {id(buffer) for name, buffer in named_buffers(model).items() if name in saved}
+    # What several modules share is saved under its first name; where it is replaced, it is for all of them.
+    replaced: dict[int, tuple[Tensor, Tensor]] = {}
     with torch.no_grad():
         for name, buffers, key in list(_places(model)):
             buffer, value = buffers[key], saved.get(name)
             if value is None:
                 # It came since; under the name of another it is that one.
-                if buffer is not None and id(buffer) not in kept:
+                if buffer is not None and id(buffer) in replaced:
+                    _, buffers[key] = replaced[id(buffer)]
+                elif buffer is not None and id(buffer) not in kept:
                     del buffers[key]
             elif buffer is None or _layout(buffer) != _layout(value):
                 device = value.device if buffer is None else buffer.device
                 buffers[key] = value.to(device, copy=True)
+                if buffer is not None:
+                    replaced[id(buffer)] = buffer, buffers[key]
             elif address(buffer) in parameters:
                 continue
             # Constant buffers may be expanded views, which cannot be written to. Equal is not enough for the

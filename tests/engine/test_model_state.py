@@ -154,6 +154,59 @@ def test_a_buffer_that_grows_is_rolled_back_and_told_once(tmp_path):
         run(Queue(), image_data(), hooks_of(adamw()), config(epochs=3), checkpoints=tmp_path, resume=True)
 
 
+class SharedQueue(Queue):
+    """As that, with a second module that has the same buffer, and reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.reader = nn.Module()
+        self.reader.register_buffer("seen", self.queue)
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        if self.training:
+            self.reader.seen = self.queue
+        return outputs + len(self.reader.seen) / 100
+
+
+def test_a_buffer_that_modules_share_and_replace_is_put_back_under_each_name():
+    model = SharedQueue()
+    saved = copy_buffers(model)
+    model(torch.ones(2, 1, 8, 8))
+    restore_buffers(model, saved)
+    assert model.reader.seen is model.queue
+    assert model.queue.shape == (0, 4)
+
+
+def test_a_shared_buffer_that_grows_is_rolled_back():
+    expected, model = straight(SharedQueue), SharedQueue()
+    FAULTS.append(("optim", "backward", 6))
+    run(model, image_data(), hooks_of(adamw()), config(snapshot_every=4, epochs=2))
+    assert same_weights(model, expected)
+    assert model.reader.seen is model.queue
+
+
+def test_a_shared_buffer_that_is_replaced_by_one_of_its_shape_is_resumed(tmp_path):
+    assert same_weights(resumed(SharedMean, tmp_path), straight(SharedMean))
+
+
+class SharedMean(nn.Module):
+    """Replaces a buffer that two of its modules have, in each step, by one of the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = mlp()
+        self.register_buffer("mean", torch.zeros(4))
+        self.reader = nn.Module()
+        self.reader.register_buffer("seen", self.mean)
+
+    def forward(self, inputs):
+        outputs = self.body(inputs)
+        if self.training:
+            self.mean = self.reader.seen = 0.9 * self.mean + outputs.detach().mean(0)
+        return outputs + self.reader.seen
+
+
 class Late(nn.Module):
     """Grows a buffer later than in its first passes."""
 
