@@ -344,6 +344,9 @@ def _check_programs(
     programs = [file for file in files if not file.startswith(f"{told.folder}/")]
     if not programs:
         return
+    # Where `pip install --target` puts them, which lists them as if they lay elsewhere.
+    beside = [f"{told.folder}/bin/{os.path.basename(file)}" for file in programs]  # noqa: PTH119
+    programs += filter(os.path.lexists, beside)
     from .programs import SAME_NAME, misleads, searched_folders  # noqa: PLC0415 - hardly any plugin has one
 
     own = {module.partition(".")[0] for module in modules}

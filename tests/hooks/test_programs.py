@@ -86,6 +86,17 @@ def test_programs_of_its_own_break_nothing(prefix):
     assert prefix.owned().owners["acme"] == {"acme"}
 
 
+def test_one_beside_the_packages_of_a_target_folder_is_found_too(prefix, monkeypatch):
+    target = prefix.site / "bin"
+    target.mkdir()
+    prefix.install("acme", "gcc", points=POINTS, folder="../../bin")
+    (prefix.bin / "gcc").rename(target / "gcc")
+    monkeypatch.setenv("PATH", f"{target}:{prefix.path}")
+
+    with pytest.raises(RingfenceError, match=f"has installed {target}/gcc"):
+        prefix.owned()
+
+
 def test_what_is_not_on_path_is_found_by_nobody(prefix, monkeypatch):
     monkeypatch.setenv("PATH", str(prefix.system))
     prefix.install("acme", "gcc", points=POINTS)
