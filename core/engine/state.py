@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hooks import plain
 from ..hooks.errors import CheckpointError
 from ..hooks.manager import Hooks
 from ..hooks.plugin import machine_bytes
@@ -22,7 +23,7 @@ from .extra_state import copy_extra_state, load_extra_state
 from .progress import Progress
 from .recorder import Recorder
 from .rng import RunRng
-from .tensor_names import named_buffers, plain_name
+from .tensor_names import named_buffers, plain_name, plain_names
 from .weights import Weights
 
 
@@ -150,7 +151,8 @@ class TrainState:
         model_buffers = named_buffers(self.model)
         expected = {**self.weights.values, **model_buffers}
         # Before 0.3.1 those of a compiled model were written with what torch.compile puts into names.
-        tensors = {plain_name(name): tensor for name, tensor in contents.tensors.items()}
+        names = plain_names(contents.tensors)
+        tensors = {names[name]: tensor for name, tensor in contents.tensors.items()}
         _check_tensors(expected, tensors, path)
         engine = EngineState.decode(contents.engine, contents.step, path, self.device)
         parameters = self.weights.values.clone()
@@ -161,9 +163,9 @@ class TrainState:
             buffers={name: tensors[name].clone() for name in model_buffers},
             rng=engine.rng,
             progress=engine.progress,
-            plugins=contents.plugins,
+            plugins={plugin: _renamed(state, names) for plugin, state in contents.plugins.items()},
             recorder=engine.recorder,
-            extra_state=engine.extra_state,
+            extra_state={plain_name(name): state for name, state in engine.extra_state.items()},
         )
 
 
@@ -201,6 +203,21 @@ def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None
         may_have_gained = bound_to_step and plugin.keeps_state and plugin.spec.name not in snapshot.plugins
         if plugin.usage.state == "running" and may_have_gained:
             plugin.restart()
+
+
+def _renamed(state: TensorFile, names: Mapping[str, str]) -> TensorFile:
+    """Return a plugin's state with other names of tensors: where it has one, it is all of a key or a text."""
+    if all(name == new for name, new in names.items()):
+        return state
+
+    def rename(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {names.get(key, key): rename(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [rename(item) for item in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    return plain.encode(rename(plain.decode(state, copy=False)), copy=False)
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: object) -> None:

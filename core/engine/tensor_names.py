@@ -18,6 +18,12 @@ def plain_name(name: str) -> str:
     return name.replace(_COMPILED, "")
 
 
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name and its plain one; those of which two would become one stay as they are."""
+    plain = {name: plain_name(name) for name in names}
+    return plain if len(set(plain.values())) == len(plain) else {name: name for name in plain}
+
+
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return name to parameter; one that several modules share comes once, under its first name."""
     return _plainly(model.named_parameters())
@@ -37,7 +43,6 @@ def tied_names(model: nn.Module) -> dict[str, str]:
 
 
 def _plainly(named: Iterable[tuple[str, _Named]]) -> dict[str, _Named]:
-    listed = list(named)
-    plain = {plain_name(name): value for name, value in listed}
-    # Two that are one without their prefixes keep them.
-    return plain if len(plain) == len(listed) else dict(listed)
+    listed = dict(named)
+    plain = plain_names(listed)
+    return {plain[name]: value for name, value in listed.items()}

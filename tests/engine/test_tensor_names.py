@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from engine_helpers import StopAt, config, convnet, hooks_of, image_data, run, same_weights, sgd
+from engine_helpers import StopAt, config, convnet, hooks_of, image_data, plugin, run, same_weights, sgd
 from torch import nn
 
-from ringfence.engine import read_latest, weights_sha256
+from ringfence.builtin.optim import Optim
+from ringfence.engine import buffers, extra_state, read_latest, tensor_names, weights_sha256
 from ringfence.engine.course import Course
 from ringfence.engine.tensor_names import named_buffers, named_parameters, tied_names
+from ringfence.hooks import plain
 
 
 def compiled(model):
@@ -60,3 +62,59 @@ def test_tied_parameters_have_one_name_and_the_others_lead_to_it():
     model[2].weight = model[0].weight
     assert tied_names(model) == {"2.weight": "0.weight"}
     assert tied_names(convnet()) == {}
+
+
+class Keeps(nn.Linear):
+    """Has a state of its own beside its parameters."""
+
+    taken = 0
+
+    def get_extra_state(self):
+        return {"kept": 1}
+
+    def set_extra_state(self, state):
+        self.taken = state["kept"]
+
+
+def keeping():
+    return nn.Sequential(convnet(), Keeps(4, 4))
+
+
+def optimizer():
+    return plugin(Optim, "optim", algorithm="adamw", lr=0.01, groups=[{"*.bias": {"weight_decay": 0.0}}])
+
+
+@pytest.fixture
+def names_as_in_0_3_0(monkeypatch):
+    """Names of a compiled model as they were written then, until it is undone."""
+    with monkeypatch.context() as patch:
+        for module in (tensor_names, extra_state, buffers):
+            patch.setattr(module, "plain_name", lambda name: name)
+        yield patch
+
+
+def test_a_compiled_run_of_0_3_0_goes_on_with_its_weights_and_its_optimizers_state(
+    tmp_path, names_as_in_0_3_0
+):
+    straight, stop = keeping(), StopAt(3)
+    first = compiled(keeping())
+    run(
+        first,
+        image_data(),
+        hooks_of(optimizer()),
+        config(),
+        recorder=stop,
+        checkpoints=tmp_path,
+        stop=stop.stop,
+    )
+    _, contents = read_latest(tmp_path, Course().compare, note=pytest.fail)
+    written = str(plain.decode(contents.plugins["optim"])["names"])
+    assert "_orig_mod." in written, "what this is about"
+    assert [name for name in contents.tensors if "_orig_mod" in name]
+    names_as_in_0_3_0.undo()
+
+    model = compiled(keeping())
+    run(model, image_data(), hooks_of(optimizer()), config(), checkpoints=tmp_path, resume=True)
+    run(straight, image_data(), hooks_of(optimizer()), config())
+    assert weights_sha256(model) == weights_sha256(straight)
+    assert model._orig_mod[1].taken == 1
