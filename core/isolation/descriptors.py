@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
-from pathlib import Path
 
 _SO_PASSRIGHTS = 83
+_FIELDS = re.compile(rb"^(ino|scm_fds):\s*(\d+)$", re.MULTILINE)
+#: What the kernel tells of a socket is some 80.
+_INFO_BYTES = 4096
 
 
 def refuse_descriptors(sock: socket.socket) -> bool:
@@ -38,10 +41,18 @@ class Queue:
     def descriptors(self) -> int:
         """Return how many descriptors wait in messages that have not been received yet."""
         try:
-            text = Path(f"/proc/self/fdinfo/{self._fd}").read_text()
+            fields = dict(_FIELDS.findall(_read(f"/proc/self/fdinfo/{self._fd}")))
         except FileNotFoundError:
             return 0
-        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         # Closed meanwhile, its number may be another's by now.
-        is_ours = int(fields.get("ino", self._inode)) == self._inode
-        return int(fields.get("scm_fds", 0)) if is_ours else 0
+        is_ours = int(fields.get(b"ino", self._inode)) == self._inode
+        return int(fields.get(b"scm_fds", 0)) if is_ours else 0
+
+
+def _read(path: str) -> bytes:
+    # Asked for 200 times a second and worker where files are memory: by a Path it would cost twice as much.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _INFO_BYTES)
+    finally:
+        os.close(descriptor)
