@@ -132,20 +132,22 @@ def plan(
     return planned
 
 
-def with_input_range(planned: Sequence[Planned], low: float, high: float) -> list[Planned]:
+def with_input_range(
+    planned: Sequence[Planned], input_range: Callable[[], tuple[float, float]]
+) -> list[Planned]:
     """Tell the first augmentation of ours what numbers the training inputs lie between.
 
     Those that come after another are given what that one makes of the inputs.
 
     Args:
         planned: What ``plan`` returned.
-        low: The least number.
-        high: The largest.
+        input_range: Returns the least number and the largest; asked for if there is one to tell, as it may
+            have to read all of them.
     """
     first = next((item for item in planned if item.spec.role == AUGMENT.name), None)
     if first is None or not first.takes_input_range or _INPUT_RANGE in first.spec.options:
         return list(planned)
-    options = {**first.spec.options, _INPUT_RANGE: [low, high]}
+    options = {**first.spec.options, _INPUT_RANGE: list(input_range())}
     told = replace(first, spec=replace(first.spec, options=options))
     return [told if item is first else item for item in planned]
 

@@ -52,6 +52,7 @@ from .report import RunRecorder, write_report
 from .report.board import LEFT_OUT, is_installed
 from .report.recorder import BOARD, EVENTS, METRICS, REPORTS, SAMPLES
 from .shares import resolved
+from .slow import told_if_slow
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
 #: All that a run writes into its folder.
@@ -114,13 +115,20 @@ class Prepared:
     ingredients: Ingredients
 
 
-def prepare(job_file: JobFile, base: Path, installed: Catalog | None = None) -> Prepared:
+def prepare(
+    job_file: JobFile,
+    base: Path,
+    installed: Catalog | None = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
     Args:
         job_file: The job.
         base: Folder that its relative paths start from.
         installed: Where to look for plugins; what is installed by default.
+        tell: Told what is being done where that takes long, from another thread.
 
     Raises:
         JobError: With all faults that can be told without reading data.
@@ -134,7 +142,8 @@ def prepare(job_file: JobFile, base: Path, installed: Catalog | None = None) -> 
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = resolved(job_file, [item.spec for item in planned])
     ingredients = build(job_file, base)
-    planned = with_input_range(planned, *ingredients.data.train.input_range())
+    with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
+        planned = with_input_range(planned, ingredients.data.train.input_range)
     return Prepared(job_file, base, planned, ingredients)
 
 
@@ -250,6 +259,7 @@ def _recorded(
                 record,
                 keeper,
                 [recorder, *watchers],
+                lambda sentence: _show([sentence], watchers),
                 resume=resume,
                 accept=accept,
                 stop=stop,
@@ -343,6 +353,7 @@ def _train(
     record: RunRecord,
     keeper: Fanout,
     watchers: Sequence[Watcher],
+    tell: Callable[[str], None],
     *,
     resume: bool,
     accept: Collection[str],
@@ -352,15 +363,16 @@ def _train(
     """Start the plugins, train, and end the plugins."""
     ingredients = prepared.ingredients
     checkpoints = record.folder / run_folder.CHECKPOINTS
-    course = course_of(
-        prepared.job_file.job,
-        [item.spec for item in prepared.plugins],
-        ingredients.steps_total,
-        ingredients.data,
-        accept=accept,
-        accepted=record.accepted,
-        on_accepted=record.accept,
-    )
+    with told_if_slow(tell, "reading the data, to know them again when the run is resumed"):
+        course = course_of(
+            prepared.job_file.job,
+            [item.spec for item in prepared.plugins],
+            ingredients.steps_total,
+            ingredients.data,
+            accept=accept,
+            accepted=record.accepted,
+            on_accepted=record.accept,
+        )
     if resume:
         check_resumable(checkpoints, course)
     with ExitStack() as stack:

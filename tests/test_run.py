@@ -7,7 +7,9 @@ import os
 import pytest
 import torch
 
+from ringfence import course, slow
 from ringfence.commands.progress import Progress, QuietView
+from ringfence.engine import Dataset
 from ringfence.engine.step import Stepper
 from ringfence.hooks.errors import RunAbortedError
 from ringfence.hooks.local import LocalPlugin
@@ -16,6 +18,7 @@ from ringfence.report.journal import Journal
 from ringfence.run import default_threads, prepare, run
 
 from .cli.conftest import TRUSTED_JOB
+from .watching import until
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +117,36 @@ def test_what_ended_a_run_is_told_where_the_news_of_its_end_cannot_be_kept(tmp_p
     with pytest.raises(RunAbortedError, match="no such loss"):
         run(prepare(read_job(tmp_path / "job.yaml"), tmp_path), tmp_path / "run", report=False)
     assert "no such loss" in json.loads((tmp_path / "run" / "run.json").read_text())["error"]
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_a_pass_over_all_data_before_the_start_is_told_if_it_takes_long(tmp_path, monkeypatch, is_slow):
+    told, watcher = [], Told()
+
+    def taking_long(function):
+        """Return ``function`` as with data of many gigabytes: it has not ended when somebody is told."""
+
+        def waiting(*arguments):
+            before = len(told + watcher.events)
+            assert not is_slow or until(lambda: len(told + watcher.events) > before)
+            return function(*arguments)
+
+        return waiting
+
+    monkeypatch.setattr(slow, "TOLD_AFTER_S", 0.05 if is_slow else 60.0)
+    monkeypatch.setattr(Dataset, "input_range", taking_long(Dataset.input_range))
+    monkeypatch.setattr(course, "digest_data", taking_long(course.digest_data))
+    augment = "plugins:\n  - augment: {ops: [{flip: {}}]}\n    isolation: trusted\n"
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB.replace("plugins:\n", augment))
+    prepared = prepare(read_job(tmp_path / "job.yaml"), tmp_path, tell=told.append)
+    run(prepared, tmp_path / "run", watchers=[watcher], report=False)
+    assert told == ["reading the training data, to know between which numbers they lie …"] * is_slow
+    expected = "reading the data, to know them again when the run is resumed …"
+    assert watcher.events.count(expected) == is_slow
+    assert expected not in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+def test_the_range_of_the_data_is_not_asked_for_where_nobody_wants_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Dataset, "input_range", lambda _: pytest.fail("it was read"))
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    prepare(read_job(tmp_path / "job.yaml"), tmp_path)

@@ -72,7 +72,7 @@ def train_job(
 
     here = _working_folder()
     with _missing_base_told(base):
-        prepared = prepare(job_file, base)
+        prepared = prepare(job_file, base, tell=(lambda _: None) if quiet else to_stderr)
     if resume is not None:
         _check_length(resume, prepared.ingredients.steps_total)
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.
@@ -222,7 +222,10 @@ def _over(folder: Path) -> str:
 
 
 def _last_whole(folder: Path) -> int:
-    """Return the step of the newest checkpoint that is not damaged; -1 if there is none."""
+    """Return the step of the newest checkpoint that is not damaged; -1 if there is none.
+
+    It is read whole: one whose bytes have rotted has its length, and then there is something to do.
+    """
     from ..engine.checkpoint import read_latest  # noqa: PLC0415 - imports torch, which takes a second
 
     try:

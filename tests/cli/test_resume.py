@@ -208,7 +208,19 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("lose", [shutil.rmtree, lambda last: cut(last / "model.safetensors")])
+def rot(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        shutil.rmtree,
+        lambda last: cut(last / "model.safetensors"),
+        lambda last: rot(last / "model.safetensors"),
+    ],
+)
 def test_a_finished_run_whose_last_checkpoint_is_lost_makes_it_again(out, ringfence, lose):
     job = TRUSTED_JOB + "checkpoint_every: 4\n"
     Path("job.yaml").write_text(job)
