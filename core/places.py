@@ -18,6 +18,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -29,7 +30,7 @@ from .editable import is_of_an_editable_install
 from .hooks.compat import CORE
 from .hooks.guard import current
 from .hooks.modules import file_below, file_in, file_of, is_package, modules_below, outermost
-from .hooks.owners import canonical, invaded, modules_in
+from .hooks.owners import canonical, invaded, is_copy, modules_in
 from .hooks.verdict import Finding
 
 MAX_BYTES = 2**20
@@ -166,6 +167,7 @@ class Layout:
 
     def __init__(self, distribution: Distribution, environment: Environment) -> None:
         self._environment = environment
+        self._distribution = distribution
         self.base = Path(str(distribution.locate_file(""))).resolve()
         self.project = _project_of(distribution)
         self._info = getattr(distribution, "_path", None)
@@ -317,9 +319,9 @@ class Layout:
         from .hooks.programs import misleads  # noqa: PLC0415 - hardly any plugin has one
 
         scripts = os.path.realpath(sysconfig.get_path("scripts"))
-        own = {name.partition(".")[0] for name in self._own}
+        is_same = partial(is_copy, canonical(self._distribution.metadata["Name"] or ""))
         for name in sorted(self._programs):
-            if (how := misleads(name, scripts, own)) is not None:
+            if (how := misleads(name, scripts, is_same)) is not None:
                 text = f"installs the program '{name}', {how}: whatever starts it runs it outside any sandbox"
                 yield Finding("E-STARTUP", f"{text}; uninstall it", advice=f"rename the program '{name}'")
 

@@ -191,6 +191,18 @@ def invaded(folder: str, files: Iterable[str]) -> set[str]:
     return found
 
 
+def is_copy(owner: str, program: str) -> bool:
+    """Tell whether a program came with another installation of ``owner``, which brings plugins there too."""
+    import glob  # noqa: PLC0415 - for the few who have a program twice
+
+    prefix, inner, name = os.path.realpath(program).rsplit("/", 2)
+    for folder in glob.glob(f"{glob.escape(prefix)}/lib/python3*/*-packages"):  # noqa: PTH207
+        for told in (_Metadata(folder, entry) for entry in _names(folder) if _is_metadata(folder, entry)):
+            if told.owner == owner and GROUP.encode() in (told.read(_POINTS) or b""):
+                return _lists(b"\n%b" % (told.read("RECORD") or b""), f"{inner}/{name},".encode())
+    return False
+
+
 def canonical(name: str) -> str:
     """Return a distribution's name as names are compared."""
     return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
@@ -266,7 +278,7 @@ def _own(
                 if name.partition(".")[0] in claimed(folder) and _is_others(name, folder, others):
                     found.invaded.setdefault(name, set())
             modules |= inner
-        _check_programs(told, files, modules, others)
+        _check_programs(told, files, others)
         if all(name.startswith(_EDITABLE) for name in modules):
             # Its code lies elsewhere, as that of an editable install does.
             for name in _told_modules(told):
@@ -337,9 +349,7 @@ def _check_libraries(told: _Metadata, files: list[str], others: dict[_Metadata, 
             )
 
 
-def _check_programs(
-    told: _Metadata, files: list[str], modules: set[str], others: dict[_Metadata, bytes | None]
-) -> None:
+def _check_programs(told: _Metadata, files: list[str], others: dict[_Metadata, bytes | None]) -> None:
     """Refuse programs among ``files`` that are found in place of another, or by who tries a name."""
     programs = [file for file in files if not file.startswith(f"{told.folder}/")]
     if not programs:
@@ -349,7 +359,6 @@ def _check_programs(
     programs += filter(os.path.lexists, beside)
     from .programs import SAME_NAME, misleads, searched_folders  # noqa: PLC0415 - hardly any plugin has one
 
-    own = {module.partition(".")[0] for module in modules}
     lists = [data for other, data in others.items() if data and other.folder == told.folder]
     searched = searched_folders()
     for folder, name in map(os.path.split, programs):
@@ -357,7 +366,9 @@ def _check_programs(
             continue
         row = f"{os.path.basename(folder)}/{name},".encode()  # noqa: PTH119
         is_listed = any(_lists(data, row) for data in lists)
-        how = misleads(name, folder, own) or (SAME_NAME if is_listed else None)
+        how = misleads(name, folder, functools.partial(is_copy, told.owner)) or (
+            SAME_NAME if is_listed else None
+        )
         if how is not None:
             raise UnknownOwnerError(
                 f"'{told.owner}', which brings plugins, has installed {folder}/{name}, {how}: whatever "

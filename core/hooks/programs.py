@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable
 
 #: What the standard library, torch and their like try to start, and mostly can do without.
 _TRIED = {
@@ -33,9 +33,6 @@ _TRIED = {
 }
 #: One of those, with the machine in front and a version behind, as ``x86_64-linux-gnu-gcc-12``.
 _NAME = re.compile(r"(?:\w+-(?:\w+-)?linux-gnu-)?(.*?)(?:-?\d[\d.]*)?")
-#: A program that an installer made of an entry point.
-_LAUNCHES = re.compile(rb"^from ([\w.]+) import \w+", re.MULTILINE)
-_MAX_LAUNCHER_BYTES = 2**14
 SAME_NAME = "whose name is that of another program"
 
 
@@ -50,42 +47,17 @@ def searched_folders() -> list[str]:
     return list(dict.fromkeys(map(os.path.realpath, [*os.get_exec_path(), "/usr/bin", "/bin"])))
 
 
-def misleads(name: str, folder: str, own: Collection[str]) -> str | None:
+def misleads(name: str, folder: str, is_same: Callable[[str], bool]) -> str | None:
     """Return how a program of this name in ``folder`` is found in place of another; None if it is not.
 
     Args:
         name: Name of the program.
         folder: Where it lies or would, without links.
-        own: Modules of whoever brings it, as ``hidden_by`` takes them.
-    """
-    if (hidden := hidden_by(name, folder, own)) is not None:
-        return f"which is found before {hidden}"
-    return SAME_NAME if is_tried(name) else None
-
-
-def hidden_by(name: str, folder: str, own: Collection[str]) -> str | None:
-    """Return the program that is found no longer once ``folder`` has one of its name, None if there is none.
-
-    Args:
-        name: Name of the program.
-        folder: One of those that are searched.
-        own: Modules of whoever has put it there: what starts one of those, from another place that it
-            is installed in, is hidden from nobody.
+        is_same: Tells of the path of a program whether it is the same, installed elsewhere as well.
     """
     folders = searched_folders()
     later = folders[folders.index(folder) + 1 :] if folder in folders else folders
-    paths = (f"{other}/{name}" for other in later)
-    return next((path for path in paths if _is_program(path) and not _launches(path, own)), None)
-
-
-def _is_program(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.X_OK)  # noqa: PTH113 - pathlib costs what --help must not
-
-
-def _launches(path: str, modules: Collection[str]) -> bool:
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            found = _LAUNCHES.search(file.read(_MAX_LAUNCHER_BYTES))
-    except OSError:
-        return False
-    return found is not None and found[1].decode().partition(".")[0] in modules
+    for path in (f"{other}/{name}" for other in later):
+        if os.path.isfile(path) and os.access(path, os.X_OK) and not is_same(path):  # noqa: PTH113 - pathlib costs what --help must not
+            return f"which is found before {path}"
+    return SAME_NAME if is_tried(name) else None

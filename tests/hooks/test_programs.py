@@ -8,7 +8,7 @@ import pytest
 
 from ringfence.hooks.errors import RingfenceError
 from ringfence.hooks.owners import owned
-from ringfence.hooks.programs import hidden_by, is_tried
+from ringfence.hooks.programs import is_tried, misleads
 
 POINTS = "[ringfence.plugins]\nacme = acme:Plugin\n[console_scripts]\nacme = acme:main\n"
 
@@ -80,10 +80,35 @@ def test_programs_of_its_own_break_nothing(prefix):
     (prefix.bin / "python").symlink_to(sys.executable)
     prefix.install("honest", "honest-tool")
     prefix.install("acme", "acme", "acme-git", "file-acme", points=POINTS)
-    # The same plugin, installed for the user as well.
-    prefix.program(prefix.system / "acme", "import re\nfrom acme import main\n")
 
     assert prefix.owned().owners["acme"] == {"acme"}
+
+
+@pytest.mark.parametrize(
+    ("name", "points", "row", "is_same"),
+    [
+        ("acme", POINTS, "../../../bin/acme", True),
+        ("acme", POINTS.replace("ringfence.plugins", "others"), "../../../bin/acme", False),
+        ("acme", POINTS, "../../../bin/acme2", False),
+        ("honest", POINTS, "../../../bin/acme", False),
+    ],
+)
+def test_the_same_plugin_installed_for_the_user_as_well_breaks_nothing(prefix, name, points, row, is_same):
+    """Who calls itself as another does is not the same."""
+    info = prefix.root / "user" / "lib" / "python3.11" / "site-packages" / f"{name}-0.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text(points)
+    (info / "RECORD").write_text(f"acme.py,,\n{row},,\n")
+    (prefix.root / "user" / "bin").mkdir()
+    prefix.program(prefix.root / "user" / "bin" / "acme", "from acme import main\n")
+    (prefix.system / "acme").symlink_to(prefix.root / "user" / "bin" / "acme")
+    prefix.install("acme", "acme", points=POINTS)
+
+    if is_same:
+        assert prefix.owned().owners["acme"] == {"acme"}
+    else:
+        with pytest.raises(RingfenceError, match="whatever starts 'acme'"):
+            prefix.owned()
 
 
 def test_one_beside_the_packages_of_a_target_folder_is_found_too(prefix, monkeypatch):
@@ -108,8 +133,9 @@ def test_a_program_that_another_hides_is_found_by_nobody(prefix):
     prefix.program(prefix.system / "show", "echo not the true one\n")
     prefix.program(prefix.bin / "show", "echo the true one\n")
 
-    assert hidden_by("show", str(prefix.system), []) is None
-    assert hidden_by("show", str(prefix.bin), []) == str(prefix.system / "show")
+    assert misleads("show", str(prefix.system), lambda _: False) is None
+    told = misleads("show", str(prefix.bin), lambda _: False)
+    assert told == f"which is found before {prefix.system / 'show'}"
 
 
 def test_a_name_is_tried_with_machine_and_version_and_not_as_a_part_of_another():
