@@ -82,7 +82,7 @@ class Guard:
         self._held = frozenset[str]().union(*self._places.values())
         #: Those that they hold as folders.
         self._below = tuple(
-            f"{_real('/'.join([place, name.rpartition('.')[2]]))}{os.sep}"
+            f"{_inside(place, name.rpartition('.')[2])}{os.sep}"
             for name, folders in self._places.items()
             for place in folders
         )
@@ -307,6 +307,12 @@ def _is_probed(frame: FrameType | None) -> bool:
 def _real(folder: str) -> str:
     # What a relative path leads to changes with the current folder.
     return _resolved(folder) if os.path.isabs(folder) else os.path.realpath(folder or ".")  # noqa: PTH117
+
+
+def _inside(folder: str, name: str) -> str:
+    """Return where a part of a folder without links leads."""
+    path = f"{folder}{os.sep}{name}"
+    return _real(path) if os.path.islink(path) else path  # noqa: PTH114
 
 
 @functools.cache

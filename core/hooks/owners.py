@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import StringIO
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ _MAX_BYTES = 2**24
 #: Of another's list of files: half a million of them.
 _MAX_LIST_BYTES = 2**26
 _MAX_FILES = 200_000
+_MAX_PROGRAMS = 100
 _SHARED_LIBRARY = re.compile(r"/[^/]*\.so(\.\d+)*$")
 #: Folders of a prefix in which nothing looks for libraries or programs.
 _DATA = ("share", "etc", "include")
@@ -61,12 +62,14 @@ class Owned(NamedTuple):
 
     def add(self, owner: str, folder: str, modules: Iterable[str]) -> None:
         """Note that ``folder``, a path without links, holds modules of ``owner``."""
+        # A package may be a link, as nix and spack make them: what is put into it lies where that leads.
+        places = {"": folder}
         for module in modules:
             self.owners.setdefault(module, set()).add(owner)
-            outer = module.rpartition(".")[0].replace(".", "/")
-            # A package may be a link, as nix and spack make them: what is put into it lies where that leads.
-            place = os.path.realpath(f"{folder}/{outer}") if outer else folder
-            self.places.setdefault(module, set()).add(place)
+            outer = module.rpartition(".")[0]
+            if outer not in places:
+                places[outer] = os.path.realpath(f"{folder}/{outer.replace('.', '/')}")
+            self.places.setdefault(module, set()).add(places[outer])
 
 
 class _Metadata(NamedTuple):
@@ -274,9 +277,8 @@ def _own(
             found.add(told.owner, folder, inner | entered)
             for package in entered:
                 found.invaded.setdefault(package, set()).add(told.owner)
-            for name in inner:
-                if name.partition(".")[0] in claimed(folder) and _is_others(name, folder, others):
-                    found.invaded.setdefault(name, set())
+            for name in _others_among(inner, folder, others, claimed):
+                found.invaded.setdefault(name, set())
             modules |= inner
         _check_programs(told, files, others)
         if all(name.startswith(_EDITABLE) for name in modules):
@@ -360,10 +362,11 @@ def _check_programs(told: _Metadata, files: list[str], others: dict[_Metadata, b
     from .programs import SAME_NAME, misleads, searched_folders  # noqa: PLC0415 - hardly any plugin has one
 
     lists = [data for other, data in others.items() if data and other.folder == told.folder]
-    searched = searched_folders()
+    searched = set(searched_folders())
+    programs = [file for file in programs if os.path.dirname(file) in searched]  # noqa: PTH120
+    if len(programs) > _MAX_PROGRAMS:
+        raise told.unknown(f"it has {len(programs)} programs, more than {_MAX_PROGRAMS}")
     for folder, name in map(os.path.split, programs):
-        if folder not in searched:
-            continue
         row = f"{os.path.basename(folder)}/{name},".encode()  # noqa: PTH119
         is_listed = any(_lists(data, row) for data in lists)
         how = misleads(name, folder, functools.partial(is_copy, told.owner)) or (
@@ -438,16 +441,34 @@ def _named(told: _Metadata) -> set[str]:
     return {told.owner.replace("-", "_"), *_told_modules(told)}
 
 
-def _is_others(module: str, folder: str, others: dict[_Metadata, bytes | None]) -> bool:
-    """Tell whether a module in ``folder`` is one of a distribution without plugins, or of Python itself."""
-    top = module.partition(".")[0]
-    if folder == os.path.realpath(_LIBRARY) and top in sys.stdlib_module_names:
-        return True
-    code = re.compile(
-        rb"\n%b(?:/__init__)?\.[^/\n]*\b(?:py|so)," % re.escape(module.replace(".", "/").encode())
-    )
-    lists = {told: data for told, data in others.items() if told.folder == folder}
-    return any(top in _named(told) if data is None else code.search(data) for told, data in lists.items())
+def _others_among(
+    modules: set[str],
+    folder: str,
+    others: dict[_Metadata, bytes | None],
+    claimed: Callable[[str], set[str]],
+) -> set[str]:
+    """Return those of ``modules`` in ``folder`` that distributions without plugins have, or Python itself."""
+    tops = {name.partition(".")[0] for name in modules}
+    if not modules or not (tops := tops & claimed(folder)):
+        return set()
+    whole = set(sys.stdlib_module_names) if folder == os.path.realpath(_LIBRARY) else set()
+    listed: set[str] = set()
+    # The names of them all at once: a hostile list may share any number with others.
+    row = re.compile(rb"\n((?:%b)[/.][^,\n]*)" % b"|".join(re.escape(top.encode()) for top in tops))
+    for told, data in others.items():
+        if told.folder == folder and data is None:
+            whole |= _named(told)
+        elif told.folder == folder and data is not None:
+            listed.update(_module(path.decode(errors="replace")) for path in row.findall(data))
+    return {name for name in modules if name in listed or name.partition(".")[0] in whole}
+
+
+def _module(path: str) -> str:
+    """Return the module that a file is, ``""`` if it is none."""
+    around, _, name = path.rpartition("/")
+    stem = name.partition(".")[0]
+    inner = around if stem == "__init__" else f"{around}/{stem}"
+    return inner.strip("/").replace("/", ".") if name.endswith(_ENDINGS) else ""
 
 
 def _own_archive(found: Owned, path: str, *, is_theirs: bool) -> None:

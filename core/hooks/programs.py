@@ -33,11 +33,14 @@ _TRIED = {
 }
 #: One of those, with the machine in front and a version behind, as ``x86_64-linux-gnu-gcc-12``.
 _NAME = re.compile(r"(?:\w+-(?:\w+-)?linux-gnu-)?(.*?)(?:-?\d[\d.]*)?")
+_MAX_NAME = 255
 SAME_NAME = "whose name is that of another program"
 
 
 def is_tried(name: str) -> bool:
     """Tell whether programs of this name are started by libraries, be there one or not."""
+    if len(name) > _MAX_NAME:
+        return False  # nor is there one
     found = _NAME.fullmatch(name)
     return name in _TRIED or (found is not None and found[1] in _TRIED)
 

@@ -406,6 +406,13 @@ def test_who_asks_for_what_a_plugin_has_overwritten_has_not_chosen_the_plugin(
     assert guard._allowed == {"acme"}
 
 
+def test_any_number_of_modules_beside_those_of_others_is_told_at_once(library, monkeypatch):
+    library.install("space", *(f"space/p{number}.py" for number in range(50)))
+    library.plugin("acme.py", rows=[f"space/p{number}.py,," for number in range(100_000)])
+
+    assert library.owned().invaded == {f"space.p{number}": set() for number in range(50)}
+
+
 def test_data_of_others_in_a_package_of_a_plugin_do_not_keep_it_from_who_chooses_it(
     library, monkeypatch, fresh
 ):

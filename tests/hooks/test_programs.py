@@ -122,6 +122,17 @@ def test_one_beside_the_packages_of_a_target_folder_is_found_too(prefix, monkeyp
         prefix.owned()
 
 
+def test_programs_without_end_take_no_time_and_start_nothing(prefix):
+    prefix.install("acme", points=POINTS)
+    record = prefix.site / "acme-1.0.dist-info" / "RECORD"
+    record.write_text("".join(f"../../../bin/p{number},,\n" for number in range(101)))
+    with pytest.raises(RingfenceError, match="it has 101 programs, more than 100"):
+        prefix.owned()
+
+    record.write_text(f"../../../bin/{'1' * 130_000}x,,\n")
+    assert prefix.owned().owners
+
+
 def test_what_is_not_on_path_is_found_by_nobody(prefix, monkeypatch):
     monkeypatch.setenv("PATH", str(prefix.system))
     prefix.install("acme", "gcc", points=POINTS)
