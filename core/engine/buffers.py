@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,38 +17,56 @@ def copy_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.detach().clone() for name, buffer in named_buffers(model).items()}
 
 
-def restore_buffers(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+def shared_buffers(model: nn.Module) -> dict[str, str]:
+    """Return each further name of a buffer that modules share, and the first, under which it is saved."""
+    first = {id(buffer): name for name, buffer in named_buffers(model).items()}
+    names = {
+        name: first[id(buffers[key])] for name, buffers, key in _places(model) if id(buffers[key]) in first
+    }
+    return {name: own for name, own in names.items() if name != own}
+
+
+def restore_buffers(
+    model: nn.Module, saved: Mapping[str, Tensor], shared: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Make the buffers those of ``saved``: a tensor of the same shape is written to, another is replaced.
 
     Args:
         model: Whose buffers may have been replaced, grown, added or removed since.
         saved: Name to tensor, on any device; is only read. What it says of a buffer that is part of a
             parameter's memory is left to whoever restores that.
+        shared: What ``shared_buffers`` returned when that was saved: the model may have replaced one of them.
     """
     parameters = {address(parameter) for parameter in model.parameters()} - {-1}
-    kept = {id(buffer) for name, buffer in named_buffers(model).items() if name in saved}
     # What several modules share is saved under its first name; where it is replaced, it is for all of them.
     replaced: dict[int, tuple[Tensor, Tensor]] = {}
+    done: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, buffers, key in list(_places(model)):
             buffer, value = buffers[key], saved.get(name)
-            if value is None:
-                # It came since; under the name of another it is that one.
-                if buffer is not None and id(buffer) in replaced:
-                    _, buffers[key] = replaced[id(buffer)]
-                elif buffer is not None and id(buffer) not in kept:
-                    del buffers[key]
-            elif buffer is None or _layout(buffer) != _layout(value):
-                device = value.device if buffer is None else buffer.device
-                buffers[key] = value.to(device, copy=True)
+            if value is not None:
+                buffers[key] = done[name] = _restored(buffer, value, parameters)
+                # The old one as well: its number must not become another's meanwhile.
                 if buffer is not None:
-                    replaced[id(buffer)] = buffer, buffers[key]
-            elif address(buffer) in parameters:
-                continue
-            # Constant buffers may be expanded views, which cannot be written to. Equal is not enough for the
-            # others: 0.0 equals -0.0.
-            elif 0 not in buffer.stride() or not torch.equal(buffer, value.to(buffer.device)):
-                buffer.copy_(value)
+                    replaced[id(buffer)] = buffer, done[name]
+            elif shared.get(name) in done:
+                buffers[key] = done[shared[name]]
+            elif id(buffer) in replaced:
+                _, buffers[key] = replaced[id(buffer)]
+            elif buffer is not None:
+                del buffers[key]  # it came since
+
+
+def _restored(buffer: Tensor | None, value: Tensor, parameters: Container[int]) -> Tensor:
+    """Return a buffer that holds ``value``: the same one where it can be written to."""
+    if buffer is None or _layout(buffer) != _layout(value):
+        return value.to(value.device if buffer is None else buffer.device, copy=True)
+    # Constant buffers may be expanded views, which cannot be written to. Equal is not enough for the others:
+    # 0.0 equals -0.0.
+    is_writable = 0 not in buffer.stride() or not torch.equal(buffer, value.to(buffer.device))
+    if address(buffer) not in parameters and is_writable:
+        buffer.copy_(value)
+    return buffer
 
 
 def changed_layouts(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> Iterator[str]:

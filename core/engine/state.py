@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..hooks.manager import Hooks
 from ..hooks.plugin import machine_bytes
 from ..hooks.tensor_file import TensorFile
 from ..hooks.types import TensorMap
-from .buffers import changed_layouts, copy_buffers, restore_buffers
+from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .checkpoint import Contents, Limits
 from .engine_state import EngineState
 from .extra_state import copy_extra_state, load_extra_state
@@ -76,12 +76,17 @@ class TrainState:
         weights: Its parameters, as plugins see them.
         device: Where the loop runs.
         progress: Counters.
+        shared: Buffers that modules share as the run begins, by ``shared_buffers``.
     """
 
     model: nn.Module
     weights: Weights
     device: torch.device
     progress: Progress
+    shared: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shared", shared_buffers(self.model))
 
     def snapshot(self, hooks: Hooks, recorder: Recorder, old: Snapshot | None = None) -> Snapshot:
         """Copy everything that the run needs to come back to this point.
@@ -121,7 +126,7 @@ class TrainState:
         """Bring model, counters and random states back to ``snapshot``."""
         self.weights.write_flat(snapshot.parameters)
         self.weights.drop_gradients()
-        restore_buffers(self.model, snapshot.buffers)
+        restore_buffers(self.model, snapshot.buffers, self.shared)
         load_extra_state(self.model, snapshot.extra_state)
         snapshot.rng.restore(self.device)
         for name, value in asdict(snapshot.progress).items():

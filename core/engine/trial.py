@@ -20,7 +20,7 @@ from ..hooks.errors import DataError
 from ..hooks.repeatable import repeatable
 from ..hooks.user_frames import user_frame
 from .attributes import Attributes
-from .buffers import changed_layouts, copy_buffers, restore_buffers
+from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .data import Data, Dataset, Normalise, Plan
 from .evaluate import evaluating, precise_loss
 from .extra_state import copy_extra_state, load_extra_state
@@ -170,7 +170,7 @@ class _Before:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._attributes = Attributes(model)
-        self._buffers = copy_buffers(model)
+        self._buffers, self._shared = copy_buffers(model), shared_buffers(model)
         self._parameters = {name: p.detach().clone() for name, p in named_parameters(model).items()}
         self._extra_state = _extra_state(model)
 
@@ -216,7 +216,7 @@ class _Before:
                 if 0 not in parameter.stride():
                     parameter.copy_(self._parameters[name])
         # After them, since a buffer may be a view of a parameter.
-        restore_buffers(self._model, self._buffers)
+        restore_buffers(self._model, self._buffers, self._shared)
         load_extra_state(self._model, self._extra_state)
         self._attributes.restore()
 

@@ -207,6 +207,25 @@ class SharedMean(nn.Module):
         return outputs + self.reader.seen
 
 
+class Parting(SharedMean):
+    """Replaces it in one of the modules only, which from then on have one each."""
+
+    def forward(self, inputs):
+        outputs = self.body(inputs)
+        if self.training:
+            self.mean = 0.9 * self.mean + outputs.detach().mean(0)
+        return outputs + self.mean - self.reader.seen
+
+
+def test_a_shared_buffer_that_one_module_replaces_is_shared_again_after_a_trial_and_a_roll_back():
+    expected, model = straight(Parting), Parting()
+    assert model.reader.seen is model.mean
+    FAULTS.append(("optim", "backward", 2))
+    run(model, image_data(), hooks_of(adamw()), config(snapshot_every=4, epochs=2))
+    assert same_weights(model, expected)
+    assert model.reader.seen.eq(0).all()
+
+
 class Late(nn.Module):
     """Grows a buffer later than in its first passes."""
 
