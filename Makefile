@@ -26,7 +26,7 @@ run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
 # On two cores two of these at a time, the longest first. What measures the machine comes last, by itself.
-COMPUTES := tests/builtin tests/engine tests/hooks tests/testing
+COMPUTES := $(addprefix tests/,builtin compat engine hooks imports plugins tensors testing)
 ATTACKS := tests/hostile
 WAITS := tests/fuzz tests/isolation
 COMMANDS := tests/cli

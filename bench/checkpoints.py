@@ -45,11 +45,11 @@ from torch import nn
 from ringfence.engine import NullRecorder, TrainState, write_checkpoint
 from ringfence.engine.progress import Progress
 from ringfence.engine.weights import Weights
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import StepInfo
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 MIB = 1 << 20
 WIDTHS = {"1M": 500, "25M": 2500}

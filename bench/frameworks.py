@@ -25,9 +25,9 @@ from ringfence.engine import Data, Dataset, TrainConfig
 from ringfence.engine.data import epoch_order
 from ringfence.engine.train import train
 from ringfence.engine.weights import weights_sha256
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 from ringfence.report import RunRecorder
 
 _CLASSES = 10

@@ -28,9 +28,9 @@ from torch.nn.functional import cross_entropy
 from ringfence.engine import Data, Dataset, TrainConfig
 from ringfence.engine.train import train
 from ringfence.engine.weights import Weights
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 #: Millions of parameters, and the width of two hidden layers that makes them.
 _WIDTHS = {1: 680, 10: 2_770, 50: 6_680}

@@ -21,10 +21,10 @@ from torch import nn
 from ringfence import StepInfo
 from ringfence.engine import Data, Dataset, TrainConfig
 from ringfence.engine.train import train
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
-from ringfence.isolation.host import IsolatedPlugin
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.manager import Hooks
 from ringfence.report import RunRecorder
 
 HERE = str(Path(__file__).parent)

@@ -25,13 +25,13 @@ from unittest import mock
 from outside import children
 
 from ringfence.hooks.errors import PluginError, PluginTimeoutError
-from ringfence.isolation.channel import Channel
-from ringfence.isolation.crew import Crew
-from ringfence.isolation.host import IsolatedPlugin
+from ringfence.isolation.host.calls.channel import Channel
+from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
+from ringfence.isolation.host.processes.worker_group import Crew
 from ringfence.report import RunRecorder
 
 _TRAIN = importlib.import_module("ringfence.engine.train")
-_RECOVERY = importlib.import_module("ringfence.engine.recovery")
+_RECOVERY = importlib.import_module("ringfence.engine.recovery.recover")
 _STATE = importlib.import_module("ringfence.engine.state")
 _STEP = importlib.import_module("ringfence.engine.step")
 

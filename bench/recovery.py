@@ -25,8 +25,8 @@ from jobs import HIDDEN, Case, Outcome, augment, faulty, parameter_bytes, run, u
 from outside import Outside
 from phases import PARTS, Fault
 
-from ringfence.hooks.plugin import PluginSpec
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
 
 #: What a recovery may take, in seconds, the replay not counted.
 PROMISED_S = 0.2

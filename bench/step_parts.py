@@ -21,8 +21,8 @@ from frameworks import Task, Trained
 from harness import Table, difference, in_turn, pin_threads, say
 from rows.step import tiny
 
-from ringfence.engine.rng import TorchRng
-from ringfence.hooks import local
+from ringfence.plugins import local_plugin
+from ringfence.reproducibility.generator_states import TorchRng
 
 _STEPS, _ROUNDS = 400, 9
 _PLAIN, _ALL = "plain PyTorch", "ringfence"
@@ -51,10 +51,10 @@ def _parts() -> dict[str, Callable[[], Any]]:
     kept = TorchRng.capture(torch.device("cpu"))
     return {
         "without generators and threads of the plugin's own": lambda: mock.patch.object(
-            local, "Surroundings", _NoGradient
+            local_plugin, "Surroundings", _NoGradient
         ),
         "without the look at what the plugin returns": lambda: mock.patch.object(
-            local, "check_result", lambda _changes, result, _arguments: result
+            local_plugin, "check_result", lambda _changes, result, _arguments: result
         ),
         "without the generator's state for a further pass": lambda: mock.patch.object(
             TorchRng, "capture", return_value=kept

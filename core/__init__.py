@@ -25,7 +25,7 @@ from .hooks.errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .hooks.connections import connect
+    from .hooks.connect import connect
     from .hooks.types import (
         AnotherPass,
         Batch,
@@ -83,11 +83,11 @@ def __getattr__(name: str) -> object:
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .hooks.guard import guarded  # noqa: PLC0415 - the point of this function
+    from .imports.import_guard import guarded  # noqa: PLC0415 - the point of this function
 
     with guarded():
         if name == "connect":
-            from .hooks.connections import connect as value  # noqa: PLC0415
+            from .hooks.connect import connect as value  # noqa: PLC0415
         else:
             from .hooks import types  # noqa: PLC0415
 

@@ -7,6 +7,6 @@ if __name__ == "__main__":
         # The current folder holds anything; what a job names there is found beside the job.
         del sys.path[0]
 
-    from .start import main
+    from .cli.main import main
 
     main()

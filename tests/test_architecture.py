@@ -13,7 +13,7 @@ CORE = ROOT / "core"
 BUILTIN = ROOT / "plugins_builtin"
 
 #: The two modules that know both the engine and the sandbox.
-WIRES = {"ringfence.run", "ringfence.loader"}
+WIRES = {"ringfence.run.execute", "ringfence.run.load_plugins"}
 
 
 def modules(folder, package):
@@ -58,8 +58,19 @@ def test_there_are_modules_to_look_at():
 @pytest.mark.parametrize(
     ("source", "targets"),
     [
-        ("ringfence.engine", ["ringfence.isolation", "ringfence.loader", "ringfence.run", "ringfence.cli"]),
-        ("ringfence.isolation", ["ringfence.engine", "ringfence.loader", "ringfence.run", "ringfence.cli"]),
+        (
+            "ringfence.engine",
+            [
+                "ringfence.isolation",
+                "ringfence.run.load_plugins",
+                "ringfence.run.execute",
+                "ringfence.cli.app",
+            ],
+        ),
+        (
+            "ringfence.isolation",
+            ["ringfence.engine", "ringfence.run.load_plugins", "ringfence.run.execute", "ringfence.cli.app"],
+        ),
         ("ringfence.testing", ["ringfence.engine"]),
     ],
 )
@@ -184,12 +195,12 @@ def run(code):
     "module",
     [
         "ringfence",
-        "ringfence.cli",
-        "ringfence.catalog",
-        "ringfence.hooks.compat",
-        "ringfence.template",
+        "ringfence.cli.app",
+        "ringfence.discovery.catalog",
+        "ringfence.compat.version_range",
+        "ringfence.cli.project_template",
         "ringfence.testing.fixtures",
-        "ringfence.testing.runs",
+        "ringfence.testing.job_runs",
         "ringfence.testing.conformance",
     ],
 )
@@ -202,11 +213,11 @@ def test_what_must_answer_at_once_does_not_import_torch(module):
 @pytest.mark.parametrize(
     "module",
     [
-        "ringfence.cli",
-        "ringfence.run",
-        "ringfence.loader",
+        "ringfence.cli.app",
+        "ringfence.run.execute",
+        "ringfence.run.load_plugins",
         "ringfence.engine.train",
-        "ringfence.isolation.pool",
+        "ringfence.isolation.sandbox",
     ],
 )
 def test_importing_does_no_work(module):

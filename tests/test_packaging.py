@@ -135,7 +135,7 @@ def templates(files):
 
 def test_data_in_the_wheel_is_readable_as_data(environment, tmp_path):
     code = (
-        "from ringfence.hooks.snapshot import Index\n"
+        "from ringfence.hooks.series import Index\n"
         "from ringfence.version import __version__\n"
         "index = Index.read()\n"
         "print(index.series[-1].name in index.snapshots, __version__)\n"

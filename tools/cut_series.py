@@ -23,8 +23,8 @@ from typing import Any
 from packaging.version import Version
 
 import ringfence
-from ringfence.hooks.compat import window
-from ringfence.hooks.snapshot import Index, Series, Snapshot, removed_without_notice, series_of
+from ringfence.compat.version_range import window
+from ringfence.hooks.series import Index, Series, Snapshot, removed_without_notice, series_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +34,7 @@ INDEX = f"{SNAPSHOTS}/index.json"
 TEMPLATE = "plugin_template/cookiecutter.json"
 EXAMPLES = "examples/plugins"
 CHANGELOG = "CHANGELOG.md"
-CORES = "tests/cores.toml"
+CORES = "tests/run/cores.toml"
 UNRELEASED = "## Unreleased"
 
 _SERIES_PARTS = 2

@@ -20,7 +20,7 @@ from packaging.version import Version
 
 import ringfence
 from ringfence.hooks import specs
-from ringfence.hooks.snapshot import FOLDER, series_of
+from ringfence.hooks.series import FOLDER, series_of
 
 
 def snapshot() -> dict[str, Any]:

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ringfence.engine.data import Dataset, Plan, batches, epoch_order
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.manager import Hooks
 
 #: What is done to each image: transforms of albumentations, with their options.
 _PIPELINE: tuple[tuple[str, Mapping[str, Any]], ...] = (

@@ -24,9 +24,9 @@ import torch.multiprocessing
 from harness import Figure, Goal, Row, Table, in_turn, pin_threads, ratio
 from torch import Tensor
 
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import StepInfo, TensorMap
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
 
 _FOLDER = str(Path(__file__).resolve().parent.parent)
 #: Size in bytes to calls in a row, of which the median counts.

@@ -28,14 +28,14 @@ from ringfence.builtin.monitor import Monitor
 from ringfence.datasets import load_data
 from ringfence.engine import Data, TrainConfig
 from ringfence.engine.data import Normalise, Plan, epoch_order
-from ringfence.engine.rng import seed_run
 from ringfence.engine.train import train
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Batch, StepInfo, derive_seed
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
 from ringfence.models import build_model
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.manager import Hooks
 from ringfence.report import RunRecorder
+from ringfence.reproducibility.generator_states import seed_run
 
 #: The job of examples/mnist10k.yaml, but for its length and its schedule.
 _OPS: list[Any] = [{"affine": {"degrees": 10, "translate": 0.1, "scale": [0.9, 1.1], "p": 0.8}}]

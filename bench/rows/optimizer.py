@@ -12,10 +12,10 @@ import torch_optimizer
 from harness import Figure, Goal, Row, Table, in_turn, pin_threads, ratio
 from torch import nn
 
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import Plugin, PluginSpec
 from ringfence.hooks.types import StepInfo, TensorMap
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import Plugin, PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
 
 #: Millions of parameters to steps in a row, of which the median counts.
 _SIZES = {1: 20, 10: 5, 50: 2}

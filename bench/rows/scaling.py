@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 
 from ringfence.engine import Data, Dataset, TrainConfig
 from ringfence.engine.train import train
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import Plugin, PluginSpec
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import Plugin, PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 _HERE = str(Path(__file__).parents[1])
 _BATCH_SIZE, _FEATURES, _CLASSES = 32, 16, 10

@@ -17,10 +17,10 @@ from unittest import mock
 import installed
 from harness import Figure, Goal, Row, Table, in_turn
 
-from ringfence.hooks.plugin import MAX_FRACTION_TOGETHER, PluginSpec
-from ringfence.isolation.crew import Crew
-from ringfence.isolation.host import IsolatedPlugin
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
+from ringfence.isolation.host.processes.worker_group import Crew
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
 
 _EACH_S, _PRIVATE_MIB, _HELP_S, _LIST_S = 0.120, 12.0, 0.150, 0.300
 _MAX_FRACTION = 0.15

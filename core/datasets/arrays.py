@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
-from ..problems import suggest
+from ..job.problems import suggest
 from .classes import check_proportion, to_classes
-from .common import (
+from .convert import to_float32, to_tensor
+from .preparation import (
     IMAGE_DIMS,
     MAX_CHANNELS,
     Fraction,
@@ -31,7 +32,6 @@ from .common import (
     split_dataset,
     telling,
 )
-from .convert import to_float32, to_tensor
 
 Task = Literal["auto", "classification", "regression"]
 Layout = Literal["auto", "channels_first", "channels_last"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine.data import Dataset
 from ..hooks.errors import DataError
-from .finite import where_not_finite
+from .non_finite import where_not_finite
 
 #: Up to so many classes are taken as they come; more must be in proportion to the samples.
 MANY_CLASSES = 1000

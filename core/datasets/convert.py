@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine.data import check_plain
 from ..hooks.errors import DataError
-from .common import telling
+from .preparation import telling
 
 _INT64_MAX = 2**63 - 1
 _DOUBLE_BYTES = 8

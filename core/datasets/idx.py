@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
-from .common import Limit, Normalize, finish
+from .preparation import Limit, Normalize, finish
 
 #: Third byte of an IDX file to its numbers' type; all are big-endian.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

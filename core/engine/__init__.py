@@ -1,18 +1,18 @@
 """The training loop and what it is made of; imports the hooks and nothing else of ringfence."""
 
-from .checkpoint import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
+from ..plugins.observer import NullRecorder, Recorder, RunInfo
+from ..reproducibility.generator_states import TorchRng, seed_run
+from .checkpoints.checkpoint import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
+from .checkpoints.fingerprint import Course
+from .checkpoints.fingerprint_diff import Difference
 from .config import EarlyStopping, TrainConfig, resolve_device
-from .course import Course
 from .data import Data, Dataset, Normalise, Plan, batches, epoch_order
-from .differences import Difference
 from .evaluate import evaluate
 from .losses import L1, LOSSES, MSE, CrossEntropy, Huber, Loss, SmoothL1, apply_changes
 from .metrics import METRICS, Metric
 from .objective import Objective
 from .progress import Progress
-from .recorder import NullRecorder, Recorder, RunInfo
-from .rng import TorchRng, seed_run
-from .schedule import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Schedule, Step
+from .schedules import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Schedule, Step
 from .state import Snapshot, TrainState
 from .train import Result, Status, train
 from .trial import Tried, try_out

@@ -8,7 +8,7 @@ import torch
 
 from ..hooks.errors import JobError
 from .losses import CrossEntropy, Loss
-from .schedule import Constant, Schedule
+from .schedules import Constant, Schedule
 
 
 @dataclass(frozen=True, slots=True)

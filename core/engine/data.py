@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError
-from ..hooks.spares import LARGE_BYTES, Spares
 from ..hooks.types import Batch, StepInfo, derive_seed
+from ..tensors.buffer_pool import LARGE_BYTES, Spares
 
 #: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
 #: all those of a large data set would take more memory than the order itself.

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..reproducibility.generator_states import kept
 from .buffers import copy_buffers, restore_buffers
 from .data import Dataset, Normalise
 from .objective import Objective
-from .rng import kept
 from .tensor_names import named_buffers, named_parameters
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ..hooks import plain
 from ..hooks.errors import DataError
-from ..hooks.tensor_file import TensorFile
+from ..tensors import pytree
+from ..tensors.tensor_file import TensorFile
 from .tensor_names import plain_name
 
 #: Of one module's tensors. Large ones belong into buffers, which a checkpoint keeps beside the parameters.
@@ -39,7 +39,7 @@ def copy_extra_state(model: nn.Module) -> dict[str, Any]:
                 f"{whose} and of the modules before it returned {nbytes >> 20} MiB together, more than "
                 f"{MAX_ALL_BYTES >> 20}; make what is large buffers"
             )
-        copies[name] = plain.decode(encoded)
+        copies[name] = pytree.decode(encoded)
     return copies
 
 
@@ -47,7 +47,7 @@ def load_extra_state(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """Give each module a copy of its own back; one that has none in ``saved`` keeps what it has."""
     for name, module in _givers(model).items():
         if name in saved:
-            module.set_extra_state(plain.decode(_encoded(saved[name], name)))
+            module.set_extra_state(pytree.decode(_encoded(saved[name], name)))
 
 
 def _givers(model: nn.Module) -> dict[str, nn.Module]:
@@ -56,8 +56,8 @@ def _givers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _encoded(state: Any, whose: str) -> TensorFile:
     try:
-        return plain.encode(state, copy=False, refuse=_excess)
-    except plain.PlainDataError as error:
+        return pytree.encode(state, copy=False, refuse=_excess)
+    except pytree.PlainDataError as error:
         raise DataError(f"{whose} returned what cannot be saved: {error}") from error
 
 

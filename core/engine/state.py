@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks import plain
 from ..hooks.errors import CheckpointError
-from ..hooks.manager import Hooks
-from ..hooks.plugin import machine_bytes
-from ..hooks.tensor_file import TensorFile
 from ..hooks.types import TensorMap
+from ..plugins.interface import machine_bytes
+from ..plugins.manager import Hooks
+from ..plugins.observer import Recorder
+from ..reproducibility.generator_states import RunRng
+from ..tensors import pytree
+from ..tensors.tensor_file import TensorFile
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
-from .checkpoint import Contents, Limits
-from .engine_state import EngineState
+from .checkpoints.checkpoint import Contents, Limits
+from .checkpoints.engine_state import EngineState
 from .extra_state import copy_extra_state, load_extra_state
 from .progress import Progress
-from .recorder import Recorder
-from .rng import RunRng
 from .tensor_names import named_buffers, plain_name, plain_names
 from .weights import Weights
 
@@ -222,7 +222,7 @@ def _renamed(state: TensorFile, names: Mapping[str, str]) -> TensorFile:
             return [rename(item) for item in value]
         return names.get(value, value) if isinstance(value, str) else value
 
-    return plain.encode(rename(plain.decode(state, copy=False)), copy=False)
+    return pytree.encode(rename(pytree.decode(state, copy=False)), copy=False)
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: object) -> None:

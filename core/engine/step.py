@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..hooks import specs
 from ..hooks.errors import PluginProtocolError
-from ..hooks.grace import GracePeriod
-from ..hooks.manager import Hooks
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
+from ..plugins.grace_period import GracePeriod
+from ..plugins.manager import Hooks
+from ..reproducibility.generator_states import TorchRng
 from .buffers import copy_buffers, restore_buffers
 from .data import Normalise
 from .losses import Loss, apply_changes
-from .rng import TorchRng
 from .weights import Weights
 
 MAX_FURTHER_PASSES = 100

@@ -13,24 +13,24 @@ from typing import Literal
 from torch import nn
 
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
-from ..hooks.grace import GracePeriod
-from ..hooks.manager import Hooks
-from ..hooks.repeatable import repeatable
 from ..hooks.specs import OPTIMIZER
 from ..hooks.types import Allocate
+from ..plugins.grace_period import GracePeriod
+from ..plugins.manager import Hooks
+from ..plugins.observer import NullRecorder, Recorder, RunInfo
+from ..reproducibility.deterministic import repeatable
+from ..reproducibility.generator_states import seed_run
+from .checkpoints.fingerprint import Comparison, Course
 from .config import TrainConfig, resolve_device
-from .course import Comparison, Course
 from .data import Data, Normalise, Plan, batches
 from .evaluate import evaluate
 from .forks import ending_forks
-from .keeping import keep, keep_last, refuse_used_folder
 from .objective import Objective
 from .progress import Progress
-from .recorder import NullRecorder, Recorder, RunInfo
-from .recovery import end_at_snapshot, end_by_fault, recover
-from .resuming import resume_run, with_advice
-from .rng import seed_run
-from .run import Run
+from .recovery.recover import end_at_snapshot, end_by_fault, recover
+from .recovery.resume import resume_run, with_advice
+from .recovery.snapshots import keep, keep_last, refuse_used_folder
+from .session import Run
 from .state import TrainState
 from .step import Prepared, Step, Stepper, take_step
 from .trial import Tried, try_out

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..hooks.errors import DataError
-from ..hooks.repeatable import repeatable
-from ..hooks.user_frames import user_frame
+from ..imports.user_frames import user_frame
+from ..reproducibility.deterministic import repeatable
+from ..reproducibility.generator_states import kept
 from .attributes import Attributes
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .data import Data, Dataset, Normalise, Plan
@@ -26,7 +27,6 @@ from .evaluate import evaluating, precise_loss
 from .extra_state import copy_extra_state, load_extra_state
 from .forks import ending_forks
 from .objective import Objective
-from .rng import kept
 from .tensor_names import named_buffers, named_parameters
 
 #: Names of parameters and attributes that one sentence lists.

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 
 from ..hooks.errors import PluginError, SandboxUnavailableError
-from ..hooks.plugin import PluginSpec, PluginUsage
-from .budget import MAX_FRACTION, budget_bytes, total_bytes
+from ..plugins.interface import PluginSpec, PluginUsage
 from .coverage import NOT_COVERED
-from .crew import Crew
-from .pool import Sandbox
-from .report import grade, is_held, way_out
-from .status import CONSEQUENCES, REQUIRED, LayerStatus
+from .host.limits.memory_budget import MAX_FRACTION, budget_bytes, total_bytes
+from .host.processes.layer_report import grade, is_held, way_out
+from .host.processes.worker_group import Crew
+from .policy.layer_status import CONSEQUENCES, REQUIRED, LayerStatus
+from .sandbox import Sandbox
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ..hooks.errors import JobError
-from ..problems import Path, Problem, suggest
-from .yaml_file import Document, parse_value
+from .problems import Path, Problem, suggest
+from .yaml_document import Document, parse_value
 
 _OPEN = {"[": "]", "{": "}", "(": ")"}
 #: Keys whose value may be a bare name that stands for ``{name: it}``.

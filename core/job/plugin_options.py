@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ..hooks.source import Parameter
-from ..problems import Path, Problem, describe, explain, nearest, suggest
-from .option_types import option_type
+from ..compat.source.plugin_source import Parameter
+from .annotation_types import option_type
+from .problems import Path, Problem, describe, explain, nearest, suggest
 
 #: What plugins call the option that holds arguments of the class or function that they wrap.
 _HANDED_ON = "options"

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from .shape import Shape
+from .data_shape import Shape
 
 _SMALLEST = 8
 _SMALL_IMAGE = 64

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..hooks.errors import DataError
-from .shape import Shape
+from .data_shape import Shape
 
 _HIDDEN_FACTOR = 4
 #: Attention is quadratic in the number of patches.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .read import Layer, Series
+from .run_data import Layer, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict, TypeVar, cast, get_type_hints
 
 import msgspec
 
-from ..hooks.check import MAX_BINS
+from ..plugins.result_checks import MAX_BINS
 
 #: More is no count, and readers of JSON differ about it.
 LARGEST_COUNT = 2**53

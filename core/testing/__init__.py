@@ -14,28 +14,28 @@ job. Fixtures for pytest are in ``fixtures.py``, which pytest finds by itself.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..autoload import forbid_autoload
-from ..hooks.guard import guarded
+from ..imports.entry_point_autoload import forbid_autoload
+from ..imports.import_guard import guarded
 
 if TYPE_CHECKING:
     from . import samples
     from .conformance import Conformance
     from .fixtures import RunJob, StartPlugin
-    from .host import Called, PluginHost, StartedPlugin
-    from .runs import JobRun, SmallJob, run_job, run_jobs
+    from .job_runs import JobRun, SmallJob, run_job, run_jobs
+    from .plugin_host import Called, PluginHost, StartedPlugin
 
 #: Name to the module that has it; ``samples`` is one itself.
 _HOMES = {
-    "Called": "host",
+    "Called": "plugin_host",
     "Conformance": "conformance",
-    "JobRun": "runs",
-    "PluginHost": "host",
+    "JobRun": "job_runs",
+    "PluginHost": "plugin_host",
     "RunJob": "fixtures",
-    "SmallJob": "runs",
+    "SmallJob": "job_runs",
     "StartPlugin": "fixtures",
-    "StartedPlugin": "host",
-    "run_job": "runs",
-    "run_jobs": "runs",
+    "StartedPlugin": "plugin_host",
+    "run_job": "job_runs",
+    "run_jobs": "job_runs",
     "samples": "samples",
 }
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from packaging.version import Version
 
-from ..hooks.compat import window
+from ..compat.version_range import window
 from ..hooks.permissions import VERBS
-from ..hooks.snapshot import Index
-from ..isolation.budget import total_bytes
+from ..hooks.series import Index
+from ..isolation.host.limits.memory_budget import total_bytes
 from ..job import MAX_MEMORY_FRACTION
 from ..version import __version__
-from .runs import JobRun, SmallJob, run_jobs
+from .job_runs import JobRun, SmallJob, run_jobs
 
 if TYPE_CHECKING:
     import torch
 
     from .fixtures import StartPlugin
-    from .host import StartedPlugin
+    from .plugin_host import StartedPlugin
 
 #: Workers that share the work of an augment plugin where their number is to make no difference.
 WORKERS = 3
@@ -105,7 +105,7 @@ class Conformance:
 
     def test_its_results_fit(self, ringfence_plugin: StartPlugin, dtype: str, batch_size: int) -> None:
         """Names, shapes and dtypes are those that the hook asks for, and every number is finite."""
-        from .course import drive  # noqa: PLC0415 - imports torch
+        from .drive import drive  # noqa: PLC0415 - imports torch
 
         plugin = self._start(ringfence_plugin)
 
@@ -113,7 +113,7 @@ class Conformance:
 
     def test_the_same_steps_give_the_same_bits(self, ringfence_plugin: StartPlugin) -> None:
         """What it draws comes from ``step.generator()`` or ``step.sample_seeds()``, not from elsewhere."""
-        from .course import drive  # noqa: PLC0415 - imports torch
+        from .drive import drive  # noqa: PLC0415 - imports torch
 
         first, second = (drive(self._start(ringfence_plugin), range(_STEPS)) for _ in range(2))
 
@@ -122,7 +122,7 @@ class Conformance:
     def test_the_number_of_workers_changes_nothing(self, ringfence_plugin: StartPlugin) -> None:
         """What a worker does to a batch depends on the batch and its step, not on what it did before."""
         from . import samples  # noqa: PLC0415 - imports torch
-        from .course import digest  # noqa: PLC0415 - imports torch
+        from .drive import digest  # noqa: PLC0415 - imports torch
 
         one = self._start(ringfence_plugin, workers=1)
         if not one.item.spec.role_info.runs_ahead or "backward" in one.accepts:
@@ -138,7 +138,7 @@ class Conformance:
 
     def test_its_state_is_whole(self, ringfence_plugin: StartPlugin) -> None:
         """Given its state, it goes on as if it had never stopped; without any, it has nothing to keep."""
-        from .course import drive  # noqa: PLC0415 - imports torch
+        from .drive import drive  # noqa: PLC0415 - imports torch
 
         straight, resumed = self._start(ringfence_plugin), self._start(ringfence_plugin)
         drive(straight, range(_SPLIT))
@@ -230,9 +230,9 @@ def _faults(run: JobRun, error: str) -> list[Mapping[str, Any]]:
 
 
 def _bytes(state: object) -> bytes:
-    from ..hooks import plain  # noqa: PLC0415 - imports torch
+    from ..tensors import pytree  # noqa: PLC0415 - imports torch
 
-    return plain.encode(state).to_bytes()
+    return pytree.encode(state).to_bytes()
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -10,8 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from .conformance import Runs
-    from .host import PluginHost, StartedPlugin
-    from .runs import JobRun
+    from .job_runs import JobRun
+    from .plugin_host import PluginHost, StartedPlugin
 
 pytest.register_assert_rewrite("ringfence.testing.conformance")
 
@@ -75,7 +75,7 @@ def ringfence_plugin(ringfence_host: PluginHost) -> Iterator[StartPlugin]:
 @pytest.fixture
 def ringfence_job(tmp_path: Path) -> RunJob:
     """Train a small model with a plugin, in the test's own folder."""
-    from .runs import TIMEOUT_S, run_job  # noqa: PLC0415 - nothing before it is used
+    from .job_runs import TIMEOUT_S, run_job  # noqa: PLC0415 - nothing before it is used
 
     def run(
         plugin: str,

@@ -30,13 +30,13 @@ from ringfence.engine import Data, Dataset, TrainConfig
 from ringfence.engine.data import epoch_order
 from ringfence.engine.train import train
 from ringfence.engine.weights import weights_sha256
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
-from ringfence.isolation.attempts import Answerer
-from ringfence.isolation.host import IsolatedPlugin
-from ringfence.isolation.pool import Sandbox
-from ringfence.isolation.process import Process
+from ringfence.isolation.host.grants.denials import Answerer
+from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
+from ringfence.isolation.host.limits.worker_process import Process
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 STEP = "a step of the engine, less one of a plain loop"
 CALL = "a call of a sandboxed plugin, on the host's side"

@@ -19,8 +19,8 @@ from ringfence import Batch, StepInfo, passthrough
 from ringfence.builtin.augment import Augment, names
 from ringfence.builtin.augment.draw import Draw
 from ringfence.builtin.augment.plugin import OPS
-from ringfence.hooks.check import check_batch
 from ringfence.hooks.specs import ROLES
+from ringfence.plugins.result_checks import check_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from ringfence.builtin.augment import Augment, external
 from ringfence.builtin.augment.draw import Draw
 from ringfence.builtin.augment.external import Transform, transform_names
 from ringfence.builtin.augment.images import Converter, Spares
-from ringfence.hooks.check import check_batch
+from ringfence.plugins.result_checks import check_batch
 
 #: Work on grey and colour with these options and give no warning.
 PLAIN = """

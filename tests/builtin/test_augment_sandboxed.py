@@ -7,9 +7,9 @@ import torch
 
 from ringfence import Batch, PluginLoadError, StepInfo
 from ringfence.builtin.augment import names
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import PluginSpec
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
 
 EXTERNAL = [
     {"Affine": {"rotate": [-10, 10], "p": 0.5}},

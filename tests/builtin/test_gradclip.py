@@ -10,9 +10,9 @@ from torch import nn
 
 from ringfence import StepInfo, TensorMap
 from ringfence.builtin.gradclip import GradClip
-from ringfence.hooks import plain
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.tensors import pytree
 
 DOCS = Path(__file__).parents[2] / "docs" / "gradclip.md"
 SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "head.weight": (5, 7), "scale": ()}
@@ -174,7 +174,7 @@ def test_the_share_of_clipped_calls_goes_on_after_a_restart():
     for scale in (10.0, 1e-3, 10.0):
         plugin.backward(tensors(1, scale), tensors(2), StepInfo(0))
     fresh = GradClip(max_norm=1.0)
-    fresh.load_state_dict(plain.loads(plain.dumps(plugin.state_dict())))
+    fresh.load_state_dict(pytree.loads(pytree.dumps(plugin.state_dict())))
     info = StepInfo(0)
     fresh.backward(tensors(1, 1e-3), tensors(2), info)
     assert info.scalars["clipped_fraction"] == 0.5

@@ -8,7 +8,7 @@ import torch
 from ringfence import AnotherPass, JobError, StepInfo, TensorMap
 from ringfence.builtin.optim import Optim
 from ringfence.builtin.optim.closure import MAX_PASSES
-from ringfence.hooks import plain
+from ringfence.tensors import pytree
 
 NAMES = {"body.weight": (3, 2), "body.bias": (3,), "head.weight": (2, 3), "head.bias": (2,)}
 
@@ -285,20 +285,20 @@ def test_lists_of_a_job_become_the_tuples_of_a_class():
 def test_state_goes_through_bytes_without_loss(algorithm, dtype):
     optim = Optim(algorithm=algorithm)
     half = steps(optim, tensors(1, dtype), range(3))
-    saved = plain.dumps(optim.state_dict())
+    saved = pytree.dumps(optim.state_dict())
     straight = steps(optim, half, range(3, 6))
     fresh = Optim(algorithm=algorithm)
-    fresh.load_state_dict(plain.loads(saved))
+    fresh.load_state_dict(pytree.loads(saved))
     assert equal(steps(fresh, half, range(3, 6)), straight)
 
 
 def test_one_state_can_be_loaded_twice():
     optim = Optim(algorithm="adamw")
     half = steps(optim, tensors(1), range(2))
-    saved = plain.dumps(optim.state_dict())
+    saved = pytree.dumps(optim.state_dict())
     straight = steps(optim, half, range(2, 4))
     for _ in range(2):
-        optim.load_state_dict(plain.loads(saved))
+        optim.load_state_dict(pytree.loads(saved))
         assert equal(steps(optim, half, range(2, 4)), straight)
 
 
@@ -307,14 +307,14 @@ def test_a_state_loaded_before_the_first_step_can_be_saved_again():
     steps(optim, tensors(1), range(2))
     fresh = Optim(algorithm="lamb")
     fresh.load_state_dict(optim.state_dict())
-    assert plain.dumps(fresh.state_dict()) == plain.dumps(optim.state_dict())
+    assert pytree.dumps(fresh.state_dict()) == pytree.dumps(optim.state_dict())
 
 
 def test_the_state_before_the_first_step_takes_an_optimizer_back_to_its_start():
     optim = Optim(algorithm="adamw")
     start = optim.state_dict()
     straight = steps(optim, tensors(1), range(3))
-    optim.load_state_dict(plain.loads(plain.dumps(start)))
+    optim.load_state_dict(pytree.loads(pytree.dumps(start)))
     assert equal(steps(optim, tensors(1), range(3)), straight)
 
 
@@ -406,7 +406,7 @@ def test_lookahead_state_holds_the_slow_weights():
     options = {"base": "sgd", "k": 3}
     optim = Optim(algorithm="lookahead", lr=0.1, options=options)
     half = steps(optim, tensors(1), range(2))
-    saved = plain.loads(plain.dumps(optim.state_dict()))
+    saved = pytree.loads(pytree.dumps(optim.state_dict()))
     straight = steps(optim, half, range(2, 7))
     fresh = Optim(algorithm="lookahead", lr=0.1, options=options)
     fresh.load_state_dict(saved)

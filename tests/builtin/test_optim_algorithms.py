@@ -23,8 +23,8 @@ from ringfence.builtin.optim.algorithms import (
     SHORT_NAMES,
     WRAPPERS,
 )
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
 
 DOCS = Path(__file__).parents[2] / "docs" / "optim.md"
 STEPS = 8

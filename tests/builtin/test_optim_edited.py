@@ -6,9 +6,9 @@ import torch
 from ringfence import PluginError
 from ringfence.builtin.optim import Optim
 from ringfence.builtin.optim.algorithms import WRAPPERS
-from ringfence.hooks import plain
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.tensors import pytree
 
 from .test_optim_algorithms import (
     ALGORITHMS,
@@ -44,12 +44,12 @@ def local(algorithm, **changes):
 def saved_by(optim, net):
     """Train half way; return the parameters and the state as a checkpoint would hold it."""
     half = train(optim, net, parameters_of(net), range(STEPS // 2))
-    return half, plain.decode(plain.encode(optim._instance.state_dict()))
+    return half, pytree.decode(pytree.encode(optim._instance.state_dict()))
 
 
 def load(optim, state):
     """Hand over a copy: what is loaded is the plugin's own."""
-    optim._instance.load_state_dict(plain.decode(plain.encode(state)))
+    optim._instance.load_state_dict(pytree.decode(pytree.encode(state)))
 
 
 def go_on(optim, net, half, state, change=None):
@@ -88,7 +88,7 @@ def test_an_edited_lr_holds_and_nothing_else_changes(algorithm):
     assert groups_of(edited) == groups_of(by_hand)
     # The state that it saves is its own: it resumes to the same, without a word.
     again = local(algorithm, lr=EDITED_LR)
-    middle = plain.decode(plain.encode(edited._instance.state_dict()))
+    middle = pytree.decode(pytree.encode(edited._instance.state_dict()))
     end = train(edited, net, expected, range(STEPS, STEPS + 2))
     load(again, middle)
     assert same(train(again, net, expected, range(STEPS, STEPS + 2)), end, 0.0)
@@ -139,7 +139,7 @@ def test_other_groups_take_the_moments_along_by_name(algorithm):
     regrouped = local(algorithm, weight_decay=WEIGHT_DECAY, groups=[pattern])
     assert same(go_on(regrouped, net, half, state), expected, 1e-6 if algorithm == "sam" else 0.0)
     # And back, from the groups that were made to those before.
-    middle = plain.decode(plain.encode(regrouped._instance.state_dict()))
+    middle = pytree.decode(pytree.encode(regrouped._instance.state_dict()))
     end = train(regrouped, net, expected, range(STEPS, STEPS + 2))
     back = local(algorithm, weight_decay=WEIGHT_DECAY)
     load(back, middle)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from ringfence import AnotherPass, StepInfo, TensorMap
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.job import check_job
-from ringfence.job.yaml_file import parse_yaml
-from ringfence.run import prepare, run
+from ringfence.job.yaml_document import parse_yaml
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.run.execute import prepare, run
 
 STEPS = 40
 JOB = """

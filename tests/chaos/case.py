@@ -229,8 +229,8 @@ def _signal(pid, number):
 
 def _remains(hosts):
     """Return folders and control groups of trainers that were started here."""
-    from ringfence.isolation.cgroup import own_groups
-    from ringfence.isolation.storage import scratch_parents
+    from ringfence.isolation.host.limits.cgroup import own_groups
+    from ringfence.isolation.host.limits.scratch_place import scratch_parents
 
     prefixes = tuple(f"ringfence-{host}-" for host in hosts)
     places = {*scratch_parents(), *own_groups().values()}

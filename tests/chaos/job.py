@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ringfence.isolation.budget import total_bytes
+from ringfence.isolation.host.limits.memory_budget import total_bytes
 
 STEPS = 48
 SNAPSHOT_EVERY = 7

@@ -17,10 +17,10 @@ from . import processes
 
 #: What the command imports on its way through a run.
 _IMPORTED = (
-    "ringfence.cli",
-    "ringfence.commands.train",
-    "ringfence.run",
-    "ringfence.report.html",
+    "ringfence.cli.app",
+    "ringfence.cli.train_job",
+    "ringfence.run.execute",
+    "ringfence.report.page",
     "jinja2",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",

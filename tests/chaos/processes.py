@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_ZYGOTE = b"ringfence.isolation.zygote"
+_ZYGOTE = b"ringfence.isolation.worker.zygote"
 #: A process that has ended, and that nobody has collected yet.
 _GONE = ("Z", "X", "")
 

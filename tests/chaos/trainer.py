@@ -46,7 +46,7 @@ def start(arguments, folder, log):
 
 def _command(arguments):
     """Run the command as a process of its own would, its end included."""
-    from ringfence.start import main
+    from ringfence.cli.main import main
 
     sys.argv = ["ringfence", *arguments]
     try:

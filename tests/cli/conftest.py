@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ringfence.cli import main
+from ringfence.cli.app import main
 
 SMALL_JOB = """\
 model: {name: mlp, hidden: [8]}
@@ -70,7 +70,7 @@ def refused(job, ringfence, monkeypatch):
     def no_sandbox():
         raise AssertionError("a sandbox was started")
 
-    monkeypatch.setattr("ringfence.run.Sandbox", no_sandbox)
+    monkeypatch.setattr("ringfence.run.execute.Sandbox", no_sandbox)
 
     def refuse(text, *flags):
         done = ringfence("train", job(textwrap.dedent(text)), *flags)

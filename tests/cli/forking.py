@@ -54,11 +54,11 @@ class Runs:
 
 def serve():
     """Fork a run for each line."""
-    from ringfence.autoload import forbid_autoload
+    from ringfence.imports.entry_point_autoload import forbid_autoload
 
     forbid_autoload()
-    import ringfence.commands.train
-    import ringfence.run  # noqa: F401
+    import ringfence.cli.train_job
+    import ringfence.run.execute  # noqa: F401
 
     for line in sys.stdin:
         arguments, folder, output = json.loads(line)
@@ -71,7 +71,7 @@ def serve():
 
 def run(arguments, folder, output):
     """Be the command line."""
-    from ringfence.start import main
+    from ringfence.cli.main import main
 
     status = 1
     try:

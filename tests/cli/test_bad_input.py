@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.problems import nearest
+from ringfence.job.problems import nearest
 
 HEAD = "model: {name: mlp, hidden: [8]}\ndata: {name: mnist10k, limit: 64}\nsteps: 2\n"
 #: Models that do not fit.

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ringfence.commands.stopping import StopFlag
+from ringfence.cli.signals import StopFlag
 
 LIMIT_S = 60
 JOB = """\
@@ -97,7 +97,7 @@ def test_a_signal_to_a_child_is_none_to_its_parent(number):
 MET = """\
 import os, signal
 os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
-from ringfence.commands.stopping import StopFlag
+from ringfence.cli.signals import StopFlag
 with StopFlag() as flag:
     flag.starting()
     child = os.fork()

@@ -23,14 +23,14 @@ def run(*arguments, **environment):
 )
 def test_words_are_completed(typed, completed):
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    code = "from ringfence.start import main; main()"
+    code = "from ringfence.cli.main import main; main()"
     assert run("-c", code, _RINGFENCE_COMPLETE="complete_bash", **words).split() == [completed]
 
 
 def test_help_imports_nothing_that_takes_time():
     code = (
         "import sys, contextlib\n"
-        "from ringfence.start import main\n"
+        "from ringfence.cli.main import main\n"
         "sys.argv = ['ringfence', '--help']\n"
         "with contextlib.suppress(SystemExit): main()\n"
         "print({'pydantic', 'rich', 'torch', 'numpy'} & set(sys.modules))\n"

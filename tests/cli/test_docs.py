@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import typer
 
-from ringfence.build import check_names
 from ringfence.builtin.optim.plugin import Optim
-from ringfence.catalog import catalog
-from ringfence.cli import app
+from ringfence.cli.app import app
 from ringfence.datasets import DATASETS
+from ringfence.discovery.catalog import catalog
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
-from ringfence.engine.schedule import SCHEDULES
+from ringfence.engine.schedules import SCHEDULES
 from ringfence.job import Job, check_job, read_job
-from ringfence.job.schema import SETTINGS
-from ringfence.job.yaml_file import parse_yaml
-from ringfence.loader import plan
+from ringfence.job.job_file import SETTINGS
+from ringfence.job.yaml_document import parse_yaml
 from ringfence.models import MODELS
+from ringfence.run.ingredients import check_names
+from ringfence.run.load_plugins import plan
 
 DOCS = Path(__file__).parents[2] / "docs"
 JOB = (DOCS / "job.md").read_text()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ringfence.commands.progress import Status
-from ringfence.commands.terminal import TerminalView, render
+from ringfence.cli.run_display import Status
+from ringfence.cli.terminal_display import TerminalView, render
+from ringfence.compat.source.plugin_source import read_plugin
 from ringfence.hooks.permissions import GrantedPath, Permissions, Target
-from ringfence.hooks.plugin import PluginSpec, PluginUsage
-from ringfence.hooks.source import read_plugin
 from ringfence.job import check_job
-from ringfence.job.yaml_file import parse_yaml
+from ringfence.job.yaml_document import parse_yaml
+from ringfence.plugins.interface import PluginSpec, PluginUsage
 from ringfence.report import write_report
 
 HEAD = """\

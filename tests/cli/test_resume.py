@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from ringfence.commands.progress import Progress, QuietView
+from ringfence.cli.run_display import Progress, QuietView
 from ringfence.job import read_job
-from ringfence.lock import hold
-from ringfence.run import prepare, run
+from ringfence.run.execute import prepare, run
+from ringfence.tracking.folder_lock import hold
 
 from .conftest import TRUSTED_JOB
 
@@ -390,7 +390,7 @@ def test_a_disk_that_may_only_be_read_is_told(out, tmp_path):
         pytest.skip("no mount namespaces here")
     code = (
         "import sys; from pathlib import Path\n"
-        "from ringfence.folder import check_old, claim\n"
+        "from ringfence.tracking.run_folder import check_old, claim\n"
         "from ringfence.hooks.errors import JobError\n"
         "check_old(Path(sys.argv[1]))\n"
         "try: claim(Path(sys.argv[1]), '--resume')\n"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.commands.progress import Progress
-from ringfence.engine.checkpoint import list_checkpoints
+from ringfence.cli.run_display import Progress
+from ringfence.engine.checkpoints.checkpoint import list_checkpoints
 from ringfence.engine.step import Stepper
-from ringfence.hooks.manager import Hooks
-from ringfence.record import RunRecord
+from ringfence.plugins.manager import Hooks
 from ringfence.report import RunRecorder
+from ringfence.tracking.run_record import RunRecord
 
 from .conftest import SMALL_JOB, TRUSTED_JOB, start
-from .test_stopping import wait_for
+from .test_signals import wait_for
 
 #: In the order of a run: files are there, the record says that it runs, the user is shown it, the snapshot
 #: of the start is taken, and is on disk, the first step begins.

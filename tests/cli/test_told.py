@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli import errors_told
+from ringfence.cli.app import errors_told
 from ringfence.hooks.errors import PluginRaisedError, RunAbortedError
-from ringfence.hooks.plugin_frames import own_frames
+from ringfence.plugins.plugin_frames import own_frames
 
 from .conftest import SMALL_JOB, TRUSTED_JOB
 

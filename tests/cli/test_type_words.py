@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from ringfence.commands.type_words import default_words, type_words
-from ringfence.hooks.source import Parameter
+from ringfence.cli.type_words import default_words, type_words
+from ringfence.compat.source.plugin_source import Parameter
 
 
 def option(annotation="", default=None):

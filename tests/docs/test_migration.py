@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ringfence.job.yaml_file import parse_yaml
+from ringfence.job.yaml_document import parse_yaml
 from ringfence.testing import Conformance, samples
 
 from .page import blocks

@@ -10,11 +10,11 @@ import pytest
 import typer
 from jsonschema import Draft202012Validator
 
-from ringfence.cli import app
+from ringfence.cli.app import app
 from ringfence.hooks import specs
 from ringfence.hooks.errors import JobError
 from ringfence.job import Job, PluginJob, check_job
-from ringfence.job.yaml_file import parse_yaml
+from ringfence.job.yaml_document import parse_yaml
 
 from .page import DOCS, blocks
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ringfence.engine import Data, Dataset, NullRecorder, TrainConfig, train
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import AnotherPass, LossScale, LossTerm, Report, derive_seed, passthrough
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 # data and models
 

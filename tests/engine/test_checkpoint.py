@@ -9,18 +9,11 @@ import safetensors.torch
 import torch
 from packaging.version import Version
 
-from ringfence.engine import (
-    Contents,
-    Course,
-    list_checkpoints,
-    manifest,
-    read_latest,
-    read_manifest,
-    write_checkpoint,
-)
-from ringfence.hooks import plain, tensor_file
+from ringfence.engine import Contents, Course, list_checkpoints, read_latest, read_manifest, write_checkpoint
+from ringfence.engine.checkpoints import manifest
 from ringfence.hooks.errors import CheckpointError
-from ringfence.hooks.tensor_file import TensorFile, TensorFileError
+from ringfence.tensors import pytree, tensor_file
+from ringfence.tensors.tensor_file import TensorFile, TensorFileError
 from ringfence.version import __version__
 
 
@@ -28,8 +21,8 @@ def contents(step=1, metric=None, *, higher=True, size=4):
     return Contents(
         step=step,
         tensors={"weight": torch.arange(float(size)), "tied.count": torch.tensor(step)},
-        engine=plain.encode({"step": step}),
-        plugins={"../odd name": plain.encode([1, torch.ones(2)]), "b": plain.encode({})},
+        engine=pytree.encode({"step": step}),
+        plugins={"../odd name": pytree.encode([1, torch.ones(2)]), "b": pytree.encode({})},
         metric=metric,
         higher_is_better=higher,
     )

@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ringfence.engine import NullRecorder, Progress, TrainState, checkpoint, manifest, write_checkpoint
-from ringfence.engine.checkpoint import MAX_DAMAGED, Limits, _read_files, read_newest
-from ringfence.engine.manifest import DamagedError, decode, encode
-from ringfence.engine.manifest import load as manifest_load
+from ringfence.engine import NullRecorder, Progress, TrainState, write_checkpoint
+from ringfence.engine.checkpoints import checkpoint, manifest
+from ringfence.engine.checkpoints.checkpoint import MAX_DAMAGED, Limits, _read_files, read_newest
+from ringfence.engine.checkpoints.manifest import DamagedError, decode, encode
+from ringfence.engine.checkpoints.manifest import load as manifest_load
 from ringfence.engine.weights import Weights
-from ringfence.hooks import plain
 from ringfence.hooks.errors import CheckpointError
-from ringfence.hooks.manager import Hooks
+from ringfence.plugins.manager import Hooks
+from ringfence.tensors import pytree
 
 NEW, OLD = "step-00000002", "step-00000001"
 FILES = ("state.json", "model.safetensors", "engine.safetensors", "plugin-000.safetensors")
@@ -57,7 +58,7 @@ def written(tmp_path_factory):
 
 def with_plugin(contents, step):
     return type(contents)(
-        contents.step, contents.tensors, contents.engine, {"optim": plain.encode(plugin_state(step))}, 0.5
+        contents.step, contents.tensors, contents.engine, {"optim": pytree.encode(plugin_state(step))}, 0.5
     )
 
 
@@ -416,11 +417,11 @@ def test_a_manifest_that_says_a_thing_twice_is_refused(folder, written):
 
 
 def engine_of(written):
-    return plain.loads(written[1]["engine.safetensors"])
+    return pytree.loads(written[1]["engine.safetensors"])
 
 
 def put(folder, name, value):
-    (folder / NEW / name).write_bytes(plain.dumps(value))
+    (folder / NEW / name).write_bytes(pytree.dumps(value))
     sign(folder)
 
 
@@ -563,12 +564,12 @@ def test_numbers_that_are_not_finite_survive_exactly(tmp_path):
     tensors[2] |= 0x1234  # a NaN with something to tell
     state, plugin = new_state(), {"list": special, "tensor": tensors.view(torch.float32), math.inf: 1}
     contents = state.snapshot(Hooks(), NullRecorder()).contents(-math.inf, higher_is_better=True)
-    contents = type(contents)(0, contents.tensors, contents.engine, {"p": plain.encode(plugin)}, -math.inf)
+    contents = type(contents)(0, contents.tensors, contents.engine, {"p": pytree.encode(plugin)}, -math.inf)
     write_checkpoint(tmp_path, contents, {"option": math.inf}, keep=1)
     seen = []
     _, read = read_newest(tmp_path, lambda _, told: seen.append(told), lambda c, _: c, note=pytest.fail)
     assert (read.metric, seen[0]["fingerprint"]) == (-math.inf, {"option": math.inf})
-    loaded = plain.decode(read.plugins["p"])
+    loaded = pytree.decode(read.plugins["p"])
     assert list(map(repr, loaded["list"])) == list(map(repr, special))
     assert torch.equal(loaded["tensor"].view(torch.int32), tensors)
     assert loaded[math.inf] == 1

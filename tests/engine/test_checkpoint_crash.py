@@ -8,7 +8,7 @@ import torch
 from crashing import Disk, killed_at, watched
 
 from ringfence.engine import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
-from ringfence.hooks import plain
+from ringfence.tensors import pytree
 
 KEEP = 2
 
@@ -17,8 +17,8 @@ def contents(step, metric=None, *, value=None, size=4):
     return Contents(
         step=step,
         tensors={"weight": torch.full((size,), float(step if value is None else value))},
-        engine=plain.encode({"step": step}),
-        plugins={"optim": plain.encode({"step": torch.tensor(step)})},
+        engine=pytree.encode({"step": step}),
+        plugins={"optim": pytree.encode({"step": torch.tensor(step)})},
         metric=metric,
     )
 

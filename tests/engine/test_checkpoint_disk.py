@@ -12,8 +12,8 @@ import torch
 from engine_helpers import TapeRecorder, config, hooks_of, image_data, mlp, run, sgd
 
 from ringfence.engine import Contents, read_latest, write_checkpoint
-from ringfence.hooks import plain
 from ringfence.hooks.errors import CheckpointError
+from ringfence.tensors import pytree
 
 NOBODY = 65534
 PAGE = 4096
@@ -24,8 +24,8 @@ def contents(step, size=10_000):
     return Contents(
         step=step,
         tensors={"weight": torch.full((size,), float(step))},
-        engine=plain.encode({"step": step}),
-        plugins={"optim": plain.encode({"moment": torch.full((2000,), float(step))})},
+        engine=pytree.encode({"step": step}),
+        plugins={"optim": pytree.encode({"moment": torch.full((2000,), float(step))})},
     )
 
 

@@ -23,7 +23,6 @@ from engine_helpers import (
 )
 
 from ringfence.engine import read_latest, weights_sha256
-from ringfence.hooks import failures
 from ringfence.hooks.errors import (
     CheckpointError,
     PluginCrashedError,
@@ -31,6 +30,7 @@ from ringfence.hooks.errors import (
     RunAbortedError,
     SandboxUnavailableError,
 )
+from ringfence.plugins import failure_policy
 
 SNAPSHOT_EVERY = 4
 STEPS = 21
@@ -39,7 +39,7 @@ STEPS = 21
 @pytest.fixture(autouse=True)
 def _no_faults_left(monkeypatch):
     """Start without faults to come, and without pauses; the one test of those has them put back."""
-    monkeypatch.setattr(failures, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(failure_policy, "BACK_OFF_S", (0.0, 0.0, 0.0))
     FAULTS.clear()
     yield
     assert FAULTS == []
@@ -256,7 +256,7 @@ def test_a_fault_as_the_run_is_interrupted(tmp_path, reference, at):
 
 
 def test_a_pause_before_a_restart_ends_when_the_user_wants_the_run_to_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr(failures, "BACK_OFF_S", (60.0, 60.0, 60.0))
+    monkeypatch.setattr(failure_policy, "BACK_OFF_S", (60.0, 60.0, 60.0))
     course, began = Course(), []
 
     def stop():

@@ -20,7 +20,6 @@ from engine_helpers import (
 )
 from torch import nn
 
-from ringfence.hooks import failures
 from ringfence.hooks.errors import (
     JobError,
     PluginCrashedError,
@@ -29,12 +28,13 @@ from ringfence.hooks.errors import (
     PluginRaisedError,
     RunAbortedError,
 )
-from ringfence.hooks.local import LocalPlugin
+from ringfence.plugins import failure_policy
+from ringfence.plugins.local_plugin import LocalPlugin
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(failures, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(failure_policy, "BACK_OFF_S", (0.0, 0.0, 0.0))
 
 
 def of(instance):

@@ -22,7 +22,7 @@ from torch import nn
 
 from ringfence.engine import Normalise, Plan, Tried, batches
 from ringfence.engine.buffers import copy_buffers, restore_buffers
-from ringfence.engine.checkpoint import list_checkpoints
+from ringfence.engine.checkpoints.checkpoint import list_checkpoints
 from ringfence.engine.extra_state import MAX_BYTES, copy_extra_state
 from ringfence.hooks.errors import CheckpointError, DataError, RunAbortedError
 

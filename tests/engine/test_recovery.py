@@ -29,8 +29,7 @@ from engine_helpers import (
 )
 
 from ringfence.engine import Course, read_latest, weights_sha256
-from ringfence.engine.checkpoint import list_checkpoints
-from ringfence.hooks import failures
+from ringfence.engine.checkpoints.checkpoint import list_checkpoints
 from ringfence.hooks.errors import (
     DataError,
     PluginError,
@@ -39,7 +38,8 @@ from ringfence.hooks.errors import (
     RunAbortedError,
     SandboxUnavailableError,
 )
-from ringfence.hooks.local import LocalPlugin
+from ringfence.plugins import failure_policy as failures
+from ringfence.plugins.local_plugin import LocalPlugin
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +217,7 @@ class Secretive:
 
 
 def test_state_that_cannot_be_saved_is_refused_before_the_first_step():
-    from ringfence.hooks.local import LocalPlugin
+    from ringfence.plugins.local_plugin import LocalPlugin
 
     spec = plugin(Momentum, "secretive").spec
     with pytest.raises(

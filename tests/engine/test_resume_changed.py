@@ -16,8 +16,8 @@ from engine_helpers import (
 
 from ringfence.engine import Course, CrossEntropy, EarlyStopping, read_manifest
 from ringfence.hooks.errors import CheckpointError, JobError, RunAbortedError
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from ringfence.engine import Contents, list_checkpoints, read_latest, write_checkpoint
-from ringfence.hooks import plain
+from ringfence.tensors import pytree
 
 
 def write(folder, step, metric=None, *, keep=2, higher=True, told=None):
-    contents = Contents(step, {"w": torch.full((3,), float(step))}, plain.encode(step), {}, metric, higher)
+    contents = Contents(step, {"w": torch.full((3,), float(step))}, pytree.encode(step), {}, metric, higher)
     note = pytest.fail if told is None else told.append
     return write_checkpoint(folder, contents, {}, keep=keep, note=note)
 

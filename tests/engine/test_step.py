@@ -35,8 +35,8 @@ from torch.nn import functional
 from ringfence.engine import TorchRng
 from ringfence.engine.buffers import copy_buffers
 from ringfence.hooks.errors import RunAbortedError
-from ringfence.hooks.manager import Hooks
 from ringfence.hooks.types import derive_seed
+from ringfence.plugins.manager import Hooks
 
 
 def record_calls(**changes):

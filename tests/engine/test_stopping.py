@@ -17,9 +17,9 @@ from engine_helpers import (
 )
 
 from ringfence.engine import EarlyStopping
-from ringfence.engine.checkpoint import list_checkpoints, read_manifest
+from ringfence.engine.checkpoints.checkpoint import list_checkpoints, read_manifest
 from ringfence.hooks.errors import CutOffError
-from ringfence.hooks.grace import GracePeriod
+from ringfence.plugins.grace_period import GracePeriod
 
 
 class StopInEvaluation(StopAt):

@@ -7,9 +7,9 @@ from torch import nn
 
 from ringfence.builtin.optim import Optim
 from ringfence.engine import buffers, extra_state, read_latest, tensor_names, weights_sha256
-from ringfence.engine.course import Course
+from ringfence.engine.checkpoints.fingerprint import Course
 from ringfence.engine.tensor_names import named_buffers, named_parameters, tied_names
-from ringfence.hooks import plain
+from ringfence.tensors import pytree
 
 
 def compiled(model):
@@ -108,7 +108,7 @@ def test_a_compiled_run_of_0_3_0_goes_on_with_its_weights_and_its_optimizers_sta
         stop=stop.stop,
     )
     _, contents = read_latest(tmp_path, Course().compare, note=pytest.fail)
-    written = str(plain.decode(contents.plugins["optim"])["names"])
+    written = str(pytree.decode(contents.plugins["optim"])["names"])
     assert "_orig_mod." in written, "what this is about"
     assert [name for name in contents.tensors if "_orig_mod" in name]
     names_as_in_0_3_0.undo()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.cli.project_template import Answers, Template
 from ringfence.job import read_job
-from ringfence.template import Answers, Template
 
 from ..conftest import call
 

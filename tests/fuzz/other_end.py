@@ -17,18 +17,18 @@ import msgspec
 import torch
 
 from ringfence.hooks.errors import PluginError
-from ringfence.hooks.grace import GracePeriod
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Batch, StepInfo, TensorMap
-from ringfence.isolation.channel import Channel
-from ringfence.isolation.host import IsolatedPlugin
-from ringfence.isolation.memory import Arena
-from ringfence.isolation.probes import LAYER_PROBES
-from ringfence.isolation.process import Process
-from ringfence.isolation.protocol import Done, Locked, Ready, Size, encoder
-from ringfence.isolation.scratch import remove_tree
-from ringfence.isolation.status import LAYERS, LayerStatus
-from ringfence.isolation.watchdog import Watchdog
+from ringfence.isolation.host.calls.channel import Channel
+from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
+from ringfence.isolation.host.limits.scratch_folder import remove_tree
+from ringfence.isolation.host.limits.watchdog import Watchdog
+from ringfence.isolation.host.limits.worker_process import Process
+from ringfence.isolation.policy.layer_status import LAYERS, LayerStatus
+from ringfence.isolation.transport.messages import Done, Locked, Ready, Size, encoder
+from ringfence.isolation.transport.shared_memory import Arena
+from ringfence.isolation.worker.probes.run_probes import LAYER_PROBES
+from ringfence.plugins.grace_period import GracePeriod
+from ringfence.plugins.interface import PluginSpec
 
 #: Role and method to the arguments that a plugin under attack takes.
 HOOKS = {

@@ -8,10 +8,8 @@ import torch
 from other_end import HOOKS, LOCKED, Attacked, Ground, ready
 from verdict import assert_contained
 
-from ringfence.hooks import plain
 from ringfence.hooks.errors import PluginError, SandboxUnavailableError
-from ringfence.hooks.manager import Hooks
-from ringfence.isolation.protocol import (
+from ringfence.isolation.transport.messages import (
     Done,
     Fault,
     Large,
@@ -22,6 +20,8 @@ from ringfence.isolation.protocol import (
     WireReport,
     encoder,
 )
+from ringfence.plugins.manager import Hooks
+from ringfence.tensors import pytree
 
 _HOOKS = list(HOOKS)
 _REPORT = WireReport(
@@ -95,12 +95,12 @@ class State:
             {"b": {"c": torch.ones(2, dtype=torch.bool)}, "d": torch.zeros(0)},
             [[], {}, "", float("inf"), -(2**63)],
         )
-        return [plain.dumps(value) for value in values]
+        return [pytree.dumps(value) for value in values]
 
     def __call__(self, data):
         kind, result = self._plugin.honest_save(data)
         if kind == "accepted":
-            assert result is None or plain.loads(plain.encode(plain.decode(result)).to_bytes()) is not ...
+            assert result is None or pytree.loads(pytree.encode(pytree.decode(result)).to_bytes()) is not ...
         else:
             assert_contained(kind, result, self._plugin.arguments)
 

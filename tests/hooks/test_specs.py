@@ -7,9 +7,9 @@ import torch
 
 from ringfence.engine import Data, Dataset, TrainConfig, train
 from ringfence.hooks import specs
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 #: The lines of the timeline that are calls of hooks, as the module's documentation has them.
 DOCUMENTED = re.findall(r"^    (\w+\.(?:forward|backward)\(.*\))$", specs.__doc__ or "", re.MULTILINE)

@@ -30,7 +30,7 @@ _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime")
 _IN_BOX = 1000
-_TRIAL = "import torch, ringfence.isolation.pool, pytest"
+_TRIAL = "import torch, ringfence.isolation.sandbox, pytest"
 
 
 class CannotRunError(Exception):

@@ -22,13 +22,14 @@ import torch
 from rich.console import Console
 from seccompy import Action, ArgCmp, CmpOp, Filter, FilterFlag
 
-from ringfence.commands.diagnosis import print_diagnosis
+from ringfence.cli.doctor_page import print_diagnosis
 from ringfence.hooks.errors import RingfenceError, SandboxUnavailableError
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import StepInfo, TensorMap
-from ringfence.isolation import cgroup, kernel, storage
 from ringfence.isolation.doctor import diagnose
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.limits import cgroup, scratch_place
+from ringfence.isolation.policy import kernel
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
 
 PLUGINS = str(Path(__file__).parents[1] / "isolation" / "plugins")
 PR_SET_CHILD_SUBREAPER = 36
@@ -207,7 +208,7 @@ def temporary_folder(options):
 
     def make():
         own_mounts()
-        for folder in filter(Path.is_dir, storage.scratch_parents()):
+        for folder in filter(Path.is_dir, scratch_place.scratch_parents()):
             mount("tmpfs", str(folder), "tmpfs", 0, options)
 
     return make

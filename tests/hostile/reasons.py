@@ -7,7 +7,7 @@ import resource
 import subprocess
 from pathlib import Path
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _CAPABILITIES = {
     name: number

@@ -20,10 +20,10 @@ from torch import nn
 from ringfence.builtin.optim import Optim
 from ringfence.engine import Data, Dataset, TrainConfig, train
 from ringfence.hooks.errors import PluginError
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 from .attacks.hostile import Aim
 from .victims import CANARY, ENVIRONMENT, SECRET, Listeners, Victims, furnish, watching_signals

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from ringfence.isolation.scratch import look_into, remove_tree
+from ringfence.isolation.host.limits.scratch_folder import look_into, remove_tree
 
 from .aftermath import assert_unharmed
 from .attacks.traps import ODD_NAMES

@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-from ringfence.hooks import guard as guards
-from ringfence.hooks.guard import Guard, guarded
-from ringfence.hooks.owners import modules_in
+from ringfence.imports import import_guard as guards
+from ringfence.imports.import_guard import Guard, guarded
+from ringfence.imports.module_owners import modules_in
 
 from ..conftest import call
 
@@ -126,7 +126,7 @@ def test_none_runs_when_the_public_names_import_torch(environment, evidence, tmp
 @pytest.mark.control("code at start-up")
 @pytest.mark.parametrize(
     ("code", "names"),
-    [("import torch, torch._dynamo", {"opt_einsum", "gmpy2"}), ("import ringfence.cli", {"msvcrt"})],
+    [("import torch, torch._dynamo", {"opt_einsum", "gmpy2"}), ("import ringfence.cli.app", {"msvcrt"})],
 )
 def test_without_the_guard_they_run(environment, evidence, tmp_path, code, names):
     call(environment.python, "-c", code, cwd=tmp_path)

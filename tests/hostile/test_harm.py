@@ -2,8 +2,8 @@
 
 import pytest
 
-from ringfence.isolation.budget import budget_bytes, total_bytes
-from ringfence.isolation.cgroup import MAX_TASKS
+from ringfence.isolation.host.limits.cgroup import MAX_TASKS
+from ringfence.isolation.host.limits.memory_budget import budget_bytes, total_bytes
 
 from .aftermath import Meter, assert_told, assert_unharmed, peak_bytes, start_peak
 from .attacks import remains

@@ -17,10 +17,10 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from ringfence.hooks.errors import SandboxUnavailableError
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.isolation.doctor import diagnose
-from ringfence.isolation.pool import Sandbox
-from ringfence.isolation.status import CONSEQUENCES, LAYERS, REQUIRED, SKIPPABLE
+from ringfence.isolation.policy.layer_status import CONSEQUENCES, LAYERS, REQUIRED, SKIPPABLE
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.interface import PluginSpec
 
 PROGRAM = Path(__file__).parent / "layer_faults.py"
 TRUSTED = "isolation: trusted"

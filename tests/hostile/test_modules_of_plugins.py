@@ -74,11 +74,11 @@ UNGUARDED = """\
     #!{python}
     import re
     import sys
-    from ringfence.hooks import guard
-    guard.guard = lambda: None
-    from ringfence.isolation import forking
-    forking._BOOT = forking._BOOT.replace("\\nguard()\\n", "\\n")
-    from ringfence.start import main
+    from ringfence.imports import import_guard
+    import_guard.guard = lambda: None
+    from ringfence.isolation.host.processes import zygote_client
+    zygote_client._BOOT = zygote_client._BOOT.replace("\\nguard()\\n", "\\n")
+    from ringfence.cli.main import main
     sys.exit(main())
 """
 #: Writes down what is looked for, in order, and what nobody finds.
@@ -258,7 +258,7 @@ def test_of_all_that_either_process_imports_or_tries_none_runs(new_environment, 
     # torch looks for dill, and can do no longer without it once it is there.
     tops = sorted(name for name in missed if "." not in name and name != "dill")
     inside = sorted(name for name in missed if "." in name and not name.startswith("ringfence."))
-    later = asked[asked.index("ringfence.cli") :]
+    later = asked[asked.index("ringfence.cli.app") :]
     place = Place(
         environment,
         folder,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ringfence import PluginCrashedError, PluginProtocolError
-from ringfence.hooks.check import MAX_NAMES
-from ringfence.isolation.locks import locks_by_process
+from ringfence.isolation.host.limits.file_locks import locks_by_process
+from ringfence.plugins.result_checks import MAX_NAMES
 
 _MANY = 5000
 

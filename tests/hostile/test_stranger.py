@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from ringfence.isolation.cgroup import own_groups
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.limits.cgroup import own_groups
+from ringfence.isolation.sandbox import Sandbox
 
 from ..watching import is_running
 from .victims import children
@@ -67,7 +67,7 @@ STAYS = """
 #: All commands that deal with a plugin, in one process.
 COMMANDS = """
     import builtins, json, sys
-    from ringfence.cli import main
+    from ringfence.cli.app import main
 
     def call(*arguments, status=0):
         sys.argv = ["ringfence", *arguments]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ringfence import PluginProtocolError, StepInfo, TensorMap
-from ringfence.isolation import probes
+from ringfence.isolation.worker.probes import run_probes
 
 from .aftermath import assert_unharmed
 
@@ -27,7 +27,7 @@ def test_a_plugin_that_patches_what_judges_it_changes_no_verdict(stage, gradient
     step = StepInfo(1)
     witness.call("backward", {"gradients": gradients}, step)
 
-    assert step.scalars == {"as_written": 1.0, "tried": float(len(probes.PROBES))}
+    assert step.scalars == {"as_written": 1.0, "tried": float(len(run_probes.PROBES))}
     for plugin in (liar, witness):
         assert names(plugin.layers) == names(verdict)
         assert all(layer.verified_by for layer in plugin.layers if layer.status == "active")
@@ -59,6 +59,6 @@ def test_a_plugin_that_says_of_itself_that_it_is_ready_is_met_at_its_first_call(
 
 @pytest.mark.control(51)
 def test_probes_that_run_after_they_were_patched_say_that_all_is_well(stage, monkeypatch):
-    monkeypatch.setattr(probes, "PROBES", dict.fromkeys(probes.PROBES, lambda _: True))
-    context = probes.ProbeContext(1, str(stage.victims.home), str(stage.folder), "HOME")
-    assert all(probes.run_probes(context).values())
+    monkeypatch.setattr(run_probes, "PROBES", dict.fromkeys(run_probes.PROBES, lambda _: True))
+    context = run_probes.ProbeContext(1, str(stage.victims.home), str(stage.folder), "HOME")
+    assert all(run_probes.run_probes(context).values())

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ringfence import SandboxUnavailableError, StepInfo, TensorMap
-from ringfence.isolation import forking
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.processes import zygote_client
+from ringfence.isolation.sandbox import Sandbox
 
 from ..watching import descriptors, open_files, settled_descriptors
 from .victims import children
@@ -46,7 +46,7 @@ def zygote(sandbox, spec, stage):
 @pytest.fixture
 def impatient(sandbox, zygote, spec, monkeypatch):
     """Wait for the zygote no longer than 0.3 s from now on."""
-    monkeypatch.setattr(forking, "REPLY_S", _REPLY_S)
+    monkeypatch.setattr(zygote_client, "REPLY_S", _REPLY_S)
     sandbox.start(spec()).close()
 
 

@@ -190,7 +190,7 @@ class Victims:
         )
 
     def _groups(self):
-        from ringfence.isolation.cgroup import own_groups, owner_prefix
+        from ringfence.isolation.host.limits.cgroup import own_groups, owner_prefix
 
         return sorted(
             str(path) for group in own_groups().values() for path in group.glob(f"{owner_prefix()}*")

@@ -22,14 +22,18 @@ from pathlib import Path
 import refused_calls
 import seccompy
 
-from ringfence.isolation import budget, kernel, layers, probes, probes_files, report
+from ringfence.isolation.host.limits import memory_budget
+from ringfence.isolation.host.processes import layer_report
+from ringfence.isolation.policy import kernel
+from ringfence.isolation.worker.layers import confine
+from ringfence.isolation.worker.probes import file_probes, run_probes
 
 CANARY_VARIABLE = "RINGFENCE_TEST_SECRET"
 MIB = 1 << 20
 
 
 def probe(context, _):
-    return {"probes": probes.run_probes(context)}
+    return {"probes": run_probes.run_probes(context)}
 
 
 def workload(context, _):
@@ -85,7 +89,7 @@ def leak(_, job):
     try:
         for _ in range(100_000):
             kept.append(take())
-            peak = budget.used_bytes(os.getpid())
+            peak = memory_budget.used_bytes(os.getpid())
             if peak > job.get("stop_at", peak):
                 break
     except (MemoryError, RuntimeError) as error:
@@ -215,7 +219,7 @@ def _error(attempt):
 
 
 def child(job, folder, victim_pid, out):
-    layer_job = layers.Confinement(
+    layer_job = confine.Confinement(
         readable=(sys.prefix, sys.base_prefix, *filter(None, sys.path), *job.get("readable", ())),
         scratch=job.get("scratch", str(folder / "scratch")),
         data_limit_bytes=job.get("data_limit", 1 << 30),
@@ -227,25 +231,25 @@ def child(job, folder, victim_pid, out):
         skip=tuple(job.get("skip", ())),
         max_threads=job.get("max_threads", 64),
     )
-    context = probes.ProbeContext(
+    context = run_probes.ProbeContext(
         victim_pid,
         str(folder / "canary"),
         layer_job.scratch,
         CANARY_VARIABLE,
         layer_job.keep_fds,
-        host_network=probes_files.network_inode(),
+        host_network=file_probes.network_inode(),
     )
     if job.get("second_thread"):
         threading.Thread(target=time.sleep, args=(10,), daemon=True).start()
     started = time.perf_counter()
     try:
-        statuses = layers.confine(layer_job, (lambda fd: None) if job.get("listen") else None)
-    except layers.LayerError as error:
+        statuses = confine.confine(layer_job, (lambda fd: None) if job.get("listen") else None)
+    except confine.LayerError as error:
         return {"layer_error": error.layer, "reason": error.reason}
     confined = time.perf_counter()
     result = BODIES[job["body"]](context, job)
     ended = time.perf_counter()
-    judged = report.combine(statuses, result.get("probes", {}))
+    judged = layer_report.combine(statuses, result.get("probes", {}))
     return {
         **result,
         "layers": {status.name: status.status for status in statuses},
@@ -270,7 +274,7 @@ def main():
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         job["socket"] = far.detach()
         near.send(b"hello")
-    layers.prepare()
+    confine.prepare()
     # There can be one listener: a supervisor's, as some containers have, leaves none for others.
     supervisor = seccompy.Filter(flags=seccompy.FilterFlag.NEW_LISTENER) if job.get("supervised") else None
     listener = supervisor and supervisor.load()

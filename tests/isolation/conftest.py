@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ringfence.hooks.plugin import PluginSpec
 from ringfence.hooks.types import Batch, StepInfo, TensorMap
-from ringfence.isolation import layers
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.isolation.worker.layers import confine
+from ringfence.plugins.interface import PluginSpec
 
 PLUGINS = str(Path(__file__).parent / "plugins")
 CONFINED = Path(__file__).parent / "confined_child.py"
@@ -124,7 +124,7 @@ def confined_nobody():
     os.chown(folder, NOBODY, NOBODY)
     packages = folder / "packages"
     packages.mkdir()
-    (packages / "ringfence").symlink_to(Path(layers.__file__).parents[1])
+    (packages / "ringfence").symlink_to(Path(confine.__file__).parents[1])
     environment = {"PYTHONPATH": os.pathsep.join((str(packages), sysconfig.get_path("purelib")))}
     user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     interpreter = _readable_interpreter(environment)
@@ -139,7 +139,7 @@ def confined_nobody():
 def _readable_interpreter(environment):
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (Path(sys.executable).resolve(), Path("/usr/bin") / version):
-        command = [path, "-c", "import msgspec, numpy, ringfence.isolation.layers"]
+        command = [path, "-c", "import msgspec, numpy, ringfence.isolation.worker.layers.confine"]
         try:
             done = subprocess.run(
                 command, user=NOBODY, env=environment, capture_output=True, cwd="/", check=False

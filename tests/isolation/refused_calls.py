@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 PAGE = mmap.PAGESIZE
 FASTOPEN = 0x20000000

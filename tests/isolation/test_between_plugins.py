@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ringfence import StepInfo, TensorMap
-from ringfence.hooks import plain
-from ringfence.isolation import kernel
-from ringfence.isolation.memory import Region
+from ringfence.isolation.policy import kernel
+from ringfence.isolation.transport.shared_memory import Region
+from ringfence.tensors import pytree
 
 from .plugins import whispering
 
@@ -43,8 +43,8 @@ def pair(start, shared):
 @pytest.mark.parametrize("way", whispering.WAYS)
 def test_a_word_that_one_plugin_leaves_is_not_found_by_another(pair, way):
     speaker, listener = pair(way)
-    assert plain.decode(speaker.state_dict())["tried"]
-    found = plain.decode(listener.state_dict())
+    assert pytree.decode(speaker.state_dict())["tried"]
+    found = pytree.decode(listener.state_dict())
     assert found["tried"]
     assert not found["heard"]
 

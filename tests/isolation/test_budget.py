@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ringfence.isolation import budget, cgroup
+from ringfence.isolation.host.limits import cgroup, memory_budget
 
 KIB = 1024
 MIB = 1 << 20
@@ -84,43 +84,43 @@ NONE_V1 = "9223372036854771712\n"
     ],
 )
 def test_total_is_the_least_of_all_limits(machine, mounts, memberships, limits, total_mib):
-    assert budget.total_bytes(machine(mounts, memberships, limits)) == total_mib * MIB
+    assert memory_budget.total_bytes(machine(mounts, memberships, limits)) == total_mib * MIB
 
 
 def test_a_machine_that_tells_no_memory_is_an_error(machine):
     proc = machine([], [], {})
     (proc / "meminfo").write_text("MemFree: 1 kB\n")
     with pytest.raises(ValueError, match="MemTotal"):
-        budget.total_bytes(proc)
+        memory_budget.total_bytes(proc)
 
 
 def test_total_of_this_machine_is_at_most_its_physical_memory():
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < budget.total_bytes() <= physical
+    assert 0 < memory_budget.total_bytes() <= physical
 
 
 def test_the_budget_is_the_floor_of_the_share():
-    share = budget.budget_bytes(0.15)
-    assert share == int(0.15 * budget.total_bytes())
+    share = memory_budget.budget_bytes(0.15)
+    assert share == int(0.15 * memory_budget.total_bytes())
     assert isinstance(share, int)
-    assert budget.budget_bytes(0.01) < share
+    assert memory_budget.budget_bytes(0.01) < share
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.1501, 1.0, float("nan")])
 def test_a_fraction_out_of_range_is_refused(fraction):
     with pytest.raises(ValueError, match=r"at most 0\.15"):
-        budget.budget_bytes(fraction)
+        memory_budget.budget_bytes(fraction)
 
 
 def test_memory_that_a_process_takes_is_seen():
     with subprocess.Popen(
         [sys.executable, "-c", LEAK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        before = budget.used_bytes(process.pid)
+        before = memory_budget.used_bytes(process.pid)
         process.stdin.write("\n")
         process.stdin.flush()
         process.stdout.readline()
-        grown = budget.used_bytes(process.pid) - before
+        grown = memory_budget.used_bytes(process.pid) - before
         process.stdin.close()
     assert 64 * MIB <= grown < 76 * MIB
 
@@ -129,8 +129,8 @@ def test_memory_of_a_process_that_has_ended_is_none():
     with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
         process.stdout.read()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert budget.used_bytes(process.pid) is None  # a zombie still
-    assert budget.used_bytes(process.pid) is None
+        assert memory_budget.used_bytes(process.pid) is None  # a zombie still
+    assert memory_budget.used_bytes(process.pid) is None
 
 
 def test_the_groups_that_count_are_ours_and_all_above(machine, tmp_path):

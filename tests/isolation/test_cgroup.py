@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from ringfence.isolation import cgroup
-from ringfence.isolation.cgroup import Cgroup, CgroupUnavailableError
+from ringfence.isolation.host.limits import cgroup
+from ringfence.isolation.host.limits.cgroup import Cgroup, CgroupUnavailableError
 
 MIB = 1 << 20
 TAKE = """

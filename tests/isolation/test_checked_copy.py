@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from ringfence.hooks.check import ResultError
 from ringfence.hooks.types import PIECE_BYTES, TensorMap
-from ringfence.isolation.checked_copy import CheckedCopy
+from ringfence.isolation.host.calls.checked_copy import CheckedCopy
+from ringfence.plugins.result_checks import ResultError
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = {"small": 300, "of several pieces": 3 * PIECE_BYTES // 8 + 77}

@@ -1,7 +1,7 @@
 """The doctor says of each layer what starting a real sandbox has shown."""
 
 from ringfence.isolation.doctor import examine
-from ringfence.isolation.status import LAYERS, REQUIRED
+from ringfence.isolation.policy.layer_status import LAYERS, REQUIRED
 
 
 def test_every_layer_is_told_and_every_required_one_is_verified():

@@ -15,8 +15,8 @@ from ringfence import (
     StepInfo,
 )
 from ringfence.hooks.errors import is_transient
-from ringfence.isolation import process
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.limits import worker_process
+from ringfence.isolation.sandbox import Sandbox
 
 
 def at(fault, line=2):
@@ -72,7 +72,7 @@ def test_what_the_system_may_be_at_fault_for_is_known_as_such(start, gradients, 
 
 
 def test_one_that_hangs_is_asked_where(start, gradients, monkeypatch):
-    monkeypatch.setattr(process, "LAST_WORDS_S", 30.0)
+    monkeypatch.setattr(worker_process, "LAST_WORDS_S", 30.0)
     plugin = start("faulty:Faulty", options={"fault": "hang"}, deadline_s=0.5)
     with pytest.raises(PluginTimeoutError) as caught:
         plugin.call("backward", {"gradients": gradients}, StepInfo(0))

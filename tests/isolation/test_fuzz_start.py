@@ -9,8 +9,8 @@ from strategies import LOCKED as LOCKS
 from verdict import Bounds, assert_contained
 
 from ringfence.hooks.errors import PluginError, SandboxUnavailableError
-from ringfence.hooks.manager import Hooks
-from ringfence.isolation.protocol import encoder
+from ringfence.isolation.transport.messages import encoder
+from ringfence.plugins.manager import Hooks
 
 EXAMPLES = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -12,8 +12,8 @@ from other_end import Attacked
 from strategies import BYTES, NAMES, NUMBERS
 from verdict import Bounds, assert_contained
 
-from ringfence.hooks import plain
 from ringfence.hooks.errors import PluginProtocolError
+from ringfence.tensors import pytree
 
 EXAMPLES = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -68,7 +68,7 @@ STATES = st.one_of(
     ),
     st.binary(max_size=64),
 )
-VALID = plain.dumps(
+VALID = pytree.dumps(
     {"a": [1, 2.5, "x", None], 3: torch.arange(4.0), "b": {"c": torch.ones(2, dtype=torch.bool)}}
 )
 FLIPPED = st.builds(
@@ -100,7 +100,7 @@ def test_any_bytes_in_place_of_a_state_are_plain_data_or_a_protocol_error(attack
     kind, result = bounds(lambda: attacked.honest_save(state))
     if kind == "accepted":
         # What was believed can be handed to a checkpoint and back.
-        assert result is None or plain.loads(plain.encode(plain.decode(result)).to_bytes()) is not ...
+        assert result is None or pytree.loads(pytree.encode(pytree.decode(result)).to_bytes()) is not ...
     else:
         assert_contained(kind, result, attacked.arguments)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ringfence.hooks.local import LocalPlugin
+from ringfence.plugins.local_plugin import LocalPlugin
 
 WHERE = "driver:Driver"
 

@@ -13,12 +13,12 @@ import torch
 
 from ringfence import PluginCrashedError, PluginMemoryError, PluginRaisedError, StepInfo, TensorMap
 from ringfence.hooks.permissions import Permissions, Target
-from ringfence.isolation import descriptors, scratch
-from ringfence.isolation.locks import locks_by_process
-from ringfence.isolation.pool import Sandbox
-from ringfence.isolation.storage import is_in_memory, scratch_parent
-from ringfence.isolation.unlinked import TooManyMappingsError, unlinked_bytes
-from ringfence.isolation.watches import MAX_WATCHES, watches
+from ringfence.isolation.host.limits import scratch_folder, stray_descriptors
+from ringfence.isolation.host.limits.deleted_files import TooManyMappingsError, unlinked_bytes
+from ringfence.isolation.host.limits.epoll_watches import MAX_WATCHES, watches
+from ringfence.isolation.host.limits.file_locks import locks_by_process
+from ringfence.isolation.host.limits.scratch_place import is_in_memory, scratch_parent
+from ringfence.isolation.sandbox import Sandbox
 
 from ..watching import Watching, until
 from .loopback import deaf
@@ -53,7 +53,7 @@ def test_a_scratch_folder_is_bounded_whatever_its_files_are_called(sandbox, star
     with Disk(sandbox.folder) as disk, pytest.raises(PluginCrashedError, match="at most 256 MiB") as caught:
         plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
     print(f"{way}: at most {disk.peak / MIB:.0f} MiB on the disk")
-    assert disk.peak <= LATE * scratch.MAX_SCRATCH_BYTES
+    assert disk.peak <= LATE * scratch_folder.MAX_SCRATCH_BYTES
     assert ("deleted files that it keeps" in str(caught.value)) == (way in ("opened", "mapped"))
 
 
@@ -61,19 +61,19 @@ def test_a_scratch_folder_is_bounded_whatever_its_files_are_called(sandbox, star
 def test_deleted_files_cannot_be_kept_on_the_way_to_a_host_that_is_busy(sandbox, start, monkeypatch, kernel):
     """It connects to a port that answers nobody, and reads no other request meanwhile."""
     if kernel == "older":
-        monkeypatch.setattr(descriptors, "_SO_PASSRIGHTS", 9999)
+        monkeypatch.setattr(stray_descriptors, "_SO_PASSRIGHTS", 9999)
     with deaf() as port, Disk(sandbox.folder) as disk:
         permissions = Permissions((), (), (Target("127.0.0.1", port),))
         plugin = start("filler:Filler", options={"way": "queued"}, permissions=permissions)
         with pytest.raises((PluginRaisedError, PluginCrashedError)) as caught:
             plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
     print(f"{kernel} kernel: at most {disk.peak / MIB:.0f} MiB on the disk; {caught.value.cause}")
-    assert disk.peak < scratch.MAX_SCRATCH_BYTES
+    assert disk.peak < scratch_folder.MAX_SCRATCH_BYTES
 
 
 def test_where_the_kernel_cannot_refuse_descriptors_their_sender_is_ended(sandbox, start, monkeypatch):
     """A monitor works while the trainer does, which reads its answers later."""
-    monkeypatch.setattr(descriptors, "_SO_PASSRIGHTS", 9999)
+    monkeypatch.setattr(stray_descriptors, "_SO_PASSRIGHTS", 9999)
     plugin = start("filler:Watcher", "monitor", options={"way": "answered"})
     with Disk(sandbox.folder) as disk:
         plugin.post("forward", {"outputs": torch.ones(2)}, StepInfo(0))
@@ -81,7 +81,7 @@ def test_where_the_kernel_cannot_refuse_descriptors_their_sender_is_ended(sandbo
     why = plugin._crew._account.exceeded
     print(f"at most {disk.peak / MIB:.0f} MiB on the disk; {why}")
     assert re.match(r"sent \d+ open files along with what it said, which nobody asked for", why)
-    assert disk.peak < scratch.MAX_SCRATCH_BYTES
+    assert disk.peak < scratch_folder.MAX_SCRATCH_BYTES
 
 
 @pytest.mark.parametrize("way", ["opened", "mapped"])
@@ -99,7 +99,7 @@ def test_without_a_sandbox_deleted_files_take_what_they_want(way, tmp_path):
     ):
         process.stdout.readline()
         process.stdin.close()
-    assert disk.peak > 2 * scratch.MAX_SCRATCH_BYTES
+    assert disk.peak > 2 * scratch_folder.MAX_SCRATCH_BYTES
 
 
 def test_locks_on_files_are_bounded(start):
@@ -171,7 +171,7 @@ def test_run_folders_are_made_on_a_disk_where_there_is_one(memory, tmp_path, mon
 
 @pytest.mark.parametrize("way", ["named", "opened", "mapped", "stores"])
 def test_files_that_lie_in_memory_count_as_memory(memory, spec, monkeypatch, way):
-    monkeypatch.setattr(scratch, "scratch_parent", lambda: memory)
+    monkeypatch.setattr(scratch_folder, "scratch_parent", lambda: memory)
     with Sandbox(skip_layers=("cgroup",)) as running:
         plugin = running.start(spec("filler:Filler", options={"way": way}, memory_fraction=0.02))
         (watchdog,) = [layer for layer in plugin.layers if layer.name == "watchdog"]
@@ -179,7 +179,7 @@ def test_files_that_lie_in_memory_count_as_memory(memory, spec, monkeypatch, way
         with Disk(memory) as disk, pytest.raises((PluginCrashedError, PluginMemoryError)):
             plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
     print(f"{way}: at most {disk.peak / MIB:.0f} MiB in memory")
-    assert disk.peak <= scratch.MAX_IN_MEMORY_BYTES + 0.3 * plugin.usage.budget_bytes
+    assert disk.peak <= scratch_folder.MAX_IN_MEMORY_BYTES + 0.3 * plugin.usage.budget_bytes
 
 
 # counting

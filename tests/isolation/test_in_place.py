@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from ringfence.engine import Data, Dataset, TrainConfig, read_latest, train
-from ringfence.hooks import failures
 from ringfence.hooks.errors import PluginProtocolError, RunAbortedError
-from ringfence.hooks.local import LocalPlugin
-from ringfence.hooks.manager import Hooks
 from ringfence.hooks.types import AnotherPass, StepInfo, TensorMap
+from ringfence.plugins import failure_policy
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ class Course:
 
 @pytest.fixture
 def course(sandbox, spec, monkeypatch):
-    monkeypatch.setattr(failures, "BACK_OFF_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(failure_policy, "BACK_OFF_S", (0.0, 0.0, 0.0))
     return lambda where, **settings: Course(sandbox, spec, where, **settings)
 
 

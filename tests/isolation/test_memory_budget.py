@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ringfence import Batch, PluginMemoryError, PluginRaisedError, StepInfo, TensorMap
-from ringfence.isolation.ceiling import Ceiling
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.limits.rlimit_ceiling import Ceiling
+from ringfence.isolation.sandbox import Sandbox
 
 from ..watching import Watching
 

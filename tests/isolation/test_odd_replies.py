@@ -8,11 +8,12 @@ import torch
 from other_end import LOCKED, Attacked, ready
 from verdict import Bounds
 
-from ringfence.hooks import check, plain
 from ringfence.hooks.errors import PluginCrashedError, PluginProtocolError, PluginRaisedError
 from ringfence.hooks.types import Batch
-from ringfence.isolation.protocol import MAX_TEXT, Done, Fault, Locked, Ready, encoder
-from ringfence.isolation.status import LayerStatus
+from ringfence.isolation.policy.layer_status import LayerStatus
+from ringfence.isolation.transport.messages import MAX_TEXT, Done, Fault, Locked, Ready, encoder
+from ringfence.plugins import result_checks
+from ringfence.tensors import pytree
 
 
 @pytest.fixture
@@ -90,22 +91,22 @@ def test_bytes_that_are_no_booleans_become_booleans():
 
 def test_a_plugin_that_never_uses_a_name_twice_is_stopped_before_it_fills_the_host(gradient):
     names = 0
-    while names <= check.MAX_NAMES + check.MAX_SCALARS:
-        scalars = {f"n{names + n}": 1.0 for n in range(check.MAX_SCALARS)}
+    while names <= result_checks.MAX_NAMES + result_checks.MAX_SCALARS:
+        scalars = {f"n{names + n}": 1.0 for n in range(result_checks.MAX_SCALARS)}
         data = encoder.encode(Done(0, "none", 0.0, 0.0, scalars, None))
         outcome = gradient.call("forward", encoder.encode(["Large", 0, len(data)]), outbox=data)
-        names += check.MAX_SCALARS
+        names += result_checks.MAX_SCALARS
         if outcome[0] != "accepted":
             break
-    assert names == check.MAX_NAMES + check.MAX_SCALARS
-    assert rejected(outcome, f"over {check.MAX_NAMES} different names")
+    assert names == result_checks.MAX_NAMES + result_checks.MAX_SCALARS
+    assert rejected(outcome, f"over {result_checks.MAX_NAMES} different names")
 
 
 def test_keys_chosen_to_lie_in_each_others_way_are_refused_before_they_are_hashed():
-    bounds, structure = Bounds(), {n << 40: None for n in range(plain.MAX_NUMBER_KEYS)}
-    assert bounds(lambda: ("accepted", plain.loads(plain.dumps(structure))))[1] == structure
-    with pytest.raises(plain.PlainDataError, match="keys that are no str"):
-        plain.dumps({**structure, -1: None})
+    bounds, structure = Bounds(), {n << 40: None for n in range(pytree.MAX_NUMBER_KEYS)}
+    assert bounds(lambda: ("accepted", pytree.loads(pytree.dumps(structure))))[1] == structure
+    with pytest.raises(pytree.PlainDataError, match="keys that are no str"):
+        pytree.dumps({**structure, -1: None})
 
 
 def test_an_error_of_wide_characters_and_halves_of_pairs_arrives_as_what_was_raised(start, gradients, step):

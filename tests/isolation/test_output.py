@@ -6,9 +6,9 @@ import time
 import pytest
 
 from ringfence import PluginCrashedError, PluginError, StepInfo
-from ringfence.hooks.listener import Silent
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.output import MAX_LINES
+from ringfence.plugins.listener import Silent
+from ringfence.plugins.manager import Hooks
+from ringfence.plugins.printed_output import MAX_LINES
 
 
 class Told(Silent):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ringfence.hooks.errors import PluginLoadError, PluginRaisedError
-from ringfence.hooks.local import LocalPlugin
 from ringfence.hooks.permissions import Permissions, Target
-from ringfence.isolation.grants import open_path
+from ringfence.isolation.host.grants.grant import open_path
+from ringfence.plugins.local_plugin import LocalPlugin
 
 from .loopback import Server
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ringfence.engine import Data, Dataset, NullRecorder, TrainConfig, train
-from ringfence.hooks.manager import Hooks
-from ringfence.hooks.plugin import PluginSpec
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.manager import Hooks
 
 pytestmark = [pytest.mark.soak, pytest.mark.alone]
 

@@ -1,6 +1,6 @@
 """A plugin with several threads gives the same bits each time: it may be rolled back and called again."""
 
-from ringfence.hooks.local import LocalPlugin
+from ringfence.plugins.local_plugin import LocalPlugin
 
 WHERE = "obedient:Scatters"
 

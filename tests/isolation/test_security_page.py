@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from ringfence.isolation.coverage import NOT_COVERED
-from ringfence.isolation.probes import PROBES
-from ringfence.isolation.status import CONSEQUENCES, LAYERS, REQUIRED
+from ringfence.isolation.policy.layer_status import CONSEQUENCES, LAYERS, REQUIRED
+from ringfence.isolation.worker.probes.run_probes import PROBES
 
 PAGE = (Path(__file__).parents[2] / "docs/security.md").read_text()
 WORDS = " ".join(PAGE.split())

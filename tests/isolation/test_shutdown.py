@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from ringfence import PluginTimeoutError, StepInfo
-from ringfence.hooks.manager import Hooks
-from ringfence.isolation import crew, forking, scratch
-from ringfence.isolation.pool import Sandbox
+from ringfence.isolation.host.limits import scratch_folder
+from ringfence.isolation.host.processes import worker_group, zygote_client
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.manager import Hooks
 
 from ..watching import is_running
-from .test_dying import _DETACH, _SEIZE, _STOP_AT_EXIT, _WALL
+from .test_zombies import _DETACH, _SEIZE, _STOP_AT_EXIT, _WALL
 
 #: What ending all of these plugins may take on a busy machine; a plugin that is waited for takes 600 s.
 AT_MOST_S = 5.0
@@ -99,7 +100,7 @@ def test_plugins_whose_zygote_was_killed_end_at_once(fill):
 
 def test_plugins_whose_zygote_is_stopped_end_once_it_was_waited_for(fill, monkeypatch):
     """The zygote is waited for once, however many plugins there are."""
-    monkeypatch.setattr(forking, "REPLY_S", 0.5)
+    monkeypatch.setattr(zygote_client, "REPLY_S", 0.5)
     with Sandbox() as sandbox:
         hooks, pids = fill(sandbox)
         os.kill(sandbox._zygote.pid, signal.SIGSTOP)
@@ -109,7 +110,7 @@ def test_plugins_whose_zygote_is_stopped_end_once_it_was_waited_for(fill, monkey
 
 def test_a_zygote_that_does_not_end_is_not_waited_for_without_end(monkeypatch):
     """As when the kernel holds it for a slow disk."""
-    monkeypatch.setattr(forking, "DEATH_S", 0.3)
+    monkeypatch.setattr(zygote_client, "DEATH_S", 0.3)
     with (
         Sandbox() as sandbox,
         subprocess.Popen(
@@ -147,8 +148,8 @@ def test_monitors_that_never_answer_are_drained_side_by_side(sandbox, spec, grad
 
 def test_the_page_on_failures_has_these_bounds():
     page = re.sub(r"\s+", " ", (Path(__file__).parents[2] / "docs" / "failures.md").read_text())
-    assert f"is waited for {forking.DEATH_S:g} s and then left" in page
-    assert f"should somebody have stopped it, {forking.REPLY_S:g} s, once in a run" in page
-    assert f"removing a scratch folder, {scratch._REMOVE_S:g} s" in page
-    assert f"| locking itself up before that | {crew._LOCK_DEADLINE_S:g} s |" in page
-    assert f"which imports torch | {forking.START_S:g} s |" in page
+    assert f"is waited for {zygote_client.DEATH_S:g} s and then left" in page
+    assert f"should somebody have stopped it, {zygote_client.REPLY_S:g} s, once in a run" in page
+    assert f"removing a scratch folder, {scratch_folder._REMOVE_S:g} s" in page
+    assert f"| locking itself up before that | {worker_group._LOCK_DEADLINE_S:g} s |" in page
+    assert f"which imports torch | {zygote_client.START_S:g} s |" in page

@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from ringfence.hooks.plugin import PluginUsage
-from ringfence.isolation import account as books
-from ringfence.isolation import budget, scratch
-from ringfence.isolation.account import Account
-from ringfence.isolation.process import Process
-from ringfence.isolation.watchdog import Watchdog
+from ringfence.isolation.host.limits import account as books
+from ringfence.isolation.host.limits import memory_budget, scratch_folder
+from ringfence.isolation.host.limits.account import Account
+from ringfence.isolation.host.limits.watchdog import Watchdog
+from ringfence.isolation.host.limits.worker_process import Process
+from ringfence.plugins.interface import PluginUsage
 
 from ..watching import descriptors, settled_descriptors, until
 
@@ -74,7 +74,7 @@ def book(*processes, mib=1024):
 @pytest.mark.parametrize("name", [b"x kB", b"\xff\xfe", b"RssAnon: 0 kB", b"a\nRssAnon:", b"b\rVmPTE: 9"])
 def test_a_name_neither_hides_memory_nor_ends_the_watch(watching, child, name):
     process = child(RENAME + EAT + READY, name.hex())
-    assert budget.used_bytes(process.pid) > 96 * MIB
+    assert memory_budget.used_bytes(process.pid) > 96 * MIB
     watched = book(process, mib=64)
     watching.add(watched)
     assert until(process.has_ended)
@@ -115,8 +115,8 @@ def test_a_process_whose_main_thread_ended_is_killed(watching, child):
         threading.Thread(target=rest).start()
         ctypes.CDLL(None).syscall(60, 0)
     """)
-    assert budget.used_bytes(process.pid) is None
-    assert budget.threads_go_on(process.pid)
+    assert memory_budget.used_bytes(process.pid) is None
+    assert memory_budget.threads_go_on(process.pid)
     watched = book(process)
     watching.add(watched)
     assert until(process.has_ended)
@@ -138,7 +138,7 @@ def test_a_process_that_ends_with_threads_is_blamed_for_nothing(watching, child)
     assert until(process.has_ended)
     time.sleep(3 * books.INTERVAL_S)
     assert (watched.exceeded, watched.exceeded_bytes) == ("", 0)
-    assert not budget.threads_go_on(process.pid)
+    assert not memory_budget.threads_go_on(process.pid)
 
 
 THREADS = """
@@ -191,19 +191,19 @@ def test_a_worker_with_too_many_files_is_killed_within_seconds(watching, child, 
 def test_bytes_are_counted_as_the_disk_does(tmp_path):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(10 * MIB)
-    assert scratch.look_into(str(tmp_path), max_bytes=MIB).too_much == ""
+    assert scratch_folder.look_into(str(tmp_path), max_bytes=MIB).too_much == ""
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/full").write_bytes(b"x" * 2 * MIB)
-    said = scratch.look_into(str(tmp_path), max_bytes=MIB).too_much
+    said = scratch_folder.look_into(str(tmp_path), max_bytes=MIB).too_much
     assert said == "has 2 MiB in its scratch folder; at most 1 MiB"
 
 
 def test_no_link_is_followed_and_what_is_gone_is_nothing(tmp_path):
     (tmp_path / "link").symlink_to("/usr")
     os.mkfifo(tmp_path / "pipe")
-    assert scratch.look_into(str(tmp_path), max_files=2).too_much == ""
-    assert scratch.look_into(str(tmp_path / "link"), max_files=2).too_much == ""
-    assert scratch.look_into(str(tmp_path / "gone"), max_files=2).too_much == ""
+    assert scratch_folder.look_into(str(tmp_path), max_files=2).too_much == ""
+    assert scratch_folder.look_into(str(tmp_path / "link"), max_files=2).too_much == ""
+    assert scratch_folder.look_into(str(tmp_path / "gone"), max_files=2).too_much == ""
 
 
 def test_a_look_costs_no_more_than_it_may(tmp_path):
@@ -211,11 +211,12 @@ def test_a_look_costs_no_more_than_it_may(tmp_path):
         (tmp_path / str(number)).touch()
     before = descriptors()
     assert (
-        scratch.look_into(str(tmp_path), max_files=10).too_much == "has over 10 files in its scratch folder"
+        scratch_folder.look_into(str(tmp_path), max_files=10).too_much
+        == "has over 10 files in its scratch folder"
     )
     deep = tmp_path.joinpath(*"d" * 40)
     deep.mkdir(parents=True)
-    assert scratch.look_into(str(tmp_path)).too_much == (
+    assert scratch_folder.look_into(str(tmp_path)).too_much == (
         "has folders in its scratch folder nested over 32 deep"
     )
     assert settled_descriptors(before) <= before
@@ -225,7 +226,7 @@ def test_ten_thousand_files_are_counted_in_a_fraction_of_a_second(tmp_path):
     for number in range(9999):
         (tmp_path / str(number)).touch()
     started = time.process_time()
-    assert scratch.look_into(str(tmp_path)).too_much == ""
+    assert scratch_folder.look_into(str(tmp_path)).too_much == ""
     seconds = time.process_time() - started
     print(f"{seconds * 1000:.0f} ms")
     assert seconds < 0.3

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from ringfence.engine.losses import LOSSES
-from ringfence.engine.rng import seed_all
 from ringfence.hooks.types import derive_seed
+from ringfence.reproducibility.generator_states import seed_all
 
 from ..cli.forking import Runs
 from .table import ENDS, HEAD, REFUSED, TRAINS, TROUBLES

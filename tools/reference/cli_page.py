@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ringfence.cli import app
+from ringfence.cli.app import app
 
 _HEAD = """\
 # Every command

@@ -11,8 +11,8 @@ from typing import Any
 import docstrings
 
 from ringfence.hooks import specs, types
-from ringfence.hooks.connections import connect
-from ringfence.hooks.snapshot import Index
+from ringfence.hooks.connect import connect
+from ringfence.hooks.series import Index
 
 _HEAD = """\
 # Hooks

@@ -11,15 +11,15 @@ import docstrings
 from options import inlined, object_schema
 from pydantic import TypeAdapter
 
-from ringfence.catalog import Found, catalog, source_of
+from ringfence.compat.source.plugin_source import Parameter
 from ringfence.datasets import DATASETS
+from ringfence.discovery.catalog import Found, catalog, source_of
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
-from ringfence.engine.schedule import SCHEDULES
-from ringfence.hooks.source import Parameter
+from ringfence.engine.schedules import SCHEDULES
 from ringfence.job import Job, PluginJob
-from ringfence.job.option_types import option_type
-from ringfence.job.schema import SETTINGS
+from ringfence.job.annotation_types import option_type
+from ringfence.job.job_file import SETTINGS
 from ringfence.models import MODELS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -4,7 +4,7 @@ import inside
 from frames import done
 from hostile import Hostile, passthrough
 
-from ringfence.isolation.protocol import WireHistogram, WireImage, WireReport, encoder
+from ringfence.isolation.transport.messages import WireHistogram, WireImage, WireReport, encoder
 
 _NAN, _INF = float("nan"), float("inf")
 

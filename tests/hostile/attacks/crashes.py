@@ -65,7 +65,7 @@ def kill_itself(aim, gradients, step):
 
 
 def reply_and_leave(aim, gradients, step):
-    from ringfence.isolation.protocol import Done, send
+    from ringfence.isolation.transport.messages import Done, send
 
     send(inside.worker()._sock, Done(inside.call().seq, "none", 0.0, 0.0, {}, None))
     os._exit(0)
@@ -73,7 +73,7 @@ def reply_and_leave(aim, gradients, step):
 
 def leave_mid_reply(aim, gradients, step):
     """Announce a large reply, write half of one, and end."""
-    from ringfence.isolation.protocol import Large, send
+    from ringfence.isolation.transport.messages import Large, send
 
     outbox = inside.outbox()
     outbox[: outbox.numel() // 2] = 0x91

@@ -52,7 +52,7 @@ def in_the_background(aim, gradients, step):
 
 def replies(aim, gradients, step):
     """Answer the same request until the host's queue is full."""
-    from ringfence.isolation.protocol import Done, encoder
+    from ringfence.isolation.transport.messages import Done, encoder
 
     sock = inside.worker()._sock
     reply = encoder.encode(Done(inside.call().seq, "none", 0.0, 0.0, {"a" * 200: 1.0}, None))

@@ -12,7 +12,7 @@ import time
 import inside
 import msgspec
 
-from ringfence.isolation.protocol import (
+from ringfence.isolation.transport.messages import (
     Done,
     Fault,
     Large,

@@ -8,7 +8,7 @@ import struct
 
 from lowlevel import opens, past
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _LIMITS = ("DATA", "STACK", "FSIZE", "NOFILE", "SIGPENDING", "CORE", "MEMLOCK", "MSGQUEUE", "NICE", "RTPRIO")
 _ANYBODY = -1

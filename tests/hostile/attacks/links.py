@@ -7,7 +7,7 @@ import threading
 
 from lowlevel import text
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _SECRET = ".ssh/id_ed25519"
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH, _RENAME_EXCHANGE = 0x400, 0x1000, 2

@@ -9,8 +9,8 @@ from frames import BOMB
 from hostile import Hostile
 
 from ringfence import passthrough
-from ringfence.hooks import plain
-from ringfence.hooks.tensor_file import TensorFile
+from ringfence.tensors import pytree
+from ringfence.tensors.tensor_file import TensorFile
 
 
 class Loris:
@@ -57,7 +57,7 @@ class Stateful(Hostile):
 
     def __init__(self, attack: str, aim: dict, at: int = 1):
         super().__init__("files:credentials", aim, at)
-        plain.encode = lambda *_, **__: TensorFile(STATES[attack], {})
+        pytree.encode = lambda *_, **__: TensorFile(STATES[attack], {})
 
     def backward(self, gradients, step):
         return None

@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 
 def opens(path, flags=os.O_RDONLY, dir_fd=None):

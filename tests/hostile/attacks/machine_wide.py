@@ -13,7 +13,7 @@ import machine
 import seccompy
 from lowlevel import gets_fd, opens, past, text
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 #: What the kernel says of arguments that nobody means.
 _NONSENSE = (

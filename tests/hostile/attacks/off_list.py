@@ -13,7 +13,7 @@ import threading
 
 from lowlevel import opens, past
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _CLOSE_RANGE_UNSHARE = 2
 _HIGH = 1 << 32

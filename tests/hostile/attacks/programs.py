@@ -13,7 +13,7 @@ import machine
 import seccompy
 from lowlevel import past, text
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _AT_EMPTY_PATH = 0x1000
 _VM, _VFORK, _PARENT, _SIGHAND = 0x100, 0x4000, 0x8000, 0x800

@@ -4,7 +4,7 @@ import ctypes
 import os
 import re
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _CHUNK = 1 << 22
 _PIPE = 1 << 16

@@ -11,7 +11,7 @@ import seccompy
 from lowlevel import past
 from regions import mapping, regions, reopened, try_all
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _ADD_SEALS = 1033
 _SEAL_GROW, _SEAL_WRITE, _SEAL_EXEC = 0x4, 0x8, 0x20

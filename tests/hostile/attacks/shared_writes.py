@@ -9,7 +9,7 @@ from lowlevel import past
 from regions import mapping, reopened, try_all
 from search import mappings
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _PAGE = mmap.PAGESIZE
 _MAYMOVE = 1

@@ -15,7 +15,7 @@ import struct
 
 from lowlevel import opens, past
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _MILD = signal.SIGURG
 _SI_QUEUE, _SI_BYTES = -1, 128

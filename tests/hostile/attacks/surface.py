@@ -9,7 +9,7 @@ import machine
 import seccompy
 from lowlevel import by_name, gets_fd, past, text
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _UFFD_USER_MODE_ONLY = 1
 _MAP_CREATE, _PROG_LOAD = 0, 5

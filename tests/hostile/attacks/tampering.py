@@ -8,7 +8,7 @@ import stat
 
 from lowlevel import makes, opens, text
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _SECRET = ".ssh/id_ed25519"
 _FS_IOC_SETFLAGS, _FS_IOC_GETFLAGS = 0x40086602, 0x80086601
@@ -49,7 +49,7 @@ def packages(aim):
         "compiled": lambda: makes(os.path.join(os.path.dirname(installed), "hostile.pyc")),
         "beside_the_library": lambda: makes(os.path.join(os.path.dirname(os.__file__), "hostile.py")),
         "the_library": lambda: opens(os.__file__, os.O_WRONLY),
-        "ringfence": lambda: opens(_package_file("ringfence.isolation.seccomp"), os.O_RDWR),
+        "ringfence": lambda: opens(_package_file("ringfence.isolation.worker.layers.seccomp"), os.O_RDWR),
     }
 
 

@@ -7,7 +7,7 @@ import signal
 
 from lowlevel import opens
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _STI, _LINUX, _SCTTY, _SETD, _CONS = 0x5412, 0x541C, 0x540E, 0x5423, 0x541D
 _HIGH = (1 << 32, 1 << 63, 0xFFFFFFFF << 32)

@@ -9,7 +9,7 @@ import time
 import hostile
 from lowlevel import opens, past
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 _TRACEME, _ATTACH, _SEIZE, _DETACH, _INTERRUPT = 0, 16, 0x4206, 17, 0x4207
 _WALL = 0x40000000

@@ -3,28 +3,31 @@
 import inside
 from hostile import Hostile
 
-from ringfence.isolation import kernel, layers, probes, worker
-from ringfence.isolation.protocol import Locked, Ready, encoder
+from ringfence.isolation.policy import kernel
+from ringfence.isolation.transport.messages import Locked, Ready, encoder
+from ringfence.isolation.worker import serve
+from ringfence.isolation.worker.layers import confine
+from ringfence.isolation.worker.probes import run_probes
 
-_RUN_PROBES, _CONFINE = probes.run_probes, layers.confine
+_RUN_PROBES, _CONFINE = run_probes.run_probes, confine.confine
 
 
 def patch(aim, gradients, step):
     """Have everything say that all is well, and do nothing."""
-    probes.PROBES = dict.fromkeys(probes.PROBES, lambda _: True)
-    probes.run_probes = worker.run_probes = lambda _: dict.fromkeys(probes.PROBES, True)
-    layers.confine = worker.confine = lambda _: []
+    run_probes.PROBES = dict.fromkeys(run_probes.PROBES, lambda _: True)
+    run_probes.run_probes = serve.run_probes = lambda _: dict.fromkeys(run_probes.PROBES, True)
+    confine.confine = serve.confine = lambda _: []
     kernel.syscall = lambda *_: 0
 
 
 def look(aim, gradients, step):
     """Tell whether this process was forked with what judges the layers as it was written."""
-    step.log("as_written", worker.run_probes is _RUN_PROBES and worker.confine is _CONFINE)
-    step.log("tried", sum(map(callable, probes.PROBES.values())))
+    step.log("as_written", serve.run_probes is _RUN_PROBES and serve.confine is _CONFINE)
+    step.log("tried", sum(map(callable, run_probes.PROBES.values())))
 
 
 FORGED = {
-    "locked": lambda: Locked([], dict.fromkeys(probes.PROBES, True)),
+    "locked": lambda: Locked([], dict.fromkeys(run_probes.PROBES, True)),
     "ready": lambda: Ready({"backward": ("gradients", "step")}, keeps_state=False),
 }
 

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 
-from ringfence.isolation import kernel
+from ringfence.isolation.policy import kernel
 
 from .. import reasons
 from ..row import Row

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from ringfence import passthrough
-from ringfence.hooks import connections
-from ringfence.isolation.dialler import REQUEST
+from ringfence.hooks import connect
+from ringfence.isolation.worker.connect_client import REQUEST
 
 MIB = 1 << 20
 FILE = 24 * MIB
@@ -62,7 +62,7 @@ def stores():
 
 def queued():
     """Send files in messages that the host does not read while it connects."""
-    end = connections._Route.opener._line
+    end = connect._Route.opener._line
     end.settimeout(5)
     end.send(REQUEST.pack(1, 0, 60_000))
     time.sleep(0.2)

@@ -142,7 +142,7 @@ class Inspect:
         step.log("canary", float("RINGFENCE_ENV_CANARY" in os.environ))
         step.log("live_threads", threading.active_count())
         step.log("open_fds", sum(is_open(fd) for fd in range(1024)))
-        step.log("shared", float("ringfence.isolation.host" in sys.modules))
+        step.log("shared", float("ringfence.isolation.host.isolated_plugin" in sys.modules))
 
 
 class Average:

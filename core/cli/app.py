@@ -1,0 +1,409 @@
+"""The command line. It imports what a command needs when it runs: ``--help`` must answer at once."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..hooks.errors import CutOffError, JobError, RingfenceError, RunAbortedError, visible
+from ..imports.entry_point_autoload import forbid_autoload
+from ..imports.import_guard import guard
+from ..run.plugin_traceback import told_by_plugin
+from ..version import __version__
+
+_ABOUT_COMPLETION = ("install_completion", "show_completion")
+
+
+class _Group(TyperGroup):
+    """Commands whose ``--help`` is False when it is not given.
+
+    By default it is None, and typer imports pydantic to make a bool of that, for a tenth of a second. So do
+    the options about the completion of the shell.
+    """
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return all options, those that typer has added with their defaults."""
+        options = super().get_params(ctx)
+        for option in options:
+            if option.name in _ABOUT_COMPLETION:
+                _false_by_default(option)
+        return options
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option, with its default."""
+        return _false_by_default(super().get_help_option(ctx))
+
+
+class _Command(TyperCommand):
+    """A command of a ``_Group``, with ``--debug``."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(_debug_option())
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option, with its default."""
+        return _false_by_default(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse, once no value of ``--set`` stands apart from its key."""
+        for flag, *apart in zip(args, args[1:], args[2:], [*args[3:], ""], strict=False):
+            if flag == "--set":
+                _check_in_one(*apart)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; with ``--debug`` an error that is told in a line comes with its traceback."""
+        try:
+            return super().invoke(ctx)
+        except RingfenceError as error:
+            if ctx.meta.get(_DEBUG) or _is_unforeseen(error):
+                sys.stderr.write(visible("".join(traceback.format_exception(error))))
+            raise
+
+
+#: Where a command keeps whether ``--debug`` was given.
+_DEBUG = "ringfence.debug"
+
+
+@functools.cache
+def _debug_option() -> Any:
+    """Return the option of all commands; made from a function, as its class differs among typers."""
+    described = typer.Typer(add_completion=False)
+
+    @described.command()
+    def _(
+        *,
+        debug: Annotated[
+            bool, typer.Option("--debug", help="Show in full where an error came from.")
+        ] = False,
+    ) -> None: ...
+
+    option: Any = typer.main.get_command(described).params[0]
+    option.expose_value, option.callback = False, _note_debug
+    return option
+
+
+def _check_in_one(key: str, value: str, after: str) -> None:
+    """Refuse ``--set KEY VALUE``, ``KEY = VALUE`` and the like, of which the value would be another argument.
+
+    Raises:
+        JobError: It is one of them.
+    """
+    name = key.rstrip("=:")
+    if "=" in name or name.startswith("-") or value.endswith((".yaml", ".yml")) or Path(value).is_file():
+        return
+    parts = [key, value, after] if value == "=" else [key, value]
+    value = parts[-1].removeprefix("=")
+    if name and value and not value.startswith("--"):
+        right = shlex.quote(f"{name}={value}")
+        raise JobError(f"--set {' '.join(parts)}: key and value are one word; write --set {right}")
+
+
+def _note_debug(ctx: Any, option: Any, value: bool) -> None:  # noqa: ARG001, FBT001 - a callback's signature
+    ctx.meta[_DEBUG] = value
+
+
+def _is_unforeseen(error: RingfenceError) -> bool:
+    """Tell whether a run was ended by what neither a plugin nor the user's code nor the machine has done."""
+    cause = error.__cause__
+    if not isinstance(error, RunAbortedError) or not isinstance(cause, Exception):
+        return False
+    from ..imports.user_frames import is_in_users_code  # noqa: PLC0415 - for the rare case
+
+    return not (isinstance(cause, (RingfenceError, OSError, MemoryError)) or is_in_users_code(cause))
+
+
+def _false_by_default(option: Any) -> Any:
+    if option is not None:
+        option.default = False
+    return option
+
+
+# Our own bugs keep Python's plain traceback: it can be pasted into a report.
+app = typer.Typer(
+    cls=_Group,
+    help="Train PyTorch models with plugins you do not have to trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+plugins_app = typer.Typer(
+    cls=_Group,
+    help="Look at the plugins that are installed, or make one.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.add_typer(plugins_app, name="plugins")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the plugin, as a job spells it.")]
+
+
+def share_processors() -> None:
+    """Let torch's threads sleep while they wait; to be called before torch is imported.
+
+    A trainer shares its processors with its plugins and with whatever else runs
+    there. Spinning gains up to a fifth where nothing else runs, and costs a
+    factor of eight where something does.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def main() -> None:
+    """Run the command line."""
+    forbid_autoload()
+    guard()
+    share_processors()
+    with errors_told():
+        app(prog_name="ringfence")
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Print an error that was foreseen as a message without traceback, and exit with its status."""
+    try:
+        yield
+    except RingfenceError as error:
+        sys.stdout.flush()
+        sys.stderr.write(visible(f"error: {error}\n"))
+        sys.stderr.write("".join(f"    {line}\n" for line in told_by_plugin(error)))
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(CutOffError.exit_status)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    if wanted:
+        typer.echo(f"ringfence {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train PyTorch models with plugins you do not have to trust."""
+
+
+@app.command(cls=_Command)
+def train(
+    context: typer.Context,
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB.yaml", help="The job; with --resume, the one it ran.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, e.g. epochs=3, plugins.optim.lr=0.1."),
+    ] = None,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="NAME[:KEY=VALUE,…]", help="Add a plugin, or change its options."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run.  [default: runs/JOB-N]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Continue the run in this folder.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept", metavar="KEY", help="With --resume: KEY differs from the checkpoint, and is meant to."
+        ),
+    ] = None,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
+) -> None:
+    """Train the model that a job describes."""
+    if job is None and resume is None:
+        raise JobError("name a job file (ringfence train JOB.yaml), or a run to continue (--resume DIR)")
+    if out is not None and resume is not None:
+        raise JobError("--out and --resume are both given; a resumed run goes on in its own folder")
+    if accept and resume is None:
+        raise JobError(
+            "--accept says what may differ from a run that is resumed; name its folder with --resume"
+        )
+    gc.enable()
+    from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
+
+    with StopFlag() as stop:
+        from .train_job import train_job  # noqa: PLC0415 - imports torch
+
+        status = train_job(
+            job,
+            sets or [],
+            plugins or [],
+            out=out,
+            resume=resume,
+            accept=accept or [],
+            quiet=quiet,
+            debug=context.meta.get(_DEBUG, False),
+            stop=stop,
+        )
+    raise typer.Exit(status)
+
+
+@plugins_app.command("list", cls=_Command)
+def list_plugins(*, as_json: _Json = False) -> None:
+    """List the installed plugins, and whether they fit this version."""
+    from .columns import terminal_width  # noqa: PLC0415 - as below
+    from .list_plugins import list_lines, list_records  # noqa: PLC0415 - takes time
+
+    if as_json:
+        typer.echo(json.dumps(list_records(), indent=2))
+    else:
+        typer.echo(visible("\n".join(list_lines(terminal_width()))))
+
+
+@plugins_app.command("show", cls=_Command)
+def show_plugin(name: _Name, *, as_json: _Json = False) -> None:
+    """Show what a plugin is and which options it takes.
+
+    Its code is read, not run.
+    """
+    from .list_plugins import show_lines, show_record  # noqa: PLC0415 - takes time
+
+    typer.echo(json.dumps(show_record(name), indent=2) if as_json else visible("\n".join(show_lines(name))))
+
+
+@plugins_app.command("check", cls=_Command)
+def check_plugin(
+    plugin: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|NAME", help="A project's folder, a wheel, or the name of an installed plugin."
+        ),
+    ],
+    *,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option to load and run the plugin with."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check plugins against the series of the core they must fit.
+
+    Exit status 2 if one does not fit. A folder in this one is written ./NAME; what has no slash is the name
+    of an installed plugin.
+    """
+    gc.enable()
+    from ..discovery.project import is_path  # noqa: PLC0415 - as above
+    from ..job.flags import options_of  # noqa: PLC0415 - as above
+    from .check_plugins import checked  # noqa: PLC0415 - takes time
+
+    verdicts = checked(plugin, options_of(sets or ()), lambda told: typer.echo(visible(told), err=True))
+    if as_json:
+        told = [verdict.to_dict() for verdict in verdicts]
+        typer.echo(json.dumps(told if is_path(plugin) else told[0], indent=2))
+    else:
+        to_user = not is_path(plugin)
+        typer.echo(visible("\n".join(verdict.message(to_user=to_user) for verdict in verdicts)))
+    fit = all(verdict.decision == "accepted" for verdict in verdicts)
+    raise typer.Exit(0 if fit else JobError.exit_status)
+
+
+@plugins_app.command("explain", cls=_Command)
+def explain_rules(
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RULE]…", help="Rules of a check; without any, all of them."),
+    ] = None,
+) -> None:
+    """Tell what a rule of a check means and what to do.
+
+    Without a rule, list all of them.
+    """
+    from .explain_rules import pages  # noqa: PLC0415 - takes time
+
+    typer.echo(pages(rules or []), nl=False)
+
+
+@plugins_app.command("matrix", cls=_Command)
+def show_matrix(
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="Folder of the project.")] = Path(),
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Print which cores and Pythons to test a project with."""
+    from .ci_matrix import matrix_lines, matrix_record  # noqa: PLC0415 - takes time
+
+    if as_json:
+        # In one line, as a step of a workflow hands it on.
+        typer.echo(json.dumps(matrix_record(path)))
+    else:
+        typer.echo(visible("\n".join(matrix_lines(path))))
+
+
+@plugins_app.command("new", cls=_Command)
+def new_plugin(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Name of the plugin, as jobs will spell it.")
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="augment, gradient, optimizer or monitor.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="SPDX", help="Apache-2.0, MIT or BSD-3-Clause.")
+    ] = None,
+    author: Annotated[str | None, typer.Option(metavar="NAME", help="Who holds the copyright.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the project.  [default: ringfence-NAME]")
+    ] = None,
+) -> None:
+    """Make the project of a new plugin, which works and has tests.
+
+    Asks for what is not given.
+    """
+    from .new_plugin import make_project  # noqa: PLC0415 - takes time
+
+    given = {"name": name, "role": role, "licence": licence, "author": author}
+    typer.echo("\n".join(make_project(given, out)))
+
+
+@app.command(cls=_Command)
+def doctor(*, as_json: _Json = False) -> None:
+    """Tell what the sandbox holds on this machine, layer by layer.
+
+    Exit status 2 if it cannot be used.
+    """
+    gc.enable()
+    from .machine import examine_machine  # noqa: PLC0415 - imports torch
+
+    raise typer.Exit(examine_machine(as_json=as_json))
+
+
+@app.command(cls=_Command)
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]) -> None:
+    """Write the report of a run anew, from what is in its folder."""
+    gc.enable()
+    from .machine import rewrite_report  # noqa: PLC0415 - imports matplotlib
+
+    typer.echo(rewrite_report(folder))
+
+
+@app.command(cls=_Command)
+def schema() -> None:
+    """Print the JSON schema of job files, for editors.
+
+    With it they check and complete what is written.
+    """
+    from .schema import schema_text  # noqa: PLC0415 - as the others
+
+    typer.echo(schema_text(), nl=False)

@@ -1,0 +1,47 @@
+"""``ringfence doctor`` and ``ringfence report``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ..hooks.errors import JobError
+from ..tracking import run_folder
+from ..tracking.untrusted_folder import Tree
+from .signals import to_stderr
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Write ``report.html`` of a run anew and return its path.
+
+    Raises:
+        JobError: ``folder`` holds no run.
+    """
+    try:
+        names = Tree(folder).names()
+    except OSError as error:
+        raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
+    if run_folder.RECORD not in names:
+        raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
+    from ..report import write_report  # noqa: PLC0415 - imports matplotlib
+
+    try:
+        return write_report(folder, lambda sentence: to_stderr(f"left out: {sentence}"))
+    except OSError as error:
+        raise JobError(f"{folder}: no page can be written there: {run_folder.explain_disk(error)}") from error
+
+
+def examine_machine(*, as_json: bool) -> int:
+    """Print what the sandbox holds on this machine and return the exit status."""
+    from ..isolation.doctor import diagnose  # noqa: PLC0415 - imports torch
+    from .doctor_page import print_diagnosis  # noqa: PLC0415 - as above
+
+    diagnosis = diagnose()
+    if as_json:
+        sys.stdout.write(f"{json.dumps(diagnosis.to_dict(), indent=2)}\n")
+    else:
+        print_diagnosis(diagnosis, Console())
+    return 0 if diagnosis.usable else JobError.exit_status

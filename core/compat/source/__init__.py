@@ -1,0 +1,1 @@
+"""Read a plugin as text; nothing of it runs."""

@@ -1,0 +1,298 @@
+"""Does this plugin fit the last three series of the core?
+
+A plugin declares its range in its own ``Requires-Dist: ringfence…`` and nowhere
+else. It is accepted only if
+
+1. the range has a lower bound,
+2. contains the running core,
+3. admits a version of each of the last three series that end with the running one
+   (fewer, while fewer exist), and
+4. its source, read as text, fits every series that the range admits (``fit.py``);
+5. its class, once loaded in a sandbox, then has to fit them too (``loaded.py``).
+
+A series is X.Y; its patches never change the hooks, so one admitted patch speaks
+for the series. Nothing here imports the plugin or asks the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from ..hooks.series import Index, Series, Snapshot, series_of
+from .findings import Finding, Verdict, listed, ordered
+from .source.plugin_source import PluginSource
+from .source_fit import fit
+
+CORE = "ringfence"
+SPAN = 3
+
+_LOWER = {">=", ">", "~=", "==", "==="}
+_UPPER = {"<", "<=", "~=", "==", "==="}
+#: Characters of an entry on the core: far more than any range takes, far fewer than the digits and
+#: brackets that packaging cannot work out.
+MAX_ENTRY = 500
+#: Entries on the core; one says all.
+MAX_ENTRIES = 20
+#: The name that an entry begins with, and what may follow it (PEP 508).
+_NAMED = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:[\[(<>=!~;@,]|$)")
+#: Characters of an entry that are quoted.
+_QUOTED = 80
+#: What packaging raises of a requirement or a marker that it cannot work out; the third are names in
+#: a marker that stand for nothing here, the last is of a thousand brackets.
+_UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the metadata of an installed distribution says of one plugin.
+
+    Attributes:
+        name: Entry-point name.
+        distribution: Name of the distribution.
+        version: Its version.
+        requires: Its ``Requires-Dist`` entries.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """The range of core versions that a plugin declares.
+
+    Attributes:
+        specifiers: All its entries together.
+        exists: False if no entry names the core.
+        url: Where an entry points instead of giving a range, or ``""``.
+        unreadable: The first entry that is on the core, or may be, and says nothing that can be
+            told, and why, as a clause; or ``""``.
+    """
+
+    specifiers: SpecifierSet
+    exists: bool
+    url: str = ""
+    unreadable: str = ""
+
+    @classmethod
+    def of(cls, requires: Sequence[str]) -> Declaration:
+        """Join the entries that name the core and whose marker holds without extras."""
+        entries = [text for text in requires if _names(text) in {CORE, None}]
+        if len(entries) > MAX_ENTRIES:
+            return cls(SpecifierSet(), exists=False, unreadable=f"{CORE} stands in {len(entries)} entries")
+        specifiers, exists, url, unreadable = SpecifierSet(), False, "", ""
+        for text in entries:
+            try:
+                requirement = _requirement(text)
+            except _UNREADABLE as error:
+                unreadable = unreadable or _why_unreadable(text, error)
+                continue
+            if requirement is not None:
+                exists, url = True, requirement.url or url
+                specifiers &= requirement.specifier
+        return cls(specifiers, exists, url, unreadable)
+
+    def __str__(self) -> str:
+        text = ",".join(sorted(str(part) for part in self.specifiers))
+        return f"{CORE}{text}" if self.exists else ""
+
+    @property
+    def has_lower_bound(self) -> bool:
+        """Tell whether the range starts somewhere."""
+        return any(part.operator in _LOWER for part in self.specifiers)
+
+    @property
+    def is_capped(self) -> bool:
+        """Tell whether the range ends somewhere."""
+        return any(part.operator in _UPPER for part in self.specifiers)
+
+    def admits(self, version: Version) -> bool:
+        """Tell whether ``version`` lies in the range; a pre-release is its final version here."""
+        return any(
+            self.specifiers.contains(text, prereleases=True) for text in (str(version), version.base_version)
+        )
+
+    def admits_series(self, series: Series, running: Version) -> bool:
+        """Tell whether the range admits a version of ``series`` that is not withdrawn, or the running one."""
+        if series.name == series_of(running) and self.admits(running):
+            return True
+        return any(self.specifiers.contains(version, prereleases=True) for version in series.live)
+
+
+def _names(text: str) -> str | None:
+    """Return the name that an entry of ``Requires-Dist`` begins with; None if it cannot be told."""
+    found = _NAMED.match(text)
+    return None if found is None else canonicalize_name(found[1])
+
+
+def _requirement(text: str) -> Requirement | None:
+    """Return what an entry on the core asks for; None if its marker does not hold without extras.
+
+    Raises:
+        ValueError, TypeError, KeyError, RecursionError: It cannot be told.
+    """
+    if len(text) > MAX_ENTRY:
+        raise ValueError(f"it has {len(text)} characters; at most {MAX_ENTRY} are read")
+    requirement = Requirement(text)
+    holds = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    return requirement if holds else None
+
+
+def _why_unreadable(text: str, error: Exception) -> str:
+    match error:
+        case RecursionError():
+            why = "it is nested too deeply"
+        case KeyError(args=[name]):
+            why = f"its marker names {name}, which there is only where a lock file is read"
+        case _:
+            why = " ".join(str(error).split())
+    shown = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+    return f"'{shown}' cannot be read: {why}"
+
+
+def window(index: Index, running: Version) -> tuple[Series, ...]:
+    """Return the last three series that end with the running one.
+
+    A series whose versions were all withdrawn is left out; the running one always counts.
+    """
+    *before, last = index.up_to(running)
+    return (*[series for series in before if series.live], last)[-SPAN:]
+
+
+def check(candidate: Candidate, source: PluginSource, index: Index, running: str) -> Verdict:
+    """Judge a plugin by its metadata and its source text.
+
+    Args:
+        candidate: What its distribution's metadata says.
+        source: What its source text says.
+        index: The series that the core knows.
+        running: Version of the core.
+    """
+    version = Version(running)
+    declaration = Declaration.of(candidate.requires)
+    needed = window(index, version)
+    if canonicalize_name(candidate.distribution) == CORE:
+        # It is released with the core, so there is no other series that it could meet.
+        findings = [Finding("I-IN-STEP", "comes with the core and is released in step with it")]
+        claimed = [series for series in needed if series.name == series_of(version)]
+        needed = tuple(claimed)
+    else:
+        findings = _declared(declaration, candidate, needed, index, version)
+        claimed = admitted(declaration, index, version)
+    findings += fit(source, claimed_snapshots(claimed, index), [series.name for series in needed])
+    return Verdict(
+        plugin=candidate.name,
+        distribution=candidate.distribution,
+        version=candidate.version,
+        core=running,
+        window=tuple(series.name for series in needed),
+        declared=str(declaration),
+        findings=ordered([*findings, *_unknown(claimed, needed, index)]),
+    )
+
+
+def admitted(declaration: Declaration, index: Index, running: Version) -> list[Series]:
+    """Return the known series that a declaration admits, in order; none if there is no usable one."""
+    if not declaration.exists or declaration.url:
+        return []
+    return [series for series in index.up_to(running) if declaration.admits_series(series, running)]
+
+
+def claimed_snapshots(claimed: Sequence[Series], index: Index) -> list[Snapshot]:
+    """Return the snapshots of the series that a plugin claims, as far as they are kept."""
+    return [index.snapshots[series.name] for series in claimed if series.name in index.snapshots]
+
+
+def _declared(
+    declaration: Declaration, candidate: Candidate, needed: Sequence[Series], index: Index, running: Version
+) -> list[Finding]:
+    """Judge steps 1 to 3."""
+    bound = f"declare {CORE}>={needed[0].name}"
+    if declaration.url:
+        text = f"declares {CORE} @ {declaration.url}, which says nothing of versions"
+        return [Finding("E-URL", text, advice=f"{bound} instead of a URL")]
+    if not declaration.exists:
+        unreadable = f" that can be read; {declaration.unreadable}" if declaration.unreadable else ""
+        text = f"{candidate.distribution} declares no Requires-Dist on {CORE}{unreadable}"
+        return [Finding("E-NO-DECLARATION", text, advice=f"{bound} in [project] dependencies")]
+    if declaration.unreadable:
+        text = f"in Requires-Dist, {declaration.unreadable}"
+        return [Finding("E-NO-DECLARATION", text, advice=bound)]
+    findings = [*_span(declaration, needed, running, bound), *_notes(declaration, needed, index, running)]
+    if not declaration.has_lower_bound:
+        text = f"declares {declaration}, without a lower bound: it claims series that it never met"
+        findings.append(Finding("E-NO-LOWER-BOUND", text, advice=bound))
+    return findings
+
+
+def _span(declaration: Declaration, needed: Sequence[Series], running: Version, bound: str) -> list[Finding]:
+    covered = [series.name for series in needed if declaration.admits_series(series, running)]
+    missing = [series.name for series in needed if series.name not in covered]
+    findings = []
+    if not declaration.admits(running):
+        text = f"declares {declaration}, which leaves out the running core {running}"
+        findings.append(Finding("E-EXCLUDES-CORE", text, advice=bound))
+        # the running series is told of by the rule above
+        missing = [name for name in missing if name != series_of(running)]
+    if missing:
+        covers = f"covers {listed(covered)}" if covered else "covers none"
+        text = (
+            f"declares {declaration}   {covers} ({len(covered)} of {len(needed)}); missing {listed(missing)}"
+        )
+        findings.append(Finding("E-SPAN", text, advice=bound))
+    return findings
+
+
+def _notes(
+    declaration: Declaration, needed: Sequence[Series], index: Index, running: Version
+) -> list[Finding]:
+    findings = []
+    for series in needed:
+        newest = series.live[-1] if series.live else None
+        partly = newest is not None and not declaration.specifiers.contains(newest, prereleases=True)
+        if partly and declaration.admits_series(series, running):
+            findings.append(Finding("W-PARTIAL", f"leaves out {newest}, the newest", (series.name,)))
+    if declaration.is_capped:
+        findings.append(
+            Finding("I-CAPPED", f"declares {declaration}; a core beyond it will refuse the plugin")
+        )
+    if len(needed) < SPAN:
+        text = (
+            f"this core has had {len(needed)} series so far, and the plugin is held to all of them; "
+            f"once there are more, it will be held to the last {SPAN}"
+        )
+        findings.append(Finding("I-BOOTSTRAP", text))
+    current = index.up_to(running)[-1]
+    if str(running.public) in current.yanked:
+        findings.append(
+            Finding("W-YANKED-CORE", f"the running core {running} was withdrawn; install another")
+        )
+    if running.is_prerelease:
+        findings.append(Finding("I-PROVISIONAL", f"core {running} is not final; its hooks may still change"))
+    return findings
+
+
+def _unknown(claimed: Sequence[Series], needed: Sequence[Series], index: Index) -> list[Finding]:
+    """Tell of claimed series without a snapshot: none may be missing in the window."""
+    without = [series.name for series in claimed if series.name not in index.snapshots]
+    window_names = {series.name for series in needed}
+    old = tuple(name for name in without if name not in window_names)
+    lost = tuple(name for name in without if name in window_names)
+    findings = []
+    if old:
+        findings.append(Finding("I-UNKNOWN-SERIES", "the core keeps no record; not checked", old))
+    if lost:
+        text = "the core has no record of its hooks, so nothing can be checked"
+        findings.append(
+            Finding("U-SERIES", text, lost, advice="none; the installation of the core is damaged")
+        )
+    return findings

@@ -1,0 +1,182 @@
+"""Read image folders: one sub folder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+from torch import Tensor
+
+from ..engine.data import Data, Dataset
+from ..hooks.errors import DataError
+from .preparation import Fraction, Limit, Normalize, SplitSeed, finish, split_dataset
+
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+#: One image may not be larger; a file of a few bytes can claim any size.
+MAX_PIXELS = 64 * 2**20
+#: Modes that pillow turns into 8 bits a channel without loss of range.
+_MODES = frozenset(
+    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+)
+
+#: What the parts of a data set are called: to train on, and to evaluate on, the first that is there.
+_PARTS = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
+_LISTED = 5
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+def folder(
+    *,
+    path: Path,
+    size: Side | tuple[Side, Side] | None = None,
+    greyscale: bool = False,
+    test_fraction: Fraction = 0.2,
+    split_seed: SplitSeed = 0,
+    limit: Limit = None,
+    normalize: Normalize = "auto",
+) -> Data:
+    """Read ``path/train/CLASS/x.png`` and ``path/test/CLASS/x.png``, or ``path/CLASS/x.png`` and split.
+
+    ``training`` is as good as ``train``; ``testing``, ``val``, ``valid`` and ``validation`` as ``test``,
+    before which they come. Classes are numbered by name; files are read in the order of their names.
+
+    Args:
+        path: The folder.
+        size: Height and width, or one number for both; needed if the images differ in size.
+        greyscale: Read one channel instead of three.
+        test_fraction: Share of the test samples, if the folder has no ``test``.
+        split_seed: Which samples these are.
+        limit: At most so many training and so many test samples.
+        normalize: ``auto``, ``none``, or ``{mean: …, std: …}``.
+
+    Raises:
+        DataError: There are no images, one cannot be read, or they differ in size.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: option 'path' is no folder; name one with a sub folder for each class")
+    height_width = (size, size) if isinstance(size, int) else size
+    root, judged, notes = _parts(path)
+    classes = [sub.name for sub in _folders(root)]
+    if not classes:
+        raise DataError(f"{root}: holds no sub folders; expected one for each class")
+    train = _read_classes(root, classes, height_width, greyscale=greyscale)
+    if judged is not None:
+        unknown = [sub.name for sub in _folders(judged) if sub.name not in classes]
+        if unknown:
+            raise DataError(f"{judged / unknown[0]}: is a class without training images in {root}")
+        size_of_train = (train.inputs.shape[2], train.inputs.shape[3])
+        present = [name for name in classes if (judged / name).is_dir()]
+        test = _read_classes(
+            judged, classes, height_width, greyscale=greyscale, present=present, expected=size_of_train
+        )
+    else:
+        train, test = split_dataset(train, test_fraction, split_seed, str(path))
+    return finish(train, test, limit=limit, normalize=normalize, source=str(path), notes=notes)
+
+
+def _parts(path: Path) -> tuple[Path, Path | None, tuple[str, ...]]:
+    """Return the folder to train on, the one to evaluate on, and what to tell of the choice.
+
+    Of a folder without parts, which is to be split, that is the folder itself, and None.
+
+    Raises:
+        DataError: One part is there without the other, or twice.
+    """
+    folders = _folders(path)
+    named = [sub for sub in folders if any(sub.name.lower() in part for part in _PARTS)]
+    found = [[sub for sub in named if sub.name.lower() in part and _has_classes(sub)] for part in _PARTS]
+    if not any(found):
+        if named and named == folders:
+            raise DataError(f"{named[0]}: holds no sub folders; expected one for each class")
+        return path, None, ()
+    for twice in (part for part in found if len(part) > 1):
+        raise DataError(f"{path}: holds both '{twice[0].name}' and '{twice[1].name}'; keep one of them")
+    train, *judging = [part[0] if part else None for part in found]
+    judged = [part for part in judging if part is not None]
+    if train is None:
+        raise DataError(
+            f"{path}: holds '{judged[0].name}' and no folder 'train' beside it; "
+            "add that, or name as 'path' a folder that holds one sub folder a class"
+        )
+    if not judged:
+        raise DataError(
+            f"{path}: holds '{train.name}' and neither 'val' nor 'test' beside it; "
+            f"add one of them, or name {train} as 'path': it is then split"
+        )
+    notes = (f"{path}: trains on '{train.name}' and evaluates on '{judged[0].name}'",)
+    unused = [sub.name for sub in folders if sub not in (train, judged[0])]
+    if unused:
+        notes = (f"{notes[0]}; {', '.join(map(repr, unused[:_LISTED]))} is not read",)
+    return train, judged[0], notes
+
+
+def _has_classes(folder: Path) -> bool:
+    """Tell a part, which holds folders of images, from a class, which holds images."""
+    return any(_folders(folder)) and not any(f.suffix.lower() in SUFFIXES for f in folder.iterdir())
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+
+
+def _read_classes(
+    root: Path,
+    classes: list[str],
+    size: tuple[int, int] | None,
+    *,
+    greyscale: bool,
+    present: list[str] | None = None,
+    expected: tuple[int, int] | None = None,
+) -> Dataset:
+    """Read all images below ``root``; ``expected`` is the size they must have if ``size`` is not given."""
+    images: list[Tensor] = []
+    targets: list[int] = []
+    first: Path | None = None
+    for name in classes if present is None else present:
+        files = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{root / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
+        for file in files:
+            image = _read_image(file, size, greyscale=greyscale)
+            expected = expected or (image.shape[1], image.shape[2])
+            if image.shape[1:] != expected:
+                other = "the training images" if first is None else str(first)
+                raise DataError(
+                    f"{file}: is {image.shape[1]}x{image.shape[2]} pixels (height x width), {other} "
+                    f"{expected[0]}x{expected[1]}; give option 'size', as in size: {min(expected)}"
+                )
+            first = first or file
+            images.append(image)
+            targets.append(classes.index(name))
+    if not images:
+        raise DataError(f"{root}: holds no images of the classes {', '.join(classes)}")
+    return Dataset(
+        torch.stack(images), torch.tensor(targets, dtype=torch.int64), len(classes), tuple(classes)
+    )
+
+
+def _read_image(file: Path, size: tuple[int, int] | None, *, greyscale: bool) -> Tensor:
+    """Return one image, (C, H, W) uint8, upright."""
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{file}: has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
+                )
+            if image.mode not in _MODES:
+                raise DataError(f"{file}: is of mode {image.mode}; convert it to 8 bits a channel")
+            upright = ImageOps.exif_transpose(image).convert("L" if greyscale else "RGB")
+            if size is not None and (upright.height, upright.width) != size:
+                upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            array = np.array(upright)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{file}: is no image that can be read; remove or replace it") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: is damaged: {error}; remove or replace it") from error
+    pixels = torch.from_numpy(array)
+    return pixels[None] if greyscale else pixels.permute(2, 0, 1).contiguous()

@@ -1,0 +1,96 @@
+"""Data from a function of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..engine.data import Data
+from ..hooks.errors import DataError
+from ..imports.user_frames import user_frame
+from ..job.function_options import OptionError, check_call
+from ..job.user_code import load_function
+from .arrays import Task, make_dataset, same_classes
+from .convert import to_tensor
+from .preparation import finish, with_notes
+
+_PAIR = 2
+#: Parts of what was returned that a message names.
+_LISTED = 4
+_WANTED = "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays"
+
+
+#: A function has options of its own; what it knows better it says by returning Data.
+_AS_DATA = "return ringfence.engine.data.Data, {}"
+
+
+def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "auto") -> Data:
+    """Call ``module:function`` with ``options`` and bring what it returns into form.
+
+    Args:
+        name: ``module:function``.
+        options: Its keyword arguments.
+        base: Folder of the job; modules beside it can be imported.
+        task: As in ``arrays``.
+
+    Raises:
+        DataError: It cannot be imported, raises, or returns something else than data.
+    """
+    try:
+        function = load_function(name, base)
+        check_call(function, options)
+    except (OptionError, ValueError) as error:
+        raise DataError(f"data '{name}': {error}") from error
+    try:
+        result = function(**options)
+    except Exception as error:
+        raise DataError(
+            f"data '{name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"
+        ) from error
+    if isinstance(result, Data):
+        return _as_given(result, name)
+    if not (_is_pair(result) and all(_is_pair(part) for part in result)):
+        raise DataError(f"data '{name}': returned {_form(result, of=_form)}; {_WANTED}{_in_pairs(result)}")
+    source = f"data '{name}'"
+    parts = []
+    for part, (inputs, targets) in zip(("training", "test"), result, strict=True):
+        made = make_dataset(
+            to_tensor(inputs, f"{source}: {part} inputs"),
+            to_tensor(targets, f"{source}: {part} targets"),
+            task=task,
+            layout="auto",
+            source=f"{source}: {part} data",
+            ask=_AS_DATA.format("whose inputs are (N, C, H, W)"),
+        )
+        task = "regression" if made.num_classes is None else "classification"
+        parts.append(made)
+    train, test = same_classes(*parts, source=source, more=_AS_DATA.format("with num_classes"))
+    return finish(train, test, limit=None, normalize="auto", source=source)
+
+
+def _as_given(data: Data, name: str) -> Data:
+    """Check ``Data`` that the user made, and keep its own normalisation."""
+    finish(data.train, data.test, limit=None, normalize="none", source=f"data '{name}'")
+    return with_notes(data)
+
+
+def _form(value: object, of: Callable[[object], str] | None = None) -> str:
+    """Return what kind of value it is, of a tuple or list how long, and each part as ``of`` tells it."""
+    kind = type(value).__name__
+    if not isinstance(value, tuple | list):
+        return kind
+    more = ", …" if len(value) > _LISTED else ""
+    parts = "" if of is None or not value else f" ({', '.join(map(of, value[:_LISTED]))}{more})"
+    return f"{kind} of {len(value)}{parts}"
+
+
+def _in_pairs(result: object) -> str:
+    """Return how four arrays in a row are written, as a function of scikit-learn's gives them."""
+    if not isinstance(result, tuple | list) or len(result) != _PAIR**2 or isinstance(result[0], tuple | list):
+        return ""
+    return ". From x, x_test, y, y_test = train_test_split(…) that is: return (x, y), (x_test, y_test)"
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == _PAIR

@@ -1,0 +1,1 @@
+"""Which plugins there are, told from metadata; nothing of them is imported."""

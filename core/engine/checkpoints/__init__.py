@@ -1,0 +1,1 @@
+"""What is on disk of a run, and which job may go on from it."""

@@ -1,0 +1,174 @@
+"""Which checkpoints stay, and how the others go: never so that a kill leaves half of one under its name.
+
+Beside ``step-00000123`` a folder of checkpoints may hold, after a kill:
+
+    .writing-…     one that was being written: worthless
+    .removing-…    one that was being removed: worthless
+    .replaced-step-00000123    the old one of a step that was being written again: whole, and read
+                               for as long as there is no new one
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ...hooks.errors import CheckpointError
+from . import durable_files
+from .manifest import Manifest, load, step_of
+
+WRITING = ".writing-"
+REMOVING = ".removing-"
+REPLACED = ".replaced-"
+
+Note = Callable[[str], None]
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in ``folder`` by rising step, intact or not.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint folder {folder} cannot be read: {error.strerror or error}; check its permissions"
+        ) from error
+    found: dict[int, Path] = {}
+    for entry in sorted(entries, reverse=True):
+        # Those set aside come last: they count where a kill came before the new one had its name.
+        if (step := step_of(entry)) >= 0:
+            found.setdefault(step, entry)
+    return [found[step] for step in sorted(found)]
+
+
+def free_name(folder: Path, name: str) -> Path:
+    """Return the first of ``name``, ``name.1``, ``name.2``, … that does not exist in ``folder``."""
+    candidates = (folder / (name if n == 0 else f"{name}.{n}") for n in itertools.count())
+    return next(path for path in candidates if not os.path.lexists(path))
+
+
+def clear(folder: Path, note: Note) -> None:
+    """Remove what a killed run left, and give a checkpoint that was set aside its name back.
+
+    Args:
+        folder: Holds all checkpoints of the run.
+        note: Told of what cannot be removed; that ends no run.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith((WRITING, REMOVING)):
+            _delete(entry, note)
+        elif entry.name.startswith(REPLACED) and step_of(entry) >= 0:
+            final = folder / f"step-{step_of(entry):08d}"
+            if os.path.lexists(final):
+                remove(entry, note)
+            else:
+                entry.rename(final)
+
+
+def replace(temporary: Path, final: Path, note: Note) -> None:
+    """Give a checkpoint its name; one that has it already is there until the new one is on disk.
+
+    Raises:
+        OSError: It cannot be renamed; what had the name before has it again, or is read in its place.
+    """
+    if not os.path.lexists(final):
+        temporary.rename(final)
+        durable_files.sync_folder(final.parent)
+        return
+    # Only an empty folder can be replaced, so the older one moves away first.
+    aside = free_name(final.parent, f"{REPLACED}{final.name}")
+    final.rename(aside)
+    try:
+        temporary.rename(final)
+    except OSError:
+        aside.rename(final)
+        raise
+    durable_files.sync_folder(final.parent)
+    remove(aside, note)
+
+
+def prune(folder: Path, current: Path, keep: int, note: Note) -> None:
+    """Remove all but ``current``, the latest that look whole, and the best of those.
+
+    One of a later step than ``current`` was passed over when the run was resumed. It does not
+    count, and is left for the run to write anew. A damaged one is removed with those that
+    it is among by its step, never in place of one that is whole.
+
+    Args:
+        folder: Holds all checkpoints of the run.
+        current: The one that has just been written.
+        keep: How many of the latest stay, ``current`` among them.
+        note: Told of what cannot be removed; that ends no run.
+    """
+    earlier = [path for path in list_checkpoints(folder) if step_of(path) <= step_of(current)]
+    whole = {path: manifest for path in earlier if (manifest := _whole(path)) is not None}
+    latest = list(whole)[-keep:]
+    if len(latest) < keep:
+        return
+    last = whole[latest[-1]]
+    # The user may have changed the metric when the run was resumed: values of two cannot be compared.
+    alike = {path: m for path, m in whole.items() if _metric(m) == _metric(last)}
+    stay = {*latest, current, best(alike, higher_is_better=last.higher_is_better)}
+    for path in earlier:
+        if path not in stay and step_of(path) < step_of(latest[0]):
+            remove(path, note)
+
+
+def _metric(manifest: Manifest) -> object:
+    return manifest.fingerprint.get("metric")
+
+
+def best(whole: dict[Path, Manifest], *, higher_is_better: bool) -> Path | None:
+    """Return the checkpoint with the best metric, the earlier of two equals; None if none was evaluated."""
+    judged = [(path, manifest.metric) for path, manifest in whole.items() if manifest.metric is not None]
+    if not judged:
+        return None
+    # max() gives the first of equals.
+    return max(judged, key=lambda entry: entry[1] if higher_is_better else -entry[1])[0]
+
+
+def remove(path: Path, note: Note) -> None:
+    """Remove a checkpoint: first its name, so that no half of one is ever taken for it."""
+    going = free_name(path.parent, f"{REMOVING}{path.name.lstrip('.')}")
+    try:
+        path.rename(going)
+    except OSError as error:
+        _tell(path, error, note)
+    else:
+        _delete(going, note)
+
+
+def _delete(path: Path, note: Note) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        _tell(path, error, note)
+
+
+def _tell(path: Path, error: OSError, note: Note) -> None:
+    note(f"{path} is no longer needed and cannot be removed: {error.strerror or error}; remove it yourself")
+
+
+def _whole(path: Path) -> Manifest | None:
+    """Return what ``state.json`` says if every file is there with its length; its bytes are not read."""
+    try:
+        manifest = load(path)
+    except CheckpointError:
+        return None
+    lengths: dict[str, int] = manifest.lengths or {}
+    found = {name: durable_files.length(path / name) for name in manifest.digests}
+    return manifest if all(0 <= n == lengths.get(name, n) for name, n in found.items()) else None

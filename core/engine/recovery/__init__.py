@@ -1,0 +1,1 @@
+"""Back to a snapshot: after a fault, or in a new process."""

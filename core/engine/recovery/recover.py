@@ -1,0 +1,270 @@
+"""How a run comes back after a plugin's fault, or ends with a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import shlex
+import time
+import traceback
+from fnmatch import fnmatchcase
+
+from ...hooks.errors import (
+    CheckpointError,
+    CutOffError,
+    PluginError,
+    PluginLoadError,
+    PluginProtocolError,
+    PluginRaisedError,
+    RingfenceError,
+    RunAbortedError,
+    SandboxUnavailableError,
+    is_by_its_code,
+    is_transient,
+    shortened,
+    visible,
+)
+from ...hooks.specs import OPTIMIZER
+from ...imports.user_frames import user_frames
+from ...plugins.failure_policy import Place
+from ...plugins.result_checks import is_finite
+from ..checkpoints.fingerprint import FLAG
+from ..session import Run
+from ..state import Snapshot, restart_without_state
+from ..tensor_names import tied_names
+from .snapshots import restore, write
+
+#: How often a pause before a restart looks whether the user wants the run to stop.
+_LOOK_S = 0.02
+#: A model may put whole tensors into its message.
+_MAX_MESSAGE = 2000
+#: Tied parameters that one message names.
+_LISTED = 3
+_GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
+
+
+def recover(run: Run, error: PluginError) -> bool:
+    """Restart the plugin that failed and restore the last snapshot, or end the run.
+
+    Restarting may fail in its turn; each such fault counts as one more in a row, so this ends. Before
+    the first snapshot nothing has been trained, and there is nothing to restore.
+
+    Returns:
+        Whether the run goes on. It does not if the user has asked it to stop: a plugin is then not started
+        once more for nothing, and the last snapshot is on disk.
+
+    Raises:
+        RunAbortedError: The plugin's policy is to abort, it failed too often, it
+            cannot be isolated any more, or the run has diverged and no plugin is
+            to blame.
+        PluginError: As before, but there is no snapshot yet; or it failed in the first step of a new run, and
+            would fail again.
+    """
+    snapshot, failures = run.snapshot, run.hooks.failures
+    place = _place(run)
+    given_up = place.steps_lost
+    if snapshot is not None:
+        _end_if_it_must(run, snapshot, error, place)
+    while True:
+        if snapshot is not None and run.stop():
+            failures.stop(error, place)
+            run.steps_given_up = given_up
+            _go_back(run, snapshot)
+            return False
+        try:
+            _start_anew(run, snapshot, error, place)
+        except SandboxUnavailableError as fault:
+            # A little later there may be a process for it again, or another to fork it from.
+            why = f"could not be restarted: {fault}"
+            error, place = PluginLoadError(why, plugin=error.plugin), Place(place.step)
+            error.__cause__ = fault
+        except PluginError as fault:
+            if fault is error:
+                why = f"{error}; the run was ended"
+                failures.abort(error, place, why)
+                if snapshot is None:
+                    raise
+                raise _aborted(run, snapshot, why) from error
+            # The steps are lost once, whatever it takes to come back to them.
+            error, place = fault, Place(place.step)
+        else:
+            failures.recovered()
+            return True
+
+
+def end_at_snapshot(run: Run, error: CutOffError) -> None:
+    """End a run whose step could not be finished in time as it was at its last snapshot.
+
+    Raises:
+        CutOffError: There is no snapshot yet, so that nothing was trained.
+        CheckpointError: It cannot be written.
+    """
+    snapshot = run.snapshot
+    if snapshot is None:
+        raise error
+    run.steps_given_up = run.progress.step - snapshot.progress.step
+    _go_back(run, snapshot)
+    run.recorder.event(
+        f"{error}; the run ends as it was after {snapshot.progress.step} steps, its last snapshot, with "
+        f"{run.steps_given_up} to take again"
+    )
+
+
+def end_by_fault(run: Run, error: BaseException) -> BaseException:
+    """Write the last snapshot of a run that something else than a plugin has ended.
+
+    Args:
+        run: As it was left.
+        error: What the model, the loss, the schedule or the engine raised, or the disk's.
+
+    Returns:
+        The error to end with, which says how to go on.
+    """
+    snapshot = run.snapshot
+    # A plugin's error is that of a first step: nothing was trained.
+    if snapshot is None or isinstance(error, (CheckpointError, KeyboardInterrupt, PluginError)):
+        return error
+    if isinstance(error, RunAbortedError):
+        # It says how to go on. If it came of a plugin, that was done.
+        if not isinstance(error.__cause__, PluginError):
+            with contextlib.suppress(CheckpointError, RunAbortedError):
+                _go_back(run, snapshot)
+        return error
+    frames = [] if isinstance(error, RingfenceError) else user_frames(error)
+    ended = _aborted(run, snapshot, _said(error, run.progress.step))
+    return RunAbortedError("\n    ".join([str(ended), *frames]))
+
+
+def _said(error: BaseException, step: int) -> str:
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else repr(error.code)
+        return f"the run was ended at step {step} by sys.exit({code})"
+    # Of another's exceptions even __str__ may raise.
+    is_ours = isinstance(error, RingfenceError)
+    said = str(error) if is_ours else "".join(traceback.format_exception_only(error))
+    return f"the run failed at step {step}: {shortened(said.strip().rstrip('.'), _MAX_MESSAGE)}"
+
+
+def _place(run: Run) -> Place:
+    """Return where the run stands; one that is being resumed has not taken the steps that it begins with."""
+    if run.snapshot is None:
+        return Place(run.progress.step)
+    kept = run.snapshot.progress.step
+    return Place(max(run.progress.step, kept), max(run.progress.step - kept, 0))
+
+
+def _start_anew(run: Run, snapshot: Snapshot | None, error: PluginError, place: Place) -> None:
+    """Restart the plugin that failed, and bring all to the snapshot."""
+    if snapshot is None and isinstance(error, PluginProtocolError):
+        raise error  # what its state is made of cannot be saved: it would not be the next time
+    run.hooks.recover(error, place, functools.partial(_pause, run))
+    if snapshot is not None:
+        restart_without_state(run.hooks, snapshot, but=error.plugin)
+        restore(run, snapshot)
+
+
+def _pause(run: Run, seconds: float) -> None:
+    """Wait, but no longer than until the user wants the run to stop."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not run.stop():
+        time.sleep(min(left, _LOOK_S))
+
+
+def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: Place) -> None:
+    """Raise what ends the run at a fault that no restart would mend."""
+    if _has_diverged(run, error):
+        raise _aborted(run, snapshot, _diverged(error), _with_smaller_steps(run)) from error
+    if _would_fail_again(run, error):
+        error.cause += _tied(run, error.cause)
+        run.hooks.failures.abort(error, place, str(error))
+        if not run.resumed:
+            raise error
+        raise _aborted(run, snapshot, str(error)) from error
+
+
+def _would_fail_again(run: Run, error: PluginError) -> bool:
+    """Tell whether a plugin has failed in its first call, and would in every one."""
+    plugin = next(plugin for plugin in run.hooks.plugins if plugin.spec.name == error.plugin)
+    if run.progress.step != run.first_step or error.step not in (None, run.first_step):
+        return False
+    if plugin.spec.on_failure != "restart":
+        return False
+    if isinstance(error, PluginProtocolError):
+        return is_by_its_code(error)
+    if isinstance(error, PluginRaisedError) and not is_transient(error):
+        known = run.raised.get(error.plugin)
+        run.raised[error.plugin] = error.cause
+        return known == error.cause
+    return isinstance(error, PluginLoadError) and error.hook is not None
+
+
+def _tied(run: Run, text: str) -> str:
+    """Say what a parameter is tied to whose other name stands in what a plugin says, or a pattern of it."""
+    known, tied = run.state.weights.values, tied_names(run.state.model)
+    patterns = [p for p in re.findall(r"'([^'\n]+)'", text) if not any(fnmatchcase(n, p) for n in known)]
+    found = [name for name in tied if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return "".join(
+        f"; '{name}' is tied to '{tied[name]}', which is the name of both" for name in found[:_LISTED]
+    )
+
+
+def _has_diverged(run: Run, error: PluginError) -> bool:
+    """Tell whether a plugin failed at what it was given: gradients that are not finite."""
+    return error.hook in _GIVEN_GRADIENTS and not all(map(is_finite, run.state.weights.gradients.values()))
+
+
+def _diverged(error: PluginError) -> str:
+    return (
+        f"the gradients at step {error.step} are not finite: training has diverged, and '{error.plugin}' "
+        "was the first to be given them. Lower the learning rate, warm up longer or clip the gradients"
+    )
+
+
+def _with_smaller_steps(run: Run) -> str:
+    """Say how a run that has diverged goes on: what of its job is changed then has to be accepted by name."""
+    spec = next((p.spec for p in run.hooks.plugins if p.spec.role == OPTIMIZER.name), None)
+    lr = None if spec is None else spec.options.get("lr")
+    if spec is None or not isinstance(lr, int | float) or not lr:
+        return f"start anew with another job, or go on with a changed one: {FLAG} then names what is changed"
+    key = f"plugins.{spec.name}.lr"
+    return (
+        "start anew with another job, or go on with smaller steps, for example with "
+        f"`{_resume(run)} --set {key}={lr / 10:g} {FLAG} {key}`"
+    )
+
+
+def _go_back(run: Run, snapshot: Snapshot) -> None:
+    """Bring all but the plugins, which are about to end, back to ``snapshot``, and write that to disk."""
+    _put_on_disk(run, snapshot)
+    run.state.restore(snapshot)
+
+
+def _put_on_disk(run: Run, snapshot: Snapshot) -> None:
+    """Have the record and the newest checkpoint say what ``snapshot`` does; needs nothing of the model."""
+    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
+    write(run, snapshot)
+
+
+def _aborted(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAbortedError:
+    """Write the last snapshot to disk and return the error that says so, and what to do ``then``."""
+    try:
+        _put_on_disk(run, snapshot)
+    except (CheckpointError, RunAbortedError) as error:
+        # The plugin's fault matters more than that the disk may be full as well.
+        kept = "" if run.checkpoint is None else f"; go on from {run.checkpoint} with `{_resume(run)}`"
+        return RunAbortedError(f"{why}. Its last state could not be kept: {error}{kept}")
+    try:
+        run.state.restore(snapshot)
+    except Exception as error:  # noqa: BLE001 - set_extra_state may raise anything, and a device that failed
+        why += f" (nor does the model take its state back: {shortened(visible(str(error)), _MAX_MESSAGE)})"
+    if run.checkpoint is None:
+        return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
+    then = then or f"once the cause is removed, go on with `{_resume(run)}`"
+    return RunAbortedError(
+        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; {then}"
+    )
+
+
+def _resume(run: Run) -> str:
+    return f"--resume {'' if run.checkpoints is None else shlex.quote(str(run.checkpoints.parent))}"

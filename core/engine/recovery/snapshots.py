@@ -1,0 +1,79 @@
+"""What a run keeps of itself, in memory and on disk, and how it goes back to that."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from ...hooks.errors import CheckpointError
+from ..checkpoints.checkpoint import list_checkpoints, write_checkpoint
+from ..session import Run
+from ..state import Snapshot, load_plugin_states
+
+
+def keep(run: Run, *, checkpoint: bool) -> None:
+    """Take a snapshot, and write it to disk if asked to."""
+    for sentence in run.state.changed_buffers(run.snapshot):
+        _tell_once(run, sentence)
+    snapshot = run.state.snapshot(run.hooks, run.recorder, run.snapshot)
+    run.snapshot = snapshot
+    run.hooks.progressed()
+    if checkpoint:
+        write(run, snapshot)
+
+
+def keep_last(run: Run) -> None:
+    """Make sure that the present state is on disk, and that the monitors' reports are in."""
+    if run.checkpoints is not None and run.checkpointed_step != run.progress.step:
+        keep(run, checkpoint=True)
+    else:
+        run.hooks.drain()
+
+
+def write(run: Run, snapshot: Snapshot) -> None:
+    """Write ``snapshot`` as a checkpoint, unless that was done."""
+    progress = snapshot.progress
+    if run.checkpoints is None or run.checkpointed_step == progress.step:
+        return
+    value = progress.metrics.get(run.config.metric, math.nan)
+    judged = progress.evaluated_step == progress.step and not math.isnan(value)
+    contents = snapshot.contents(
+        value if judged else None, higher_is_better=run.objective.metric.higher_is_better
+    )
+    run.checkpoint = write_checkpoint(
+        run.checkpoints,
+        contents,
+        run.course.fingerprint,
+        keep=run.config.keep_checkpoints,
+        environment=run.course.environment,
+        note=functools.partial(_tell_once, run),
+    )
+    run.checkpointed_step = progress.step
+    run.recorder.checkpointed(progress.step, run.checkpoint)
+
+
+def _tell_once(run: Run, message: str) -> None:
+    """Tell what is found anew at each checkpoint."""
+    if message not in run.told:
+        run.told.add(message)
+        run.recorder.event(message)
+
+
+def refuse_used_folder(run: Run) -> None:
+    """Check that a new run does not write among the checkpoints of an old one.
+
+    Raises:
+        CheckpointError: It would.
+    """
+    if run.checkpoints is not None and list_checkpoints(run.checkpoints):
+        raise CheckpointError(
+            f"{run.checkpoints} holds the checkpoints of another run; resume that one, or choose another "
+            "folder"
+        )
+
+
+def restore(run: Run, snapshot: Snapshot) -> None:
+    """Bring model, plugins and record back to ``snapshot``."""
+    load_plugin_states(run.hooks, snapshot)
+    run.state.restore(snapshot)
+    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)

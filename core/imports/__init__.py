@@ -1,0 +1,1 @@
+"""Who may import what, and from where."""

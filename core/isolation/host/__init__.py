@@ -1,0 +1,1 @@
+"""What runs in the trainer: the outside of the sandbox; imports nothing of `worker`."""

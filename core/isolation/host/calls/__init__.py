@@ -1,0 +1,1 @@
+"""One call of a plugin: its request, its memory, its reply."""

@@ -1,0 +1,1 @@
+"""What a job opens to a plugin, and what was tried beyond that."""

@@ -1,0 +1,442 @@
+"""The stand-in for an isolated plugin: the engine cannot tell it from a local one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ...hooks.errors import CutOffError, PluginError, PluginMemoryError
+from ...hooks.types import Batch, StepInfo, TensorMap
+from ...plugins.interface import PluginSpec, PluginUsage, excess_state
+from ...plugins.result_checks import NAMED_TENSORS, Names, ResultError, check_result, check_scalars
+from ...tensors import pytree
+from ...tensors.tensor_file import TensorFile
+from ..transport.messages import (
+    Call,
+    Done,
+    Fetch,
+    Large,
+    Load,
+    MessageError,
+    Save,
+    Size,
+    Step,
+    decode,
+    from_outbox,
+)
+from ..transport.shared_memory import Region
+from ..worker.layers.confine import LayerStatus
+from .calls.call_memory import Slot
+from .calls.channel import Channel, Pending
+from .limits.memory_budget import budget_bytes
+from .processes.worker_group import SLOTS_PER_WORKER, Crew, Services, Worker
+
+#: Argument whose shape a result must have, where it is not the one that it replaces.
+MEASURED_BY = {"loss": "outputs"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What all calls of one method have in common.
+
+    Attributes:
+        hook: For messages.
+        changes: The argument that its result replaces.
+        names: Arguments to send.
+    """
+
+    hook: str
+    changes: str | None
+    names: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A batch on its way through a worker; ``step`` is the job's, ``own`` the plugin's."""
+
+    worker: Worker
+    slot: Slot
+    pending: Pending | None
+    batch: Batch
+    step: StepInfo
+    own: StepInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """A call of a monitor that nobody waits for."""
+
+    pending: Pending
+    slot: Slot
+    method: str
+    step: StepInfo
+
+
+class IsolatedPlugin:
+    """A plugin in processes of its own; see ``hooks.plugin.Plugin`` for the methods.
+
+    Args:
+        spec: What to start.
+        services: Zygote, watchdog and memory of the run.
+    """
+
+    def __init__(self, spec: PluginSpec, services: Services) -> None:
+        self.spec = spec
+        budget = budget_bytes(spec.memory_fraction)
+        self.usage = PluginUsage(budget_bytes=budget, state_of_bytes=budget)
+        self.accepts: Mapping[str, tuple[str, ...]] = {}
+        self._grace = services.grace
+        self._crew = Crew(spec, self.usage, services)
+        self._posted: deque[_Posted] = deque()
+        #: Where a state lies that this plugin has saved, for as long as somebody has it.
+        self._readable: WeakKeyDictionary[TensorFile, Region] = WeakKeyDictionary()
+        self._refused_step = -1
+        self._forms: Mapping[str, _Form] = {}
+        #: Kept over restarts, as what reads them is.
+        self._names = Names()
+        self._crew.start()
+        self._settle()
+
+    @property
+    def layers(self) -> tuple[LayerStatus, ...]:
+        """How each layer of its sandbox stands, as verified before its code was loaded."""
+        return self._crew.layers
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its class has both methods for that, as it said when it was loaded."""
+        return self._crew.ready is not None and self._crew.ready.keeps_state
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has processes."""
+        return bool(self._crew.workers)
+
+    @property
+    def _workers(self) -> list[Worker]:
+        return self._crew.workers
+
+    # calls
+
+    def call(
+        self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
+    ) -> Any:
+        """Run one method in the first worker and return its checked result."""
+        worker = self._workers[0]
+        slot = worker.slots[0]
+        pending = self._submit(worker, slot, method, arguments, step, snapshot=False)
+        return self._finish(worker, pending, slot, method, arguments, step, into)
+
+    def stream(
+        self,
+        batches: Iterable[tuple[Batch, StepInfo]],
+        *,
+        done: Callable[[StepInfo], None],
+        failed: Callable[[PluginError], None],
+    ) -> Iterator[tuple[Batch, StepInfo]]:
+        """Run ``forward`` ahead of the caller, each worker on its own batches."""
+        if "forward" not in self.accepts:
+            yield from batches
+            return
+        source = iter(batches)
+        flying: deque[_Flight] = deque()
+        turns = itertools.cycle(
+            [(worker, worker.slots[n]) for n in range(SLOTS_PER_WORKER) for worker in self._workers]
+        )
+        try:
+            while self.usage.state == "running":
+                try:
+                    self._fill(flying, source, turns)
+                    if not flying:
+                        return
+                    changed = self._land(flying[0])
+                except PluginError as error:
+                    failed(error)
+                    break
+                flight = flying.popleft()
+                done(flight.own)
+                result = flight.batch if changed is None else changed
+                try:
+                    # Now, not when the next is asked for: a step of the loop is long for an idle worker.
+                    self._fill(flying, source, turns)
+                except PluginError as error:
+                    failed(error)
+                    yield result, flight.step
+                    break
+                yield result, flight.step
+            # Disabled: what was under way passes unchanged, and so does all that follows. It is let go
+            # of first, since its workers are gone and nothing can be waited for.
+            unchanged = [(flight.batch, flight.step) for flight in flying]
+            flying.clear()
+            yield from unchanged
+            yield from source
+        finally:
+            self._forget(flying)
+
+    def _fill(
+        self,
+        flying: deque[_Flight],
+        source: Iterator[tuple[Batch, StepInfo]],
+        turns: Iterator[tuple[Worker, Slot]],
+    ) -> None:
+        """Send batches until every slot of every worker is taken."""
+        while len(flying) < len(self._workers) * SLOTS_PER_WORKER:
+            item = next(source, None)
+            if item is None:
+                return
+            worker, slot = next(turns)
+            own = item[1].for_plugin(self.spec.job_seed, self.spec.name)
+            flight = _Flight(worker, slot, None, *item, own)
+            # Listed before it is sent: a batch must not be lost with a worker that refuses it.
+            flying.append(flight)
+            arguments = {"batch": flight.batch}
+            flight.pending = self._submit(worker, slot, "forward", arguments, own, snapshot=False)
+
+    def _land(self, flight: _Flight) -> Any:
+        if flight.pending is None:
+            raise ValueError("a batch that was never sent has no reply")
+        arguments = {"batch": flight.batch}
+        return self._finish(flight.worker, flight.pending, flight.slot, "forward", arguments, flight.own)
+
+    def post(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> bool:
+        """Start a call on a copy; refused while a call of an earlier step is unanswered."""
+        if step.global_step == self._refused_step:
+            return True
+        if self._posted and self._posted[0].step.global_step != step.global_step:
+            self._refused_step = step.global_step
+            return False
+        worker = self._workers[0]
+        slot = worker.slots[len(self._posted) % SLOTS_PER_WORKER]
+        pending = self._submit(worker, slot, method, arguments, step, snapshot=True)
+        self._posted.append(_Posted(pending, slot, method, step))
+        return True
+
+    def poll(self) -> list[tuple[StepInfo, Any]]:
+        """Return posted calls that have been answered, without waiting."""
+        finished = []
+        channel, deadline_s = self._workers[0].channel, self.spec.deadline_s
+        while self._posted and channel.answered(self._posted[0].pending, deadline_s):
+            finished.append(self._finish_posted())
+        return finished
+
+    def drain(self) -> list[tuple[StepInfo, Any]]:
+        """Wait for posted calls."""
+        self._refused_step = -1
+        finished = []
+        while self._posted:
+            finished.append(self._finish_posted())
+        return finished
+
+    # state
+
+    def state_dict(self) -> TensorFile | None:
+        """Return the first worker's state, in memory of the host's own."""
+        if not self.keeps_state:
+            return None
+        worker, hook = self._workers[0], f"{self.spec.role}.state_dict"
+        channel = worker.channel
+        channel.begin(self.spec.deadline_s, hook)
+        pending = channel.ask(Save(seq := channel.next_seq()), seq, hook=hook)
+        size = channel.wait(pending, self.spec.deadline_s)
+        if not isinstance(size, Size):
+            raise channel.reject(f"answered 'save' with {type(size).__name__}", pending)
+        if size.nbytes == 0:
+            return None
+        excess = excess_state(size.nbytes, self.usage.state_of_bytes)
+        if excess is not None or size.nbytes < 0:
+            raise channel.reject(excess or f"asked to save {size.nbytes} bytes", pending)
+        region = self._state_region(worker, size.nbytes)
+        pending = channel.ask(Fetch(seq := channel.next_seq(), region.id), seq, hook=hook)
+        self._wait_done(channel, pending)
+        # Copied first, checked then: the worker could still write to where it is.
+        copy = Region(size.nbytes, writable=False)
+        copy.buffer[: size.nbytes] = region.buffer[: size.nbytes]
+        try:
+            state = pytree.read(copy.buffer[: size.nbytes])
+        except pytree.PlainDataError as error:
+            raise channel.reject(f"saved {error}", pending) from error
+        self._readable[state] = copy
+        return state
+
+    def load_state_dict(self, state: TensorFile) -> None:
+        """Give every worker the state; one that this plugin has saved is read where it lies."""
+        nbytes, hook = state.nbytes, f"{self.spec.role}.load_state_dict"
+        region = self._readable.get(state)
+        if region is None:
+            region = Region(nbytes, writable=False)
+            state.copy_to(region.buffer.numpy().data)
+        asked = []
+        for worker in self._workers:
+            channel = worker.channel
+            channel.begin(self.spec.deadline_s, hook)
+            worker.exchange.attach(region)
+            load = Load(channel.next_seq(), region.id, nbytes)
+            asked.append((worker, channel.ask(load, load.seq, hook=hook)))
+        for worker, pending in asked:
+            self._wait_done(worker.channel, pending)
+            worker.exchange.detach(region.id)
+
+    def _state_region(self, worker: Worker, nbytes: int) -> Region:
+        """Return the region to which a worker writes its state.
+
+        It is replaced by one twice as large: a worker may keep all that it ever mapped, so that the more
+        there are, the more of its budget is gone.
+        """
+        old = worker.state_region
+        if old is not None and old.nbytes >= nbytes:
+            return old
+        worker.state_region = None
+        if old is not None:
+            worker.exchange.drop_region(old)
+        wanted = nbytes if old is None else max(nbytes, 2 * old.nbytes)
+        try:
+            region = worker.exchange.new_region(wanted, writable=True)
+        except PluginMemoryError:
+            if wanted == nbytes:
+                raise
+            region = worker.exchange.new_region(nbytes, writable=True)
+        worker.state_region = region
+        self._crew.count_results()
+        return region
+
+    # life
+
+    def restart(self) -> None:
+        """Replace all processes by fresh ones."""
+        self._forget_posted()
+        self._crew.restart()
+        self._settle()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._forget_posted()
+        self._crew.end()
+
+    # inside, calls
+
+    def _submit(
+        self,
+        worker: Worker,
+        slot: Slot,
+        method: str,
+        arguments: Mapping[str, Any],
+        step: StepInfo,
+        *,
+        snapshot: bool,
+    ) -> Pending:
+        form = self._forms[method]
+        worker.channel.begin(self.spec.deadline_s, form.hook, step.global_step)
+        packed = slot.pack(form.names, arguments, snapshot=snapshot)
+        held = worker.exchange.result_bytes
+        place = slot.place_result(form.changes, arguments)
+        if worker.exchange.result_bytes != held:
+            self._crew.count_results()
+        seq = worker.channel.next_seq()
+        call = Call(
+            seq,
+            "forward" if method == "forward" else "backward",
+            Step(
+                step.global_step,
+                step.epoch,
+                step.micro_batch,
+                step.steps_total,
+                step.lr_factor,
+                step.pass_index,
+                step.seed,
+            ),
+            packed,
+            place,
+            slot.outbox.id,
+        )
+        return worker.channel.ask(call, seq, hook=form.hook, step=step.global_step)
+
+    def _finish(
+        self,
+        worker: Worker,
+        pending: Pending,
+        slot: Slot,
+        method: str,
+        arguments: Mapping[str, Any],
+        step: StepInfo,
+        into: TensorMap | None = None,
+    ) -> Any:
+        channel = worker.channel
+        reply = channel.wait(pending, self.spec.deadline_s)
+        self.usage.calls += 1
+        changes = self._forms[method].changes
+        try:
+            if isinstance(reply, Large):
+                reply = _from_outbox(slot.outbox, reply.nbytes)
+            if not isinstance(reply, Done):
+                raise MessageError(f"a {type(reply).__name__} in answer to a call")
+            check_scalars(reply.scalars)
+            result = slot.unpack(reply, changes, arguments, into)
+            if changes not in NAMED_TENSORS:
+                # Those were checked as they were copied.
+                result = check_result(changes, result, arguments)
+            self._names.add(reply.scalars, result)
+        except MessageError as error:
+            raise channel.reject(f"sent {error}", pending) from error
+        except ResultError as error:
+            raise channel.reject(str(error), pending) from error
+        # What a worker says of its own time is believed up to what the host saw.
+        believed = 0.0 <= reply.seconds <= pending.elapsed_s
+        self.usage.seconds += reply.seconds if believed else pending.elapsed_s
+        step.scalars.update(reply.scalars)
+        return result
+
+    def _finish_posted(self) -> tuple[StepInfo, Any]:
+        posted = self._posted.popleft()
+        # A report is measured by no argument, so none are kept for it.
+        return posted.step, self._finish(
+            self._workers[0], posted.pending, posted.slot, posted.method, {}, posted.step
+        )
+
+    def _forget(self, flying: Iterable[_Flight]) -> None:
+        """Wait for calls whose results nobody wants any more, unless the run ends."""
+        if self._grace.has_begun:
+            return
+        for flight in flying:
+            # A worker that is dead tells whoever calls it next why.
+            with contextlib.suppress(PluginError, CutOffError):
+                if flight.pending is not None:
+                    flight.worker.channel.wait(flight.pending, self.spec.deadline_s)
+
+    def _wait_done(self, channel: Channel, pending: Pending) -> None:
+        """Wait for a request that only has to be done."""
+        reply = channel.wait(pending, self.spec.deadline_s)
+        if not isinstance(reply, Done):
+            raise channel.reject(f"answered with {type(reply).__name__} where a Done is due", pending)
+
+    # inside, life
+
+    def _settle(self) -> None:
+        """Take over what the plugin said of itself when it was started."""
+        ready = self._crew.ready
+        self.accepts = {} if ready is None else ready.accepts
+        self._forms = {method: self._form(method, names) for method, names in self.accepts.items()}
+        self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
+
+    def _form(self, method: str, accepted: tuple[str, ...]) -> _Form:
+        changes = self.spec.role_info.changes.get(method)
+        names = dict.fromkeys(name for name in accepted if name != "step")
+        if changes is not None:
+            # The inside needs it to tell the plugin what is wrong with a result.
+            names[MEASURED_BY.get(changes, changes)] = None
+        return _Form(f"{self.spec.role}.{method}", changes, tuple(names))
+
+    def _forget_posted(self) -> None:
+        self._posted.clear()
+        self._refused_step = -1
+
+
+def _from_outbox(outbox: Region, nbytes: int) -> Done:
+    if not 0 < nbytes <= outbox.nbytes:
+        raise MessageError(f"a reply of {nbytes} bytes in an outbox of {outbox.nbytes}")
+    # Copied before it is decoded: the worker can still write there.
+    return decode(from_outbox, outbox.buffer[:nbytes].numpy().tobytes())

@@ -1,0 +1,1 @@
+"""What a plugin may take of the machine: memory, processor, files, time."""

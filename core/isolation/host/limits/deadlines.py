@@ -1,0 +1,63 @@
+"""How the host waits for a worker: no longer than its deadline, nor than the user lets a run end."""
+
+from __future__ import annotations
+
+import select
+import time
+
+from ....plugins.grace_period import GracePeriod
+
+#: A thread that wakes up later than asked by more than this was not slow: its process was stopped.
+_STOPPED_S = 1.0
+#: Time for the watchdog to note that, before a deadline that has passed meanwhile counts.
+_LAST_LOOK_MS = 100
+
+
+class HostClock:
+    """Seconds in which this process could run: while it was stopped, no deadline runs.
+
+    A process is stopped by Ctrl-Z, with its whole container, or with the machine. What it waits
+    for may have been stopped as well.
+    """
+
+    def __init__(self) -> None:
+        self._lost_s = 0.0
+
+    def now(self) -> float:
+        """Return what ``time.monotonic`` does, less the time for which the process was stopped."""
+        return time.monotonic() - self._lost_s
+
+    def slept(self, asked_s: float, took_s: float) -> None:
+        """Note how long a thread that asked for ``asked_s`` of sleep got; for one thread only."""
+        if took_s - asked_s > _STOPPED_S:
+            self._lost_s += took_s - asked_s
+
+
+def is_ready_by(poll: select.poll, due: float, grace: GracePeriod, clock: HostClock) -> bool:
+    """Wait until there is something to read.
+
+    Args:
+        poll: What to wait for.
+        due: Until when, by ``clock``.
+        grace: Ends it sooner.
+        clock: The host's.
+
+    Returns:
+        Whether there is; False once ``due`` has passed or ``grace`` is over.
+    """
+    while True:
+        left = due - clock.now()
+        # Rounded up: a timeout of under a millisecond must not become a busy loop.
+        if poll.poll(int(grace.shortest(max(left, 0.0)) * 1000) + 1):
+            return True
+        if grace.is_over:
+            return False
+        if clock.now() < due:
+            continue
+        if clock.now() < due + _STOPPED_S:
+            return False
+        # Nobody has looked for long.
+        if poll.poll(_LAST_LOOK_MS):
+            return True
+        if clock.now() >= due:
+            return False

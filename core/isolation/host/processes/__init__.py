@@ -1,0 +1,1 @@
+"""Processes of plugins: fork, lock up, load, collect."""

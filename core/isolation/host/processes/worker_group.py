@@ -1,0 +1,487 @@
+"""The processes of one plugin, from fork to end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import site
+import socket
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from ....hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
+from ....hooks.specs import OPTIMIZER
+from ....hooks.types import derive_seed
+from ....imports.search_paths import user_site
+from ....plugins.grace_period import GracePeriod
+from ....plugins.interface import PluginSpec, PluginUsage
+from ....plugins.notices import described
+from ....tensors.buffer_pool import Spares
+from ...policy.layer_status import lacking
+from ...transport.messages import Locked, MessageError, Open, Ready, Start
+from ...transport.shared_memory import Arena, Region
+from ...worker.connect_client import Network
+from ...worker.layers.confine import Confinement, LayerStatus
+from ...worker.layers.landlock import SYSTEM
+from ...worker.probes.file_probes import network_inode
+from ...worker.probes.run_probes import ProbeContext
+from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Exchange, Slot
+from ..calls.channel import MIB, Channel, Pending
+from ..grants.connection_broker import Broker
+from ..grants.denials import Answerer, Attempts
+from ..grants.grant import is_unchanged
+from ..grants.grant_advice import how_to_allow, what_instead
+from ..limits.account import INTERVAL_S, Account
+from ..limits.cgroup import Cgroup, CgroupUnavailableError
+from ..limits.memory_budget import BudgetTooSmallError, used_bytes
+from ..limits.rlimit_ceiling import Ceiling
+from ..limits.scratch_folder import MAX_FILE_BYTES, MAX_IN_MEMORY_BYTES, names_in
+from ..limits.scratch_place import is_in_memory
+from ..limits.watchdog import Watchdog
+from ..limits.worker_process import Process
+from .handshake_checks import check_locked, check_ready
+from .layer_report import combine, explain_missing, refuse_if_missing, worst
+
+#: Calls that a worker may have in hand: one that it computes, one that waits, so that it never idles.
+SLOTS_PER_WORKER = 2
+
+#: A value in the zygote's environment that no worker may see; the self-probe looks for it.
+ENV_CANARY = "RINGFENCE_ENV_CANARY"
+
+#: The least that a plugin needs beyond what it is forked with; below it the message says so.
+MIN_BUDGET_BYTES = 64 * MIB
+
+_LOCK_DEADLINE_S = 30.0
+_MAX_FDS = 256
+_SYSTEM_FILES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime")
+
+_Claim = TypeVar("_Claim")
+
+#: What libraries read to know how many threads to start: OpenMP, OpenBLAS, MKL, OpenCV, numexpr, numba,
+#: polars, and those written in Rust.
+_POOLS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
+    *("NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
+)
+
+
+class Services(Protocol):
+    """What a stand-in needs of the sandbox that started it."""
+
+    arena: Arena
+    watchdog: Watchdog
+    answerer: Answerer
+    folder: Path
+    canary: Path
+    skip_layers: tuple[str, ...]
+    plugins: int
+    grace: GracePeriod
+
+    def fork(self, *, for_optimizer: bool = False) -> tuple[Process, socket.socket]:
+        """Fork a worker."""
+
+    def reap(self, process: Process) -> int | None:
+        """Collect a worker that was killed."""
+
+    def remove_scratch(self, folder: str) -> None:
+        """Remove a worker's scratch folder, whatever it made of it."""
+
+
+class Worker:
+    """One process of a plugin, with the memory that it shares with the host."""
+
+    def __init__(self, channel: Channel, exchange: Exchange) -> None:
+        self.channel = channel
+        self.exchange = exchange
+        self.slots: list[Slot] = []
+        self.state_region: Region | None = None
+        self.attempts: Attempts | None = None
+
+
+class Crew:
+    """The workers of one plugin and what holds them.
+
+    Args:
+        spec: What they run.
+        usage: Where the watchdog writes what they use.
+        services: Zygote, watchdog and memory of the run.
+
+    Attributes:
+        workers: Empty before ``start`` and after ``end``.
+        layers: How each layer stands, as verified before the plugin's code was loaded.
+        ready: What the plugin said of itself when it was loaded.
+    """
+
+    def __init__(self, spec: PluginSpec, usage: PluginUsage, services: Services) -> None:
+        self.spec = spec
+        self.usage = usage
+        self.workers: list[Worker] = []
+        self.layers: tuple[LayerStatus, ...] = ()
+        self.ready: Ready | None = None
+        self._services = services
+        self._cgroup: Cgroup | None = None
+        self._broker: Broker | None = None
+        self._account = Account(usage.budget_bytes, usage)
+        #: Memory of the workers before, for those that take their place.
+        self._left: list[Region] = []
+
+    def start(self) -> None:
+        """Fork, lock up and load.
+
+        Raises:
+            SandboxUnavailableError: A required layer does not hold.
+            PluginError: The plugin could not be loaded within its limits.
+        """
+        try:
+            self._lock_up()
+            self._refuse_if_missing()
+            self._load()
+        except PluginError as error:
+            self.end()
+            if self.usage.attempts:
+                error.cause += f"; it tried to {'; to '.join(described(self.usage.attempts))}; refused"
+            raise
+        except BaseException:
+            self.end()
+            raise
+
+    def restart(self) -> None:
+        """Replace all processes by fresh ones; raises what ``start`` does."""
+        regions = self._end()
+        self._close_left()
+        self._left += regions
+        self.start()
+
+    def examine(self) -> tuple[LayerStatus, ...]:
+        """Fork and lock up, load nothing, and return how the layers stand, whatever that is."""
+        try:
+            self._lock_up()
+        finally:
+            self.end()
+        return self.layers
+
+    def count_results(self) -> None:
+        """Add up the memory that workers write results to; it counts towards the budget."""
+        self._account.result_bytes = sum(worker.exchange.result_bytes for worker in self.workers)
+
+    def _lock_up(self) -> None:
+        limit = self.usage.budget_bytes // self.spec.workers
+        self._account = Account(
+            self.usage.budget_bytes,
+            self.usage,
+            threads=self.spec.threads,
+            files_are_memory=is_in_memory(self._services.folder),
+        )
+        cgroup_status = self._make_cgroup()
+        for _ in range(self.spec.workers):
+            cgroup_status = self._fork(limit, cgroup_status)
+        self._services.watchdog.add(self._account)
+        self._lock(limit, cgroup_status)
+
+    def _refuse_if_missing(self) -> None:
+        try:
+            refuse_if_missing(self.layers, self.spec.name)
+        except SandboxUnavailableError as error:
+            error.layers = self.layers
+            raise
+
+    def _own_layers(self) -> tuple[LayerStatus, LayerStatus]:
+        """Say how the layers stand that work on this side of the boundary."""
+        watchdog = (
+            LayerStatus("watchdog", "active", self._cadence(), ("thread_alive",))
+            if self._services.watchdog.is_alive()
+            else lacking("watchdog", "failed", "its thread has ended")
+        )
+        messages = LayerStatus(
+            "messages", "active", "fixed schema, no pickle, copied before checked", ("schema",)
+        )
+        return watchdog, messages
+
+    def _cadence(self) -> str:
+        looks = f"looks every {INTERVAL_S * 1000:.0f} ms, more often the less memory is left"
+        if not self._account.files_are_memory:
+            return looks
+        return f"{looks}; scratch folders lie in memory, which it alone bounds (no disk to put them on)"
+
+    def _scratch_bytes(self) -> int:
+        """Return what a worker's files may take of its memory."""
+        return MAX_IN_MEMORY_BYTES if self._account.files_are_memory else 0
+
+    def _make_cgroup(self) -> LayerStatus:
+        if "cgroup" in self._services.skip_layers:
+            return lacking("cgroup", "disabled", "switched off")
+        try:
+            # What it inherits is charged to the zygote, as long as it does not write to it.
+            self._cgroup = Cgroup.create(self.spec.name, self.usage.budget_bytes)
+            self._account.cgroup = self._cgroup
+        except CgroupUnavailableError as error:
+            return lacking("cgroup", "unavailable", str(error))
+        limit = self.usage.budget_bytes // MIB
+        return LayerStatus("cgroup", "active", f"{limit} MiB", ("limit_set", "worker_inside"))
+
+    def _fork(self, limit: int, cgroup_status: LayerStatus) -> LayerStatus:
+        """Add a worker; returns how the cgroup stands with it."""
+        process, sock = self._services.fork(for_optimizer=self.spec.role == OPTIMIZER.name)
+        process.inherited_bytes = used_bytes(process.pid) or 0
+        process.output = self.usage.output
+        channel = Channel(
+            self.spec.name,
+            sock,
+            process,
+            self._account,
+            limit,
+            self._services.reap,
+            self._oom_kills,
+            self._advise,
+            self._services.grace,
+            self._services.watchdog.clock,
+        )
+        # Listed at once, so that it is ended whatever happens next.
+        self.workers.append(Worker(channel, Exchange(channel, self._services.arena, self._left)))
+        self._account.processes.append(process)
+        least = process.inherited_bytes + MIN_BUDGET_BYTES
+        if limit < least:
+            others = self._services.plugins
+            among = (
+                f" ({others} plugins share this machine's memory: use fewer, or let one that you trust run "
+                "with 'isolation: trusted')"
+                if others > 1
+                else ""
+            )
+            raise BudgetTooSmallError(
+                f"each of its {self.spec.workers} workers may use {limit // MIB} MiB, and torch needs "
+                f"{least // MIB} to start{among}; use fewer workers or a larger memory_fraction",
+                plugin=self.spec.name,
+                limit_bytes=limit,
+                least_bytes=least,
+            )
+        if self._cgroup is None:
+            return cgroup_status
+        try:
+            self._cgroup.add(process.pid)
+            held = self._cgroup.holds(process.pid)
+        except OSError as error:
+            return lacking("cgroup", "failed", f"a worker could not be put into it: {error}")
+        return (
+            cgroup_status
+            if held
+            else lacking("cgroup", "failed", "a worker that was put into it is not there")
+        )
+
+    def _lock(self, limit: int, cgroup_status: LayerStatus) -> None:
+        """Have every worker lock itself up and try to get out."""
+        self._check_grants()
+        if self.spec.permissions.targets:
+            self._broker = Broker(self.spec.name, self.spec.permissions.targets, len(self.workers))
+            self._account.queues += self._broker.queues
+        asked = [(worker, self._open(worker, limit)) for worker in self.workers]
+        found = []
+        for worker, pending in asked:
+            try:
+                locked = worker.channel.wait(pending, _LOCK_DEADLINE_S)
+            except PluginTimeoutError as error:
+                raise SandboxUnavailableError(
+                    f"a process was to be locked up for plugin '{self.spec.name}', and did not say within "
+                    f"{_LOCK_DEADLINE_S:g} s how its layers stand, so none of them counts as active. "
+                    "Something holds system calls up, or this machine is too busy: see to that, or write "
+                    f"'isolation: trusted' beside '{self.spec.name}' to run it unprotected"
+                ) from error
+            if not isinstance(locked, Locked):
+                raise worker.channel.reject(f"answered 'open' with {type(locked).__name__}", pending)
+            _believe(check_locked, locked, worker, pending)
+            if worker.attempts is not None:
+                _believe(Attempts.count_from_now, worker.attempts, worker, pending)
+            # One that is gone by now is told of by the next request, with its cause.
+            with contextlib.suppress(ProcessLookupError):
+                worker.channel.process.ceiling = Ceiling(worker.channel.process.pid)
+            worker.channel.refuse_descriptors()
+            found.append(combine(locked.layers, locked.probes, cgroup_status, *self._own_layers()))
+        self.layers = worst(found)
+
+    def _open(self, worker: Worker, limit: int) -> Pending:
+        scratch = self._make_scratch(worker.channel.process)
+        network = Network(self.spec.name, self.spec.permissions.targets)
+        message = Open(self._confinement(scratch, limit), self._probe_context(scratch), network)
+        take_listener = functools.partial(self._watch, worker)
+        worker.channel.begin(_LOCK_DEADLINE_S)
+        if self._broker is None:
+            return worker.channel.ask(message, take_listener=take_listener)
+        with self._broker.ends.pop() as line:
+            return worker.channel.ask(message, fds=(line.fileno(),), take_listener=take_listener)
+
+    def _watch(self, worker: Worker, listener: int) -> None:
+        process = worker.channel.process
+        worker.attempts = self._services.answerer.watch(listener, process.pid, self.usage, process.scratch)
+
+    def _check_grants(self) -> None:
+        for grant in self.spec.permissions.paths:
+            if not is_unchanged(grant):
+                raise PluginLoadError(
+                    f"{grant.path}, which the job grants it, was replaced or removed since the run began; "
+                    "put it back, or start the run again",
+                    plugin=self.spec.name,
+                )
+
+    def _make_scratch(self, process: Process) -> str:
+        scratch = self._services.folder / f"scratch-{process.pid}"
+        try:
+            scratch.mkdir(mode=0o700)
+        except OSError as error:
+            status = lacking("environment", "failed", f"no scratch folder: {error.strerror}: {scratch}")
+            raise SandboxUnavailableError(
+                explain_missing([status], self.spec.name), layers=(status,)
+            ) from error
+        process.scratch = str(scratch)
+        return process.scratch
+
+    def _load(self) -> None:
+        spec = self.spec
+        start = Start(
+            spec.module,
+            spec.qualname,
+            spec.role,
+            dict(spec.options),
+            spec.search_path,
+            dict(spec.roots),
+            spec.threads,
+            derive_seed(spec.job_seed, spec.name, "start"),
+            spec.lack,
+        )
+        asked = []
+        try:
+            for worker in self.workers:
+                worker.channel.begin(spec.start_deadline_s)
+                asked.append((worker, worker.channel.ask(start)))
+        except (MessageError, OverflowError) as error:
+            raise PluginLoadError(f"its options cannot be sent: {error}", plugin=spec.name) from error
+        outbox, spares = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES, Spares()
+        for worker, pending in asked:
+            ready = worker.channel.wait(pending, spec.start_deadline_s)
+            if not isinstance(ready, Ready):
+                raise worker.channel.reject(f"answered 'start' with {type(ready).__name__}", pending)
+            _believe(check_ready, ready, worker, pending)
+            # What was checked when it first started must be what runs now, in every worker.
+            if self.ready not in (None, ready):
+                raise worker.channel.reject("is not the plugin that was started before", pending)
+            self.ready = ready
+            worker.slots = [Slot(worker.exchange, outbox, spares) for _ in range(SLOTS_PER_WORKER)]
+        self.count_results()
+
+    def _confinement(self, scratch: str, limit: int) -> Confinement:
+        return Confinement(
+            readable=readable_paths(self.spec),
+            scratch=scratch,
+            data_limit_bytes=limit - self._scratch_bytes(),
+            scratch_file_bytes=MAX_IN_MEMORY_BYTES if self._account.files_are_memory else MAX_FILE_BYTES,
+            max_fds=_MAX_FDS,
+            keep_fds=(),
+            environment=_environment(scratch, self.spec.threads),
+            parent_pid=0,
+            skip=self._services.skip_layers,
+            grants=self.spec.permissions.paths,
+        )
+
+    def _probe_context(self, scratch: str) -> ProbeContext:
+        return ProbeContext(
+            host_pid=os.getpid(),
+            canary_path=str(self._services.canary),
+            scratch=scratch,
+            env_canary=ENV_CANARY,
+            host_network=network_inode(),
+        )
+
+    def _advise(self, cause: str, traceback: str) -> str:
+        spec = self.spec
+        return how_to_allow(
+            cause, spec.name, spec.permissions, (*readable_paths(spec), *SYSTEM)
+        ) or what_instead(cause, traceback, spec.permissions, self.usage.attempts or ())
+
+    def _oom_kills(self) -> int:
+        return 0 if self._cgroup is None else self._cgroup.oom_kills()
+
+    def end(self) -> None:
+        """End all processes and free what they held; safe to call twice."""
+        self._left += self._end()
+        self._close_left()
+
+    def _close_left(self) -> None:
+        while self._left:
+            self._left.pop().close()
+
+    def _end(self) -> list[Region]:
+        """End all processes; return the memory that only they could write to, or read."""
+        regions = []
+        self._services.watchdog.remove(self._account)
+        if self._broker is not None:
+            self._broker.close()
+            self._broker = None
+        while self.workers:
+            worker = self.workers.pop()
+            if worker.attempts is not None:
+                self._services.answerer.forget(worker.attempts)
+            worker.channel.close()
+            for slot in worker.slots:
+                slot.close()
+            regions += worker.exchange.close()
+            if worker.channel.process.scratch is not None:
+                self.usage.left_files = self.usage.left_files or names_in(worker.channel.process.scratch)
+                self._services.remove_scratch(worker.channel.process.scratch)
+        self._account.processes.clear()
+        self.usage.memory_bytes = 0
+        if self._cgroup is not None:
+            self._cgroup.close()
+            self._cgroup = None
+        return regions
+
+
+def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: Worker, pending: Pending) -> None:
+    """Check what a worker says of itself; one that says what cannot be is ended.
+
+    Raises:
+        PluginProtocolError: It did.
+    """
+    try:
+        check(claim)
+    except MessageError as error:
+        raise worker.channel.reject(f"named {error}", pending) from error
+
+
+def readable_paths(spec: PluginSpec) -> tuple[str, ...]:
+    """Return what a plugin must read to run at all: Python's library, installed packages, its own code.
+
+    Not the environment as a whole: a ``pip.conf`` with a token may lie at its top.
+    """
+    paths = [*_SYSTEM_FILES, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    paths += [*site.getsitepackages(), str(Path(sys.base_prefix, "lib"))]
+    # An editable install keeps ringfence and its builtin plugins outside the environment.
+    for package in ("ringfence", "ringfence.builtin"):
+        found = importlib.util.find_spec(package)
+        if found is not None:
+            paths += found.submodule_search_locations or ()
+    paths += [user_site()] if user_site() else []
+    paths += spec.readable
+    return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
+
+
+def _environment(scratch: str, threads: int) -> dict[str, str]:
+    """Return all that a plugin sees of an environment; every cache goes where it may write."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": scratch,
+        "TMPDIR": scratch,
+        "XDG_CACHE_HOME": scratch,
+        "MPLCONFIGDIR": scratch,
+        "TORCHINDUCTOR_CACHE_DIR": scratch,
+        "USER": "plugin",
+        "LOGNAME": "plugin",
+        # Libraries that keep threads of their own would have one for each core.
+        **dict.fromkeys(_POOLS, str(threads)),
+        # albumentations looks for a newer version of itself at import unless told not to.
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+    }

@@ -1,0 +1,1 @@
+"""How the two sides of the sandbox talk: messages, and memory that both map."""

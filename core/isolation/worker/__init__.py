@@ -1,0 +1,1 @@
+"""What runs INSIDE the sandbox; imports nothing of `host`."""

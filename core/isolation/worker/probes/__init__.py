@@ -1,0 +1,1 @@
+"""Try what must not work, from inside."""

@@ -1,0 +1,447 @@
+"""The inside of a sandbox: lock up, load one plugin, answer calls.
+
+Everything here runs in the plugin's own process. Once plugin code is loaded,
+nothing that this module says is trusted by the host any more.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ...hooks.connect import route_through
+from ...hooks.errors import JobError, may_pass
+from ...hooks.specs import ROLES, Role
+from ...hooks.types import (
+    AnotherPass,
+    Batch,
+    Changeable,
+    LossScale,
+    LossTerm,
+    Report,
+    StepInfo,
+    TensorMap,
+    TensorSpec,
+)
+from ...imports.import_guard import take_off
+from ...imports.module_finder import add_roots
+from ...plugins.local_plugin import accepted_arguments, load_class, not_passed
+from ...plugins.result_checks import (
+    NAMED_TENSORS,
+    NotFiniteError,
+    ResultError,
+    apart,
+    check_result,
+    check_scalars,
+)
+from ...reproducibility.deterministic import be_repeatable
+from ...tensors import pytree
+from ...tensors.tensor_file import TensorFile
+from ..host.limits.memory_budget import held_bytes
+from ..policy.layer_status import lacking
+from ..transport.messages import (
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT,
+    Argument,
+    Attach,
+    BatchAt,
+    Call,
+    Detach,
+    Done,
+    Fault,
+    Fetch,
+    FromWorker,
+    Large,
+    Layout,
+    Listening,
+    Load,
+    Locked,
+    MapAt,
+    Number,
+    Open,
+    Ready,
+    ResultKind,
+    Save,
+    Size,
+    Start,
+    TensorAt,
+    TensorRef,
+    ToWorker,
+    WireHistogram,
+    WireImage,
+    WireReport,
+    encoder,
+    layout_specs,
+    receive_with_fds,
+    send,
+    to_worker,
+)
+from ..transport.shared_memory import aligned, map_region
+from .call_seeding import Generators
+from .connect_client import Dialler
+from .layers.confine import LayerError, confine
+from .malloc import keep_freed_memory
+from .probes.run_probes import run_probes
+
+#: Left free in a message for its frame when deciding whether a reply needs the outbox.
+_MARGIN_BYTES = 1024
+
+
+def main(sock: socket.socket, log: int) -> NoReturn:
+    """Serve one host until it closes; never returns into the zygote's code."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+        # Of its own accord, on a stack of its own: where it is when a signal ends it.
+        faulthandler.enable(sys.stderr)
+        Worker(sock).serve()
+        status = 0
+    except _HostGoneError:
+        status = 0
+    except BaseException:  # noqa: BLE001 - the last frame of the process: say why, then end it
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class _HostGoneError(Exception):
+    """The host has closed; not to be mistaken for an EOFError that a plugin raises."""
+
+
+class Worker:
+    """One plugin and what it has been given."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._plugin: Any = None
+        self._role: Role
+        self._accepts: dict[str, tuple[str, ...]] = {}
+        self._regions: dict[int, Tensor] = {}
+        self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
+        self._maps: dict[tuple[int, int, int], TensorMap] = {}
+        #: By the identities of an argument and of the place that its result goes to.
+        self._changeable: dict[tuple[int, int], Changeable] = {}
+        self._generators = Generators()
+        self._buffer = bytearray(MAX_MESSAGE_BYTES)
+        #: What ``save`` was answered with, until it is fetched; its tensors are the plugin's.
+        self._state: TensorFile | None = None
+        self._start_seed = 0
+
+    def serve(self) -> None:
+        """Answer messages in the order in which they come."""
+        torch.set_grad_enabled(False)
+        while True:
+            message, fds = self._receive()
+            match message:
+                case Attach(region, nbytes, writable):
+                    self._regions[region] = map_region(fds[0], nbytes, writable=writable)
+                case Detach(region):
+                    self._detach(region)
+                case Layout(layout, region, nbytes):
+                    self._maps = {key: tensors for key, tensors in self._maps.items() if key[0] != layout}
+                    self._changeable.clear()
+                    self._layouts[layout] = self._read_layout(region, nbytes)
+                case _:
+                    self._serve_request(message, fds)
+
+    def _receive(self) -> tuple[ToWorker, list[int]]:
+        try:
+            return receive_with_fds(self._sock, to_worker, 1, self._buffer)
+        except EOFError:
+            raise _HostGoneError from None
+
+    def _serve_request(self, message: Open | Start | Call | Save | Fetch | Load, fds: list[int]) -> None:
+        match message:
+            case Call():
+                self._answer(message.seq, "raised", lambda: self._call(message))
+            case Open():
+                self._send(self._lock(message, fds))
+            case Start():
+                self._answer(0, "load", lambda: self._start(message))
+            case Save(seq):
+                self._answer(seq, "raised", lambda: self._save(seq))
+            case Load(seq):
+                self._answer(seq, "raised", lambda: self._load(message))
+            case Fetch(seq, region):
+                self._fetch(region)
+                self._send(_done(seq))
+
+    def _lock(self, message: Open, fds: list[int]) -> Locked:
+        keep_fds = (self._sock.fileno(), *fds)
+        line = socket.socket(fileno=fds[0]) if fds else None
+        route_through(Dialler(message.network, line))
+        here = msgspec.structs.replace(message.confinement, parent_pid=os.getppid(), keep_fds=keep_fds)
+        keep_freed_memory(message.confinement.data_limit_bytes)
+        listeners: list[int] = []
+        try:
+            layers = confine(here, listeners.append)
+        except LayerError as error:
+            # Half confined: the host is told how all layers stand, and ends this process.
+            layers = list(error.layers) or [lacking(error.layer, error.status, error.reason)]
+        for listener in listeners:
+            # With it, a plugin could allow itself what the filter refuses.
+            send(self._sock, Listening(), (listener,))
+            os.close(listener)
+        return Locked(layers, run_probes(msgspec.structs.replace(message.probes, keep_fds=keep_fds)))
+
+    # what the plugin has been given
+
+    def _detach(self, region: int) -> None:
+        del self._regions[region]
+        self._maps = {key: tensors for key, tensors in self._maps.items() if key[1] != region}
+        self._changeable.clear()
+
+    def _read_layout(self, region: int, nbytes: int) -> tuple[TensorSpec, ...]:
+        data = self._regions[region][:nbytes].numpy().tobytes()
+        return tuple(
+            TensorSpec(name, getattr(torch, dtype), tuple(shape), offset, size)
+            for name, dtype, shape, offset, size in layout_specs.decode(data)
+        )
+
+    def _tensor(self, ref: TensorRef) -> Tensor:
+        region, offset, dtype_name, shape = ref
+        dtype: torch.dtype = getattr(torch, dtype_name)
+        nbytes = math.prod(shape) * dtype.itemsize
+        return self._regions[region][offset : offset + nbytes].view(dtype).view(shape)
+
+    def _map(self, layout: int, region: int, offset: int, nbytes: int) -> TensorMap:
+        key = (layout, region, offset)
+        if key not in self._maps:
+            buffer = self._regions[region][offset : offset + nbytes]
+            self._maps[key] = TensorMap(self._layouts[layout], buffer)
+        return self._maps[key]
+
+    def _argument(self, argument: Argument) -> Any:
+        match argument:
+            case Number(value):
+                return value
+            case TensorAt(ref):
+                return self._tensor(ref)
+            case BatchAt(inputs, targets, indices, num_classes):
+                return Batch(self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes)
+            case MapAt(layout, region, offset, nbytes):
+                return self._map(layout, region, offset, nbytes)
+
+    # requests
+
+    def _start(self, start: Start) -> None:
+        # A plugin that uses a global generator before its first call is repeatable too.
+        self._start_seed = start.seed
+        self._generators.seed_with(start.seed)
+        torch.set_num_threads(start.threads)
+        be_repeatable()
+        # From here on it is the plugin that imports, in its own sandbox.
+        take_off()
+        sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
+        add_roots(start.roots)
+        if start.lack is not None:
+            start.lack.hide([start.module, *start.roots])
+        cls = load_class(start.module, start.qualname)
+        self._role = ROLES[start.role]
+        if getattr(cls, "role", None) != start.role:
+            raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
+        self._accepts = accepted_arguments(cls)
+        if start.lack is not None:
+            self._accepts = start.lack.offered(start.role, self._accepts)
+        self._plugin = cls(**start.options)
+        self._accepts = not_passed(self._plugin, self._accepts)
+        keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
+        self._send(Ready(self._accepts, keeps_state))
+
+    def _call(self, call: Call) -> None:
+        changes = self._role.changes.get(call.method)
+        arguments = {name: self._argument(argument) for name, argument in call.arguments.items()}
+        changeable = None
+        if changes in NAMED_TENSORS:
+            changeable = arguments[changes] = self._with_place(call, changes, arguments[changes])
+        step = StepInfo(*msgspec.structs.astuple(call.step))
+        given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
+        self._generators.seed(step)
+        started = time.perf_counter()
+        result = getattr(self._plugin, call.method)(**given)
+        seconds = time.perf_counter() - started
+        if changeable is not None:
+            result = changeable.result(result)
+        checked = check_result(changes, result, arguments, finite=False)
+        check_scalars(step.scalars)
+        kind, value, report = self._write(call, changes, checked, arguments)
+        scalars = {name: float(number) for name, number in step.scalars.items()}
+        self._reply(call, Done(call.seq, kind, value, seconds, scalars, report))
+        self._generators.prepare(call.method, step)
+
+    def _with_place(self, call: Call, changes: str, argument: TensorMap) -> Changeable:
+        at = call.arguments[changes]
+        assert isinstance(at, MapAt)  # noqa: S101 - the host says so
+        place = self._map(at.layout, call.result, 0, at.nbytes)
+        key = (id(argument), id(place))
+        known = self._changeable.get(key)
+        if known is None:
+            # Holding both keeps their ids from being given to others.
+            known = self._changeable[key] = Changeable(argument, place)
+        return known.begin()
+
+    def _write(
+        self, call: Call, changes: str | None, result: Any, arguments: Mapping[str, Any]
+    ) -> tuple[ResultKind, float, WireReport | None]:
+        """Put ``result`` into the result region; return its kind, its value and its report for ``Done``."""
+        match result:
+            case None:
+                return "none", 0.0, None
+            case Batch():
+                soft = result.targets.dtype != arguments["batch"].targets.dtype or (
+                    result.targets.shape != arguments["batch"].targets.shape
+                )
+                end = self._put(call, 0, result.inputs)
+                self._put(call, end, result.targets)
+                return "soft_batch" if soft else "batch", 0.0, None
+            case LossScale(factor):
+                return "loss_scale", factor, None
+            case LossTerm(value, gradient):
+                self._put(call, 0, gradient)
+                return "loss_term", value, None
+            case Report():
+                return "report", 0.0, _wire_report(result)
+            case AnotherPass(parameters):
+                self._put_map(call, str(changes), parameters)
+                return "another_pass", 0.0, None
+        self._put_map(call, str(changes), result)
+        return "map", 0.0, None
+
+    def _put(self, call: Call, offset: int, tensor: Tensor) -> int:
+        """Copy ``tensor`` to ``offset``; returns where the next may start."""
+        nbytes = tensor.numel() * tensor.element_size()
+        place = self._regions[call.result][offset : offset + nbytes].view(tensor.dtype).view(tensor.shape)
+        place.copy_(tensor)
+        return offset + aligned(nbytes)
+
+    def _put_map(self, call: Call, changes: str, tensors: Mapping[str, Tensor]) -> None:
+        argument = call.arguments[changes]
+        assert isinstance(argument, MapAt)  # noqa: S101 - the host says so
+        place = self._map(argument.layout, call.result, 0, argument.nbytes)
+        if tensors is place:
+            return  # it was computed there
+        if isinstance(tensors, TensorMap) and tensors.specs is place.specs:
+            place.buffer.copy_(tensors.buffer[: place.buffer.numel()])
+            return
+        torch._foreach_copy_(list(place.values()), apart(tensors, place))
+
+    def _reply(self, call: Call, done: Done) -> None:
+        data = encoder.encode(done)
+        if len(data) <= MAX_MESSAGE_BYTES - _MARGIN_BYTES:
+            self._send_bytes(data)
+            return
+        outbox = self._regions[call.outbox]
+        if len(data) > outbox.numel():
+            raise ResultError(f"reported {len(data)} bytes in one call; at most {outbox.numel()}")
+        outbox[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        self._send(Large(call.seq, len(data)))
+
+    def _save(self, seq: int) -> None:
+        self._generators.seed_with(self._start_seed)
+        state = self._plugin.state_dict() if hasattr(self._plugin, "state_dict") else None
+        # Not copied: no code of the plugin's is called before it is fetched.
+        self._state = None if state is None else pytree.encode(state, copy=False)
+        self._send(Size(seq, 0 if self._state is None else self._state.nbytes))
+
+    def _fetch(self, region: int) -> None:
+        if self._state is not None:
+            self._state.copy_to(self._regions[region].numpy().data)
+        self._state = None
+
+    def _load(self, load: Load) -> None:
+        self._generators.seed_with(self._start_seed)
+        # Its tensors are copies: nothing can write to the region, and it is soon gone.
+        state = pytree.decode(pytree.read(self._regions[load.region][: load.nbytes]))
+        self._plugin.load_state_dict(state)
+        self._send(_done(load.seq))
+
+    def _send(self, message: FromWorker) -> None:
+        self._send_bytes(encoder.encode(message))
+
+    def _send_bytes(self, data: bytes) -> None:
+        try:
+            self._sock.send(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _HostGoneError from error
+
+    def _answer(self, seq: int, kind: Any, run: Any) -> None:
+        """Run a request; whatever the plugin raises becomes a ``Fault``."""
+        try:
+            run()
+        except _HostGoneError:
+            raise
+        except ResultError as error:
+            what: Any = "not finite" if isinstance(error, NotFiniteError) else "result"
+            self._send(Fault(seq, what, _clip(str(error)), "", 0))
+        except pytree.PlainDataError as error:
+            self._send(Fault(seq, "result", _clip(f"state_dict(): {error}"), "", 0))
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit included
+            out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+            refuses = kind == "raised" and isinstance(error, JobError)
+            if kind == "raised" and may_pass(error):
+                kind = "transient"
+            used = held_bytes(os.getpid())
+            fault = Fault(
+                seq,
+                "memory" if out_of_memory else "refused" if refuses else kind,
+                _clip(str(error) if refuses else f"{type(error).__name__}: {error}"),
+                _clip(_traceback(error)),
+                used,
+            )
+            # What the frames of the error hold may be all the memory there is.
+            error.__traceback__ = None
+            del error
+            self._send(fault)
+
+
+def _done(seq: int) -> Done:
+    return Done(seq, "none", 0.0, 0.0, {}, None)
+
+
+def _clip(text: str) -> str:
+    # In bytes, as a message must have room for two texts of any characters; a lone surrogate has none.
+    data, half = text.encode(errors="backslashreplace"), MAX_TEXT // 2
+    if len(data) <= MAX_TEXT:
+        return data.decode()
+    return f"{data[:half].decode(errors='ignore')}\n…\n{data[-half:].decode(errors='ignore')}"
+
+
+def _traceback(error: BaseException) -> str:
+    """Format the plugin's own frames; the first ones are this module's."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except MemoryError:
+        return ""
+
+
+def _wire_report(report: Report) -> WireReport:
+    return WireReport(
+        {name: float(value) for name, value in report.scalars.items()},
+        {
+            name: WireHistogram([float(x) for x in histogram.counts], [float(x) for x in histogram.edges])
+            for name, histogram in report.histograms.items()
+        },
+        {name: _wire_image(image) for name, image in report.images.items()},
+    )
+
+
+def _wire_image(image: Tensor) -> WireImage:
+    channels = image.shape[2] if image.dim() == 3 else 0  # noqa: PLR2004 - (H, W, C)
+    return WireImage(image.shape[0], image.shape[1], channels, image.contiguous().numpy().tobytes())

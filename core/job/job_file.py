@@ -1,0 +1,411 @@
+"""The job file, typed: what to train, on what, with which plugins.
+
+``read_job`` reads a file, lays flags over it and checks everything that can be
+told without looking at plugins, models or data. Every fault is shown at once,
+each with file, line, column and key (or the flag it came from) and what would
+be right.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
+from .problems import Path, Problem, explain, suggest
+from .yaml_document import Document, dump_yaml, read_yaml
+
+MAX_MEMORY_FRACTION = 0.15
+
+
+def _named(value: object) -> object:
+    """Let a bare name stand for ``{name: it}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Choice(_Strict):
+    """Something chosen by name, with its own options beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything beside the name."""
+        return dict(self.model_extra or {})
+
+
+Named = Annotated[Choice, BeforeValidator(_named)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Workers = Annotated[int, Field(ge=1, le=256)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+#: torch makes about two of each, and a worker is ended beyond 128.
+WorkerThreads = Annotated[int, Field(ge=1, le=60)]
+#: Less than the kernel's own limit of a wait, 2^31 milliseconds.
+Seconds = Annotated[float, Field(gt=0, le=10**6)]
+Fraction = Annotated[float, Field(gt=0, le=MAX_MEMORY_FRACTION)]
+
+
+class EarlyStopping(_Strict):
+    """When to stop before the end, judged by the job's metric at each evaluation."""
+
+    patience: Count = Field(description="Evaluations without a better metric after which training stops")
+    min_delta: float = Field(0.0, ge=0, description="Gain that counts as better")
+
+
+class PluginJob(_Strict):
+    """One plugin of a job: its name, its options, and how it is to be run."""
+
+    name: str = Field(description="Entry-point name of the plugin")
+    options: dict[str, Any] = Field(default_factory=dict, description="Arguments of its constructor")
+    workers: Workers = Field(
+        1, description="Processes that share its budget; more than 1 only for augment plugins"
+    )
+    every: Count = Field(1, description="Steps between calls of a monitor")
+    deadline_s: Seconds = Field(30.0, description="Longest that one call may take")
+    start_deadline_s: Seconds = Field(60.0, description="Longest that importing and constructing it may take")
+    on_failure: Literal["restart", "disable", "abort"] | None = Field(
+        None, description="What a fault does; by default `disable` for monitors, `restart` for others"
+    )
+    isolation: Literal["sandbox", "trusted"] = Field(
+        "sandbox", description="`trusted` runs it in the trainer's own process, without any protection"
+    )
+    memory_fraction: Fraction | None = Field(
+        None, description="Share of the machine's memory; by default the job's, which it may not exceed"
+    )
+    threads: WorkerThreads = Field(1, description="Threads that torch may use inside one call")
+    read: list[str] = Field(
+        default_factory=list, description="Files and folders that it may read besides its own code"
+    )
+    write: list[str] = Field(
+        default_factory=list, description="Files and folders that it may read and change"
+    )
+    connect: list[str] = Field(
+        default_factory=list, description="Hosts that it may connect to, each as `HOST:PORT`"
+    )
+
+
+#: Keys that may stand beside a plugin's name.
+SETTINGS = tuple(name for name in PluginJob.model_fields if name not in {"name", "options"})
+
+
+class Job(_Strict):
+    """A job, resolved: every key has its value."""
+
+    model: Named = Field(description="`mlp`, `cnn`, `resnet18`, `vit`, or your own `module:function`")
+    data: Named = Field(description="`mnist10k`, `idx`, `folder`, `arrays`, or your own `module:function`")
+    epochs: Count | None = Field(None, description="Passes over the training data; either this or `steps`")
+    steps: Count | None = Field(None, description="Optimizer steps; either this or `epochs`")
+    batch_size: Count = Field(64, description="Samples of one forward pass")
+    grad_accum_steps: Count = Field(1, description="Batches whose gradients make one optimizer step")
+    eval_batch_size: Count = Field(512, description="Samples of one forward pass in evaluation")
+    loss: Named = Field(
+        Choice(name=DEFAULT_CHOICES["loss"]),
+        description="`cross_entropy`, `mse`, `l1`, `huber` or `smooth_l1`",
+    )
+    metric: str = Field(
+        "accuracy",
+        description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`; by default, with a loss of "
+        "numbers, `mse` or `mae`",
+    )
+    schedule: Named = Field(
+        Choice(name=DEFAULT_CHOICES["schedule"]),
+        description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
+    )
+    early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
+    eval_every: Count | None = Field(None, description="Steps between evaluations; by default each epoch")
+    checkpoint_every: Count | None = Field(
+        None, description="Steps between checkpoints; by default each epoch"
+    )
+    snapshot_every: Count = Field(
+        100, description="Steps between the snapshots in memory that a plugin's restart goes back to"
+    )
+    keep_checkpoints: Count = Field(3, description="How many of the latest checkpoints stay on disk")
+    stop_within_s: Seconds = Field(
+        5.0, description="Longest that a step may still take after Ctrl-C or SIGTERM, before it is given up"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Decides every random number of the run")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`"
+    )
+    threads: Threads | None = Field(
+        None, description="Threads of the trainer; by default `OMP_NUM_THREADS`, or one a core"
+    )
+    memory_fraction: Fraction | None = Field(
+        None,
+        description="Share of the machine's memory for each plugin, never more than 0.15; by default "
+        "that, or less where many plugins share 0.9",
+    )
+    base_folder: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Folder that relative paths and modules start from; by default the job file's"
+    )
+    plugins: list[PluginJob] = Field(
+        default_factory=list, description="Plugins, in the order in which they run"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_by_loss(cls, data: Any) -> Any:
+        """Give a job that names no metric the one that goes with its loss."""
+        loss = data.get("loss") if isinstance(data, dict) and "metric" not in data else None
+        name = loss.get("name") if isinstance(loss, dict) else loss
+        metric = DEFAULT_METRICS.get(name) if isinstance(name, str) else None
+        return data if metric is None else {**data, "metric": metric}
+
+    def base(self, file: FilePath) -> FilePath:
+        """Return the folder that relative paths start from, absolute.
+
+        Args:
+            file: The job's.
+        """
+        return (file.parent / os.path.expanduser(self.base_folder or "")).resolve()  # noqa: PTH111 - raises nothing
+
+    def based(self, folder: FilePath) -> Job:
+        """Return the job as it is to be written to a file that lies elsewhere.
+
+        Args:
+            folder: That its relative paths start from.
+        """
+        return self.model_copy(update={"base_folder": str(folder)})
+
+    def to_yaml(self) -> str:
+        """Return the job as a file that reads back to an equal job."""
+        return dump_yaml(_file_form(self))
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A job and the file it was read from, for messages about what only later steps can tell.
+
+    Attributes:
+        job: The resolved job.
+        document: Where each of its values was written.
+    """
+
+    job: Job
+    document: Document
+
+    def option_path(self, plugin: int, *rest: str | int) -> Path:
+        """Return the path of the options of the plugin at index ``plugin``, or of a part of them."""
+        return ("plugins", plugin, self.job.plugins[plugin].name, *rest)
+
+    def error(self, problems: list[Problem]) -> Exception:
+        """Return the problems as one error that names file, line and key."""
+        return self.document.error(problems)
+
+
+def read_job(
+    path: FilePath | str,
+    sets: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    *,
+    data: bytes | None = None,
+) -> JobFile:
+    """Read a job file and lay flags over it.
+
+    Args:
+        path: The YAML file.
+        sets: Values of ``--set``: ``key=value``.
+        plugins: Values of ``--plugin``: ``NAME[:key=value,…]``.
+        data: What the file holds, where somebody has read it already.
+
+    Raises:
+        JobError: The file or a flag is wrong; the message lists all faults.
+    """
+    document = read_yaml(path, data)
+    return check_job(document, apply_flags(document, sets, plugins, SETTINGS))
+
+
+def check_job(document: Document, problems: Sequence[Problem] = ()) -> JobFile:
+    """Return the job that ``document`` holds.
+
+    Args:
+        document: What was read.
+        problems: Faults found so far, shown with those found here.
+
+    Raises:
+        JobError: There is at least one fault.
+    """
+    found = list(problems)
+    if not isinstance(document.value, dict):
+        found.append(Problem((), "a job is a mapping; it starts like 'model: cnn' on a line of its own"))
+        raise document.error(found)
+    data, names = _normalise(document.value, found)
+    job: Job | None = None
+    try:
+        job = Job.model_validate(data)
+    except ValidationError as error:
+        found += [_problem(record, names, data) for record in error.errors(include_url=False)]
+    found += _across_keys(data)
+    if found or job is None:
+        raise document.error(found)
+    return JobFile(job, document)
+
+
+def _normalise(value: Mapping[Any, Any], problems: list[Problem]) -> tuple[dict[str, Any], dict[int, str]]:
+    """Bring plugin entries to the form of ``PluginJob``.
+
+    Returns:
+        The job's data; and index of a plugin to its name, to find its options in the file.
+    """
+    data = {str(key): item for key, item in value.items()}
+    names: dict[int, str] = {}
+    if isinstance(data.get("plugins"), list):
+        entries = [_entry(item, ("plugins", i), problems) for i, item in enumerate(data["plugins"])]
+        data["plugins"] = entries
+        names = {i: entry["name"] for i, entry in enumerate(entries)}
+        problems += _repeated(names)
+    return data, names
+
+
+def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
+    """Split one entry of ``plugins`` into name, options and settings."""
+    if isinstance(item, str) and item:
+        return {"name": item}
+    if not isinstance(item, Mapping) or not item:
+        problems.append(Problem(path, "expected a plugin: its name, or 'NAME: {option: value}'"))
+        return {"name": ""}
+    keys = [str(key) for key in item]
+    settings = {str(key): value for key, value in item.items() if str(key) in SETTINGS}
+    others = [key for key in keys if key not in SETTINGS]
+    if not others:
+        problems.append(
+            Problem(path, f"names no plugin, only settings ({', '.join(keys)}); add 'NAME: {{…}}'")
+        )
+        return {"name": "", **settings}
+    # The name is the key whose value looks like options; a second such key is a misspelt setting.
+    name = next((key for key in others if item[key] is None or isinstance(item[key], Mapping)), others[0])
+    problems += [_no_setting(key, name, path) for key in others if key != name]
+    options = item[name]
+    if options is not None and not isinstance(options, Mapping):
+        message = "expected the plugin's options as a mapping, like '{lr: 0.01}'"
+        problems.append(Problem((*path, name), message))
+        options = None
+    bad = [key for key in options or {} if not isinstance(key, str)]
+    problems += [Problem((*path, name), f"has an option named {key!r}; names are text") for key in bad]
+    return {"name": name, "options": dict(options or {}), **settings}
+
+
+def _no_setting(key: str, name: str, path: Path) -> Problem:
+    message = (
+        f"is no setting of a plugin; {_ended(suggest(key, SETTINGS))} "
+        f"Options of '{name}' go inside its braces; "
+    )
+    return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
+
+
+def _ended(clause: str) -> str:
+    return clause if clause.endswith("?") else f"{clause}."
+
+
+def _repeated(names: Mapping[int, str]) -> list[Problem]:
+    first: dict[str, int] = {}
+    problems = []
+    for i, name in names.items():
+        if name and first.setdefault(name, i) != i:
+            message = f"'{name}' is listed twice (first as plugins[{first[name]}]); a job uses a plugin once"
+            problems.append(Problem(("plugins", i), message))
+    return problems
+
+
+def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[str, Any]) -> Problem:
+    """Turn one of pydantic's records into a problem at its place in the file."""
+    path: Path = record["loc"]
+    match path:
+        case ("plugins", int(i), "options", *rest):
+            path = ("plugins", i, names[i], *rest)
+    match record["type"], path:
+        case "extra_forbidden", _:
+            return Problem(path, f"unknown key; {_meant(path, data)}", at_key=True)
+        case "missing", _:
+            return Problem(path, f"is missing; {_what(path)}")
+        case "model_type" | "dict_type" | "model_attributes_type", ("model" | "data" | "loss" | "schedule",):
+            return Problem(path, f"{explain(record)}; write a name, or {{name: …, option: …}}")
+        case "less_than_equal", (*_, "memory_fraction"):
+            message = (
+                f"{record['input']} is more than {MAX_MEMORY_FRACTION}, the most that a plugin may have "
+            )
+            return Problem(path, message + "of the machine's memory; it may be lowered, never raised")
+        case "list_type", ("plugins",):
+            first = next(iter(record["input"]), "NAME") if isinstance(record["input"], Mapping) else "NAME"
+            return Problem(path, f"{explain(record)}; write each plugin after a dash: '- {first}: {{…}}'")
+        case "list_type", ("plugins", _, ("read" | "write" | "connect") as key):
+            return Problem(path, f"{explain(record)}; write '{key}: […]'")
+        case "string_pattern_mismatch", ("device",):
+            return Problem(path, f"expected auto, cpu, cuda or cuda:N, got '{record['input']}'")
+    return Problem(path, explain(record))
+
+
+def _meant(path: Path, data: Mapping[str, Any]) -> str:
+    """Return what an unknown key may have been meant to be: an option of a plugin, if one has it."""
+    key = str(path[-1])
+    plugins = data.get("plugins") if len(path) == 1 else None
+    for plugin in plugins if isinstance(plugins, list) else []:
+        if key in plugin.get("options", {}):
+            return f"did you mean that of the plugin '{plugin['name']}', plugins.{plugin['name']}.{key}?"
+    return suggest(key, _known_keys(path))
+
+
+def _known_keys(path: Path) -> list[str]:
+    match path:
+        case ("early_stopping", _):
+            return list(EarlyStopping.model_fields)
+        case _:
+            return list(Job.model_fields)
+
+
+def _what(path: Path) -> str:
+    match path:
+        case (str(key),):
+            return f"add '{key}: …' ({Job.model_fields[key].description})"
+        case ("early_stopping", str(key)):
+            return f"add '{key}: …' ({EarlyStopping.model_fields[key].description})"
+        case (str(choice), "name") if choice in Job.model_fields:
+            return f"add 'name: …' ({Job.model_fields[choice].description})"
+        case (*_, key):
+            return f"add '{key}: …'"
+    return "add it"
+
+
+def _across_keys(data: Mapping[str, Any]) -> list[Problem]:
+    """Check what no key alone can tell."""
+    problems = []
+    given = [key for key in ("epochs", "steps") if data.get(key) is not None]
+    if not given:
+        problems.append(Problem((), "says neither epochs nor steps; add 'epochs: 10' or 'steps: 1000'"))
+    elif len(given) > 1:
+        problems.append(Problem(("steps",), "epochs and steps are both given; keep one", at_key=True))
+    fraction = data.get("memory_fraction")
+    plugins = data.get("plugins")
+    for i, plugin in enumerate(plugins if isinstance(plugins, list) else []):
+        own = plugin.get("memory_fraction")
+        if isinstance(own, float) and isinstance(fraction, float) and fraction < own <= MAX_MEMORY_FRACTION:
+            message = (
+                f"{own} is more than the job's memory_fraction, {fraction}; a plugin may take less, not more"
+            )
+            problems.append(Problem(("plugins", i, "memory_fraction"), message))
+    return problems
+
+
+def _file_form(job: Job) -> dict[str, Any]:
+    """Return the job as it would be written in a file."""
+    data = {key: value for key, value in job.model_dump().items() if key != "plugins"}
+    # A key without a value means its default, and both epochs and steps would be refused.
+    written = {key: value for key, value in data.items() if value is not None}
+    return written | {"plugins": [_plugin_form(plugin) for plugin in job.plugins]}
+
+
+def _plugin_form(plugin: PluginJob) -> dict[str, Any]:
+    fields = plugin.model_dump()
+    settings = {key: fields[key] for key in SETTINGS if fields[key] is not None}
+    return {plugin.name: plugin.options, **settings}

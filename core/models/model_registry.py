@@ -1,0 +1,62 @@
+"""The names of models, and how a job's options reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..engine.data import Data
+from ..hooks.errors import JobError
+from ..job.function_options import OptionError, check_options
+from ..job.user_code import is_import_path, suggest_own
+from .cnn import cnn
+from .data_shape import shape_of
+from .mlp import mlp
+from .resnet import resnet18
+from .user_model import user_model
+from .vit import vit
+
+#: Name in the job to what builds it; its keyword parameters are the options.
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "resnet18": resnet18, "vit": vit}
+
+
+def check_model(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` with the types of the model's own; nothing is built.
+
+    Options of a ``module:function`` are returned as they are: it is not imported yet.
+
+    Raises:
+        JobError: There is no such model.
+        OptionError: An option does not fit; it lists the problems with their paths.
+    """
+    if is_import_path(name):
+        return dict(options)
+    if name not in MODELS:
+        raise JobError(f"model '{name}' is unknown; {suggest_own(name, MODELS)}")
+    return check_options(MODELS[name], options)
+
+
+def build_model(name: str, options: Mapping[str, Any], data: Data, *, base: Path) -> nn.Module:
+    """Build the model of a job for its data; weights come from torch's global generator.
+
+    Args:
+        name: Key of ``MODELS``, or ``module:function``.
+        options: Keyword arguments of the model.
+        data: Gives the shapes of inputs and outputs.
+        base: Folder where modules are looked for too.
+
+    Raises:
+        JobError: Name or options are wrong.
+        DataError: The data does not fit the model.
+    """
+    shape = shape_of(data)
+    if is_import_path(name):
+        return user_model(name, options, shape, base)
+    try:
+        checked = check_model(name, options)
+    except OptionError as error:
+        raise JobError(f"model '{name}': {error}") from error
+    return MODELS[name](shape, **checked)

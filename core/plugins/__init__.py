@@ -1,0 +1,1 @@
+"""A plugin of a run, wherever it runs: its interface, order, results and faults."""

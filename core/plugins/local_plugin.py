@@ -1,0 +1,262 @@
+"""A plugin in this process: what ``isolation: trusted`` means, and what runs inside a sandbox."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ..hooks.errors import (
+    REFUSED,
+    JobError,
+    PluginError,
+    PluginLoadError,
+    PluginProtocolError,
+    PluginRaisedError,
+    as_transient,
+    may_pass,
+)
+from ..hooks.specs import HOOKS, METHODS
+from ..hooks.types import Batch, Changeable, StepInfo, TensorMap, derive_seed, passthrough
+from ..tensors import pytree
+from ..tensors.tensor_file import TensorFile
+from .call_context import Surroundings, openblas_pools
+from .interface import PluginSpec, PluginUsage, excess_state
+from .plugin_frames import raised_at
+from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_result, check_scalars
+
+#: Kinds of parameters that an argument can be given to by name.
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+#: Hook to the names of its arguments.
+_ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
+
+
+def load_class(module: str, qualname: str) -> type:
+    """Import ``module`` and return the class ``qualname`` in it.
+
+    Raises:
+        ImportError, AttributeError, TypeError: There is no such class.
+    """
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    if not inspect.isclass(found):
+        raise TypeError(f"{module}:{qualname} is not a class")
+    return found
+
+
+def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
+    """Return method to argument names of a plugin class; a pass-through is absent.
+
+    An argument that has a default and that this core's hook lacks is left out: so a
+    plugin can use an argument of a later series and still work with this one.
+
+    Raises:
+        TypeError: ``forward`` or ``backward`` is missing, or takes what cannot be given by name.
+    """
+    accepts = {}
+    for method in METHODS:
+        function = inspect.getattr_static(cls, method, None)
+        if function is None:
+            raise TypeError(
+                f"{cls.__name__} has no {method}(); a plugin that has nothing to do there "
+                f"says so with '{method} = passthrough'"
+            )
+        if function is not passthrough:
+            parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
+            known = _ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
+            unnamed = [p for p in parameters if p.kind not in _NAMED]
+            if unnamed:
+                raise TypeError(
+                    f"{cls.__name__}.{method}() takes '{unnamed[0]}' and no name for it: "
+                    "arguments are given by name; write each that it takes, without / and *"
+                )
+            accepts[method] = tuple(p.name for p in parameters if p.default is p.empty or p.name in known)
+    return accepts
+
+
+def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return ``accepts`` without a method that the plugin made a pass-through of as it was constructed."""
+    return {name: taken for name, taken in accepts.items() if getattr(plugin, name) is not passthrough}
+
+
+class LocalPlugin:
+    """A plugin that runs in this process; see ``Plugin`` for the methods.
+
+    Args:
+        spec: What to load.
+        instance: The plugin itself, if it exists already.
+    """
+
+    def __init__(self, spec: PluginSpec, instance: object | None = None) -> None:
+        self.spec = spec
+        self.usage = PluginUsage()
+        self._instance: Any = instance
+        self._canonical = Canonical()
+        self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
+        self._names = Names()
+        self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
+        self._as_in_sandbox = Surroundings(spec.threads)
+        if instance is None:
+            self._construct()
+        try:
+            accepts = accepted_arguments(type(self._instance))
+        except TypeError as error:
+            raise PluginLoadError(str(error), plugin=spec.name) from error
+        self.accepts: Mapping[str, tuple[str, ...]] = not_passed(self._instance, accepts)
+        self._finished: list[tuple[StepInfo, Any]] = []
+
+    def call(
+        self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
+    ) -> Any:
+        """Run one method and check its result."""
+        spec = self.spec
+        changes = spec.role_info.changes.get(method)
+        changeable = None
+        if into is not None and changes is not None:
+            changeable = self._with_place(arguments[changes], into)
+            arguments = {**arguments, changes: changeable}
+        hook = f"{spec.role}.{method}"
+        given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
+        started = time.perf_counter()
+        try:
+            with self._as_in_sandbox(step.call_seed):
+                result = getattr(self._instance, method)(**given)
+            if changeable is not None:
+                result = changeable.result(result)
+            checked = self._canonical(changes, check_result(changes, result, arguments), arguments, into)
+            check_scalars(step.scalars)
+            self._names.add(step.scalars, checked)
+        except ResultError as error:
+            raise PluginProtocolError(
+                str(error),
+                plugin=spec.name,
+                hook=hook,
+                step=step.global_step,
+                by_its_code=not isinstance(error, NotFiniteError),
+            ) from error
+        except JobError as error:
+            raise PluginLoadError(
+                f"{REFUSED}: {error}", plugin=spec.name, hook=hook, step=step.global_step
+            ) from error
+        except Exception as error:
+            raise self._raised(error, hook, step.global_step) from error
+        finally:
+            self.usage.calls += 1
+            self.usage.seconds += time.perf_counter() - started
+        return checked
+
+    def stream(
+        self,
+        batches: Iterable[tuple[Batch, StepInfo]],
+        *,
+        done: Callable[[StepInfo], None],
+        failed: Callable[[PluginError], None],
+    ) -> Iterator[tuple[Batch, StepInfo]]:
+        """Run ``forward`` over ``batches``, one at a time."""
+        for batch, step in batches:
+            changed = None
+            if "forward" in self.accepts and self.usage.state == "running":
+                own = step.for_plugin(self.spec.job_seed, self.spec.name)
+                try:
+                    changed = self.call("forward", {"batch": batch}, own)
+                except PluginError as error:
+                    failed(error)
+                else:
+                    done(own)
+            yield (batch if changed is None else changed), step
+
+    def post(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> bool:
+        """Run at once; a trusted monitor makes the loop wait."""
+        self._finished.append((step, self.call(method, arguments, step)))
+        return True
+
+    def poll(self) -> list[tuple[StepInfo, Any]]:
+        """Return what ``post`` has run."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def drain(self) -> list[tuple[StepInfo, Any]]:
+        """Return what ``post`` has run."""
+        return self.poll()
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its class has both methods for that."""
+        return hasattr(self._instance, "state_dict") and hasattr(self._instance, "load_state_dict")
+
+    def state_dict(self) -> TensorFile | None:
+        """Return a copy of the plugin's state; None if it lacks one of the two methods, as in a sandbox."""
+        if not self.keeps_state:
+            return None
+        state = self._guard("state_dict", self._instance.state_dict)
+        if state is None:
+            return None
+        try:
+            return pytree.encode(state, refuse=lambda n: excess_state(n, self.usage.state_of_bytes))
+        except pytree.PlainDataError as error:
+            raise PluginProtocolError(
+                f"state_dict() returned what cannot be saved: {error}",
+                plugin=self.spec.name,
+                hook=f"{self.spec.role}.state_dict",
+                by_its_code=True,
+            ) from error
+
+    def load_state_dict(self, state: TensorFile) -> None:
+        """Give the plugin its state back, in tensors of its own."""
+        value = pytree.decode(state)
+        self._guard("load_state_dict", lambda: self._instance.load_state_dict(value))
+
+    def restart(self) -> None:
+        """Construct the plugin again."""
+        self._construct()
+        self._finished.clear()
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _with_place(self, argument: TensorMap, into: TensorMap) -> Changeable:
+        known = self._changeable
+        if known is None or known[0] is not argument or known[1] is not into:
+            known = self._changeable = (argument, into, Changeable(argument, into))
+        return known[2].begin()
+
+    def _guard(self, name: str, function: Callable[[], Any]) -> Any:
+        try:
+            with self._as_in_sandbox(self._start_seed):
+                return function()
+        except Exception as error:
+            raise self._raised(error, f"{self.spec.role}.{name}") from error
+
+    def _raised(self, error: Exception, hook: str, step: int | None = None) -> PluginRaisedError:
+        told = traceback.format_exc()
+        raised = PluginRaisedError(
+            f"raised {type(error).__name__}: {error}{raised_at(told)}",
+            plugin=self.spec.name,
+            hook=hook,
+            step=step,
+            remote_traceback=told,
+        )
+        return as_transient(raised) if may_pass(error) else raised
+
+    def _construct(self) -> None:
+        spec = self.spec
+        for folder in reversed(spec.search_path):
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
+        try:
+            with self._as_in_sandbox(self._start_seed):
+                self._instance = load_class(spec.module, spec.qualname)(**spec.options)
+        except Exception as error:
+            told = traceback.format_exc()
+            raise PluginLoadError(
+                f"{spec.module}:{spec.qualname} could not be loaded: {type(error).__name__}: {error}",
+                plugin=spec.name,
+                remote_traceback=told,
+            ) from error
+        # What the plugin imported may have brought pools of its own.
+        self._as_in_sandbox.pools = openblas_pools()

@@ -1,0 +1,359 @@
+"""Is what a plugin returned what its hook asks for? One answer for isolated and trusted plugins."""
+
+from __future__ import annotations
+
+import cmath
+import itertools
+import math
+import re
+import sys
+from collections.abc import Mapping
+from operator import length_hint
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hooks.types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap
+
+MAX_SCALARS = 4096
+MAX_HISTOGRAMS = 1024
+MAX_BINS = 512
+MAX_IMAGES = 64
+MAX_IMAGE_SIDE = 1024
+#: Different names that one plugin may use in a run: whoever reads the run later holds a series for each.
+MAX_NAMES = 8192
+#: Counts and edges of all histograms of one report: they are kept as text, in about 1 MiB.
+MAX_HISTOGRAM_NUMBERS = 42_000
+#: Pixels of all pictures of one report, in bytes: those of one picture that is as large as it may be.
+MAX_PICTURE_BYTES = 3 * MAX_IMAGE_SIDE**2
+_NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
+_IMAGE_DIMS = (2, 3)
+#: Arguments that are named tensors.
+NAMED_TENSORS = ("gradients", "parameters")
+_MAX_LAYOUTS = 8
+
+
+class ResultError(ValueError):
+    """A result does not fit its hook; the message says what was expected."""
+
+
+class NotFiniteError(ResultError):
+    """A result is of the right form, and holds what is no finite number."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether every number of ``tensor`` is finite, both parts of a complex one; integers always are."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    # A sum is finite only if every term is; it can overflow without, so a second look decides.
+    return cmath.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
+
+
+def check_result(
+    changes: str | None, result: Any, arguments: Mapping[str, Any], *, finite: bool = True
+) -> Any:
+    """Return ``result`` if it may replace the argument ``changes``.
+
+    Args:
+        changes: Name of the argument that the hook changes; None for a hook that only reports.
+        result: What the plugin returned.
+        arguments: What the hook was called with.
+        finite: Whether to look for numbers that are not finite. The inside of a
+            sandbox leaves that to the host, which does not take its word anyway.
+
+    Raises:
+        ResultError: It does not fit.
+    """
+    if result is None:
+        return None
+    match changes:
+        case "batch":
+            return check_batch(result, arguments["batch"], finite=finite)
+        case "gradients":
+            return check_tensors("gradient", result, arguments["gradients"], finite=finite)
+        case "parameters":
+            if isinstance(result, AnotherPass):
+                parameters = result.parameters
+                return AnotherPass(
+                    check_tensors("parameter", parameters, arguments["parameters"], finite=finite)
+                )
+            return check_tensors("parameter", result, arguments["parameters"], finite=finite)
+        case "loss":
+            return check_loss(result, arguments["outputs"], finite=finite)
+    return check_report(result)
+
+
+def check_batch(result: Any, batch: Batch, *, finite: bool = True) -> Batch:
+    """Check an augmented batch against the one that went in."""
+    if not isinstance(result, Batch):
+        raise ResultError(f"returned {type(result).__name__}; expected a Batch or None")
+    check_tensor("inputs", result.inputs, batch.inputs, finite=finite)
+    targets, expected = result.targets, batch.targets
+    if (targets.shape == expected.shape and targets.dtype == expected.dtype) or batch.num_classes is None:
+        check_tensor("targets", targets, expected, finite=finite)
+    elif targets.shape != (len(batch), batch.num_classes) or targets.dtype != torch.float32:
+        raise ResultError(
+            f"returned targets of shape {tuple(targets.shape)} and dtype {targets.dtype}; expected "
+            f"{tuple(expected.shape)} {expected.dtype}, or ({len(batch)}, {batch.num_classes}) torch.float32"
+        )
+    elif finite and not is_finite(targets):
+        raise NotFiniteError("returned targets with a value that is not finite")
+    if batch.num_classes is not None and not targets.is_floating_point():
+        low, high = targets.aminmax()
+        if low < 0 or high >= batch.num_classes:
+            raise ResultError(f"returned a class outside 0 … {batch.num_classes - 1}")
+    # Which samples these are is the engine's knowledge, not the plugin's.
+    return batch.with_(inputs=result.inputs, targets=targets)
+
+
+def check_tensor(what: str, result: Any, expected: Tensor, *, finite: bool = True) -> None:
+    """Check shape, dtype and finiteness of one tensor."""
+    if not isinstance(result, Tensor):
+        raise ResultError(f"returned {what} of type {type(result).__name__}; expected a tensor")
+    if result.shape != expected.shape:
+        raise ResultError(f"returned {what} of shape {tuple(result.shape)}; expected {tuple(expected.shape)}")
+    if result.dtype != expected.dtype:
+        raise ResultError(f"returned {what} of dtype {result.dtype}; expected {expected.dtype}")
+    if finite and not is_finite(result):
+        raise NotFiniteError(f"returned {what} with a value that is not finite")
+
+
+def check_tensors(
+    what: str, result: Any, expected: Mapping[str, Tensor], *, finite: bool = True
+) -> Mapping[str, Tensor]:
+    """Check that ``result`` has the names, shapes and dtypes of ``expected`` and is finite."""
+    if not isinstance(result, Mapping):
+        raise ResultError(f"returned {type(result).__name__}; expected a mapping of name to {what}, or None")
+    if _same_layout(result, expected) and (not finite or _all_finite(result)):
+        return result
+    if result.keys() != expected.keys():
+        missing = sorted(expected.keys() - result.keys())
+        extra = sorted(str(name) for name in result.keys() - expected.keys())
+        raise ResultError(f"returned other names than it was given: missing {missing[:3]}, extra {extra[:3]}")
+    for name, tensor in expected.items():
+        check_tensor(f"{what} '{name}'", result[name], tensor, finite=finite)
+    return result
+
+
+def _same_layout(result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Tell whether names, shapes and dtypes agree because both were laid out by the same specs."""
+    if not (isinstance(result, TensorMap) and isinstance(expected, TensorMap)):
+        return False
+    return result.specs is expected.specs
+
+
+def _all_finite(result: Mapping[str, Tensor]) -> bool:
+    """Look at all tensors in one pass where they lie side by side; False means look at each."""
+    flat = result.flat() if isinstance(result, TensorMap) else None
+    return flat is not None and is_finite(flat)
+
+
+class Canonical:
+    """Lay out what a plugin in this process returned like the argument that it replaces.
+
+    Plugins that come after know tensors by the layout of their specs, and would
+    have to learn the new ones of each mapping that was made for one call only.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[int, TensorMap] = {}
+
+    def __call__(
+        self, changes: str | None, result: Any, arguments: Mapping[str, Any], into: TensorMap | None = None
+    ) -> Any:
+        """Return a checked ``result``, its mappings copied into maps that the next call reuses.
+
+        Args:
+            changes: As for ``check_result``.
+            result: What that returned.
+            arguments: What the hook was called with.
+            into: Where a mapping goes instead.
+        """
+        if changes not in NAMED_TENSORS or result is None:
+            return result
+        expected = arguments[changes]
+        if isinstance(result, AnotherPass):
+            return AnotherPass(self._laid_out(result.parameters, expected, into))
+        return self._laid_out(result, expected, into)
+
+    def _laid_out(
+        self, result: Mapping[str, Tensor], expected: Mapping[str, Tensor], into: TensorMap | None
+    ) -> Mapping[str, Tensor]:
+        if into is not None:
+            return _copied(result, into)
+        if not isinstance(expected, TensorMap) or _same_layout(result, expected):
+            return result
+        return _copied(result, self._place(expected))
+
+    def _place(self, expected: TensorMap) -> TensorMap:
+        # By identity: hashing thousands of specs would cost more than the call. The map holds
+        # the tuple, so that its id is not given to another.
+        known = self._maps.get(id(expected.specs))
+        if known is None:
+            if len(self._maps) >= _MAX_LAYOUTS:
+                self._maps.clear()
+            known = TensorMap(expected.specs, torch.zeros_like(expected.buffer))
+            self._maps[id(expected.specs)] = known
+        return known
+
+
+def apart(result: Mapping[str, Tensor], place: TensorMap) -> list[Tensor]:
+    """Return the tensors of ``result`` in the order of ``place``, none of which copying there overwrites.
+
+    A plugin that was given ``place`` to work in may return parts of it under other names.
+    """
+    begin = place.buffer.data_ptr()
+    end = begin + place.buffer.numel()
+    tensors = [result[name] for name in place]
+    if all(
+        t is own or not begin <= t.data_ptr() < end for t, own in zip(tensors, place.values(), strict=True)
+    ):
+        return tensors
+    return [tensor.clone() for tensor in tensors]
+
+
+def _copied(result: Mapping[str, Tensor], place: TensorMap) -> TensorMap:
+    if not _is_there(result, place):
+        # A plugin may have asked for gradients in its own code; they end here.
+        with torch.no_grad():
+            torch._foreach_copy_(list(place.values()), apart(result, place))
+    return place
+
+
+def _is_there(result: Mapping[str, Tensor], place: TensorMap) -> bool:
+    """Tell whether ``result`` was computed in ``place``, be it as the argument that lies there too."""
+    return (
+        isinstance(result, TensorMap)
+        and result.specs is place.specs
+        and result.buffer.data_ptr() == place.buffer.data_ptr()
+    )
+
+
+def check_loss(result: Any, outputs: Tensor, *, finite: bool = True) -> LossTerm | LossScale:
+    """Check a loss term against the outputs that it is a function of."""
+    # The loss is of the outputs' dtype: what is finite as a double need not be there.
+    most = torch.finfo(outputs.dtype).max
+    if isinstance(result, LossScale):
+        if not abs(result.factor) <= most:
+            raise NotFiniteError(f"returned a LossScale that is not finite as {outputs.dtype}")
+        return LossScale(float(result.factor))
+    if not isinstance(result, LossTerm):
+        raise ResultError(f"returned {type(result).__name__}; expected LossTerm, LossScale or None")
+    value = float(result.value)
+    if not abs(value) <= most:
+        raise NotFiniteError(f"returned a LossTerm whose value is not finite as {outputs.dtype}")
+    check_tensor("a loss term's gradient", result.gradient, outputs, finite=finite)
+    return LossTerm(value, result.gradient)
+
+
+def check_report(result: Any) -> Report:
+    """Check names, counts and sizes of what a monitor reports."""
+    if not isinstance(result, Report):
+        raise ResultError(f"returned {type(result).__name__}; expected a Report or None")
+    check_scalars(result.scalars)
+    if len(result.histograms) > MAX_HISTOGRAMS or len(result.images) > MAX_IMAGES:
+        raise ResultError(f"reported over {MAX_HISTOGRAMS} histograms or {MAX_IMAGES} images")
+    _check_amount(result)
+    for name, histogram in result.histograms.items():
+        _check_name(name)
+        _check_histogram(name, histogram)
+    for name, image in result.images.items():
+        _check_name(name)
+        _check_image(name, image)
+    return result
+
+
+def _check_amount(report: Report) -> None:
+    """Check how much there is in all, before any of it is looked at: the host writes and draws it."""
+    histograms = [h for h in report.histograms.values() if isinstance(h, Histogram)]
+    numbers = sum(length_hint(h.counts) + length_hint(h.edges) for h in histograms)
+    if numbers > MAX_HISTOGRAM_NUMBERS:
+        raise ResultError(
+            f"reported histograms of {numbers:,} counts and edges in one call; at most "
+            f"{MAX_HISTOGRAM_NUMBERS:,}: report fewer histograms, or some of fewer bins"
+        )
+    nbytes = sum(image.numel() for image in report.images.values() if isinstance(image, Tensor))
+    if nbytes > MAX_PICTURE_BYTES:
+        raise ResultError(
+            f"reported pictures of {nbytes / 2**20:.1f} MiB in one call; at most "
+            f"{MAX_PICTURE_BYTES / 2**20:.0f} MiB: report fewer or smaller pictures"
+        )
+
+
+def check_scalars(scalars: Mapping[str, Any]) -> None:
+    """Check names and count of logged numbers."""
+    if len(scalars) > MAX_SCALARS:
+        raise ResultError(f"logged {len(scalars)} numbers in one call; at most {MAX_SCALARS}")
+    for name, value in scalars.items():
+        _check_name(name)
+        if not isinstance(value, (int, float)):
+            raise ResultError(f"logged '{name}' of type {type(value).__name__}; expected a number")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ResultError(
+                f"logged '{name}' of {value.bit_length()} bits; expected a number that a float holds"
+            )
+
+
+class Names:
+    """The names that one plugin has used in a run, so that they stay few."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def add(self, scalars: Mapping[str, Any], result: Any) -> None:
+        """Take the names of what a call logged and reported, both checked already.
+
+        Raises:
+            ResultError: They are too many, with those of the calls before.
+        """
+        used = [scalars]
+        if isinstance(result, Report):
+            used += [result.scalars, result.histograms, result.images]
+        for names in used:
+            if not self._seen.issuperset(names):
+                self._seen.update(names)
+        if len(self._seen) > MAX_NAMES:
+            raise ResultError(
+                f"used over {MAX_NAMES} different names in this run; let names say what is "
+                "measured, and the step when"
+            )
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ResultError(f"used the name {name!r:.80}; names are 1 to 200 letters, digits and ._-/")
+
+
+def _check_histogram(name: str, histogram: Any) -> None:
+    if not isinstance(histogram, Histogram):
+        raise ResultError(f"histogram '{name}' is a {type(histogram).__name__}; expected a Histogram")
+    try:
+        counts, edges = [float(x) for x in histogram.counts], [float(x) for x in histogram.edges]
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ResultError(f"histogram '{name}' holds what is no number: {error}") from error
+    if not 1 <= len(counts) <= MAX_BINS or len(edges) != len(counts) + 1:
+        raise ResultError(
+            f"histogram '{name}' has {len(counts)} counts and {len(edges)} edges; "
+            f"expected N and N + 1, N at most {MAX_BINS}"
+        )
+    if not all(math.isfinite(x) and x >= 0 for x in counts):
+        raise NotFiniteError(f"histogram '{name}' has a count that is negative or not finite")
+    increasing = all(a < b for a, b in itertools.pairwise(edges))
+    if not (increasing and all(math.isfinite(x) for x in edges)):
+        raise NotFiniteError(f"histogram '{name}' has edges that are not finite and increasing")
+
+
+def _check_image(name: str, image: Any) -> None:
+    fits = (
+        isinstance(image, Tensor)
+        and image.dtype == torch.uint8
+        and image.dim() in _IMAGE_DIMS
+        and min(image.shape[:2]) >= 1
+        and max(image.shape[:2]) <= MAX_IMAGE_SIDE
+        and (image.dim() == _IMAGE_DIMS[0] or image.shape[2] == 3)  # noqa: PLR2004 - RGB
+    )
+    if not fits:
+        raise ResultError(
+            f"image '{name}' is not uint8 (H, W) or (H, W, 3) of 1 to {MAX_IMAGE_SIDE} pixels a side"
+        )

@@ -1,0 +1,418 @@
+"""Make one self-contained page of a run's folder."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..hooks.errors import shortened
+from ..hooks.permissions import KINDS, Need, covers
+from ..plugins.notices import described
+from ..plugins.result_checks import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
+from ..tracking.metrics_log import REPORTS, SAMPLES
+from ..tracking.run_folder import RECORD, REPORT, write_text
+from ..tracking.untrusted_folder import Tree
+from .charts import WHOLE, heat_map, line_chart
+from .entries import PluginEntry
+from .fault_table import fault_rows, other_events, restart_steps
+from .run_data import Layer, RunFolder, Series, read_run
+
+T = TypeVar("T")
+
+MIB = 2**20
+MAX_HEAT_MAPS = 48
+MAX_CHARTS = 12
+MAX_PICTURES = 24
+#: Of the training images, each of which is as large as the data's.
+MAX_SAMPLE_BYTES = 16 << 20
+MAX_SAMPLE_SIDE = 4096
+#: Of each kind, of one plugin; and characters of the reasons for one.
+MAX_GRANTS = 32
+MAX_REASONS = 1000
+#: Dotted lines in a chart.
+MAX_MARKS = 100
+#: CSS pixels that a picture of a plugin has at least, about.
+_LEAST_WIDTH = 220
+#: Signature of a PNG, and the head of its first chunk; width and height follow.
+_PNG_BEGINS = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_MINUTE, _HOUR = 60, 3600
+_SHORT_SHA = 12
+#: Share of the budget from which a peak is shown as close to it.
+_CLOSE = 0.8
+
+_STATUS = {
+    "completed": ("good", "completed"),
+    "stopped_early": ("good", "stopped early"),
+    "interrupted": ("warn", "interrupted"),
+    "running": ("warn", "still running, or killed"),
+    "aborted": ("bad", "aborted"),
+    "failed": ("bad", "failed"),
+}
+_STATES = {"running": "good", "closed": "good", "disabled": "warn", "failed": "bad"}
+#: What the first part of a monitor's names means; charts come in this order, others after them.
+_FAMILIES = {
+    "grad_norm": "Gradient norm",
+    "update_ratio": "Update-to-weight ratio",
+    "norm": "Gradient norm before clipping",
+    "clipped_fraction": "Share of steps clipped",
+    "weight_norm": "Weight norm",
+    "weight_std": "Spread of weights",
+    "weight_mean": "Mean of weights",
+    "accuracy": "Batch accuracy",
+    "confidence": "Confidence",
+    "entropy": "Entropy of predictions (nats)",
+    "lr": "Learning rate",
+}
+_RANK = {family: i for i, family in enumerate(_FAMILIES)}
+#: Words in names whose numbers span orders of magnitude.
+_FAR_APART = ("loss", "norm", "ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart and its caption."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture and its caption; ``data`` is a data URI, ``width`` in CSS pixels where there is room."""
+
+    data: str
+    caption: str
+    width: int = 0
+    is_enlarged: bool = False
+
+
+def write_report(folder: Path, told: Callable[[str], None] = lambda _: None) -> Path:
+    """Write ``report.html`` from what ``folder`` holds, and return its path.
+
+    Works on a run that was killed, too, and on whatever else lies there: what is missing is left out, and
+    what is not as a run writes it is named on the page.
+
+    Args:
+        folder: The run's, which may come from anybody.
+        told: Given each sentence about what was left out.
+
+    Raises:
+        OSError: The page cannot be written.
+    """
+    path, run = folder / REPORT, read_run(folder)
+    write_text(path, render(run))
+    for sentence in run.left_out.told():
+        told(sentence)
+    return path
+
+
+def render(run: RunFolder) -> str:
+    """Return the page.
+
+    Names and messages come from plugins nobody needs to trust: everything is
+    escaped but the charts, which are made here.
+    """
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only a report needs it
+    from markupsafe import Markup  # noqa: PLC0415
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"mib": _mib, "duration": _duration, "number": _number, "moment": _moment}
+    files = resources.files(__package__)
+    template = environment.from_string((files / "report.html").read_text(encoding="utf-8"))
+    record, entries = run.record, run.entries
+    shared = _layers_of_all(entries)
+    mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
+    shown = {"samples": list(_samples(run)), "pictures": list(_pictures(run))}
+    return template.render(
+        **shown,
+        css=Markup((files / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        chart=Markup,  # around what charts.py made, which escapes
+        name=run.path.resolve().name,
+        record=record,
+        info=run.info,
+        mood=mood,
+        status=status,
+        cards=list(_cards(run)),
+        data_notes=record.get("data_notes", []),
+        curves=list(_curves(run)),
+        monitors=list(_monitor_charts(run)),
+        layers=list(_layers(run)),
+        plugins=[_plugin_row(plugin, shared) for plugin in entries],
+        layers_of_all=shared,
+        trusted=[p["name"] for p in entries if p.get("isolation") == "trusted"],
+        disabled=[p["name"] for p in entries if p.get("state") == "disabled"],
+        faults=list(fault_rows(run)),
+        left_out=record.get("faults_left_out", 0),
+        steps_lost=record.get("steps_lost", 0),
+        events=list(other_events(run)),
+        job=run.job,
+        absent=run.left_out.told(),
+    )
+
+
+def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
+    """Yield label, figure and remark of what a reader wants first."""
+    record, metric = run.record, str(run.info.get("metric", ""))
+    metrics = record.get("final_metrics") or {
+        name: series.values[-1] for name, series in run.test.items() if series.values
+    }
+    steps = record.get("steps")
+    if metric in metrics:
+        best = record.get("best_metric")
+        remark = f"best {_metric(metric, best)} at step {record.get('best_step')}" if best is not None else ""
+        yield f"Test {_words(metric)}", _metric(metric, metrics[metric]), remark
+    if "loss" in metrics:
+        at = record.get("final_metrics_step")
+        yield "Test loss", _number(metrics["loss"]), "" if at in (None, steps) else f"at step {at}"
+    if steps is None and "loss" in run.train:
+        steps = run.train["loss"].steps[-1] + 1
+    if steps is not None:
+        total = run.info.get("steps_total")
+        remark = f"of {total:,}" if total and total != steps else ""
+        epochs = record.get("epochs")
+        yield "Steps", f"{steps:,}", remark or (f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "")
+    if record.get("seconds") is not None:
+        rate = record.get("steps_per_second")
+        yield "Time", _duration(record["seconds"]), f"{rate:.1f} steps/s" if rate else ""
+    if run.info.get("parameters"):
+        remark = f"on {run.info.get('device')}"
+        yield "Parameters", f"{run.info['parameters']:,}", remark
+
+
+def _curves(run: RunFolder) -> Iterator[Figure]:
+    """Yield the charts of what the engine measured."""
+    marks = sorted(restart_steps(run))[:MAX_MARKS]
+    note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
+    losses = [
+        Series(name, series["loss"].steps, series["loss"].values)
+        for name, series in (("train", run.train), ("test", run.test))
+        if "loss" in series
+    ]
+    if losses:
+        yield Figure(
+            "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
+        )
+    for i, (name, series) in enumerate(itertools.islice(run.test.items(), MAX_CHARTS)):
+        if name != "loss":
+            title = f"Test {_words(name)}"
+            yield Figure(title, line_chart(f"test{i}", f"{title} by step", [series], marks=marks))
+    factor = run.train.get("lr_factor")
+    if factor is not None and len(set(factor.values)) > 1:
+        yield Figure(
+            "Learning-rate factor",
+            line_chart("factor", "Learning-rate factor by step", [factor]),
+            "The schedule multiplies the optimizer's own learning rate by it.",
+        )
+
+
+def _monitor_charts(run: RunFolder) -> Iterator[Figure]:
+    """Yield a chart for each family of names that plugins logged; the first part of a name is its family."""
+    found = [
+        (family, plugin, members)
+        for plugin, numbers in run.plugins.items()
+        for family, members in _families(numbers).items()
+        # A share of non-finite values that was never above zero needs no chart.
+        if any(value != 0 for series in members for value in series.values)
+    ]
+    found.sort(key=lambda item: _RANK.get(item[0], len(_RANK)))
+    for i, (family, plugin, members) in enumerate(found[:MAX_CHARTS]):
+        title = _title(family)
+        log = any(word in family for word in _FAR_APART)
+        svg = line_chart(f"plugin{i}", f"{title} by step, from {plugin}", members, log=log)
+        yield Figure(title, svg, f"from {plugin}")
+
+
+def _families(numbers: Mapping[str, Series]) -> dict[str, list[Series]]:
+    families: dict[str, list[Series]] = {}
+    for name, series in numbers.items():
+        family, _, layer = name.partition("/")
+        families.setdefault(family, []).append(Series(layer, series.steps, series.values))
+    return {
+        family: [Series(one.name or WHOLE, one.steps, one.values) for one in members]
+        for family, members in families.items()
+    }
+
+
+def _layers(run: RunFolder) -> Iterator[tuple[str, list[Figure]]]:
+    """Yield each family of histograms with a heat map for each layer, up to a bound that plugins share."""
+    families: dict[str, list[Layer]] = {}
+    for layers in _shared(run.layers, MAX_HEAT_MAPS).values():
+        for layer in layers.values():
+            families.setdefault(layer.name.partition("/")[0], []).append(layer)
+    for number, (family, members) in enumerate(
+        sorted(families.items(), key=lambda item: item[0] != "weights")
+    ):
+        figures = []
+        for i, layer in enumerate(members):
+            name = layer.name.partition("/")[2] or layer.name
+            svg = heat_map(f"heat{number}x{i}", f"{_title(family)} of {name} by step", layer)
+            figures.append(Figure(name, svg))
+        yield _title(family), figures
+
+
+def _shared(groups: Mapping[str, Mapping[str, T]], most: int) -> dict[str, dict[str, T]]:
+    """Return the first of each group, so many in all: what one has too much takes no other's place."""
+    share = most
+    while share > 1 and sum(min(len(group), share) for group in groups.values()) > most:
+        share -= 1
+    return {key: dict(itertools.islice(group.items(), share)) for key, group in groups.items()}
+
+
+def _samples(run: RunFolder) -> Iterator[Picture]:
+    left = MAX_SAMPLE_BYTES  # of all together
+    for sample in run.samples:
+        png = _png(run, f"{SAMPLES}/{sample['file']}", left, MAX_SAMPLE_SIDE)
+        if png is not None:
+            left -= len(png[0])
+            yield Picture(_data_uri(png[0]), _target(sample["target"]))
+
+
+def _pictures(run: RunFolder) -> Iterator[Picture]:
+    for plugin, pictures in _shared(run.pictures, MAX_PICTURES).items():
+        for name, file in pictures.items():
+            png = _png(run, f"{REPORTS}/{file}", 2 * MAX_PICTURE_BYTES, MAX_IMAGE_SIDE)
+            if png is not None:
+                data, width = png
+                # What is smaller than its caption is shown in whole multiples of its pixels.
+                times = max(1, _LEAST_WIDTH // width)
+                yield Picture(_data_uri(data), f"{plugin}: {name}", times * width, times > 1)
+
+
+def _png(run: RunFolder, name: str, most: int, side: int) -> tuple[bytes, int] | None:
+    """Return a picture of the folder and its width; None if it is not there, or no PNG of that size."""
+    try:
+        data = Tree(run.path).read(name, most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        run.left_out.add(str(error.strerror))
+        return None
+    # Height and width follow the head of the first chunk.
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if not (data.startswith(_PNG_BEGINS) and 0 < width <= side and 0 < height <= side):
+        run.left_out.add(f"{name} is no PNG of at most {side} pixels a side")
+        return None
+    return data, width
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _target(target: object) -> str:
+    """Return a label; of mixed classes each with its share."""
+    if isinstance(target, Mapping):
+        largest = sorted(target.items(), key=lambda item: -float(item[1]))[:3]
+        return " + ".join(f"{name} {float(share):.0%}" for name, share in largest)
+    if isinstance(target, list):
+        return ", ".join(f"{value:.3g}" for value in target)
+    return str(target)
+
+
+def _layers_of_all(plugins: Sequence[PluginEntry]) -> list[str]:
+    """Return the layers of any sandbox of the run; a row tells those that its own lacks."""
+    return list(dict.fromkeys(str(layer) for plugin in plugins for layer in plugin.get("layers") or []))
+
+
+def _lacking(plugin: PluginEntry, every: Sequence[str]) -> list[str]:
+    # A trusted plugin has no sandbox that could lack anything; its row says so louder.
+    if plugin.get("isolation") == "trusted":
+        return []
+    return [layer for layer in every if layer not in (plugin.get("layers") or [])]
+
+
+def _plugin_row(plugin: PluginEntry, every: Sequence[str]) -> dict[str, Any]:
+    """Return a plugin's entry with what the table shows beside it."""
+    budget, peak = plugin.get("budget_bytes", 0), plugin.get("peak_bytes", 0)
+    share = min(1.0, peak / budget) if budget else 0.0
+    calls, seconds = plugin.get("calls", 0), plugin.get("seconds", 0.0)
+    words = dict.fromkeys(("distribution", "version", "role", "isolation", "state"), "")
+    defaults = {**words, "restarts": 0, "skipped": 0}
+    return {
+        **defaults,
+        **plugin,
+        "attempts": described(plugin.get("attempts") or {}),
+        "attempts_at_least": plugin.get("attempts_at_least", False),
+        "budget_bytes": budget,
+        "peak_bytes": peak,
+        "calls": calls,
+        "seconds": seconds,
+        "share": share,
+        "close": share >= _CLOSE,
+        "ms_per_call": 1000 * seconds / calls if calls else None,
+        "lacking": _lacking(plugin, every),
+        "mood": _STATES.get(str(plugin.get("state")), "warn"),
+        "granted": list(_grants(plugin)),
+    }
+
+
+def _grants(plugin: PluginEntry) -> Iterator[tuple[str, str, str]]:
+    """Yield what a plugin was granted: kind, what, and the reason that it stated, if it asked."""
+    permissions = plugin.get("permissions") or {}
+    needs = [
+        Need(kind, what, reason)
+        for kind in KINDS
+        for what, reason in itertools.islice(
+            (permissions.get("needs") or {}).get(kind, {}).items(), MAX_GRANTS
+        )
+    ]
+    for kind in KINDS:
+        every = dict.fromkeys((permissions.get("granted") or {}).get(kind, []))
+        for granted in itertools.islice(every, MAX_GRANTS):
+            reasons = dict.fromkeys(need.reason for need in needs if covers(kind, granted, need))
+            told = shortened("; ".join(itertools.islice(reasons, MAX_GRANTS)), MAX_REASONS)
+            yield kind, granted, told or "it did not ask for this"
+        if len(every) > MAX_GRANTS:
+            yield kind, f"and {len(every) - MAX_GRANTS} more", f"{RECORD} has them all"
+
+
+def _title(family: str) -> str:
+    words = _FAMILIES.get(family, _words(family))
+    return words[:1].upper() + words[1:]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _metric(name: str, value: float | None) -> str:
+    """Return shares as per cent, other metrics as they are."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    if ("accuracy" in name or name == "f1") and 0 <= value <= 1:
+        return f"{value:.2%}"
+    return _number(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.4g}"
+
+
+def _mib(size: float) -> str:
+    """Return bytes as MiB, or GiB where that is shorter."""
+    return f"{size / MIB:.0f} MiB" if size < 10 * 1024 * MIB else f"{size / MIB / 1024:.1f} GiB"
+
+
+def _moment(iso: str) -> str:
+    """Return ``2026-01-31T12:00:00+00:00`` as people write it."""
+    return str(iso).replace("T", " ").replace("+00:00", " UTC")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    if seconds < _HOUR:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

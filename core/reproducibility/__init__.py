@@ -1,0 +1,1 @@
+"""Seeds, states of generators, deterministic algorithms."""

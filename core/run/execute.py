@@ -1,0 +1,462 @@
+"""One run: wire job, plugins, engine and sandbox together, and leave a folder.
+
+Everything that can be wrong with a job is told before a process is started or a
+file is written; what the run leaves is written also when it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..discovery.catalog import Catalog
+from ..engine.config import resolve_device
+from ..engine.recovery.resume import check_resumable
+from ..engine.train import Result, train
+from ..hooks.errors import (
+    CheckpointError,
+    CutOffError,
+    DataError,
+    IncompatiblePluginError,
+    JobError,
+    PluginError,
+    PluginLoadError,
+    RingfenceError,
+    RunAbortedError,
+    SandboxUnavailableError,
+)
+from ..hooks.specs import OPTIMIZER
+from ..isolation.sandbox import Sandbox
+from ..job import JobFile
+from ..job.problems import Problem
+from ..plugins.grace_period import GracePeriod
+from ..plugins.interface import Plugin, PluginSpec
+from ..plugins.manager import Hooks
+from ..report import RunRecorder, write_report
+from ..tracking import run_folder
+from ..tracking.fanout import Fanout, Watcher
+from ..tracking.folder_lock import hold
+from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES
+from ..tracking.run_record import RunRecord, accepted_before
+from ..tracking.tensorboard import LEFT_OUT, is_installed
+from .grant_permissions import write_reaches
+from .ingredients import Ingredients, build, check_names
+from .job_fingerprint import course_of
+from .load_plugins import Planned, load, plan, refusal, with_input_range
+from .long_waits import told_if_slow
+from .memory_shares import resolved
+
+_UNLOCKED = "nothing keeps a second process from writing there too, so start none"
+#: All that a run writes into its folder.
+_WRITTEN = (
+    run_folder.JOB,
+    run_folder.RECORD,
+    run_folder.REPORT,
+    run_folder.CHECKPOINTS,
+    METRICS,
+    EVENTS,
+    REPORTS,
+    SAMPLES,
+    BOARD,
+)
+#: More threads than have so many digits are a slip, and too many for a job.
+_THREADS_DIGITS = 3
+#: What ends a run without a word of its own in the folder, if it comes before the first step is done.
+_NOTHING_DONE = (
+    KeyboardInterrupt,
+    CutOffError,
+    DataError,
+    IncompatiblePluginError,
+    JobError,
+    PluginError,
+    SandboxUnavailableError,
+)
+#: What a page can fail with: it is made of numbers and names that nobody vouches for.
+_REPORT_FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """What a run left.
+
+    Attributes:
+        folder: The run's folder, absolute.
+        result: How it ended.
+        report: The HTML report.
+    """
+
+    folder: Path
+    result: Result
+    report: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose every fault would have been told.
+
+    Attributes:
+        job_file: The job.
+        base: Folder that its relative paths start from.
+        plugins: Found and checked, not started.
+        ingredients: Model, data and configuration.
+    """
+
+    job_file: JobFile
+    base: Path
+    plugins: Sequence[Planned]
+    ingredients: Ingredients
+
+
+def prepare(
+    job_file: JobFile,
+    base: Path,
+    installed: Catalog | None = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Check a job against the installed plugins, the models and the data; nothing is started.
+
+    Args:
+        job_file: The job.
+        base: Folder that its relative paths start from.
+        installed: Where to look for plugins; what is installed by default.
+        tell: Told what is being done where that takes long, from another thread.
+
+    Raises:
+        JobError: With all faults that can be told without reading data.
+        IncompatiblePluginError: A plugin does not fit this core.
+        DataError: The data cannot be read, or does not fit.
+    """
+    planned = _checked(job_file, base, installed)
+    threads = job_file.job.threads or default_threads()
+    torch.set_num_threads(threads)
+    # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
+    job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
+    job_file = resolved(job_file, [item.spec for item in planned])
+    ingredients = build(job_file, base)
+    with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
+        planned = with_input_range(planned, ingredients.data.train.input_range)
+    return Prepared(job_file, base, planned, ingredients)
+
+
+def default_threads() -> int:
+    """Return the trainer's threads where the job does not say: ``OMP_NUM_THREADS``, or one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and 1 <= len(asked) <= _THREADS_DIGITS and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0))
+
+
+def run(
+    prepared: Prepared,
+    folder: Path,
+    *,
+    resume: bool = False,
+    accept: Collection[str] = (),
+    watchers: Sequence[Watcher] = (),
+    stop: Callable[[], bool] = lambda: False,
+    grace: GracePeriod | None = None,
+    report: bool = True,
+) -> RunOutcome:
+    """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
+
+    Args:
+        prepared: The job.
+        folder: Made if it is not there; holds a run already if ``resume``.
+        resume: Go on from the latest checkpoint in ``folder``.
+        accept: Keys of which the job may differ from that checkpoint.
+        watchers: Told what happens.
+        stop: Asked between steps, and between the batches of an evaluation; once it says True the run
+            checkpoints and ends.
+        grace: To be begun by whoever lets ``stop`` say True: once it is over, what a plugin has in hand is
+            cut off. Without one a plugin may take its whole deadline.
+        report: Whether to make the HTML report.
+
+    Raises:
+        RingfenceError: The run could not be started, or a fault ended it.
+        CutOffError: A new run was stopped before its first step was done, and has left nothing; or ``grace``
+            was over before a resumed one went on, and its folder is as it was.
+    """
+    _keep_out(prepared, folder)
+    flag = "--resume" if resume else "--out"
+    made = not folder.exists()
+    run_folder.claim(folder, flag)
+    with hold(folder, flag) as locked:
+        if not resume:
+            # Another process may have begun in it since it was chosen.
+            run_folder.check_new(folder)
+        else:
+            run_folder.check_plain(folder)
+        # The user's code may change the working folder at any time.
+        folder = folder.absolute()
+        job = prepared.job_file.job
+        told: Sequence[str] = ()
+        written = job.based(prepared.base).to_yaml()
+        record = RunRecord(
+            folder,
+            written,
+            prepared.base,
+            job.seed,
+            str(resolve_device(job.device)),
+            data_notes=prepared.ingredients.data.notes,
+        )
+        if resume:
+            record.accepted = accepted_before(folder)
+            told = record.carry_on()
+        else:
+            # A run that is resumed keeps its record until its checkpoint is known to fit the job.
+            record.open()
+        if not is_installed():
+            told = (*told, LEFT_OUT)
+        if not locked:
+            told = (*told, f"{folder} is on a file system without locks: {_UNLOCKED}")
+        return _recorded(
+            prepared,
+            record,
+            watchers,
+            told,
+            resume=resume,
+            accept=accept,
+            stop=stop,
+            grace=grace or GracePeriod(),
+            made=made,
+            report=report,
+        )
+
+
+def _recorded(
+    prepared: Prepared,
+    record: RunRecord,
+    watchers: Sequence[Watcher],
+    told: Sequence[str],
+    *,
+    resume: bool,
+    accept: Collection[str],
+    stop: Callable[[], bool],
+    grace: GracePeriod,
+    made: bool,
+    report: bool,
+) -> RunOutcome:
+    """Train, and have ``record`` and the folder say what became of it, however it ends."""
+    folder = record.folder
+    names = prepared.ingredients.data.train.class_names
+    with closing(RunRecorder(folder, class_names=names, resumed=resume)) as recorder:
+        keeper = Fanout(recorder, [record, *watchers])
+        try:
+            for sentence in told:
+                keeper.event(sentence)
+            _show(prepared.ingredients.data.notes, watchers)
+            result = _train(
+                prepared,
+                record,
+                keeper,
+                [recorder, *watchers],
+                lambda sentence: _show([sentence], watchers),
+                resume=resume,
+                accept=accept,
+                stop=stop,
+                grace=grace,
+            )
+            if result.status == "interrupted" and not (resume or record.stepped):
+                # To go on from its start is to start it: one way to end, whichever moment the signal met.
+                raise CutOffError("the first step")
+            # What is written late must be on disk, or told as lost, before the record says how the run ended.
+            with keeper.loss_told():
+                recorder.close()
+        except BaseException as fault:
+            if isinstance(fault, _NOTHING_DONE) and not (resume or record.stepped):
+                # Nothing was trained: the message tells all there is, and the name stays free.
+                _discard(folder, recorder, whole=made)
+                raise
+            error = _ended(fault, record)
+            record.fail(error)
+            # What went wrong matters more than that the disk may be full as well.
+            with contextlib.suppress(OSError, RunAbortedError):
+                if record.begun:
+                    recorder.event(f"ended: {record.error}")
+            with contextlib.suppress(OSError, RunAbortedError):
+                shown = report and not isinstance(error, (KeyboardInterrupt, CutOffError))
+                _leave(record, recorder, watchers, report=shown)
+            if made and not record.begun:
+                # Nothing was trained: the message tells all there is, and the name stays free.
+                shutil.rmtree(folder, ignore_errors=True)
+            if error is not fault:
+                raise error from fault
+            raise
+        record.finish(result)
+        if result.status == "interrupted":
+            with keeper.loss_told():
+                recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
+        return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
+
+
+def _show(notes: Sequence[str], watchers: Sequence[Watcher]) -> None:
+    """Show what is true of the data whatever becomes of the run: the record has it, and it is no event."""
+    for sentence in notes:
+        for watcher in watchers:
+            watcher.event(sentence)
+
+
+def _discard(folder: Path, recorder: RunRecorder, *, whole: bool) -> None:
+    """Remove what a new run has written, and its folder if it made that: the name is free again."""
+    with contextlib.suppress(OSError, RunAbortedError):
+        recorder.close()
+    if whole:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in (folder / name for name in _WRITTEN):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _ended(fault: BaseException, record: RunRecord) -> BaseException:
+    """Return what a fault means: a checkpoint that cannot be written ends a run, and is no bad input."""
+    if isinstance(fault, CheckpointError) and record.begun:
+        flag = f"--resume {run_folder.quoted(record.folder)}"
+        return RunAbortedError(f"{fault}. The checkpoints written before are whole: go on with {flag}")
+    return fault
+
+
+def _leave(record: RunRecord, recorder: RunRecorder, watchers: Sequence[Watcher], *, report: bool) -> Path:
+    """Write record and report of a run that has begun; return the report's path."""
+    if record.opened:
+        record.write()
+    path = record.folder / run_folder.REPORT
+    if record.begun and report:
+        try:
+            write_report(record.folder)
+        except _REPORT_FAULTS as fault:
+            # The run is what it is: its weights and its record are whole, and the page can be made again.
+            message = (
+                f"the report could not be written ({type(fault).__name__}: {fault}); "
+                f"try again with: ringfence report {run_folder.quoted(record.folder)}"
+            )
+            for watcher in watchers:
+                watcher.event(message)
+            with contextlib.suppress(OSError, RunAbortedError):
+                recorder.event(message)
+    return path
+
+
+def _train(
+    prepared: Prepared,
+    record: RunRecord,
+    keeper: Fanout,
+    watchers: Sequence[Watcher],
+    tell: Callable[[str], None],
+    *,
+    resume: bool,
+    accept: Collection[str],
+    stop: Callable[[], bool],
+    grace: GracePeriod,
+) -> Result:
+    """Start the plugins, train, and end the plugins."""
+    ingredients = prepared.ingredients
+    checkpoints = record.folder / run_folder.CHECKPOINTS
+    with told_if_slow(tell, "reading the data, to know them again when the run is resumed"):
+        course = course_of(
+            prepared.job_file.job,
+            [item.spec for item in prepared.plugins],
+            ingredients.steps_total,
+            ingredients.data,
+            accept=accept,
+            accepted=record.accepted,
+            on_accepted=record.accept,
+        )
+    if resume:
+        check_resumable(checkpoints, course)
+    with ExitStack() as stack:
+        sandbox = _sandbox(prepared.plugins, stack, grace)
+        # Meanwhile the process that plugins are forked from imports torch.
+        ingredients.warm_up()
+        hooks = Hooks(prepared.job_file.job.seed, keeper)
+        stack.callback(hooks.close)
+        # Before that: what is told of plugins at their end must not change what became of the run.
+        stack.callback(keeper.training_over)
+        load(prepared.plugins, hooks, _starter(sandbox), keeper.event)
+        record.plugins_started(hooks)
+        for watcher in watchers:
+            watcher.plugins_started(hooks.plugins, record.order)
+        try:
+            return train(
+                ingredients.model,
+                ingredients.data,
+                hooks,
+                ingredients.config,
+                recorder=keeper,
+                checkpoints=checkpoints,
+                resume=resume,
+                course=course,
+                allocate=None if sandbox is None else sandbox.allocate,
+                stop=stop,
+                grace=grace,
+                tried=ingredients.tried,
+            )
+        except PluginLoadError as error:
+            told = refusal(prepared.plugins, error)
+            if told is None:
+                raise
+            raise told from error
+
+
+def _keep_out(prepared: Prepared, folder: Path) -> None:
+    """Refuse a plugin that could change the run's own folder.
+
+    Raises:
+        JobError: The job grants it.
+    """
+    problems = []
+    for item in prepared.plugins:
+        granted = write_reaches(item.spec.permissions, folder)
+        if granted is not None:
+            message = (
+                f"{granted} may not be written by a plugin: it is, holds or lies in the run's own folder, "
+                f"{folder}; choose another with --out"
+            )
+            problems.append(Problem(("plugins", item.position, "write"), message))
+    if problems:
+        raise prepared.job_file.error(problems)
+
+
+def _checked(job_file: JobFile, base: Path, installed: Catalog | None) -> list[Planned]:
+    """Return the planned plugins, or raise one error with all that is wrong."""
+    faults = []
+    problems = check_names(job_file)
+    if problems:
+        faults.append(str(job_file.error(problems)))
+    try:
+        planned = plan(job_file, installed, base=base)
+    except (JobError, IncompatiblePluginError) as error:
+        if not faults:
+            raise
+        faults.append(str(error))
+    if faults:
+        raise JobError("\n".join(faults))
+    return planned
+
+
+def _sandbox(planned: Sequence[Planned], stack: ExitStack, grace: GracePeriod) -> Sandbox | None:
+    """Start a sandbox if a plugin needs one."""
+    if all(item.spec.isolation == "trusted" for item in planned):
+        return None
+    roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
+    return stack.enter_context(Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, grace=grace))
+
+
+def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:
+    def start(spec: PluginSpec) -> Plugin:
+        if sandbox is None:
+            raise RingfenceError(f"plugin '{spec.name}' is to be sandboxed, but no sandbox was started")
+        return sandbox.start(spec)
+
+    return start

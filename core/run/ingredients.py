@@ -1,0 +1,213 @@
+"""Make what a job names: data, model, loss and schedule; and see that they fit before anything is started."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..compat.source.plugin_source import Parameter
+from ..datasets import Task, check_data, load_data
+from ..engine.config import EarlyStopping, TrainConfig, resolve_device
+from ..engine.data import Data, Plan
+from ..engine.forks import ending_forks
+from ..engine.losses import LOSSES
+from ..engine.metrics import METRICS
+from ..engine.objective import Objective
+from ..engine.schedules import SCHEDULES
+from ..engine.trial import Tried, try_out
+from ..hooks.errors import DataError, JobError
+from ..hooks.types import derive_seed
+from ..job import Choice, Job, JobFile
+from ..job.function_options import OptionError
+from ..job.plugin_options import check_plugin_options
+from ..job.problems import Path, Problem, dotted, nearest, suggest
+from ..models import build_model, check_model
+from ..reproducibility.generator_states import seed_all
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """What the engine trains, apart from the plugins.
+
+    Attributes:
+        model: With its first weights, which depend on the job's seed alone.
+        data: What it is trained and tested on.
+        config: How.
+        tried: What was found as they were tried together.
+    """
+
+    model: nn.Module
+    data: Data
+    config: TrainConfig
+    tried: Tried
+
+    def warm_up(self) -> None:
+        """Import what the first evaluation needs, which takes 1.6 s.
+
+        Raises:
+            DataError: The metric cannot be computed for the data.
+        """
+        Objective(self.config.loss, self.config.metric).try_metric(self.data.test)
+
+    @property
+    def steps_total(self) -> int:
+        """Steps of the whole run."""
+        config = self.config
+        plan = Plan(len(self.data.train), config.batch_size, config.grad_accum_steps)
+        return config.steps_total(plan.steps_per_epoch)
+
+
+def check_names(job_file: JobFile) -> list[Problem]:
+    """Return what is wrong with names and options, as far as can be told without reading data."""
+    job = job_file.job
+    problems = _check_choice("model", job.model, check_model, job_file)
+    problems += _check_choice("data", job.data, check_data, job_file)
+    for key, choice, known in (("loss", job.loss, LOSSES), ("schedule", job.schedule, SCHEDULES)):
+        problems += _check_dataclass(key, choice, known, job_file)
+    if job.metric not in METRICS:
+        problems.append(Problem(("metric",), f"'{job.metric}' is unknown; {suggest(job.metric, METRICS)}"))
+    try:
+        resolve_device(job.device)
+    except JobError as error:
+        problems.append(Problem(("device",), str(error)))
+    return problems
+
+
+@ending_forks()
+def build(job_file: JobFile, base: FilePath) -> Ingredients:
+    """Read the data, build the model, and try them together.
+
+    Args:
+        job_file: Checked by ``check_names``.
+        base: Folder that relative paths and the user's own modules start from.
+
+    Raises:
+        JobError: The model cannot be built, or a number does not fit the data.
+        DataError: The data cannot be read, or does not fit model, loss or metric.
+    """
+    job = job_file.job
+    config = _told("", job_file, lambda: _config(job_file))
+    # A function of the user's that draws from a global generator gives the same samples at each start, and
+    # whatever the job's seed: those that are for testing must stay so.
+    seed_all(derive_seed(0, "data"))
+    task: Task = "classification" if config.loss.classes else "regression"
+    data = _told("data", job_file, lambda: load_data(job.data.name, job.data.options, base=base, task=task))
+    # The first weights come from the global generators; nothing before may have moved them.
+    seed_all(derive_seed(job.seed, "model"))
+    model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))
+    return Ingredients(model, data, config, _try(job_file, config, data, model))
+
+
+def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -> Tried:
+    """Try all of it together, and work out the steps: before a plugin is started or a folder is made."""
+    device = resolve_device(config.device)
+    model.to(device)
+    model.train()
+    objective = Objective(config.loss, config.metric)
+    plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
+    _told("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
+    _told("loss", job_file, lambda: objective.check_data(data.train))
+    batch_size = config.eval_batch_size
+    return _told(
+        "model",
+        job_file,
+        lambda: try_out(model, data, objective, plan, eval_batch_size=batch_size, device=device),
+    )
+
+
+def _config(job_file: JobFile) -> TrainConfig:
+    job = job_file.job
+    stopping = job.early_stopping
+    return TrainConfig(
+        batch_size=job.batch_size,
+        epochs=job.epochs,
+        steps=job.steps,
+        grad_accum_steps=job.grad_accum_steps,
+        eval_batch_size=job.eval_batch_size,
+        loss=LOSSES[job.loss.name](**job.loss.options),
+        metric=job.metric,
+        schedule=SCHEDULES[job.schedule.name](**job.schedule.options),
+        early_stopping=EarlyStopping(stopping.patience, stopping.min_delta) if stopping else None,
+        eval_every=job.eval_every,
+        checkpoint_every=job.checkpoint_every,
+        snapshot_every=job.snapshot_every,
+        keep_checkpoints=job.keep_checkpoints,
+        seed=job.seed,
+        device=job.device,
+    )
+
+
+def _told(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:
+    """Run ``make``; an error then says where in the job its cause was written."""
+    path: Path = (key,) if key else ()
+    try:
+        return make()
+    except (JobError, DataError) as error:
+        # Some messages start with the key that they are about.
+        first = str(error).partition(" ")[0]
+        path = (first,) if first in Job.model_fields else path
+        text = str(error).removeprefix(f"{path[0]} ") if path else str(error)
+        raise type(error)(f"{job_file.document.told(path)}: {dotted(path) or 'job'}: {text}") from error
+
+
+def _check_choice(
+    key: str, choice: Choice, check: Callable[[str, Mapping[str, Any]], object], job_file: JobFile
+) -> list[Problem]:
+    try:
+        check(choice.name, choice.options)
+    except OptionError as error:
+        return [dataclasses.replace(p, path=(key, *p.path)) for p in error.problems]
+    except (JobError, DataError) as error:
+        return [Problem(_name_path(key, job_file), str(error).removeprefix(f"{key} "))]
+    return []
+
+
+def _check_dataclass(key: str, choice: Choice, known: Mapping[str, type], job_file: JobFile) -> list[Problem]:
+    if choice.name not in known:
+        return [
+            Problem(_name_path(key, job_file), f"'{choice.name}' is unknown; {suggest(choice.name, known)}")
+        ]
+    cls = known[choice.name]
+    checked = check_plugin_options(choice.options, _fields(cls), owner=f"{key} '{choice.name}'")
+    problems = [dataclasses.replace(p, path=(key, *p.path)) for p in checked.problems]
+    if problems:
+        return problems
+    try:
+        cls(**choice.options)
+    except ValueError as error:
+        # Such messages start with the option that they are about.
+        option = nearest(str(error).partition(" ")[0], choice.options)
+        return [Problem((key, option) if option else (key,), str(error))]
+    return []
+
+
+def _name_path(key: str, job_file: JobFile) -> Path:
+    """Return where a choice's name was written: at the key itself if there is a bare name."""
+    path = (key, "name")
+    return path if path in job_file.document.origins else (key,)
+
+
+def _fields(cls: type) -> list[Parameter]:
+    """Describe the fields of one of our own dataclasses as a plugin's options are described."""
+    annotations = inspect.get_annotations(cls)
+    return [
+        Parameter(
+            name=field.name,
+            annotation=ast.parse(str(annotations[field.name]), mode="eval").body,
+            annotation_text=str(annotations[field.name]),
+            default_text=None if field.default is dataclasses.MISSING else repr(field.default),
+            required=field.default is dataclasses.MISSING,
+            line=0,
+        )
+        for field in dataclasses.fields(typing.cast(Any, cls))
+    ]

@@ -1,0 +1,116 @@
+"""What of a job decides the course of a run, and what of that may change when the run is resumed."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from ..engine.checkpoints.fingerprint import SCHEDULE_STEPS, Course
+from ..engine.checkpoints.fingerprint_diff import CONTENTS, STATE, Difference
+from ..engine.config import resolve_device
+from ..engine.data import Data
+from ..engine.data_digest import digest_data
+from ..job import Job
+from ..plugins.interface import PluginSpec
+from ..version import __version__
+
+#: What a resumed run must agree with. How long it trains and when it is judged (``steps``, ``epochs``,
+#: ``early_stopping``, ``eval_every``) may be changed on purpose, so that a finished run can be made longer;
+#: a schedule then follows the new length. The rest is about cost, such as workers, threads and snapshots.
+_COURSE = (
+    "model",
+    "data",
+    "batch_size",
+    "grad_accum_steps",
+    "loss",
+    "metric",
+    "schedule",
+    "seed",
+)
+
+#: What nobody can accept as different, and why.
+NEVER: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "the weights in the checkpoint are those of that model",
+        "data": "the order of the samples comes from it; data that has moved may be put back, or linked to",
+        "batch_size": "it decides which samples make a step",
+        "grad_accum_steps": "it decides which samples make a step",
+        "seed": "the order of the samples and every random number come from it",
+    }
+)
+
+
+def fingerprint(job: Job) -> Mapping[str, Any]:
+    """Return what decides a run's course, as JSON data: a resumed run must agree with it."""
+    whole = job.model_dump(mode="json")
+    course = {key: whole[key] for key in _COURSE}
+    return course | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
+
+
+def environment(job: Job, specs: Sequence[PluginSpec], steps_total: int) -> Mapping[str, Any]:
+    """Return what a run's weights depend on besides the keys that it must agree with, as JSON data.
+
+    Args:
+        job: The run's.
+        specs: Its plugins.
+        steps_total: Optimizer steps that it asks for.
+    """
+    device = resolve_device(job.device)
+    on_gpu = device.type == "cuda"
+    return {
+        SCHEDULE_STEPS: None if job.schedule.name == "constant" else steps_total,
+        "ringfence": __version__,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "threads": torch.get_num_threads(),
+        # Which vector instructions torch uses; sums are then made in another order.
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "plugins": {
+            spec.name: {"version": f"{spec.distribution} {spec.version}", "threads": spec.threads}
+            for spec in specs
+        },
+    }
+
+
+def _started_fresh(accepted: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Yield each plugin that was started without its state, and when: the last time comes last."""
+    for entry in accepted:
+        key, step = str(entry.get("key")), entry.get("step")
+        if key.startswith(STATE) and isinstance(step, int):
+            yield key.removeprefix(STATE), step
+
+
+def course_of(
+    job: Job,
+    specs: Sequence[PluginSpec],
+    steps_total: int,
+    data: Data,
+    *,
+    accept: Collection[str] = (),
+    accepted: Sequence[Mapping[str, Any]] = (),
+    on_accepted: Callable[[int, Sequence[Difference]], None],
+) -> Course:
+    """Return what decides the course of a job's run.
+
+    Args:
+        job: The run's.
+        specs: Its plugins.
+        steps_total: Optimizer steps that it asks for.
+        data: What it trains and tests on.
+        accept: What the user lets differ when it is resumed.
+        accepted: What the user has let differ before, as ``run.json`` has it.
+        on_accepted: As in ``Course``.
+    """
+    return Course(
+        fingerprint={**fingerprint(job), CONTENTS: digest_data(data)},
+        environment=environment(job, specs, steps_total),
+        never=NEVER,
+        accept=frozenset(accept),
+        remembered=tuple(Difference.from_dict(entry) for entry in accepted),
+        started_fresh=dict(_started_fresh(accepted)),
+        on_accepted=on_accepted,
+    )

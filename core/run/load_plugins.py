@@ -1,0 +1,402 @@
+"""Find the job's plugins, check them, start them in their sandboxes, register them.
+
+Nothing is started until every plugin of the job has been found and checked. The
+host imports no plugin: it reads metadata and source text, and takes from the
+sandbox only the names of the arguments that the loaded class takes. A plugin that
+the job calls ``trusted`` is the exception; it is imported here, and that is said.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from ..compat.findings import Verdict
+from ..compat.source.plugin_source import PluginSource
+from ..compat.version_range import Declaration, admitted, claimed_snapshots
+from ..discovery.catalog import Catalog, Found, catalog, judge, source_of
+from ..hooks.errors import (
+    REFUSED,
+    IncompatiblePluginError,
+    JobError,
+    PluginLoadError,
+    RingfenceError,
+    shortened,
+    visible,
+)
+from ..hooks.series import Index, Snapshot, series_of
+from ..hooks.specs import AUGMENT, ROLES, Role
+from ..imports.import_guard import current
+from ..isolation.host.limits.memory_budget import BudgetTooSmallError, total_bytes
+from ..job import MAX_MEMORY_FRACTION, JobFile, PluginJob
+from ..job.plugin_options import check_plugin_options
+from ..job.problems import Problem
+from ..plugins.interface import Plugin, PluginSpec
+from ..plugins.local_plugin import LocalPlugin
+from ..plugins.manager import Hooks
+from ..version import __version__
+from .class_fit import fits_series
+from .grant_permissions import Surroundings, located, work_out
+from .memory_shares import share_out, told_shares, too_small
+
+#: What a constructor says of options that it does not take.
+_WRONG_OPTIONS = re.compile(r"could not be loaded: (ValueError|TypeError): (?P<message>.+)", re.DOTALL)
+#: An option, or a place in it, that such a message starts with.
+_OPTION = re.compile(r"(?P<name>\w+)(\[(?P<index>\d+)\])?:? ")
+
+#: Option of our own plugin `augment`.
+_INPUT_RANGE = "input_range"
+#: Characters of what a constructor says that are quoted.
+_QUOTED = 300
+
+Start = Callable[[PluginSpec], Plugin]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plugin that was found and checked, and may be started.
+
+    Attributes:
+        spec: What to start.
+        source: What its source text says.
+        verdict: What the check found; ``"could not tell"`` until it is loaded, in the worst case.
+        claimed: Snapshots of the series that its range admits.
+        job_file: The job that asks for it, if one does.
+        position: Its place in the job.
+        takes_input_range: It is ours, and wants to know what numbers the inputs lie between.
+    """
+
+    spec: PluginSpec
+    source: PluginSource
+    verdict: Verdict
+    claimed: tuple[Snapshot, ...]
+    job_file: JobFile | None = None
+    position: int = 0
+    takes_input_range: bool = False
+
+
+def plan(
+    file: JobFile,
+    installed: Catalog | None = None,
+    index: Index | None = None,
+    running: str = __version__,
+    *,
+    base: Path | None = None,
+) -> list[Planned]:
+    """Find and check every plugin of a job; no process is started.
+
+    Args:
+        file: The job.
+        installed: Where to look; what is installed by default.
+        index: The series that the core knows; those that it ships by default.
+        running: Version of the core.
+        base: Folder that relative paths of the job start from; by default the one that holds it.
+
+    Raises:
+        JobError: A plugin is unknown, an option is wrong, a plugin needs what the job does not grant,
+            a grant cannot be given, or there is not exactly one optimizer.
+        IncompatiblePluginError: A plugin does not fit the series that it must work with.
+    """
+    installed = catalog() if installed is None else installed
+    index = Index.read() if index is None else index
+    problems: list[Problem] = []
+    planned = []
+    for position, entry in enumerate(file.job.plugins):
+        try:
+            found = installed.find(entry.name)
+        except JobError as error:
+            problems.append(Problem(("plugins", position, entry.name), str(error), at_key=True))
+            continue
+        source = source_of(found)
+        verdict = judge(found, source, index, running)
+        item = _planned(entry, found, source, verdict, index, seed=file.job.seed)
+        item = replace(item, job_file=file, position=position)
+        problems += _problems(file, position, item)
+        planned.append(item)
+    planned, faults = _with_permissions(file, planned, base)
+    problems += faults
+    planned, faults = _with_shares(file, planned)
+    problems += faults
+    refused = [item.verdict.message() for item in planned if item.verdict.decision == "refused"]
+    if refused:
+        raise IncompatiblePluginError("\n".join(refused))
+    problems += [] if problems else _missing_roles(planned)
+    if problems:
+        raise file.error(problems)
+    return planned
+
+
+def with_input_range(
+    planned: Sequence[Planned], input_range: Callable[[], tuple[float, float]]
+) -> list[Planned]:
+    """Tell the first augmentation of ours what numbers the training inputs lie between.
+
+    Those that come after another are given what that one makes of the inputs.
+
+    Args:
+        planned: What ``plan`` returned.
+        input_range: Returns the least number and the largest; asked for if there is one to tell, as it may
+            have to read all of them.
+    """
+    first = next((item for item in planned if item.spec.role == AUGMENT.name), None)
+    if first is None or not first.takes_input_range or _INPUT_RANGE in first.spec.options:
+        return list(planned)
+    options = {**first.spec.options, _INPUT_RANGE: list(input_range())}
+    told = replace(first, spec=replace(first.spec, options=options))
+    return [told if item is first else item for item in planned]
+
+
+def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable[[str], None]) -> None:
+    """Start the plugins, check the loaded classes, and register them in the job's order.
+
+    Args:
+        planned: What ``plan`` returned.
+        hooks: Where they are registered; on an error the caller closes it, and so those started before.
+        start: Starts a plugin in a sandbox.
+        event: Told what the user must know, as sentences.
+
+    Raises:
+        JobError: A plugin says that its options are wrong.
+        PluginError: A plugin could not be started.
+        IncompatiblePluginError: A loaded class does not fit a series that it claims.
+    """
+    _tell_shares(planned, event)
+    for item in planned:
+        try:
+            plugin = _start(item.spec, start, event)
+        except BudgetTooSmallError as error:
+            raise _as_share_error(item, error) or error from error
+        except PluginLoadError as error:
+            raise _as_option_error(item, error) or error from error
+        try:
+            verdict = confirm(item, plugin.accepts)
+            if verdict.decision != "accepted":
+                raise IncompatiblePluginError(verdict.message())
+            hooks.register(plugin)
+        except RingfenceError:
+            plugin.close()
+            raise
+
+
+def plan_alone(
+    found: Found,
+    source: PluginSource,
+    verdict: Verdict,
+    options: Mapping[str, Any] | None = None,
+    index: Index | None = None,
+) -> Planned:
+    """Return what starting a plugin by itself takes, as a check does.
+
+    Args:
+        found: The plugin.
+        source: What ``source_of`` returned.
+        verdict: What ``check_found`` returned; not a refusal.
+        options: Its options.
+        index: The series that the core knows; those that it ships by default.
+    """
+    index = Index.read() if index is None else index
+    return _planned(PluginJob(name=found.name, options=dict(options or {})), found, source, verdict, index)
+
+
+def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
+    """Judge a loaded class against every series that its plugin claims.
+
+    Args:
+        item: The plugin.
+        accepts: Method to the arguments that the class takes, as its sandbox reports.
+
+    Returns:
+        The verdict; never ``"could not tell"``.
+    """
+    optional = {name for method in item.source.methods.values() for name in method.defaults}
+    return item.verdict.with_findings(
+        finding
+        for snapshot in item.claimed
+        for finding in fits_series(accepts, item.spec.role, snapshot, optional)
+    )
+
+
+def _as_share_error(item: Planned, error: BudgetTooSmallError) -> Exception | None:
+    """Return the fault of the job that wrote the plugin's share of memory, or None if it wrote none."""
+    if item.job_file is None:
+        return None
+    problem = too_small(item.job_file, item.position, error, total_bytes())
+    return None if problem is None else item.job_file.error([problem])
+
+
+def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
+    """Return the fault of the job that a plugin's constructor told of, or None if it is none."""
+    told = _WRONG_OPTIONS.search(visible(error.cause))
+    if told is None or item.job_file is None or not _in_constructor(error):
+        return None
+    message = " ".join(told["message"].split())
+    place: tuple[str | int, ...] = ()
+    named = _OPTION.match(message)
+    if named is not None and named["name"] in item.spec.options:
+        place = (named["name"], *([int(named["index"])] if named["index"] else []))
+        message = message if message[named.end() :].startswith("is ") else message[named.end() :]
+    path = item.job_file.option_path(item.position, *place)
+    # Its own words, quoted as such: it could give them the sound of ours.
+    return item.job_file.error(
+        [Problem(path, f"plugin '{item.spec.name}' says: {shortened(message, _QUOTED)}")]
+    )
+
+
+def refusal(planned: Sequence[Planned], error: PluginLoadError) -> Exception | None:
+    """Return the fault of the job that a plugin told of in its first call, or None if it told of none."""
+    item = next((item for item in planned if item.spec.name == error.plugin), None)
+    told = visible(error.cause).removeprefix(f"{REFUSED}: ")
+    if item is None or item.job_file is None or error.hook is None or told == visible(error.cause):
+        return None
+    message = f"plugin '{item.spec.name}' says: {shortened(' '.join(told.split()), _QUOTED)}"
+    return item.job_file.error([Problem(item.job_file.option_path(item.position), message)])
+
+
+def _in_constructor(error: PluginLoadError) -> bool:
+    """Tell whether the constructor raised, not the import of the plugin's module."""
+    if "__init__()" in error.cause:  # arguments that it does not take
+        return True
+    if error.remote_traceback:
+        functions = re.findall(r'File "[^"\n]+", line \d+, in (\S+)', error.remote_traceback)
+        return "__init__" in functions and "<module>" not in functions
+    frames = traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)
+    return "__init__" in [frame.name for frame in frames] and "<module>" not in [f.name for f in frames]
+
+
+def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plugin:
+    if spec.isolation == "sandbox":
+        return start(spec)
+    event(
+        f"plugin '{spec.name}' ({spec.distribution} {spec.version}) is trusted: "
+        "it runs in the trainer's process, with all that the trainer may do and without a memory budget"
+    )
+    if (guard := current()) is not None:
+        guard.allow(spec.distribution)
+    plugin = LocalPlugin(spec)
+    plugin.usage.state_of_bytes = total_bytes()
+    return plugin
+
+
+def _planned(
+    entry: PluginJob,
+    found: Found,
+    source: PluginSource,
+    verdict: Verdict,
+    index: Index,
+    seed: int = 0,
+) -> Planned:
+    running = Version(verdict.core)
+    if found.is_builtin:
+        claimed = [series for series in index.up_to(running) if series.name == series_of(running)]
+    else:
+        claimed = admitted(Declaration.of(found.requires), index, running)
+    role = ROLES.get(source.role or "", Role(source.role or ""))
+    spec = PluginSpec(
+        name=entry.name,
+        distribution=found.distribution,
+        version=found.version,
+        module=found.module,
+        qualname=found.qualname,
+        role=role.name,
+        options=entry.options,
+        isolation=entry.isolation,
+        workers=entry.workers,
+        threads=entry.threads,
+        every=entry.every,
+        deadline_s=entry.deadline_s,
+        start_deadline_s=entry.start_deadline_s,
+        on_failure=entry.on_failure or role.on_failure,
+        memory_fraction=entry.memory_fraction or MAX_MEMORY_FRACTION,
+        search_path=found.place.search_path,
+        readable=found.place.readable,
+        roots=found.place.roots,
+        job_seed=seed,
+    )
+    takes_range = found.is_builtin and any(each.name == _INPUT_RANGE for each in source.parameters)
+    snapshots = tuple(claimed_snapshots(claimed, index))
+    return Planned(spec, source, verdict, snapshots, takes_input_range=takes_range)
+
+
+def _with_shares(file: JobFile, planned: Sequence[Planned]) -> tuple[list[Planned], list[Problem]]:
+    """Give each sandboxed plugin its share of the machine's memory."""
+    sandboxed = [item for item in planned if item.spec.isolation == "sandbox"]
+    fractions, problems = share_out(file, [item.position for item in sandboxed])
+    if problems:
+        return list(planned), problems
+    given = {item.position: share for item, share in zip(sandboxed, fractions, strict=True)}
+    return [
+        replace(item, spec=replace(item.spec, memory_fraction=given[item.position]))
+        if item.position in given
+        else item
+        for item in planned
+    ], []
+
+
+def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> None:
+    file = planned[0].job_file if planned else None
+    if file is not None and (told := told_shares(file, [item.spec for item in planned], total_bytes())):
+        event(told)
+
+
+def _problems(file: JobFile, position: int, item: Planned) -> Iterator[Problem]:
+    """Yield what is wrong with a plugin's options and settings; nothing if its role is not known."""
+    if item.spec.role not in ROLES:
+        return
+    spec, role = item.spec, item.spec.role_info
+    source = item.source
+    checked = check_plugin_options(spec.options, source.parameters, takes_any=source.takes_any_option)
+    for problem in checked.problems:
+        path = file.option_path(position, *problem.path)
+        yield Problem(path, problem.message, at_key=problem.at_key, origin=problem.origin)
+    place = ("plugins", position)
+    if spec.workers > 1 and not role.runs_ahead:
+        message = (
+            f"'{spec.name}' is of role {role.name}, which runs in one process; only augment plugins share"
+        )
+        yield Problem((*place, "workers"), message)
+    learns = source.methods.get("backward")
+    if spec.workers > 1 and role.runs_ahead and learns is not None and not learns.passthrough:
+        message = f"'{spec.name}' learns from the losses of each step, so it runs in one process; use 1"
+        yield Problem((*place, "workers"), message)
+    if spec.every > 1 and not role.observes:
+        message = f"'{spec.name}' is of role {role.name}, which is called each step; only monitors skip steps"
+        yield Problem((*place, "every"), message)
+    if spec.on_failure == "disable" and not role.may_disable:
+        message = f"a run makes no sense without its {role.name}; use restart or abort"
+        yield Problem((*place, "on_failure"), message)
+
+
+def _with_permissions(
+    file: JobFile, planned: Sequence[Planned], base: Path | None
+) -> tuple[list[Planned], list[Problem]]:
+    """Add to each plugin what the job grants it; return what is wrong with that too."""
+    job_file = Path(file.document.name).resolve()
+    code = tuple(Path(path) for item in planned for path in item.spec.readable)
+    around = Surroundings((base or job_file.parent).resolve(), job_file, code)
+    granted, problems = [], []
+    for item in planned:
+        entry = file.job.plugins[item.position]
+        permissions, faults = work_out(entry, item.source.needs, item.source.parameters, around)
+        problems += [replace(fault, path=("plugins", item.position, *fault.path)) for fault in faults]
+        options = located(entry, item.source.needs, item.source.parameters, around.base)
+        granted.append(replace(item, spec=replace(item.spec, permissions=permissions, options=options)))
+    return granted, problems
+
+
+def _missing_roles(planned: Sequence[Planned]) -> Iterator[Problem]:
+    for role in ROLES.values():
+        found = [item for item in planned if item.spec.role == role.name]
+        if role.exactly_one and len(found) > 1:
+            listed = ", ".join(item.spec.name for item in found)
+            message = f"a job needs exactly one {role.name}, this one has {listed}; keep one"
+            # The last may be a flag's, which is at fault then.
+            yield Problem(("plugins", found[-1].position), message)
+        elif role.exactly_one and not found:
+            message = f"a job needs exactly one {role.name}; add '- optim: {{algorithm: adamw, lr: 0.001}}'"
+            yield Problem(("plugins",), message)

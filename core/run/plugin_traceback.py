@@ -1,0 +1,16 @@
+"""What a plugin's author needs to see of a fault: the plugin's own part of its traceback."""
+
+from __future__ import annotations
+
+from ..hooks.errors import PluginError, RunAbortedError, traceback_of, visible
+from ..plugins.plugin_frames import own_frames
+
+
+def told_by_plugin(error: BaseException) -> list[str]:
+    """Return the traceback behind ``error`` in lines, or none if no plugin raised."""
+    cause: BaseException | None = error
+    while isinstance(cause, RunAbortedError):
+        cause = cause.__cause__
+    if not isinstance(cause, PluginError):
+        return []
+    return own_frames(visible(traceback_of(cause)).splitlines())

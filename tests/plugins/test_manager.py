@@ -1,0 +1,327 @@
+"""Plugins are validated, kept in the job's order and folded; a fault does what the job says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ringfence import (
+    AnotherPass,
+    LossScale,
+    LossTerm,
+    PluginLoadError,
+    PluginProtocolError,
+    PluginRaisedError,
+    Report,
+    StepInfo,
+    TensorMap,
+    passthrough,
+)
+from ringfence.hooks import specs
+from ringfence.hooks.types import Batch
+from ringfence.plugins.failure_policy import Place
+from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.plugins.manager import Hooks
+
+#: Line of ``Failing`` that raises.
+BROKEN = Path(__file__).read_text().splitlines().index('        raise RuntimeError("broken")') + 1
+
+
+class Notes:
+    """A listener that remembers."""
+
+    def __init__(self):
+        self.reports = []
+        self.events = []
+
+    def reported(self, plugin, step, scalars, report):
+        self.reports.append((plugin, step.global_step, dict(scalars), report))
+
+    def event(self, message):
+        self.events.append(message)
+
+
+def plugin(instance, name=None, **settings):
+    name = name or type(instance).__name__.lower()
+    return LocalPlugin(PluginSpec(name, "tests", "1", "tests", "X", instance.role, **settings), instance)
+
+
+def recover(hooks, error, step=0, steps_lost=0, wait=lambda seconds: None):
+    hooks.recover(error, Place(step, steps_lost), wait)
+
+
+class Scale:
+    role = "gradient"
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def forward(self, loss, step):
+        step.log("seen", loss)
+        return LossScale(self.factor)
+
+    def backward(self, gradients):
+        return {name: gradient * self.factor for name, gradient in gradients.items()}
+
+
+class AddOne(Scale):
+    def __init__(self):
+        super().__init__(1.0)
+
+    def forward(self, loss, outputs):
+        return LossTerm(1.0, torch.zeros_like(outputs))
+
+    def backward(self, gradients):
+        return {name: gradient + 1 for name, gradient in gradients.items()}
+
+
+class Failing:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, gradients):
+        raise RuntimeError("broken")
+
+
+GRADIENTS = TensorMap.like({"w": torch.zeros(2)})
+OUTPUTS = torch.zeros(1, 2)
+BATCH = Batch(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0]), 2)
+
+
+@pytest.mark.parametrize("order", [("scale", "addone"), ("addone", "scale")])
+def test_plugins_run_in_the_jobs_order_each_on_the_result_before(order):
+    notes = Notes()
+    hooks = Hooks(listener=notes)
+    made = {"scale": Scale(3.0), "addone": AddOne()}
+    for name in order:
+        hooks.register(plugin(made[name], name))
+    result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(0))
+    assert result["w"].tolist() == ([1, 1] if order[0] == "scale" else [3, 3])
+    changes = hooks.gradient_forward(BATCH, OUTPUTS, 2.0, StepInfo(0))
+    assert [type(change).__name__ for change in changes] == [
+        {"scale": "LossScale", "addone": "LossTerm"}[name] for name in order
+    ]
+    assert notes.reports[0][2]["seen"] == (2.0 if order[0] == "scale" else 3.0)
+    assert hooks.order()["gradient_backward"] == list(order)
+
+
+class Misspelt:
+    role = "gradient"
+    forward = passthrough
+
+    def backward(self, grads):
+        pass
+
+
+def test_an_argument_that_the_hook_does_not_have_is_refused_by_name():
+    hooks = Hooks()
+    with pytest.raises(PluginLoadError, match="'grads'"):
+        hooks.register(plugin(Misspelt()))
+    assert hooks.plugins == []
+
+
+def test_two_plugins_of_one_name_are_refused():
+    hooks = Hooks()
+    hooks.register(plugin(Scale(1.0), "same"))
+    with pytest.raises(ValueError, match="same"):
+        hooks.register(plugin(Scale(2.0), "same"))
+
+
+def test_disable_goes_on_without_the_plugin_and_says_so():
+    notes = Notes()
+    hooks = Hooks(listener=notes)
+    hooks.register(plugin(Failing(), on_failure="disable"))
+    hooks.register(plugin(AddOne()))
+    result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
+    assert result["w"].tolist() == [1, 1]
+    assert notes.events == [
+        (
+            "plugin 'failing' in 'gradient.backward' at step 5: raised RuntimeError: broken "
+            f'({__file__}:{BROKEN}: raise RuntimeError("broken")); '
+            "disabled, the run goes on without it"
+        )
+    ]
+    assert "failing" not in hooks.order().get("gradient_backward", [])
+
+
+def test_restart_is_given_up_after_three_in_a_row():
+    hooks = Hooks()
+    failing = LocalPlugin(PluginSpec("failing", "tests", "1", __name__, "Failing", "gradient"), Failing())
+    failing.restart = lambda: None
+    hooks.register(failing)
+    for _ in range(3):
+        with pytest.raises(PluginRaisedError) as caught:
+            hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
+        recover(hooks, caught.value)
+    with pytest.raises(PluginRaisedError, match=r"broken \(.*\); it was restarted 3 times in a row before"):
+        recover(hooks, caught.value)
+    assert failing.usage.restarts == 3
+    assert failing.usage.state == "failed"
+
+
+def test_progress_starts_the_count_of_restarts_anew():
+    hooks = Hooks()
+    failing = plugin(Failing())
+    failing.restart = lambda: None
+    hooks.register(failing)
+    error = PluginRaisedError("x", plugin="failing")
+    for _ in range(10):
+        recover(hooks, error)
+        hooks.progressed()
+    assert failing.usage.restarts == 10
+
+
+class Watch:
+    role = "monitor"
+    forward = passthrough
+
+    def backward(self, parameters, step):
+        return Report({"norm": float(parameters["w"].norm())})
+
+
+def test_monitors_are_called_every_so_many_steps_and_reported():
+    notes = Notes()
+    hooks = Hooks(listener=notes)
+    hooks.register(plugin(Watch(), every=3))
+    due = [step for step in range(7) if hooks.observes(specs.monitor_backward, StepInfo(step))]
+    for step in range(7):
+        hooks.monitor_backward(GRADIENTS, None, GRADIENTS, StepInfo(step))
+        hooks.poll()
+    assert due == [0, 3, 6]
+    assert [step for _, step, _, _ in notes.reports] == due
+    assert not hooks.observes(specs.monitor_backward, StepInfo(0), "updates")
+
+
+class Learner:
+    role = "augment"
+
+    def __init__(self):
+        self.seen = 0.0
+
+    def forward(self, batch):
+        return batch.with_(inputs=batch.inputs + self.seen)
+
+    def backward(self, losses):
+        self.seen += float(losses.sum())
+
+
+def test_an_augment_plugin_that_learns_runs_in_step():
+    hooks = Hooks()
+    hooks.register(plugin(Learner()))
+    pulled = []
+
+    def source():
+        for number in range(3):
+            pulled.append(number)
+            yield BATCH, StepInfo(number)
+
+    for (batch, step), expected in zip(hooks.augment(source()), (0.0, 1.0, 2.0), strict=True):
+        assert batch.inputs[0, 0] == expected
+        assert len(pulled) == step.global_step + 1
+        hooks.augment_backward(torch.tensor([1.0]), step)
+
+
+def test_a_hook_without_plugins_wants_nothing():
+    hooks = Hooks()
+    assert not any(hooks.wants(hook) for hook in specs.HOOKS)
+    assert hooks.order() == {}
+
+
+def test_a_fault_of_the_first_kind_is_not_told_as_one_after_restarts():
+    hooks = Hooks()
+    hooks.register(plugin(Failing(), on_failure="abort"))
+    with pytest.raises(PluginRaisedError) as caught:
+        recover(hooks, PluginRaisedError("x", plugin="failing"))
+    assert "restarted" not in str(caught.value)
+
+
+def test_all_plugins_are_ended_even_if_some_cannot_be():
+    hooks, closed = Hooks(), []
+
+    def closing(name, error=None):
+        def close():
+            closed.append(name)
+            if error:
+                raise error
+
+        return close
+
+    for name, error in (("a", None), ("b", OSError("first")), ("c", OSError("second")), ("d", None)):
+        one = plugin(Scale(1.0), name)
+        one.close = closing(name, error)
+        hooks.register(one)
+    with pytest.raises(OSError, match="first"):
+        hooks.close()
+    assert sorted(closed) == ["a", "b", "c", "d"]
+    assert {one.usage.state for one in hooks.plugins} == {"closed"}
+
+
+def test_a_pause_comes_between_the_decision_and_the_restart():
+    hooks, happened = Hooks(listener=(notes := Notes())), []
+    failing = plugin(Failing())
+    failing.restart = lambda: happened.append("restarted")
+    hooks.register(failing)
+    error = PluginRaisedError("x", plugin="failing")
+    for _ in range(2):
+        recover(hooks, error, wait=lambda seconds: happened.append((len(notes.events), seconds)))
+    assert happened == [(1, 0.0), "restarted", (2, 0.5), "restarted"]
+
+
+def without_state(name="stateful", **settings):
+    """Return a plugin that can neither give its state nor take it."""
+    one = plugin(Scale(1.0), name, **settings)
+
+    def failing(method):
+        def fail(*_):
+            raise PluginRaisedError("broken", plugin=name, hook=f"gradient.{method}")
+
+        return fail
+
+    one.state_dict, one.load_state_dict = failing("state_dict"), failing("load_state_dict")
+    return one
+
+
+STATES = {
+    "state_dict": lambda hooks: hooks.state_dict(),
+    "load_state_dict": lambda hooks: hooks.load_state_dict({"stateful": object()}),
+}
+
+
+@pytest.mark.parametrize("method", STATES)
+def test_a_plugin_that_may_be_disabled_is_where_its_state_fails(method):
+    """No step is lost for it."""
+    hooks = Hooks(listener=(notes := Notes()))
+    hooks.register(without_state(on_failure="disable"))
+    STATES[method](hooks)
+    assert hooks.plugins[0].usage.state == "disabled"
+    (fault,) = hooks.failures.log.kept
+    assert (fault.hook, fault.decision, fault.steps_lost) == (f"gradient.{method}", "disabled", 0)
+    assert notes.events == [fault.message]
+
+
+@pytest.mark.parametrize("method", STATES)
+def test_the_state_of_a_plugin_that_is_restarted_is_the_callers_to_have_again(method):
+    hooks = Hooks()
+    hooks.register(without_state())
+    with pytest.raises(PluginRaisedError):
+        STATES[method](hooks)
+    assert hooks.failures.log.count == 0
+
+
+class Early:
+    role = "optimizer"
+    backward = passthrough
+
+    def forward(self, parameters):
+        return AnotherPass(parameters.clone())
+
+
+def test_another_pass_before_the_first_is_the_optimizers_fault():
+    hooks = Hooks()
+    hooks.register(plugin(Early()))
+    parameters = TensorMap.like({"w": torch.ones(2)})
+    with pytest.raises(
+        PluginProtocolError, match=r"'early' in 'optimizer\.forward' at step 3: asked for another"
+    ):
+        hooks.optimizer_forward(parameters, StepInfo(3))

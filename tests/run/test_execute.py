@@ -1,0 +1,152 @@
+"""How a job is prepared, with how many threads; and what a full disk at its end does to a run."""
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+from ringfence.cli.run_display import Progress, QuietView
+from ringfence.engine import Dataset
+from ringfence.engine.step import Stepper
+from ringfence.hooks.errors import RunAbortedError
+from ringfence.job import read_job
+from ringfence.plugins.local_plugin import LocalPlugin
+from ringfence.run import job_fingerprint, long_waits
+from ringfence.run.execute import default_threads, prepare, run
+from ringfence.tracking.json_lines import Journal
+
+from ..cli.conftest import TRUSTED_JOB
+from ..watching import until
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"),
+    [
+        *(("3", 3), (" 2 ", 2), ("4,2", 4)),
+        *((text, None) for text in ("", "0", "-1", "many", "²", "1e3", "9" * 5000)),
+    ],
+)
+def test_the_environment_says_how_many_threads_there_are(monkeypatch, asked, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert default_threads() == (threads or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(("written", "threads"), [("threads: 1\n", 1), ("", 3)])
+def test_the_job_comes_before_the_environment_and_the_folder_says_what_it_was(
+    tmp_path, monkeypatch, written, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB.replace("threads: 1\n", written))
+
+    run(prepare(read_job(tmp_path / "job.yaml"), tmp_path), tmp_path / "run", report=False)
+
+    assert torch.get_num_threads() == threads
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == threads
+    assert read_job(tmp_path / "run" / "job.yaml").job.threads == threads
+
+
+class Told(Progress):
+    """Keeps the events, as a terminal would show them."""
+
+    def __init__(self):
+        super().__init__(QuietView())
+        self.events = []
+
+    def event(self, message):
+        self.events.append(message)
+
+
+@pytest.fixture
+def full_at_the_end(monkeypatch):
+    """A plugin that prints as it is closed, onto a disk that is full by then."""
+    is_full = []
+
+    def close(plugin):
+        is_full.append(True)
+        plugin.usage.output.add(["goodbye 0", "goodbye 1"], 2)
+
+    def append(journal, record, append=Journal.append):
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(journal, record)
+
+    monkeypatch.setattr(LocalPlugin, "close", close)
+    monkeypatch.setattr(Journal, "append", append)
+
+
+@pytest.mark.usefixtures("full_at_the_end")
+def test_a_run_that_is_done_stays_so_where_the_news_of_its_end_cannot_be_kept(tmp_path):
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    watcher = Told()
+
+    outcome = run(
+        prepare(read_job(tmp_path / "job.yaml"), tmp_path),
+        tmp_path / "run",
+        watchers=[watcher],
+        report=False,
+    )
+
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (outcome.result.status, record["status"], record["error"]) == ("completed", "completed", None)
+    assert record["weights_sha256"] == outcome.result.weights_sha256
+    (lost,) = [event for event in watcher.events if "could not be written" in event]
+    assert lost == (
+        "the run's folder could not be written at its end (the disk is full): "
+        "the last events or curves are missing in it"
+    )
+    printed = [event.partition(": ")[2] for event in watcher.events if " printed: " in event]
+    assert printed == ["goodbye 0", "goodbye 1"]
+
+
+@pytest.mark.usefixtures("full_at_the_end")
+def test_what_ended_a_run_is_told_where_the_news_of_its_end_cannot_be_kept(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no such loss")
+
+    monkeypatch.setattr(Stepper, "refresh", fail)
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    with pytest.raises(RunAbortedError, match="no such loss"):
+        run(prepare(read_job(tmp_path / "job.yaml"), tmp_path), tmp_path / "run", report=False)
+    assert "no such loss" in json.loads((tmp_path / "run" / "run.json").read_text())["error"]
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_a_pass_over_all_data_before_the_start_is_told_if_it_takes_long(tmp_path, monkeypatch, is_slow):
+    told, watcher = [], Told()
+
+    def taking_long(function):
+        """Return ``function`` as with data of many gigabytes: it has not ended when somebody is told."""
+
+        def waiting(*arguments):
+            before = len(told + watcher.events)
+            assert not is_slow or until(lambda: len(told + watcher.events) > before)
+            return function(*arguments)
+
+        return waiting
+
+    monkeypatch.setattr(long_waits, "TOLD_AFTER_S", 0.05 if is_slow else 60.0)
+    monkeypatch.setattr(Dataset, "input_range", taking_long(Dataset.input_range))
+    monkeypatch.setattr(job_fingerprint, "digest_data", taking_long(job_fingerprint.digest_data))
+    augment = "plugins:\n  - augment: {ops: [{flip: {}}]}\n    isolation: trusted\n"
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB.replace("plugins:\n", augment))
+    prepared = prepare(read_job(tmp_path / "job.yaml"), tmp_path, tell=told.append)
+    run(prepared, tmp_path / "run", watchers=[watcher], report=False)
+    assert told == ["reading the training data, to know between which numbers they lie …"] * is_slow
+    expected = "reading the data, to know them again when the run is resumed …"
+    assert watcher.events.count(expected) == is_slow
+    assert expected not in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+def test_the_range_of_the_data_is_not_asked_for_where_nobody_wants_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Dataset, "input_range", lambda _: pytest.fail("it was read"))
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    prepare(read_job(tmp_path / "job.yaml"), tmp_path)
