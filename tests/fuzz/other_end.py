@@ -23,10 +23,9 @@ from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
 from ringfence.isolation.host.limits.scratch_folder import remove_tree
 from ringfence.isolation.host.limits.watchdog import Watchdog
 from ringfence.isolation.host.limits.worker_process import Process
-from ringfence.isolation.policy.layer_status import LAYERS, LayerStatus
+from ringfence.isolation.policy.layer_status import LAYER_PROBES, LAYERS, LayerStatus
 from ringfence.isolation.transport.messages import Done, Locked, Ready, Size, encoder
 from ringfence.isolation.transport.shared_memory import Arena
-from ringfence.isolation.worker.probes.run_probes import LAYER_PROBES
 from ringfence.plugins.grace_period import GracePeriod
 from ringfence.plugins.interface import PluginSpec
 

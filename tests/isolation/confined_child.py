@@ -22,11 +22,10 @@ from pathlib import Path
 import refused_calls
 import seccompy
 
-from ringfence.isolation.host.limits import memory_budget
 from ringfence.isolation.host.processes import layer_report
-from ringfence.isolation.policy import kernel
+from ringfence.isolation.policy import confinement, kernel, procfs
 from ringfence.isolation.worker.layers import confine
-from ringfence.isolation.worker.probes import file_probes, run_probes
+from ringfence.isolation.worker.probes import run_probes
 
 CANARY_VARIABLE = "RINGFENCE_TEST_SECRET"
 MIB = 1 << 20
@@ -89,7 +88,7 @@ def leak(_, job):
     try:
         for _ in range(100_000):
             kept.append(take())
-            peak = memory_budget.used_bytes(os.getpid())
+            peak = procfs.used_bytes(os.getpid())
             if peak > job.get("stop_at", peak):
                 break
     except (MemoryError, RuntimeError) as error:
@@ -219,7 +218,7 @@ def _error(attempt):
 
 
 def child(job, folder, victim_pid, out):
-    layer_job = confine.Confinement(
+    layer_job = confinement.Confinement(
         readable=(sys.prefix, sys.base_prefix, *filter(None, sys.path), *job.get("readable", ())),
         scratch=job.get("scratch", str(folder / "scratch")),
         data_limit_bytes=job.get("data_limit", 1 << 30),
@@ -237,7 +236,7 @@ def child(job, folder, victim_pid, out):
         layer_job.scratch,
         CANARY_VARIABLE,
         layer_job.keep_fds,
-        host_network=file_probes.network_inode(),
+        host_network=procfs.network_inode(),
     )
     if job.get("second_thread"):
         threading.Thread(target=time.sleep, args=(10,), daemon=True).start()

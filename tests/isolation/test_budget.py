@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from ringfence.isolation.host.limits import cgroup, memory_budget
+from ringfence.isolation.policy import procfs
 
 KIB = 1024
 MIB = 1 << 20
@@ -116,11 +117,11 @@ def test_memory_that_a_process_takes_is_seen():
     with subprocess.Popen(
         [sys.executable, "-c", LEAK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        before = memory_budget.used_bytes(process.pid)
+        before = procfs.used_bytes(process.pid)
         process.stdin.write("\n")
         process.stdin.flush()
         process.stdout.readline()
-        grown = memory_budget.used_bytes(process.pid) - before
+        grown = procfs.used_bytes(process.pid) - before
         process.stdin.close()
     assert 64 * MIB <= grown < 76 * MIB
 
@@ -129,8 +130,8 @@ def test_memory_of_a_process_that_has_ended_is_none():
     with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
         process.stdout.read()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert memory_budget.used_bytes(process.pid) is None  # a zombie still
-    assert memory_budget.used_bytes(process.pid) is None
+        assert procfs.used_bytes(process.pid) is None  # a zombie still
+    assert procfs.used_bytes(process.pid) is None
 
 
 def test_the_groups_that_count_are_ours_and_all_above(machine, tmp_path):

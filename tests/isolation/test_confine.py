@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ringfence.isolation.policy.layer_status import REQUIRED
 from ringfence.isolation.worker.layers import seccomp
-from ringfence.isolation.worker.layers.confine import REQUIRED
 
 from ..watching import is_running, until
 

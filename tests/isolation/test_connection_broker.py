@@ -18,8 +18,10 @@ import pytest
 from ringfence.hooks.permissions import Target
 from ringfence.isolation.host.grants.connection_broker import BURST, MAX_OPEN, RATE_PER_S, Broker, why_not
 from ringfence.isolation.host.limits import stray_descriptors as passing
+from ringfence.isolation.policy.confinement import Network
+from ringfence.isolation.transport.connect_messages import REPLY, REQUEST
 from ringfence.isolation.worker import connect_client
-from ringfence.isolation.worker.connect_client import REPLY, REQUEST, Dialler, Network
+from ringfence.isolation.worker.connect_client import Dialler
 
 from ..watching import descriptors, settled_descriptors
 from .loopback import Server, deaf

@@ -13,7 +13,7 @@ from ringfence import PluginMemoryError, StepInfo, TensorMap
 from ringfence.hooks.permissions import Permissions, Target
 from ringfence.isolation.host.limits import deleted_files
 from ringfence.isolation.host.limits.foreign_maps import foreign_bytes
-from ringfence.isolation.host.limits.memory_budget import used_bytes
+from ringfence.isolation.policy.procfs import used_bytes
 
 PLUGINS = Path(__file__).parent / "plugins"
 MIB = 1 << 20

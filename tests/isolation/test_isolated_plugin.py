@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from ringfence import AnotherPass, LossScale, PluginRaisedError, Report, StepInfo, TensorMap
+from ringfence.isolation.policy.system_paths import PINNED
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.isolation.transport.shared_memory import Region
-from ringfence.isolation.worker.layers.landlock import PINNED
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
 from ringfence.tensors import pytree

@@ -4,8 +4,15 @@ import pytest
 
 from ringfence.hooks.errors import SandboxUnavailableError
 from ringfence.isolation.host.processes.layer_report import combine, grade, refuse_if_missing, table, worst
-from ringfence.isolation.policy.layer_status import CONSEQUENCES, LAYERS, REQUIRED, active, lacking
-from ringfence.isolation.worker.probes.run_probes import LAYER_PROBES, PROBES
+from ringfence.isolation.policy.layer_status import (
+    CONSEQUENCES,
+    LAYER_PROBES,
+    LAYERS,
+    REQUIRED,
+    active,
+    lacking,
+)
+from ringfence.isolation.worker.probes.run_probes import PROBES
 
 IN_CHILD = tuple(LAYER_PROBES)
 ALL_ACTIVE = [active(name, "on") for name in IN_CHILD]

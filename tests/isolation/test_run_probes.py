@@ -2,7 +2,8 @@
 
 import pytest
 
-from ringfence.isolation.worker.probes.run_probes import LAYER_PROBES, PROBES
+from ringfence.isolation.policy.layer_status import LAYER_PROBES
+from ringfence.isolation.worker.probes.run_probes import PROBES
 
 IN_CHILD = ("process", "fds", "environment", "rlimits", "namespaces", "privileges", "landlock", "seccomp")
 

@@ -11,10 +11,11 @@ import time
 import pytest
 
 from ringfence.isolation.host.limits import account as books
-from ringfence.isolation.host.limits import memory_budget, scratch_folder
+from ringfence.isolation.host.limits import scratch_folder
 from ringfence.isolation.host.limits.account import Account
 from ringfence.isolation.host.limits.watchdog import Watchdog
 from ringfence.isolation.host.limits.worker_process import Process
+from ringfence.isolation.policy import procfs
 from ringfence.plugins.interface import PluginUsage
 
 from ..watching import descriptors, settled_descriptors, until
@@ -74,7 +75,7 @@ def book(*processes, mib=1024):
 @pytest.mark.parametrize("name", [b"x kB", b"\xff\xfe", b"RssAnon: 0 kB", b"a\nRssAnon:", b"b\rVmPTE: 9"])
 def test_a_name_neither_hides_memory_nor_ends_the_watch(watching, child, name):
     process = child(RENAME + EAT + READY, name.hex())
-    assert memory_budget.used_bytes(process.pid) > 96 * MIB
+    assert procfs.used_bytes(process.pid) > 96 * MIB
     watched = book(process, mib=64)
     watching.add(watched)
     assert until(process.has_ended)
@@ -115,8 +116,8 @@ def test_a_process_whose_main_thread_ended_is_killed(watching, child):
         threading.Thread(target=rest).start()
         ctypes.CDLL(None).syscall(60, 0)
     """)
-    assert memory_budget.used_bytes(process.pid) is None
-    assert memory_budget.threads_go_on(process.pid)
+    assert procfs.used_bytes(process.pid) is None
+    assert procfs.threads_go_on(process.pid)
     watched = book(process)
     watching.add(watched)
     assert until(process.has_ended)
@@ -138,7 +139,7 @@ def test_a_process_that_ends_with_threads_is_blamed_for_nothing(watching, child)
     assert until(process.has_ended)
     time.sleep(3 * books.INTERVAL_S)
     assert (watched.exceeded, watched.exceeded_bytes) == ("", 0)
-    assert not memory_budget.threads_go_on(process.pid)
+    assert not procfs.threads_go_on(process.pid)
 
 
 THREADS = """

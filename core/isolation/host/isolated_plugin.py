@@ -16,6 +16,7 @@ from ...plugins.interface import PluginSpec, PluginUsage, excess_state
 from ...plugins.result_checks import NAMED_TENSORS, Names, ResultError, check_result, check_scalars
 from ...tensors import pytree
 from ...tensors.tensor_file import TensorFile
+from ..policy.layer_status import LayerStatus
 from ..transport.messages import (
     Call,
     Done,
@@ -30,7 +31,6 @@ from ..transport.messages import (
     from_outbox,
 )
 from ..transport.shared_memory import Region
-from ..worker.layers.confine import LayerStatus
 from .calls.call_memory import Slot
 from .calls.channel import Channel, Pending
 from .limits.memory_budget import budget_bytes

@@ -18,9 +18,8 @@ import msgspec
 
 from ...plugins.earlier_series import Lack
 from ...plugins.result_checks import MAX_BINS, MAX_HISTOGRAMS, MAX_IMAGES, MAX_SCALARS
-from ..worker.connect_client import Network
-from ..worker.layers.confine import Confinement, LayerStatus
-from ..worker.probes.run_probes import ProbeContext
+from ..policy.confinement import Confinement, Network, ProbeContext
+from ..policy.layer_status import LayerStatus
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_TEXT = 8 * 1024

@@ -10,35 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import threading
 from typing import NamedTuple
 
-import msgspec
-
 from ...hooks.permissions import Target, grant_line
+from ..policy.confinement import Network
+from ..transport.connect_messages import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
 
-#: Number of the request, index of the target, milliseconds that the connection may take.
-REQUEST = struct.Struct("<IHI")
-#: Number of the request, error or 0; then text. Without an error, the socket comes along.
-REPLY = struct.Struct("<Ii")
-MAX_REASON_BYTES = 300
-#: Longest that the host tries to connect; what a name stands for is asked of the resolver besides.
-MAX_CONNECT_S = 60.0
 #: How much longer than the connection itself the answer may take: the resolver has its own patience.
 _RESOLVER_S = 60.0
-
-
-class Network(msgspec.Struct, frozen=True):
-    """What a worker must know to ask for connections.
-
-    Attributes:
-        plugin: Name of the plugin, for messages.
-        targets: What the job grants, in the order that requests count in.
-    """
-
-    plugin: str
-    targets: tuple[Target, ...]
 
 
 class Dialler:

@@ -48,8 +48,8 @@ from ...plugins.result_checks import (
 from ...reproducibility.deterministic import be_repeatable
 from ...tensors import pytree
 from ...tensors.tensor_file import TensorFile
-from ..host.limits.memory_budget import held_bytes
-from ..policy.layer_status import lacking
+from ..policy.layer_status import LayerError, lacking
+from ..policy.procfs import held_bytes
 from ..transport.messages import (
     MAX_MESSAGE_BYTES,
     MAX_TEXT,
@@ -90,7 +90,7 @@ from ..transport.messages import (
 from ..transport.shared_memory import aligned, map_region
 from .call_seeding import Generators
 from .connect_client import Dialler
-from .layers.confine import LayerError, confine
+from .layers.confine import confine
 from .malloc import keep_freed_memory
 from .probes.run_probes import run_probes
 

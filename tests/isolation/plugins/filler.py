@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ringfence import passthrough
 from ringfence.hooks import connect
-from ringfence.isolation.worker.connect_client import REQUEST
+from ringfence.isolation.transport.connect_messages import REQUEST
 
 MIB = 1 << 20
 FILE = 24 * MIB

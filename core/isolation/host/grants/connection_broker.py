@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ....hooks.permissions import Target
-from ...worker.connect_client import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
+from ...transport.connect_messages import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY, REQUEST
 from ..limits.stray_descriptors import Queue, refuse_descriptors
 from .addresses import Address, forms, has_keys, is_loopback, is_one_host, is_ours, is_private, spellings
 

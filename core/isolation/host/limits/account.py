@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....plugins.interface import PluginUsage
+from ...policy.procfs import threads_go_on, usage, while_there
 from .cgroup import Cgroup
 from .cpu_time import SLACK_S, Meter, put_last
 from .epoll_watches import MAX_WATCHES, watches
 from .file_locks import MAX_LOCKS
 from .foreign_maps import foreign_bytes
-from .memory_budget import threads_go_on, usage, while_there
 from .scratch_folder import MAX_IN_MEMORY_BYTES, MAX_SCRATCH_BYTES, look_into
 from .stray_descriptors import Queue
 from .worker_process import Process

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .memory_budget import while_there
+from ...policy.procfs import while_there
 
 _PROC = Path("/proc")
 _BLOCK_BYTES = 512

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from .memory_budget import while_there
+from ...policy.procfs import while_there
 
 #: Of one worker; a server with a thousand connections has as many.
 MAX_WATCHES = 10_000

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 
+from ...policy.procfs import while_there
 from ...transport.shared_memory import REGION_NAME
 from .deleted_files import TooManyMappingsError, mappings
-from .memory_budget import while_there
 
 _REGION = f"/memfd:{REGION_NAME} (deleted)\n".encode()
 #: What the kernel names like files of a file system: memory without one, shared or of devices.

@@ -7,11 +7,10 @@ a control group above it. A budget is a share of that, never more than 15 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ....hooks.errors import PluginLoadError
+from ...policy.procfs import _PROC, kilobyte_fields
 from . import cgroup
 
 #: Most of the machine's memory that one plugin may have, all its workers together.
@@ -19,27 +18,6 @@ MAX_FRACTION = 0.15
 
 #: Kernels write "no limit" as the largest multiple of a page; nothing real comes near 2**60 bytes.
 NO_LIMIT_BYTES = 1 << 60
-
-_OWN = ("RssAnon:", "VmSwap:", "VmPTE:", "HugetlbPages:")
-_PROC = Path("/proc")
-_PF_EXITING = 0x4
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process uses at one moment.
-
-    Attributes:
-        own_bytes: As for ``used_bytes``; None when its main thread has ended.
-        threads: All of its threads, one that has ended and was not collected included.
-        held_bytes: What RLIMIT_DATA counts: private memory that may be written, touched or not.
-        file_bytes: Pages of files that it maps, and of whatever the kernel calls one.
-    """
-
-    own_bytes: int | None
-    threads: int
-    held_bytes: int = 0
-    file_bytes: int = 0
 
 
 class BudgetTooSmallError(PluginLoadError):
@@ -85,112 +63,6 @@ def budget_bytes(fraction: float) -> int:
     if not 0 < fraction <= MAX_FRACTION:
         raise ValueError(f"memory_fraction is {fraction}; it must be above 0 and at most {MAX_FRACTION}")
     return math.floor(fraction * total_bytes())
-
-
-def usage(pid: int) -> Usage | None:
-    """Return what process ``pid`` uses; None when it is gone.
-
-    Its name, which it chooses, comes first in the file and without a line end.
-    """
-    try:
-        lines = (_PROC / str(pid) / "status").read_bytes().split(b"\n")[1:]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = dict(line.split(b":", 1) for line in lines if b":" in line)
-    own = [_first_number(fields[key]) for name in _OWN if (key := name[:-1].encode()) in fields]
-    has_memory = b"RssAnon" in fields  # a zombie has none left
-    held, files = (_first_number(fields.get(name, b"")) * 1024 for name in (b"VmData", b"RssFile"))
-    threads = _first_number(fields.get(b"Threads", b""))
-    return Usage(sum(own) * 1024 if has_memory else None, threads, held, files)
-
-
-def used_bytes(pid: int) -> int | None:
-    """Return the memory that process ``pid`` has to itself, in bytes; None when it is gone.
-
-    Private anonymous pages, in memory or swapped out, huge ones included, and the page tables that
-    map them (a process can grow those without owning a page). Pages inherited over fork
-    count while they are mapped, written to or not: the host knows what the zygote
-    started them with. Pages of files and shared memory (RssFile, RssShmem) do not count here: they are
-    everybody's, or the host's, who keeps the books on that. What else they may be counts by ``foreign``.
-    """
-    now = usage(pid)
-    return None if now is None else now.own_bytes
-
-
-def held_bytes(pid: int) -> int:
-    """Return what RLIMIT_DATA counts of process ``pid``; 0 when it is gone."""
-    now = usage(pid)
-    return 0 if now is None else now.held_bytes
-
-
-def has_let_go(pid: int) -> bool:
-    """Tell whether process ``pid`` is gone, or has given its memory back because its main thread has ended.
-
-    From then on its files of ``/proc`` belong to root, and an ordinary user is told that it may not look.
-    """
-    now = usage(pid)
-    return now is None or now.own_bytes is None
-
-
-def while_there(pid: int, count: Callable[[], int]) -> int:
-    """Return what ``count`` finds in the ``/proc`` of process ``pid``; 0 once it is gone.
-
-    Raises:
-        PermissionError: It is there, and does not let itself be looked at.
-    """
-    try:
-        return count()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    except PermissionError:
-        if has_let_go(pid):
-            return 0
-        raise
-
-
-def threads_go_on(pid: int) -> bool:
-    """Tell whether a thread of ``pid`` runs and is not about to end; False when it is gone.
-
-    For a process whose main thread has ended: the others may be on their way out too.
-    """
-    for path in (_PROC / str(pid) / "task").glob("*/stat"):
-        try:
-            # State and flags are fields 3 and 9, counted after the name: the name may hold anything.
-            fields = path.read_bytes().rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_EXITING:
-            return True
-    return False
-
-
-def own_bytes(fields: dict[str, int]) -> int:
-    """Return what ``used_bytes`` counts, from the fields of a status file."""
-    return sum(fields.get(name, 0) for name in _OWN)
-
-
-def read_only_bytes(smaps: Iterable[str]) -> int:
-    """Return the private memory in mappings that may not be written, from lines of ``/proc/pid/smaps``."""
-    total = 0
-    counts = False
-    for line in smaps:
-        words = line.split()
-        if not words[0].endswith(":"):
-            counts = "w" not in words[1]
-        elif counts and words[0] == "Anonymous:":
-            total += int(words[1]) * 1024
-    return total
-
-
-def kilobyte_fields(text: str) -> dict[str, int]:
-    """Return the fields given in kB of a ``/proc`` file such as status or meminfo, in bytes."""
-    rows = (line.split() for line in text.splitlines())
-    return {row[0]: int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}  # noqa: PLR2004 - name, number, unit
-
-
-def _first_number(text: bytes) -> int:
-    words = text.split()
-    return int(words[0]) if words and words[0].isdigit() else 0
 
 
 def _physical_bytes(proc: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 
-from .memory_budget import held_bytes
+from ...policy.procfs import held_bytes
 
 
 class Ceiling:

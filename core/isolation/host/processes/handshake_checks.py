@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ...policy.layer_status import LAYER_PROBES
 from ...transport.messages import Locked, MessageError, Ready
-from ...worker.probes.run_probes import LAYER_PROBES, PROBES
+from ...worker.probes.run_probes import PROBES
 
 _METHODS = ("forward", "backward")
 _MAX_ARGUMENTS = 64

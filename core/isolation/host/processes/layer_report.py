@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from ....hooks.errors import SandboxUnavailableError
-from ...policy.layer_status import CONSEQUENCES, LAYERS, REQUIRED, LayerStatus, lacking
-from ...worker.probes.run_probes import LAYER_PROBES
+from ...policy.layer_status import CONSEQUENCES, LAYER_PROBES, LAYERS, REQUIRED, LayerStatus, lacking
 
 __all__ = ["CONSEQUENCES", "combine", "grade", "is_held", "refuse_if_missing", "table", "way_out", "worst"]
 

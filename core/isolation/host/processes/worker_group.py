@@ -22,14 +22,12 @@ from ....plugins.grace_period import GracePeriod
 from ....plugins.interface import PluginSpec, PluginUsage
 from ....plugins.notices import described
 from ....tensors.buffer_pool import Spares
-from ...policy.layer_status import lacking
+from ...policy.confinement import ENV_CANARY, Confinement, Network, ProbeContext
+from ...policy.layer_status import LayerStatus, lacking
+from ...policy.procfs import network_inode, used_bytes
+from ...policy.system_paths import SYSTEM
 from ...transport.messages import Locked, MessageError, Open, Ready, Start
 from ...transport.shared_memory import Arena, Region
-from ...worker.connect_client import Network
-from ...worker.layers.confine import Confinement, LayerStatus
-from ...worker.layers.landlock import SYSTEM
-from ...worker.probes.file_probes import network_inode
-from ...worker.probes.run_probes import ProbeContext
 from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Exchange, Slot
 from ..calls.channel import MIB, Channel, Pending
 from ..grants.connection_broker import Broker
@@ -38,7 +36,7 @@ from ..grants.grant import is_unchanged
 from ..grants.grant_advice import how_to_allow, what_instead
 from ..limits.account import INTERVAL_S, Account
 from ..limits.cgroup import Cgroup, CgroupUnavailableError
-from ..limits.memory_budget import BudgetTooSmallError, used_bytes
+from ..limits.memory_budget import BudgetTooSmallError
 from ..limits.rlimit_ceiling import Ceiling
 from ..limits.scratch_folder import MAX_FILE_BYTES, MAX_IN_MEMORY_BYTES, names_in
 from ..limits.scratch_place import is_in_memory
@@ -50,8 +48,6 @@ from .layer_report import combine, explain_missing, refuse_if_missing, worst
 #: Calls that a worker may have in hand: one that it computes, one that waits, so that it never idles.
 SLOTS_PER_WORKER = 2
 
-#: A value in the zygote's environment that no worker may see; the self-probe looks for it.
-ENV_CANARY = "RINGFENCE_ENV_CANARY"
 
 #: The least that a plugin needs beyond what it is forked with; below it the message says so.
 MIN_BUDGET_BYTES = 64 * MIB

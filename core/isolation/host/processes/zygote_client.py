@@ -12,6 +12,7 @@ import time
 
 from ....imports.search_paths import import_paths, user_site
 from ....plugins.grace_period import GracePeriod
+from ...policy.confinement import ENV_CANARY
 from ...transport.messages import (
     Dying,
     Fork,
@@ -27,7 +28,6 @@ from ...transport.messages import (
     send,
 )
 from ..limits.worker_process import DEATH_S
-from .worker_group import ENV_CANARY
 
 #: Importing torch takes seconds on a loaded machine; the first reply waits for it.
 START_S = 120.0

@@ -18,16 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import landlockpy
-import msgspec
 import seccompy
 
-from ....hooks.permissions import GrantedPath
-from ...host.limits import memory_budget
-from ...policy import kernel
+from ...policy import kernel, procfs
+from ...policy.confinement import Confinement
 from ...policy.layer_status import REQUIRED, LayerError, LayerStatus, active, lacking
 from . import capabilities, landlock, namespaces, seccomp
-
-__all__ = ["REQUIRED", "Confinement", "LayerError", "LayerStatus", "confine", "prepare"]
 
 _STACK_BYTES = 8 << 20
 _PENDING_SIGNALS = 128
@@ -39,37 +35,6 @@ _GIVEN_UP_FIRST = 1000  # the most that oom_score_adj takes; to raise it takes n
 #: means that there is to be none (core(5), fs/coredump.c).
 _NO_CORE = 1
 _CHANGE_CREDENTIALS = ("namespaces", "privileges")  # then the kernel forgets the signal of the parent's death
-
-
-class Confinement(msgspec.Struct, frozen=True):
-    """What one plugin's process may have.
-
-    Attributes:
-        readable: Files and folders that it may read, besides the system's libraries: the interpreter,
-            installed packages, the plugin's own code. Missing ones are skipped.
-        scratch: The only folder where it may write; also its working and temporary folder.
-        data_limit_bytes: Private memory that it may have, pages inherited over fork included.
-        scratch_file_bytes: Largest file that it may write.
-        max_fds: Open files that it may have.
-        keep_fds: Open files that it keeps, besides 0, 1 and 2.
-        environment: All of its environment variables.
-        parent_pid: The zygote's process id; the process dies with it.
-        skip: Layers left out, for tests that show what each one holds; they are reported as disabled.
-        max_threads: Threads that it may have, where the kernel can count them by process.
-        grants: Files and folders that the job grants it besides.
-    """
-
-    readable: tuple[str, ...]
-    scratch: str
-    data_limit_bytes: int
-    scratch_file_bytes: int
-    max_fds: int
-    keep_fds: tuple[int, ...]
-    environment: dict[str, str]
-    parent_pid: int
-    skip: tuple[str, ...] = ()
-    max_threads: int = 64
-    grants: tuple[GrantedPath, ...] = ()
 
 
 def prepare() -> None:
@@ -246,7 +211,7 @@ def _data_limit(limit_bytes: int) -> int:
     it does not count is left out beforehand: the main thread's stack, page tables, and pages that were
     written to and then made read-only, as the linker does.
     """
-    fields = memory_budget.kilobyte_fields(Path("/proc/self/status").read_text())
+    fields = procfs.kilobyte_fields(Path("/proc/self/status").read_text())
     uncounted = _STACK_BYTES + limit_bytes // _PAGES_BY_TABLE
     uncounted += _read_only_bytes()
     least = fields["VmData:"] + uncounted
@@ -264,7 +229,7 @@ def _read_only_bytes() -> int:
     To read it takes longer than all else that a child does to lock itself up, and leaves megabytes behind.
     """
     with Path("/proc/self/smaps").open() as lines:
-        return memory_budget.read_only_bytes(lines)
+        return procfs.read_only_bytes(lines)
 
 
 def _address_space(limit_bytes: int) -> int:
@@ -272,7 +237,7 @@ def _address_space(limit_bytes: int) -> int:
 
     Libraries and reserved memory are free in the budget, and need room for themselves.
     """
-    fields = memory_budget.kilobyte_fields(Path("/proc/self/status").read_text())
+    fields = procfs.kilobyte_fields(Path("/proc/self/status").read_text())
     return fields["VmSize:"] + _SPACE_BY_BUDGET * limit_bytes
 
 

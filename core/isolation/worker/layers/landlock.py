@@ -17,6 +17,7 @@ from landlockpy import AccessFS, Ruleset, Scope
 
 from ....hooks.permissions import GrantedPath
 from ...policy.layer_status import LayerError, LayerStatus, active
+from ...policy.system_paths import PINNED, SYSTEM
 
 _READ = AccessFS.READ_FILE | AccessFS.READ_DIR
 # No links, sockets or devices: what a plugin leaves behind must be safe to list and remove.
@@ -31,19 +32,6 @@ _SCRATCH = (
 )
 _OF_A_FILE = AccessFS.READ_FILE | AccessFS.WRITE_FILE | AccessFS.TRUNCATE
 
-#: What libraries read of the system. Of ``/proc`` only these: the rest tells about other
-#: processes and the network. Not ``/dev/zero``: mapping it makes shared memory that no limit counts.
-SYSTEM = (
-    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"),
-    *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"),
-    *("/sys/devices/system/cpu", "/sys/devices/system/node"),
-)
-#: These are held open, as names only: the kernel makes a new file of each once it has run short of
-#: memory and forgotten the old one, and a rule knows the old one.
-PINNED = (
-    *("/proc/cpuinfo", "/proc/meminfo"),
-    *(f"/proc/self/{name}" for name in ("maps", "stat", "statm", "status")),
-)
 
 #: (first ABI that has it, what it holds, what takes its place before)
 _ABILITIES = (

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...policy import kernel
+from ...policy.confinement import ProbeContext
+from ...policy.procfs import network_inode
 from ..layers import landlock
-from .probe import Probe, ProbeContext, opens, refused
+from .probe import Probe, opens, refused
 
 _NO_TERMINAL = frozenset({errno.ENXIO, errno.ENOENT})
 # Landlock's refusal to link or move out of a folder looks like two file systems; neither does it.
@@ -127,14 +129,6 @@ def _stdin(_: ProbeContext) -> bool:
 def _own_network(context: ProbeContext) -> bool:
     """Tell whether the network is another one; that seccomp refuses sockets too says nothing of it."""
     return context.host_network not in (0, network_inode())
-
-
-def network_inode() -> int:
-    """Return what tells this process's network namespace from others, or 0 if the kernel does not say."""
-    try:
-        return os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - a Path adds nothing here
-    except FileNotFoundError:
-        return 0
 
 
 def _fallocate(context: ProbeContext) -> bool:

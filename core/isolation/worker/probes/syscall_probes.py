@@ -14,8 +14,9 @@ import struct
 import time
 
 from ...policy import kernel
+from ...policy.confinement import ProbeContext
 from ..layers import capabilities
-from .probe import REFUSED, Probe, ProbeContext, call_refused, opens, refused
+from .probe import REFUSED, Probe, call_refused, opens, refused
 
 _NO_NETWORK = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 _TEBIBYTE = 1 << 40
