@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...policy.layer_status import LAYER_PROBES
 from ...transport.messages import Locked, MessageError, Ready
-from ...worker.probes.run_probes import PROBES
 
+_PROBES = frozenset(name for names in LAYER_PROBES.values() for name in names)
 _METHODS = ("forward", "backward")
 _MAX_ARGUMENTS = 64
 _MAX_NAME = 200
@@ -19,7 +19,7 @@ def check_locked(locked: Locked) -> None:
     """
     names = [layer.name for layer in locked.layers]
     unknown = [name for name in names if name not in LAYER_PROBES]
-    unknown += [name for name in locked.probes if name not in PROBES]
+    unknown += [name for name in locked.probes if name not in _PROBES]
     if unknown:
         raise MessageError(f"a layer or probe that there is not: {unknown[0]!r:.80}")
     if len(set(names)) < len(names):
