@@ -35,7 +35,7 @@ from ringfence.models import build_model
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
 from ringfence.report import RunRecorder
-from ringfence.reproducibility.generator_states import seed_run
+from ringfence.reproducibility.seeding import seed_run
 
 #: The job of examples/mnist10k.yaml, but for its length and its schedule.
 _OPS: list[Any] = [{"affine": {"degrees": 10, "translate": 0.1, "scale": [0.9, 1.1], "p": 0.8}}]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import json
-import os
 import shlex
 import sys
 import traceback
@@ -21,6 +20,7 @@ from ..hooks.errors import CutOffError, JobError, RingfenceError, RunAbortedErro
 from ..imports.entry_point_autoload import forbid_autoload
 from ..imports.import_guard import guard
 from ..run.plugin_traceback import told_by_plugin
+from ..run.process_setup import share_processors
 from ..version import __version__
 
 _ABOUT_COMPLETION = ("install_completion", "show_completion")
@@ -150,16 +150,6 @@ app.add_typer(plugins_app, name="plugins")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the plugin, as a job spells it.")]
-
-
-def share_processors() -> None:
-    """Let torch's threads sleep while they wait; to be called before torch is imported.
-
-    A trainer shares its processors with its plugins and with whatever else runs
-    there. Spinning gains up to a fifth where nothing else runs, and costs a
-    factor of eight where something does.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from .signals import StopFlag, to_stderr
 from .terminal_display import TerminalView
 
 if TYPE_CHECKING:
-    from ..run.execute import Prepared, RunOutcome
+    from ..run.execute import RunOutcome
+    from ..run.prepare import Prepared
 
 _DIGITS_SHOWN = 16
 _REPORTED = "report  {}"
@@ -68,7 +69,7 @@ def train_job(
     job_file, base = _read(path, sets, plugins, resume)
     stop.within_s = job_file.job.stop_within_s
     # The engine takes seconds to import; a job that cannot be read is told of at once.
-    from ..run.execute import prepare  # noqa: PLC0415
+    from ..run.prepare import prepare  # noqa: PLC0415
 
     here = _working_folder()
     with _missing_base_told(base):

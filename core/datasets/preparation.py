@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
-from ..plugins.result_checks import is_finite
+from ..tensors.finite import is_finite
 from .classes import describe_classes, tell_empty
 from .non_finite import where_not_finite
 

@@ -1,7 +1,8 @@
 """The training loop and what it is made of; imports the hooks and nothing else of ringfence."""
 
 from ..plugins.observer import NullRecorder, Recorder, RunInfo
-from ..reproducibility.generator_states import TorchRng, seed_run
+from ..reproducibility.generator_states import TorchRng
+from ..reproducibility.seeding import seed_run
 from .checkpoints.checkpoint import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
 from .checkpoints.fingerprint import Course
 from .checkpoints.fingerprint_diff import Difference

@@ -19,7 +19,7 @@ from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
 from ..plugins.observer import NullRecorder, Recorder, RunInfo
 from ..reproducibility.deterministic import repeatable
-from ..reproducibility.generator_states import seed_run
+from ..reproducibility.seeding import seed_run
 from .checkpoints.fingerprint import Comparison, Course
 from .config import TrainConfig, resolve_device
 from .data import Data, Normalise, Plan, batches

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.random import mtrand
 
+from ..reproducibility.seeding import seed_everything
+
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
@@ -19,17 +21,6 @@ _TWISTER_BYTES = 625 * 4
 _PYTHONS: Any = random.getstate.__self__  # type: ignore[attr-defined]
 #: The object behind numpy's, which keeps the second number of a pair of normal ones.
 _NUMPYS: Any = np.random.get_state.__self__  # type: ignore[attr-defined]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and random, so that a plugin that uses them is repeatable too.
-
-    Only torch's CPU generator: ``torch.manual_seed`` would take 0.4 ms, and in the trainer's
-    process it would seed the GPU that the model draws its dropout from.
-    """
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the old global generator
-    random.seed(seed)
 
 
 def openblas_pools() -> ThreadpoolController:

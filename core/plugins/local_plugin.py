@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import sys
 import time
 import traceback
@@ -20,63 +18,14 @@ from ..hooks.errors import (
     as_transient,
     may_pass,
 )
-from ..hooks.specs import HOOKS, METHODS
 from ..hooks.types import Batch, Changeable, StepInfo, TensorMap, derive_seed, passthrough
 from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
 from .call_context import Surroundings, openblas_pools
 from .interface import PluginSpec, PluginUsage, excess_state
+from .plugin_class import accepted_arguments, load_class
 from .plugin_frames import raised_at
 from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_result, check_scalars
-
-#: Kinds of parameters that an argument can be given to by name.
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-#: Hook to the names of its arguments.
-_ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
-
-
-def load_class(module: str, qualname: str) -> type:
-    """Import ``module`` and return the class ``qualname`` in it.
-
-    Raises:
-        ImportError, AttributeError, TypeError: There is no such class.
-    """
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    if not inspect.isclass(found):
-        raise TypeError(f"{module}:{qualname} is not a class")
-    return found
-
-
-def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
-    """Return method to argument names of a plugin class; a pass-through is absent.
-
-    An argument that has a default and that this core's hook lacks is left out: so a
-    plugin can use an argument of a later series and still work with this one.
-
-    Raises:
-        TypeError: ``forward`` or ``backward`` is missing, or takes what cannot be given by name.
-    """
-    accepts = {}
-    for method in METHODS:
-        function = inspect.getattr_static(cls, method, None)
-        if function is None:
-            raise TypeError(
-                f"{cls.__name__} has no {method}(); a plugin that has nothing to do there "
-                f"says so with '{method} = passthrough'"
-            )
-        if function is not passthrough:
-            parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
-            known = _ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
-            unnamed = [p for p in parameters if p.kind not in _NAMED]
-            if unnamed:
-                raise TypeError(
-                    f"{cls.__name__}.{method}() takes '{unnamed[0]}' and no name for it: "
-                    "arguments are given by name; write each that it takes, without / and *"
-                )
-            accepts[method] = tuple(p.name for p in parameters if p.default is p.empty or p.name in known)
-    return accepts
 
 
 def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

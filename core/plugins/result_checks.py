@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cmath
 import itertools
 import math
 import re
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..hooks.types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap
+from ..tensors.finite import is_finite
 
 MAX_SCALARS = 4096
 MAX_HISTOGRAMS = 1024
@@ -40,14 +40,6 @@ class ResultError(ValueError):
 
 class NotFiniteError(ResultError):
     """A result is of the right form, and holds what is no finite number."""
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Tell whether every number of ``tensor`` is finite, both parts of a complex one; integers always are."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    # A sum is finite only if every term is; it can overflow without, so a second look decides.
-    return cmath.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def check_result(

@@ -13,8 +13,6 @@ import torch
 from numpy.random import mtrand
 from torch import Tensor
 
-from ..hooks.types import derive_seed
-
 #: Of ``random.getstate()``.
 PythonState = tuple[int, tuple[int, ...], float | None]
 #: Words, position, whether a second normal number waits, and that number: of numpy's global Mersenne Twister.
@@ -102,15 +100,3 @@ def _numpy_state() -> NumpyState | None:
 def _is_numpys_own() -> bool:
     """Tell whether numpy's global generator is of the kind that numpy puts there."""
     return isinstance(mtrand.get_bit_generator(), np.random.MT19937)
-
-
-def seed_all(seed: int) -> None:
-    """Seed torch, on all devices, ``random`` and numpy's global generator."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-
-
-def seed_run(seed: int) -> None:
-    """Seed all generators for a run with the job's ``seed``."""
-    seed_all(derive_seed(seed, "run"))

@@ -7,17 +7,12 @@ file is written; what the run leaves is written also when it fails.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from ..discovery.catalog import Catalog
 from ..engine.config import resolve_device
 from ..engine.recovery.resume import check_resumable
 from ..engine.train import Result, train
@@ -35,7 +30,6 @@ from ..hooks.errors import (
 )
 from ..hooks.specs import OPTIMIZER
 from ..isolation.sandbox import Sandbox
-from ..job import JobFile
 from ..job.problems import Problem
 from ..plugins.grace_period import GracePeriod
 from ..plugins.interface import Plugin, PluginSpec
@@ -48,11 +42,10 @@ from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES
 from ..tracking.run_record import RunRecord, accepted_before
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches
-from .ingredients import Ingredients, build, check_names
 from .job_fingerprint import course_of
-from .load_plugins import Planned, load, plan, refusal, with_input_range
+from .load_plugins import Planned, load, refusal
 from .long_waits import told_if_slow
-from .memory_shares import resolved
+from .prepare import Prepared
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
 #: All that a run writes into its folder.
@@ -67,8 +60,6 @@ _WRITTEN = (
     SAMPLES,
     BOARD,
 )
-#: More threads than have so many digits are a slip, and too many for a job.
-_THREADS_DIGITS = 3
 #: What ends a run without a word of its own in the folder, if it comes before the first step is done.
 _NOTHING_DONE = (
     KeyboardInterrupt,
@@ -96,63 +87,6 @@ class RunOutcome:
     folder: Path
     result: Result
     report: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job whose every fault would have been told.
-
-    Attributes:
-        job_file: The job.
-        base: Folder that its relative paths start from.
-        plugins: Found and checked, not started.
-        ingredients: Model, data and configuration.
-    """
-
-    job_file: JobFile
-    base: Path
-    plugins: Sequence[Planned]
-    ingredients: Ingredients
-
-
-def prepare(
-    job_file: JobFile,
-    base: Path,
-    installed: Catalog | None = None,
-    *,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Prepared:
-    """Check a job against the installed plugins, the models and the data; nothing is started.
-
-    Args:
-        job_file: The job.
-        base: Folder that its relative paths start from.
-        installed: Where to look for plugins; what is installed by default.
-        tell: Told what is being done where that takes long, from another thread.
-
-    Raises:
-        JobError: With all faults that can be told without reading data.
-        IncompatiblePluginError: A plugin does not fit this core.
-        DataError: The data cannot be read, or does not fit.
-    """
-    planned = _checked(job_file, base, installed)
-    threads = job_file.job.threads or default_threads()
-    torch.set_num_threads(threads)
-    # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
-    job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
-    job_file = resolved(job_file, [item.spec for item in planned])
-    ingredients = build(job_file, base)
-    with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
-        planned = with_input_range(planned, ingredients.data.train.input_range)
-    return Prepared(job_file, base, planned, ingredients)
-
-
-def default_threads() -> int:
-    """Return the trainer's threads where the job does not say: ``OMP_NUM_THREADS``, or one a core."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if asked.isdecimal() and 1 <= len(asked) <= _THREADS_DIGITS and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0))
 
 
 def run(
@@ -426,23 +360,6 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
             problems.append(Problem(("plugins", item.position, "write"), message))
     if problems:
         raise prepared.job_file.error(problems)
-
-
-def _checked(job_file: JobFile, base: Path, installed: Catalog | None) -> list[Planned]:
-    """Return the planned plugins, or raise one error with all that is wrong."""
-    faults = []
-    problems = check_names(job_file)
-    if problems:
-        faults.append(str(job_file.error(problems)))
-    try:
-        planned = plan(job_file, installed, base=base)
-    except (JobError, IncompatiblePluginError) as error:
-        if not faults:
-            raise
-        faults.append(str(error))
-    if faults:
-        raise JobError("\n".join(faults))
-    return planned
 
 
 def _sandbox(planned: Sequence[Planned], stack: ExitStack, grace: GracePeriod) -> Sandbox | None:

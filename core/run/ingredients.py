@@ -30,7 +30,7 @@ from ..job.function_options import OptionError
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Path, Problem, dotted, nearest, suggest
 from ..models import build_model, check_model
-from ..reproducibility.generator_states import seed_all
+from ..reproducibility.seeding import seed_all
 
 _Made = TypeVar("_Made")
 

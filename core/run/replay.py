@@ -28,7 +28,8 @@ from ..job.smoke_job import SMALL, plugins_of
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.earlier_series import Lack
 from ..plugins.plugin_frames import spot_in
-from .execute import prepare, run
+from .execute import run
+from .prepare import prepare
 
 #: What stands beside the plugin's name: the first fault ends the job, which has no time for long calls.
 _SETTINGS: Mapping[str, Any] = MappingProxyType({"on_failure": "abort", "deadline_s": 10.0})

@@ -20,7 +20,7 @@ from ..imports.import_guard import guarded
 if TYPE_CHECKING:
     from . import samples
     from .conformance import Conformance
-    from .fixtures import RunJob, StartPlugin
+    from .fixture_types import RunJob, StartPlugin
     from .job_runs import JobRun, SmallJob, run_job, run_jobs
     from .plugin_host import Called, PluginHost, StartedPlugin
 

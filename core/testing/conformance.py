@@ -21,7 +21,7 @@ from .job_runs import JobRun, SmallJob, run_jobs
 if TYPE_CHECKING:
     import torch
 
-    from .fixtures import StartPlugin
+    from .fixture_types import StartPlugin
     from .plugin_host import StartedPlugin
 
 #: Workers that share the work of an augment plugin where their number is to make no difference.

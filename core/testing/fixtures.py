@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from .fixture_types import RunJob, StartPlugin
 
 if TYPE_CHECKING:
     from .conformance import Runs
@@ -14,34 +16,6 @@ if TYPE_CHECKING:
     from .plugin_host import PluginHost, StartedPlugin
 
 pytest.register_assert_rewrite("ringfence.testing.conformance")
-
-
-class StartPlugin(Protocol):
-    """What the fixture ``ringfence_plugin`` is."""
-
-    def __call__(
-        self,
-        plugin: str,
-        options: Mapping[str, Any] | None = None,
-        *,
-        settings: Mapping[str, Any] | None = None,
-    ) -> StartedPlugin:
-        """Start a plugin in a sandbox; see ``PluginHost.start``."""
-
-
-class RunJob(Protocol):
-    """What the fixture ``ringfence_job`` is."""
-
-    def __call__(
-        self,
-        plugin: str,
-        options: Mapping[str, Any] | None = None,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        job: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-    ) -> JobRun:
-        """Train with a plugin; see ``run_job``."""
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ def main(folder: Path) -> None:
     """Run the jobs in ``folder`` and write how each ended; what that takes is imported behind the guard."""
     forbid_autoload()
     held = guard()
-    from ..cli.app import share_processors  # noqa: PLC0415 - see above
+    from ..run.process_setup import share_processors  # noqa: PLC0415 - see above
 
     share_processors()
     told = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
@@ -29,7 +29,8 @@ def main(folder: Path) -> None:
 
 def _train(job: Path, out: Path, base: Path, held: Guard) -> dict[str, Any]:
     from ..job import read_job  # noqa: PLC0415 - behind the guard
-    from ..run.execute import prepare, run  # noqa: PLC0415 - behind the guard
+    from ..run.execute import run  # noqa: PLC0415 - behind the guard
+    from ..run.prepare import prepare  # noqa: PLC0415 - behind the guard
 
     told = []
     try:

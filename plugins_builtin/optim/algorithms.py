@@ -13,7 +13,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .wrappers import Lookahead, MuonWithAdamW, Sam, Stepper, with_modes
+from .stepper import Stepper
+from .wrappers import Lookahead, MuonWithAdamW, Sam, with_modes
 
 #: Short name to the best implementation that works.
 SHORT_NAMES: Mapping[str, str] = MappingProxyType(

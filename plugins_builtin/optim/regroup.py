@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .wrappers import Lookahead, MuonWithAdamW, Sam, Stepper
+from .stepper import Stepper
+from .wrappers import Lookahead, MuonWithAdamW, Sam
 
 Names = Sequence[Sequence[str]]
 

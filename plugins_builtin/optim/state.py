@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .wrappers import Stepper
+    from .stepper import Stepper
 
 
 def copied(value: Any) -> Any:

@@ -9,34 +9,17 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .state import restore
+from .stepper import Stepper
 
 Closure = Callable[[], Tensor]
 
 _MATRIX_DIMS = 2
-
-
-class Stepper(Protocol):
-    """What ``Optim`` needs of an optimizer."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups of parameters with their settings, live."""
-
-    @property
-    def step(self) -> Callable[..., Any]:
-        """Update the parameters from their ``grad``; may take a closure."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a continuation needs."""
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Take it back."""
 
 
 def parameters_of(optimizer: Stepper) -> list[Tensor]:

@@ -12,7 +12,8 @@ from ringfence.job import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
-from ringfence.run.execute import prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
 
 STEPS = 40
 JOB = """

@@ -13,7 +13,8 @@ import torch
 
 from ringfence.cli.run_display import Progress, QuietView
 from ringfence.job import read_job
-from ringfence.run.execute import prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
 from ringfence.tracking.folder_lock import hold
 
 from .conftest import TRUSTED_JOB

@@ -142,7 +142,7 @@ def test_the_host_never_holds_a_module_of_a_plugin(environment, job, tmp_path):
     code = (
         "import json, pathlib, sys\n"
         "from ringfence.job import read_job\n"
-        "from ringfence.run.execute import prepare, run\n"
+        "from ringfence.run.execute import run\nfrom ringfence.run.prepare import prepare\n"
         "seen = set()\n"
         "def stop():\n"
         "    seen.update(sys.modules)\n"  # asked between steps, so while plugins are at work

@@ -190,7 +190,8 @@ class Victims:
         )
 
     def _groups(self):
-        from ringfence.isolation.host.limits.cgroup import own_groups, owner_prefix
+        from ringfence.isolation.host.limits.cgroup import own_groups
+        from ringfence.isolation.host.limits.owner import owner_prefix
 
         return sorted(
             str(path) for group in own_groups().values() for path in group.glob(f"{owner_prefix()}*")

@@ -10,7 +10,7 @@ import torch
 from ringfence.hooks.types import StepInfo
 from ringfence.isolation.worker import call_seeding as module
 from ringfence.isolation.worker.call_seeding import Generators
-from ringfence.plugins.call_context import seed_everything
+from ringfence.reproducibility.seeding import seed_everything
 
 
 def drawn():

@@ -212,7 +212,8 @@ from ringfence.hooks.permissions import Target
 from ringfence.isolation.host.limits import stray_descriptors as passing
 from ringfence.isolation.worker import connect_client
 from ringfence.isolation.host.grants.connection_broker import Broker
-from ringfence.isolation.worker.connect_client import Dialler, Network
+from ringfence.isolation.policy.confinement import Network
+from ringfence.isolation.worker.connect_client import Dialler
 
 ip = lambda *words: subprocess.run(("ip", *words), check=True)
 ip("link", "set", "lo", "up")

@@ -11,7 +11,7 @@ import pytest
 
 import ringfence
 from ringfence.isolation.host.grants.protected_paths import why_reserved
-from ringfence.isolation.host.limits.cgroup import owner_prefix
+from ringfence.isolation.host.limits.owner import owner_prefix
 
 NEVER = [
     *("/", "/proc", "/proc/self", "/proc/1/mem", "/sys", "/sys/kernel", "/dev", "/dev/null", "/dev/shm"),  # noqa: S108

@@ -19,7 +19,7 @@ from ringfence import PluginCrashedError, PluginLoadError, SandboxUnavailableErr
 from ringfence.imports.search_paths import import_paths
 from ringfence.isolation import sandbox as pool
 from ringfence.isolation.host.limits import scratch_folder
-from ringfence.isolation.host.limits.cgroup import owner_prefix
+from ringfence.isolation.host.limits.owner import owner_prefix
 from ringfence.isolation.host.processes import zygote_client
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec

@@ -4,7 +4,7 @@ import pytest
 from packaging.version import Version
 
 from ringfence.hooks.series import Index, Snapshot, series_of
-from ringfence.plugins.local_plugin import accepted_arguments
+from ringfence.plugins.plugin_class import accepted_arguments
 from ringfence.run.class_fit import fits_series, manager_of
 from ringfence.version import __version__
 

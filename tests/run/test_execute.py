@@ -14,7 +14,8 @@ from ringfence.hooks.errors import RunAbortedError
 from ringfence.job import read_job
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.run import job_fingerprint, long_waits
-from ringfence.run.execute import default_threads, prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import default_threads, prepare
 from ringfence.tracking.json_lines import Journal
 
 from ..cli.conftest import TRUSTED_JOB

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ringfence.job import read_job
-from ringfence.run.execute import prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
 
 MODULE = """
 import random

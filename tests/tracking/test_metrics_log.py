@@ -27,7 +27,8 @@ from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.observer import RunInfo
 from ringfence.report import RunRecorder
 from ringfence.report.run_data import read_run
-from ringfence.run.execute import prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
 from ringfence.tracking import json_lines as journal_module
 from ringfence.tracking import metrics_log as recorder_module
 from ringfence.tracking import plugin_reports as store_module

@@ -13,7 +13,8 @@ from ringfence.cli.run_display import Progress, QuietView
 from ringfence.job import read_job
 from ringfence.plugins.failure_policy import FAULTS_KEPT, FaultLog, FaultRecord
 from ringfence.plugins.interface import PluginUsage
-from ringfence.run.execute import prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
 from ringfence.tracking.json_lines import read_journal
 from ringfence.tracking.run_history import Earlier, EarlierPlugin, read_earlier
 

@@ -22,7 +22,8 @@ from ringfence.cli.train_job import train_job
 from ringfence.hooks.types import Report
 from ringfence.job import read_job
 from ringfence.report import RunRecorder, run_data, write_report
-from ringfence.run.execute import prepare, run
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
 from ringfence.tracking import run_folder
 from ringfence.tracking import untrusted_folder as tree_module
 from ringfence.tracking.folder_lock import check_free

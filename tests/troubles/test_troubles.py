@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ringfence.engine.losses import LOSSES
 from ringfence.hooks.types import derive_seed
-from ringfence.reproducibility.generator_states import seed_all
+from ringfence.reproducibility.seeding import seed_all
 
 from ..cli.forking import Runs
 from .table import ENDS, HEAD, REFUSED, TRAINS, TROUBLES

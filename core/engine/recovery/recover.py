@@ -28,7 +28,7 @@ from ...hooks.errors import (
 from ...hooks.specs import OPTIMIZER
 from ...imports.user_frames import user_frames
 from ...plugins.failure_policy import Place
-from ...plugins.result_checks import is_finite
+from ...tensors.finite import is_finite
 from ..checkpoints.fingerprint import FLAG
 from ..session import Run
 from ..state import Snapshot, restart_without_state

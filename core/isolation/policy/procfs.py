@@ -145,3 +145,13 @@ def network_inode() -> int:
         return os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - a Path adds nothing here
     except FileNotFoundError:
         return 0
+
+
+def mounts() -> list[tuple[Path, str]]:
+    """Return where what kind of file system is mounted."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields, _, source = line.partition(b" - ")
+        place = fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")
+        mounts.append((Path(os.fsdecode(place)), source.split(b" ")[0].decode()))
+    return mounts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import active_count as active_threads
 
 from ...hooks.types import StepInfo, derive_seed
-from ...plugins.call_context import seed_everything
+from ...reproducibility.seeding import seed_everything
 
 #: The plugin's seed, global step, batch and pass of a call: all that its generators depend on.
 _Place = tuple[int, int, int, int]

@@ -36,7 +36,8 @@ from ...hooks.types import (
 )
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
-from ...plugins.local_plugin import accepted_arguments, load_class, not_passed
+from ...plugins.local_plugin import not_passed
+from ...plugins.plugin_class import accepted_arguments, load_class
 from ...plugins.result_checks import (
     NAMED_TENSORS,
     NotFiniteError,

@@ -20,7 +20,8 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 
 from ....compat.source.module_files import file_on_path
-from ..limits.cgroup import has_owner
+from ...policy.procfs import mounts
+from ..limits.owner import has_owner
 
 _KERNEL = "it belongs to the kernel and to running programs"
 _SYSTEM = "it is part of the operating system"
@@ -213,23 +214,13 @@ def _about_names(path: Path) -> Iterator[str]:
 
 
 def _about_mounts(path: Path) -> Iterator[str]:
-    for place, kind in _mounts():
+    for place, kind in mounts():
         if kind in _KERNEL_FILE_SYSTEMS and place.is_relative_to(path):
             yield f"a file system of the kernel ({kind}) is mounted in it, at {place}"
-    holding = [(place, kind) for place, kind in _mounts() if path.is_relative_to(place)]
+    holding = [(place, kind) for place, kind in mounts() if path.is_relative_to(place)]
     place, kind = max(holding, key=lambda mount: len(mount[0].parts), default=(path, ""))
     if kind in _KERNEL_FILE_SYSTEMS:
         yield f"it is of a file system of the kernel ({kind}, mounted at {place})"
-
-
-def _mounts() -> list[tuple[Path, str]]:
-    """Return where what kind of file system is mounted."""
-    mounts = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields, _, source = line.partition(b" - ")
-        place = fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-        mounts.append((Path(os.fsdecode(place)), source.split(b" ")[0].decode()))
-    return mounts
 
 
 def _about_hidden(path: Path) -> Iterator[str]:

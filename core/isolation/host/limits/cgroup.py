@@ -9,16 +9,15 @@ every limit on us goes on holding.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .owner import _PREFIX, is_stale, owner_prefix
+
 _PROC = Path("/proc")
-_PREFIX = "ringfence"
-_STALE = re.compile(rf"{_PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-")
 
 #: Threads of a plugin's processes together; a thread costs kernel memory that only this bounds.
 MAX_TASKS = 256
@@ -191,22 +190,6 @@ def sweep_stale() -> int:
     return sum(_remove(child, 1) for child in found if is_stale(child.name))
 
 
-def owner_prefix() -> str:
-    """Return how names of things begin that outlive this process if it is killed."""
-    return f"{_PREFIX}-{os.getpid()}-{_started(os.getpid())}-"
-
-
-def has_owner(name: str) -> bool:
-    """Tell whether ``name`` begins with the ``owner_prefix`` of any process."""
-    return _STALE.match(name) is not None
-
-
-def is_stale(name: str) -> bool:
-    """Tell whether ``name`` begins with the ``owner_prefix`` of a process that no longer runs."""
-    match = _STALE.match(name)
-    return match is not None and _started(int(match["pid"])) != int(match["started"])
-
-
 def read_limit(path: Path) -> int | None:
     """Return the number in a control file; None for ``max``, or if there is no such file."""
     try:
@@ -303,17 +286,6 @@ def _remove(folder: Path, tries: int) -> bool:
         else:
             return True
     return False
-
-
-def _started(pid: int) -> int:
-    """Return when process ``pid`` was started, in clock ticks since boot; -1 when it is gone."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return -1
-    return int(
-        stat.rpartition(")")[2].split()[19]
-    )  # field 22, counted after the name: the name may hold spaces
 
 
 def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from ....hooks.errors import shortened, visible
-from .cgroup import is_stale, owner_prefix
 from .deleted_files import MAX_MAPPINGS_BYTES, TooManyMappingsError, unlinked_bytes
+from .owner import is_stale, owner_prefix
 from .scratch_place import scratch_parent, scratch_parents
 
 MAX_SCRATCH_BYTES = 256 * 1024 * 1024

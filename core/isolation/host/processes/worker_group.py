@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
-import site
 import socket
-import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -17,7 +13,6 @@ from typing import Protocol, TypeVar
 from ....hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
 from ....hooks.specs import OPTIMIZER
 from ....hooks.types import derive_seed
-from ....imports.search_paths import user_site
 from ....plugins.grace_period import GracePeriod
 from ....plugins.interface import PluginSpec, PluginUsage
 from ....plugins.notices import described
@@ -28,8 +23,9 @@ from ...policy.procfs import network_inode, used_bytes
 from ...policy.system_paths import SYSTEM
 from ...transport.messages import Locked, MessageError, Open, Ready, Start
 from ...transport.shared_memory import Arena, Region
-from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Exchange, Slot
+from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Slot
 from ..calls.channel import MIB, Channel, Pending
+from ..calls.worker_memory import Exchange
 from ..grants.connection_broker import Broker
 from ..grants.denials import Answerer, Attempts
 from ..grants.grant import is_unchanged
@@ -44,6 +40,7 @@ from ..limits.watchdog import Watchdog
 from ..limits.worker_process import Process
 from .handshake_checks import check_locked, check_ready
 from .layer_report import combine, explain_missing, refuse_if_missing, worst
+from .worker_environment import readable_paths, worker_environment
 
 #: Calls that a worker may have in hand: one that it computes, one that waits, so that it never idles.
 SLOTS_PER_WORKER = 2
@@ -54,16 +51,8 @@ MIN_BUDGET_BYTES = 64 * MIB
 
 _LOCK_DEADLINE_S = 30.0
 _MAX_FDS = 256
-_SYSTEM_FILES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime")
 
 _Claim = TypeVar("_Claim")
-
-#: What libraries read to know how many threads to start: OpenMP, OpenBLAS, MKL, OpenCV, numexpr, numba,
-#: polars, and those written in Rust.
-_POOLS = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
-    *("NUMEXPR_MAX_THREADS", "NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
-)
 
 
 class Services(Protocol):
@@ -376,7 +365,7 @@ class Crew:
             scratch_file_bytes=MAX_IN_MEMORY_BYTES if self._account.files_are_memory else MAX_FILE_BYTES,
             max_fds=_MAX_FDS,
             keep_fds=(),
-            environment=_environment(scratch, self.spec.threads),
+            environment=worker_environment(scratch, self.spec.threads),
             parent_pid=0,
             skip=self._services.skip_layers,
             grants=self.spec.permissions.paths,
@@ -445,39 +434,3 @@ def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: Worker, pen
         check(claim)
     except MessageError as error:
         raise worker.channel.reject(f"named {error}", pending) from error
-
-
-def readable_paths(spec: PluginSpec) -> tuple[str, ...]:
-    """Return what a plugin must read to run at all: Python's library, installed packages, its own code.
-
-    Not the environment as a whole: a ``pip.conf`` with a token may lie at its top.
-    """
-    paths = [*_SYSTEM_FILES, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
-    paths += [*site.getsitepackages(), str(Path(sys.base_prefix, "lib"))]
-    # An editable install keeps ringfence and its builtin plugins outside the environment.
-    for package in ("ringfence", "ringfence.builtin"):
-        found = importlib.util.find_spec(package)
-        if found is not None:
-            paths += found.submodule_search_locations or ()
-    paths += [user_site()] if user_site() else []
-    paths += spec.readable
-    return tuple(dict.fromkeys(path for path in paths if Path(path).is_absolute()))
-
-
-def _environment(scratch: str, threads: int) -> dict[str, str]:
-    """Return all that a plugin sees of an environment; every cache goes where it may write."""
-    return {
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": scratch,
-        "TMPDIR": scratch,
-        "XDG_CACHE_HOME": scratch,
-        "MPLCONFIGDIR": scratch,
-        "TORCHINDUCTOR_CACHE_DIR": scratch,
-        "USER": "plugin",
-        "LOGNAME": "plugin",
-        # Libraries that keep threads of their own would have one for each core.
-        **dict.fromkeys(_POOLS, str(threads)),
-        # albumentations looks for a newer version of itself at import unless told not to.
-        "NO_ALBUMENTATIONS_UPDATE": "1",
-    }

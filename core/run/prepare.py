@@ -1,0 +1,99 @@
+"""Check a job whole; nothing is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..discovery.catalog import Catalog
+from ..hooks.errors import (
+    IncompatiblePluginError,
+    JobError,
+)
+from ..job import JobFile
+from .ingredients import Ingredients, build, check_names
+from .load_plugins import Planned, plan, with_input_range
+from .long_waits import told_if_slow
+from .memory_shares import resolved
+
+#: More threads than have so many digits are a slip, and too many for a job.
+_THREADS_DIGITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose every fault would have been told.
+
+    Attributes:
+        job_file: The job.
+        base: Folder that its relative paths start from.
+        plugins: Found and checked, not started.
+        ingredients: Model, data and configuration.
+    """
+
+    job_file: JobFile
+    base: Path
+    plugins: Sequence[Planned]
+    ingredients: Ingredients
+
+
+def prepare(
+    job_file: JobFile,
+    base: Path,
+    installed: Catalog | None = None,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Check a job against the installed plugins, the models and the data; nothing is started.
+
+    Args:
+        job_file: The job.
+        base: Folder that its relative paths start from.
+        installed: Where to look for plugins; what is installed by default.
+        tell: Told what is being done where that takes long, from another thread.
+
+    Raises:
+        JobError: With all faults that can be told without reading data.
+        IncompatiblePluginError: A plugin does not fit this core.
+        DataError: The data cannot be read, or does not fit.
+    """
+    planned = _checked(job_file, base, installed)
+    threads = job_file.job.threads or default_threads()
+    torch.set_num_threads(threads)
+    # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
+    job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
+    job_file = resolved(job_file, [item.spec for item in planned])
+    ingredients = build(job_file, base)
+    with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
+        planned = with_input_range(planned, ingredients.data.train.input_range)
+    return Prepared(job_file, base, planned, ingredients)
+
+
+def default_threads() -> int:
+    """Return the trainer's threads where the job does not say: ``OMP_NUM_THREADS``, or one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and 1 <= len(asked) <= _THREADS_DIGITS and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0))
+
+
+def _checked(job_file: JobFile, base: Path, installed: Catalog | None) -> list[Planned]:
+    """Return the planned plugins, or raise one error with all that is wrong."""
+    faults = []
+    problems = check_names(job_file)
+    if problems:
+        faults.append(str(job_file.error(problems)))
+    try:
+        planned = plan(job_file, installed, base=base)
+    except (JobError, IncompatiblePluginError) as error:
+        if not faults:
+            raise
+        faults.append(str(error))
+    if faults:
+        raise JobError("\n".join(faults))
+    return planned
