@@ -42,14 +42,16 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from ringfence.engine import NullRecorder, TrainState, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import write_checkpoint
 from ringfence.engine.progress import Progress
+from ringfence.engine.state import TrainState
 from ringfence.engine.weights import Weights
 from ringfence.hooks.types import StepInfo
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.observer import NullRecorder
 
 MIB = 1 << 20
 WIDTHS = {"1M": 500, "25M": 2500}

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ringfence.engine import Data, Dataset, TrainConfig
-from ringfence.engine.data import epoch_order
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset, epoch_order
 from ringfence.engine.train import train
 from ringfence.engine.weights import weights_sha256
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
-from ringfence.report import RunRecorder
+from ringfence.tracking.metrics_log import RunRecorder
 
 _CLASSES = 10
 

@@ -25,7 +25,8 @@ from harness import Table, in_turn, ratio, say
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ringfence.engine import Data, Dataset, TrainConfig
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
 from ringfence.engine.weights import Weights
 from ringfence.isolation.sandbox import Sandbox

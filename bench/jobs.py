@@ -19,13 +19,14 @@ from phases import Fault, Watch, watching
 from torch import nn
 
 from ringfence import StepInfo
-from ringfence.engine import Data, Dataset, TrainConfig
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
 from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
-from ringfence.report import RunRecorder
+from ringfence.tracking.metrics_log import RunRecorder
 
 HERE = str(Path(__file__).parent)
 #: Widths of the hidden layers of the two models, by their size.

@@ -28,7 +28,7 @@ from ringfence.hooks.errors import PluginError, PluginTimeoutError
 from ringfence.isolation.host.calls.channel import Channel
 from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
 from ringfence.isolation.host.processes.worker_group import Crew
-from ringfence.report import RunRecorder
+from ringfence.tracking.metrics_log import RunRecorder
 
 _TRAIN = importlib.import_module("ringfence.engine.train")
 _RECOVERY = importlib.import_module("ringfence.engine.recovery.recover")

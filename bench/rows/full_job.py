@@ -25,17 +25,17 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ringfence.builtin.augment import Augment
 from ringfence.builtin.monitor import Monitor
-from ringfence.datasets import load_data
-from ringfence.engine import Data, TrainConfig
-from ringfence.engine.data import Normalise, Plan, epoch_order
+from ringfence.datasets.dataset_registry import load_data
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Normalise, Plan, epoch_order
 from ringfence.engine.train import train
 from ringfence.hooks.types import Batch, StepInfo, derive_seed
 from ringfence.isolation.sandbox import Sandbox
-from ringfence.models import build_model
+from ringfence.models.model_registry import build_model
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
-from ringfence.report import RunRecorder
 from ringfence.reproducibility.seeding import seed_run
+from ringfence.tracking.metrics_log import RunRecorder
 
 #: The job of examples/mnist10k.yaml, but for its length and its schedule.
 _OPS: list[Any] = [{"affine": {"degrees": 10, "translate": 0.1, "scale": [0.9, 1.1], "p": 0.8}}]

@@ -16,7 +16,8 @@ from harness import Figure, Goal, Row, Table, in_turn, pin_threads
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ringfence.engine import Data, Dataset, TrainConfig
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import Plugin, PluginSpec

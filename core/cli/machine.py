@@ -26,7 +26,7 @@ def rewrite_report(folder: Path) -> Path:
         raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
     if run_folder.RECORD not in names:
         raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
-    from ..report import write_report  # noqa: PLC0415 - imports matplotlib
+    from ..report.page import write_report  # noqa: PLC0415 - imports matplotlib
 
     try:
         return write_report(folder, lambda sentence: to_stderr(f"left out: {sentence}"))

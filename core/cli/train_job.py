@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError, RingfenceError
-from ..job import JobFile, read_job
+from ..job.job_file import JobFile, read_job
 from ..tracking import run_folder
 from ..tracking.folder_lock import FolderTakenError, check_free
 from .run_display import PlainView, Progress, QuietView, View, rate_words

@@ -34,11 +34,11 @@ from ..job.problems import Problem
 from ..plugins.grace_period import GracePeriod
 from ..plugins.interface import Plugin, PluginSpec
 from ..plugins.manager import Hooks
-from ..report import RunRecorder, write_report
+from ..report.page import write_report
 from ..tracking import run_folder
 from ..tracking.fanout import Fanout, Watcher
 from ..tracking.folder_lock import hold
-from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES
+from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, RunRecorder
 from ..tracking.run_record import RunRecord, accepted_before
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches

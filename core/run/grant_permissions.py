@@ -19,7 +19,7 @@ from ..compat.source.plugin_source import Parameter
 from ..hooks.permissions import KINDS, VERBS, GrantedPath, Need, Permissions, grant_line
 from ..isolation.host.grants.grant import MAX_GRANTS, MAX_PATH_CHARACTERS, GrantError, open_path, parse_target
 from ..isolation.host.grants.protected_paths import why_reserved
-from ..job import PluginJob
+from ..job.job_file import PluginJob
 from ..job.problems import Problem
 
 

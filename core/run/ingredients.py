@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..compat.source.plugin_source import Parameter
-from ..datasets import Task, check_data, load_data
+from ..datasets.arrays import Task
+from ..datasets.dataset_registry import check_data, load_data
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
 from ..engine.data import Data, Plan
 from ..engine.forks import ending_forks
@@ -25,11 +26,11 @@ from ..engine.schedules import SCHEDULES
 from ..engine.trial import Tried, try_out
 from ..hooks.errors import DataError, JobError
 from ..hooks.types import derive_seed
-from ..job import Choice, Job, JobFile
 from ..job.function_options import OptionError
+from ..job.job_file import Choice, Job, JobFile
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Path, Problem, dotted, nearest, suggest
-from ..models import build_model, check_model
+from ..models.model_registry import build_model, check_model
 from ..reproducibility.seeding import seed_all
 
 _Made = TypeVar("_Made")

@@ -14,7 +14,7 @@ from ..engine.checkpoints.fingerprint_diff import CONTENTS, STATE, Difference
 from ..engine.config import resolve_device
 from ..engine.data import Data
 from ..engine.data_digest import digest_data
-from ..job import Job
+from ..job.job_file import Job
 from ..plugins.interface import PluginSpec
 from ..version import __version__
 

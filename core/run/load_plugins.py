@@ -34,7 +34,7 @@ from ..hooks.series import Index, Snapshot, series_of
 from ..hooks.specs import AUGMENT, ROLES, Role
 from ..imports.import_guard import current
 from ..isolation.host.limits.memory_budget import BudgetTooSmallError, total_bytes
-from ..job import MAX_MEMORY_FRACTION, JobFile, PluginJob
+from ..job.job_file import MAX_MEMORY_FRACTION, JobFile, PluginJob
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Problem
 from ..plugins.interface import Plugin, PluginSpec

@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 
 from ..isolation.host.limits.memory_budget import BudgetTooSmallError
-from ..job import JobFile
-from ..job.job_file import MAX_MEMORY_FRACTION
+from ..job.job_file import MAX_MEMORY_FRACTION, JobFile
 from ..job.problems import Path, Problem
 from ..plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
 

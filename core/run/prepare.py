@@ -15,7 +15,7 @@ from ..hooks.errors import (
     IncompatiblePluginError,
     JobError,
 )
-from ..job import JobFile
+from ..job.job_file import JobFile
 from .ingredients import Ingredients, build, check_names
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import told_if_slow

@@ -23,7 +23,7 @@ from ..compat.source.plugin_source import PluginSource
 from ..discovery.catalog import Found, catalog
 from ..hooks.errors import PluginError, RingfenceError, shortened, traceback_of, visible
 from ..hooks.series import Index, series_of
-from ..job import check_job
+from ..job.job_file import check_job
 from ..job.smoke_job import SMALL, plugins_of
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.earlier_series import Lack

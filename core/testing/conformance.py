@@ -14,7 +14,7 @@ from ..compat.version_range import window
 from ..hooks.permissions import VERBS
 from ..hooks.series import Index
 from ..isolation.host.limits.memory_budget import total_bytes
-from ..job import MAX_MEMORY_FRACTION
+from ..job.job_file import MAX_MEMORY_FRACTION
 from ..version import __version__
 from .job_runs import JobRun, SmallJob, run_jobs
 

@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
 
 
 def _train(job: Path, out: Path, base: Path, held: Guard) -> dict[str, Any]:
-    from ..job import read_job  # noqa: PLC0415 - behind the guard
+    from ..job.job_file import read_job  # noqa: PLC0415 - behind the guard
     from ..run.execute import run  # noqa: PLC0415 - behind the guard
     from ..run.prepare import prepare  # noqa: PLC0415 - behind the guard
 

@@ -13,7 +13,7 @@ from ..hooks.errors import IncompatiblePluginError, PluginError
 from ..hooks.types import Batch, StepInfo
 from ..isolation.host.isolated_plugin import MEASURED_BY
 from ..isolation.sandbox import Sandbox
-from ..job import check_job
+from ..job.job_file import check_job
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.interface import Plugin, PluginUsage
 from ..run.load_plugins import Planned, confirm, plan

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ringfence import StepInfo, TensorMap
-from ringfence.engine import Data, Dataset, TrainConfig
-from ringfence.engine.data import epoch_order
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset, epoch_order
 from ringfence.engine.train import train
 from ringfence.engine.weights import weights_sha256
 from ringfence.isolation.host.grants.denials import Answerer

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ringfence import AnotherPass, StepInfo, TensorMap
-from ringfence.job import check_job
+from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin

@@ -9,15 +9,14 @@ import typer
 
 from ringfence.builtin.optim.plugin import Optim
 from ringfence.cli.app import app
-from ringfence.datasets import DATASETS
+from ringfence.datasets.dataset_registry import DATASETS
 from ringfence.discovery.catalog import catalog
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedules import SCHEDULES
-from ringfence.job import Job, check_job, read_job
-from ringfence.job.job_file import SETTINGS
+from ringfence.job.job_file import SETTINGS, Job, check_job, read_job
 from ringfence.job.yaml_document import parse_yaml
-from ringfence.models import MODELS
+from ringfence.models.model_registry import MODELS
 from ringfence.run.ingredients import check_names
 from ringfence.run.load_plugins import plan
 

@@ -14,10 +14,10 @@ from ringfence.cli.run_display import Status
 from ringfence.cli.terminal_display import TerminalView, render
 from ringfence.compat.source.plugin_source import read_plugin
 from ringfence.hooks.permissions import GrantedPath, Permissions, Target
-from ringfence.job import check_job
+from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.plugins.interface import PluginSpec, PluginUsage
-from ringfence.report import write_report
+from ringfence.report.page import write_report
 
 HEAD = """\
 model: {name: mlp, hidden: [8]}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ringfence.cli.run_display import Progress, QuietView
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 from ringfence.tracking.folder_lock import hold

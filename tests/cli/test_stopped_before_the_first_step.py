@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ringfence.cli.run_display import Progress
-from ringfence.engine.checkpoints.checkpoint import list_checkpoints
+from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.engine.step import Stepper
 from ringfence.plugins.manager import Hooks
-from ringfence.report import RunRecorder
+from ringfence.tracking.metrics_log import RunRecorder
 from ringfence.tracking.run_record import RunRecord
 
 from .conftest import SMALL_JOB, TRUSTED_JOB, start

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.version import __version__
 
 from .conftest import SMALL_JOB, TRUSTED_JOB, Done, start

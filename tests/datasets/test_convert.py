@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ringfence import DataError
-from ringfence.datasets import load_data
 from ringfence.datasets.convert import to_float32, to_tensor
-from ringfence.engine import Dataset
+from ringfence.datasets.dataset_registry import load_data
+from ringfence.engine.data import Dataset
 
 VALUES = np.arange(-6, 6, dtype=float).reshape(4, 3) / 4
 LABELS = np.arange(4) % 2

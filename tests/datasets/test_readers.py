@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ringfence import DataError
-from ringfence.datasets import DATASETS, check_data, load_data
+from ringfence.datasets.dataset_registry import DATASETS, check_data, load_data
 from ringfence.datasets.preparation import split
 from ringfence.engine.data import Data
-from ringfence.job import check_job
 from ringfence.job.function_options import OptionError
+from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.run.ingredients import build
 

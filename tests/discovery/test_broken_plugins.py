@@ -11,7 +11,7 @@ import pytest
 
 from ringfence.discovery.catalog import catalog
 from ringfence.hooks.errors import IncompatiblePluginError
-from ringfence.job import check_job
+from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.run.load_plugins import plan
 

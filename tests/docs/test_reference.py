@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from ringfence.cli.app import app
 from ringfence.hooks import specs
 from ringfence.hooks.errors import JobError
-from ringfence.job import Job, PluginJob, check_job
+from ringfence.job.job_file import Job, PluginJob, check_job
 from ringfence.job.yaml_document import parse_yaml
 
 from .page import DOCS, blocks

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ringfence.engine import Data, Dataset, NullRecorder, TrainConfig, train
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
+from ringfence.engine.train import train
 from ringfence.hooks.types import AnotherPass, LossScale, LossTerm, Report, derive_seed, passthrough
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.observer import NullRecorder
 
 # data and models
 

@@ -9,8 +9,11 @@ import safetensors.torch
 import torch
 from packaging.version import Version
 
-from ringfence.engine import Contents, Course, list_checkpoints, read_latest, read_manifest, write_checkpoint
 from ringfence.engine.checkpoints import manifest
+from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.manifest import read_manifest
+from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.hooks.errors import CheckpointError
 from ringfence.tensors import pytree, tensor_file
 from ringfence.tensors.tensor_file import TensorFile, TensorFileError

@@ -16,14 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ringfence.engine import NullRecorder, Progress, TrainState, write_checkpoint
 from ringfence.engine.checkpoints import checkpoint, manifest
-from ringfence.engine.checkpoints.checkpoint import MAX_DAMAGED, Limits, _read_files, read_newest
+from ringfence.engine.checkpoints.checkpoint import (
+    MAX_DAMAGED,
+    Limits,
+    _read_files,
+    read_newest,
+    write_checkpoint,
+)
 from ringfence.engine.checkpoints.manifest import DamagedError, decode, encode
 from ringfence.engine.checkpoints.manifest import load as manifest_load
+from ringfence.engine.progress import Progress
+from ringfence.engine.state import TrainState
 from ringfence.engine.weights import Weights
 from ringfence.hooks.errors import CheckpointError
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.observer import NullRecorder
 from ringfence.tensors import pytree
 
 NEW, OLD = "step-00000002", "step-00000001"

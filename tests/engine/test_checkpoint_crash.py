@@ -7,7 +7,9 @@ import pytest
 import torch
 from crashing import Disk, killed_at, watched
 
-from ringfence.engine import Contents, list_checkpoints, read_latest, read_manifest, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.manifest import read_manifest
+from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.tensors import pytree
 
 KEEP = 2

@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_helpers import TapeRecorder, config, hooks_of, image_data, mlp, run, sgd
 
-from ringfence.engine import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
 from ringfence.hooks.errors import CheckpointError
 from ringfence.tensors import pytree
 

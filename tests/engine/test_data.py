@@ -6,7 +6,7 @@ import pytest
 import torch
 from engine_helpers import image_data
 
-from ringfence.engine import Data, Dataset, Normalise, Plan, batches, epoch_order
+from ringfence.engine.data import Data, Dataset, Normalise, Plan, batches, epoch_order
 from ringfence.hooks.errors import DataError
 
 CPU = torch.device("cpu")

@@ -22,7 +22,8 @@ from engine_helpers import (
     run,
 )
 
-from ringfence.engine import read_latest, weights_sha256
+from ringfence.engine.checkpoints.checkpoint import read_latest
+from ringfence.engine.weights import weights_sha256
 from ringfence.hooks.errors import (
     CheckpointError,
     PluginCrashedError,

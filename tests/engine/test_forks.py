@@ -9,8 +9,11 @@ import pytest
 import torch
 from engine_helpers import config, hooks_of, image_data, mlp, run, same_weights, sgd
 
-from ringfence.engine import CrossEntropy, Objective, Plan, try_out
+from ringfence.engine.data import Plan
 from ringfence.engine.forks import ending_forks
+from ringfence.engine.losses import CrossEntropy
+from ringfence.engine.objective import Objective
+from ringfence.engine.trial import try_out
 
 
 def forking(at, then):

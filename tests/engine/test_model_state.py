@@ -20,10 +20,11 @@ from engine_helpers import (
 )
 from torch import nn
 
-from ringfence.engine import Normalise, Plan, Tried, batches
 from ringfence.engine.buffers import copy_buffers, restore_buffers
-from ringfence.engine.checkpoints.checkpoint import list_checkpoints
+from ringfence.engine.checkpoints.retention import list_checkpoints
+from ringfence.engine.data import Normalise, Plan, batches
 from ringfence.engine.extra_state import MAX_BYTES, copy_extra_state
+from ringfence.engine.trial import Tried
 from ringfence.hooks.errors import CheckpointError, DataError, RunAbortedError
 
 

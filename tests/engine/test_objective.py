@@ -8,22 +8,12 @@ from engine_helpers import convnet, image_data, linear_regressor, mlp, regressio
 from torch import nn
 from torch.nn import functional
 
-from ringfence.engine import (
-    LOSSES,
-    METRICS,
-    MSE,
-    CrossEntropy,
-    Data,
-    Dataset,
-    Huber,
-    Normalise,
-    Objective,
-    Plan,
-    SmoothL1,
-    apply_changes,
-    evaluate,
-    try_out,
-)
+from ringfence.engine.data import Data, Dataset, Normalise, Plan
+from ringfence.engine.evaluate import evaluate
+from ringfence.engine.losses import LOSSES, MSE, CrossEntropy, Huber, SmoothL1, apply_changes
+from ringfence.engine.metrics import METRICS
+from ringfence.engine.objective import Objective
+from ringfence.engine.trial import try_out
 from ringfence.hooks.errors import DataError, JobError
 from ringfence.hooks.types import LossScale, LossTerm
 

@@ -28,8 +28,10 @@ from engine_helpers import (
     sgd,
 )
 
-from ringfence.engine import Course, read_latest, weights_sha256
-from ringfence.engine.checkpoints.checkpoint import list_checkpoints
+from ringfence.engine.checkpoints.checkpoint import read_latest
+from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.retention import list_checkpoints
+from ringfence.engine.weights import weights_sha256
 from ringfence.hooks.errors import (
     DataError,
     PluginError,

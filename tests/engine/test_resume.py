@@ -18,7 +18,10 @@ from engine_helpers import (
     sgd,
 )
 
-from ringfence.engine import Cosine, Course, EarlyStopping, train
+from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.config import EarlyStopping
+from ringfence.engine.schedules import Cosine
+from ringfence.engine.train import train
 from ringfence.hooks.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -26,9 +26,10 @@ from engine_helpers import (
 )
 from torch import nn
 
-from ringfence.engine import Cosine, EarlyStopping
+from ringfence.engine.config import EarlyStopping
+from ringfence.engine.schedules import Cosine
 from ringfence.hooks.errors import CheckpointError
-from ringfence.report import RunRecorder
+from ringfence.tracking.metrics_log import RunRecorder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,10 @@ from engine_helpers import (
     run,
 )
 
-from ringfence.engine import Course, CrossEntropy, EarlyStopping, read_manifest
+from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.manifest import read_manifest
+from ringfence.engine.config import EarlyStopping
+from ringfence.engine.losses import CrossEntropy
 from ringfence.hooks.errors import CheckpointError, JobError, RunAbortedError
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin

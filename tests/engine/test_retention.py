@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ringfence.engine import Contents, list_checkpoints, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.tensors import pytree
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from ringfence.engine import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Step
+from ringfence.engine.schedules import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Step
 
 TOTAL = 40
 

@@ -32,11 +32,11 @@ from engine_helpers import (
 )
 from torch.nn import functional
 
-from ringfence.engine import TorchRng
 from ringfence.engine.buffers import copy_buffers
 from ringfence.hooks.errors import RunAbortedError
 from ringfence.hooks.types import derive_seed
 from ringfence.plugins.manager import Hooks
+from ringfence.reproducibility.generator_states import TorchRng
 
 
 def record_calls(**changes):

@@ -16,8 +16,9 @@ from engine_helpers import (
     sgd,
 )
 
-from ringfence.engine import EarlyStopping
-from ringfence.engine.checkpoints.checkpoint import list_checkpoints, read_manifest
+from ringfence.engine.checkpoints.manifest import read_manifest
+from ringfence.engine.checkpoints.retention import list_checkpoints
+from ringfence.engine.config import EarlyStopping
 from ringfence.hooks.errors import CutOffError
 from ringfence.plugins.grace_period import GracePeriod
 

@@ -6,9 +6,11 @@ from engine_helpers import StopAt, config, convnet, hooks_of, image_data, plugin
 from torch import nn
 
 from ringfence.builtin.optim import Optim
-from ringfence.engine import buffers, extra_state, read_latest, tensor_names, weights_sha256
+from ringfence.engine import buffers, extra_state, tensor_names
+from ringfence.engine.checkpoints.checkpoint import read_latest
 from ringfence.engine.checkpoints.fingerprint import Course
 from ringfence.engine.tensor_names import named_buffers, named_parameters, tied_names
+from ringfence.engine.weights import weights_sha256
 from ringfence.tensors import pytree
 
 

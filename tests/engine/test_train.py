@@ -26,7 +26,10 @@ from engine_helpers import (
 )
 from torch import nn
 
-from ringfence.engine import MSE, Cosine, EarlyStopping, weights_sha256
+from ringfence.engine.config import EarlyStopping
+from ringfence.engine.losses import MSE
+from ringfence.engine.schedules import Cosine
+from ringfence.engine.weights import weights_sha256
 from ringfence.hooks.errors import DataError, JobError
 
 OPTIMIZERS = {

@@ -20,8 +20,11 @@ from engine_helpers import (
 from engine_helpers import config as settings
 from torch import nn
 
-from ringfence.engine import MSE, CrossEntropy, Data, Dataset, Objective, Plan, try_out
 from ringfence.engine.attributes import MAX_BYTES
+from ringfence.engine.data import Data, Dataset, Plan
+from ringfence.engine.losses import MSE, CrossEntropy
+from ringfence.engine.objective import Objective
+from ringfence.engine.trial import try_out
 from ringfence.hooks.errors import DataError
 
 CPU = torch.device("cpu")
@@ -295,7 +298,7 @@ def test_nothing_is_left_of_the_trial():
 
 
 def test_the_weights_of_a_run_are_those_of_a_run_without_a_trial():
-    from ringfence.engine import Tried
+    from ringfence.engine.trial import Tried
 
     one, two = convnet(), convnet()
     run(one, image_data(), hooks_of(sgd()), settings())

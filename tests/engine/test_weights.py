@@ -22,8 +22,7 @@ from engine_helpers import (
 )
 from torch import nn
 
-from ringfence.engine import Weights, weights_sha256
-from ringfence.engine.weights import pinned
+from ringfence.engine.weights import Weights, pinned, weights_sha256
 from ringfence.hooks.errors import DataError, JobError
 
 CPU = torch.device("cpu")

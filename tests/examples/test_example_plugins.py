@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ringfence.cli.project_template import Answers, Template
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 
 from ..conftest import call
 

@@ -5,7 +5,9 @@ import re
 
 import torch
 
-from ringfence.engine import Data, Dataset, TrainConfig, train
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
+from ringfence.engine.train import train
 from ringfence.hooks import specs
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin

@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from ringfence.builtin.optim import Optim
-from ringfence.engine import Data, Dataset, TrainConfig, train
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
+from ringfence.engine.train import train
 from ringfence.hooks.errors import PluginError
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec

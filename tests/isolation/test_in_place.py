@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from ringfence.engine import Data, Dataset, TrainConfig, read_latest, train
+from ringfence.engine.checkpoints.checkpoint import read_latest
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
+from ringfence.engine.train import train
 from ringfence.hooks.errors import PluginProtocolError, RunAbortedError
 from ringfence.hooks.types import AnotherPass, StepInfo, TensorMap
 from ringfence.plugins import failure_policy

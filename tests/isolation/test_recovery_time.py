@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from ringfence.engine import Data, Dataset, NullRecorder, TrainConfig, train
+from ringfence.engine.config import TrainConfig
+from ringfence.engine.data import Data, Dataset
+from ringfence.engine.train import train
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.observer import NullRecorder
 
 pytestmark = [pytest.mark.soak, pytest.mark.alone]
 

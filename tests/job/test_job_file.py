@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from ringfence import JobError
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
-from ringfence.job import JobFile, check_job, read_job
 from ringfence.job.flags import split_outside
-from ringfence.job.job_file import Job, PluginJob
+from ringfence.job.job_file import Job, JobFile, PluginJob, check_job, read_job
 from ringfence.job.yaml_document import dump_yaml, parse_yaml
 
 SMALL = "model: cnn\ndata: mnist10k\nepochs: 2\n"

@@ -10,7 +10,7 @@ import pytest
 from ringfence import DataError, JobError
 from ringfence.datasets.dataset_registry import check_data
 from ringfence.job.user_code import load_function
-from ringfence.models import check_model
+from ringfence.models.model_registry import check_model
 
 SOURCE = "def build():\n    return __file__\n"
 

@@ -13,7 +13,8 @@ from torch import nn
 from ringfence import DataError, JobError
 from ringfence.engine.data import Data, Dataset
 from ringfence.job.function_options import OptionError
-from ringfence.models import MODELS, Shape, build_model, check_model, shape_of
+from ringfence.models.data_shape import Shape, shape_of
+from ringfence.models.model_registry import MODELS, build_model, check_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 IMAGES = ("cnn", "resnet18", "vit")

@@ -24,10 +24,12 @@ from ringfence.hooks.types import Report
 from ringfence.plugins.failure_policy import FaultRecord
 from ringfence.plugins.observer import RunInfo
 from ringfence.plugins.result_checks import check_result
-from ringfence.report import RunRecorder, run_data, write_report
 from ringfence.report import page as html
+from ringfence.report import run_data
 from ringfence.report.charts import WHOLE, heat_map, line_chart
+from ringfence.report.page import write_report
 from ringfence.report.run_data import Layer, Series, read_run
+from ringfence.tracking.metrics_log import RunRecorder
 from ringfence.tracking.run_record import RunRecord
 
 DOCS = Path(__file__).parents[2] / "docs" / "run-folder.md"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ringfence.cli.run_display import Progress, QuietView
-from ringfence.engine import Dataset
+from ringfence.engine.data import Dataset
 from ringfence.engine.step import Stepper
 from ringfence.hooks.errors import RunAbortedError
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.run import job_fingerprint, long_waits
 from ringfence.run.execute import run

@@ -14,7 +14,7 @@ import torch
 
 from ringfence import RunAbortedError
 from ringfence.cli.run_display import PlainView, Progress
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 from ringfence.tracking.json_lines import read_journal

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.engine import Course
-from ringfence.engine.checkpoints.fingerprint import MAX_LINES
+from ringfence.engine.checkpoints.fingerprint import MAX_LINES, Course
 from ringfence.engine.checkpoints.fingerprint_diff import ABSENT, CONTENTS, Difference, differences
 from ringfence.hooks.errors import CheckpointError, JobError
-from ringfence.job import check_job
+from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.plugins.interface import PluginSpec
 from ringfence.run.job_fingerprint import NEVER, environment, fingerprint

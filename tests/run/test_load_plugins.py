@@ -9,7 +9,7 @@ import pytest
 from ringfence.discovery.catalog import catalog, check_found, source_of
 from ringfence.hooks.errors import IncompatiblePluginError, JobError, PluginLoadError
 from ringfence.hooks.series import Index
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
 from ringfence.run.load_plugins import load, plan

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringfence.hooks.errors import JobError
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
 from ringfence.run.memory_shares import resolved, share_out, shares, told_shares
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 

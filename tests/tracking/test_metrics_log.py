@@ -20,12 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ringfence import Batch, Histogram, JobError, RunAbortedError, StepInfo, passthrough
 from ringfence.hooks.types import Report
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.plugins import result_checks
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.observer import RunInfo
-from ringfence.report import RunRecorder
 from ringfence.report.run_data import read_run
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
@@ -41,7 +40,7 @@ from ringfence.tracking.json_lines import (
     read_journal,
     read_lines,
 )
-from ringfence.tracking.metrics_log import MAX_REPORTERS, OWN_TAGS, reporters
+from ringfence.tracking.metrics_log import MAX_REPORTERS, OWN_TAGS, RunRecorder, reporters
 from ringfence.tracking.plugin_reports import MAX_PICTURES, MAX_READ, MAX_REPORTS, PluginStore, file_name
 from ringfence.tracking.png import to_png
 from ringfence.tracking.untrusted_folder import Tree

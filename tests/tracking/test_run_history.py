@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ringfence.cli.run_display import Progress, QuietView
-from ringfence.job import read_job
+from ringfence.job.job_file import read_job
 from ringfence.plugins.failure_policy import FAULTS_KEPT, FaultLog, FaultRecord
 from ringfence.plugins.interface import PluginUsage
 from ringfence.run.execute import run

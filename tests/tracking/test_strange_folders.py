@@ -20,14 +20,16 @@ from ringfence.cli.machine import rewrite_report
 from ringfence.cli.signals import StopFlag
 from ringfence.cli.train_job import train_job
 from ringfence.hooks.types import Report
-from ringfence.job import read_job
-from ringfence.report import RunRecorder, run_data, write_report
+from ringfence.job.job_file import read_job
+from ringfence.report import run_data
+from ringfence.report.page import write_report
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 from ringfence.tracking import run_folder
 from ringfence.tracking import untrusted_folder as tree_module
 from ringfence.tracking.folder_lock import check_free
 from ringfence.tracking.json_lines import LEAST_LINE_BYTES
+from ringfence.tracking.metrics_log import RunRecorder
 from ringfence.tracking.plugin_reports import MAX_READ
 from ringfence.tracking.png import to_png
 

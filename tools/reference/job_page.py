@@ -9,7 +9,7 @@ from typing import Any
 from job_schema import CHOICES, OPEN
 from options import object_schema
 
-from ringfence.job import EarlyStopping, Job, PluginJob
+from ringfence.job.job_file import EarlyStopping, Job, PluginJob
 
 #: Numbers that are best read as powers.
 _ROUND = {2**63: "2⁶³", 10**9: "10⁹", 10**6: "10⁶"}

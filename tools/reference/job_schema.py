@@ -12,15 +12,14 @@ from options import inlined, object_schema
 from pydantic import TypeAdapter
 
 from ringfence.compat.source.plugin_source import Parameter
-from ringfence.datasets import DATASETS
+from ringfence.datasets.dataset_registry import DATASETS
 from ringfence.discovery.catalog import Found, catalog, source_of
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedules import SCHEDULES
-from ringfence.job import Job, PluginJob
 from ringfence.job.annotation_types import option_type
-from ringfence.job.job_file import SETTINGS
-from ringfence.models import MODELS
+from ringfence.job.job_file import SETTINGS, Job, PluginJob
+from ringfence.models.model_registry import MODELS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _OWN = {"type": "string", "pattern": ":"}

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...hooks.errors import CheckpointError, JobError, PluginError, PluginRaisedError, RunAbortedError
-from ..checkpoints.checkpoint import list_checkpoints, read_latest, read_manifest, read_newest
+from ..checkpoints.checkpoint import read_latest, read_newest
 from ..checkpoints.fingerprint import FLAG, Comparison, Course
 from ..checkpoints.fingerprint_diff import ORDER, STATE
+from ..checkpoints.manifest import read_manifest
+from ..checkpoints.retention import list_checkpoints
 from ..progress import Progress
 from ..session import Run
 from ..state import Snapshot

@@ -6,7 +6,8 @@ import functools
 import math
 
 from ...hooks.errors import CheckpointError
-from ..checkpoints.checkpoint import list_checkpoints, write_checkpoint
+from ..checkpoints.checkpoint import write_checkpoint
+from ..checkpoints.retention import list_checkpoints
 from ..session import Run
 from ..state import Snapshot, load_plugin_states
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ringfence.datasets import DATASETS
+from ringfence.datasets.dataset_registry import DATASETS
 from ringfence.engine.data import Data
 
 
