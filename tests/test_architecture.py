@@ -12,9 +12,6 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core"
 BUILTIN = ROOT / "plugins_builtin"
 
-#: The two modules that know both the engine and the sandbox.
-WIRES = {"ringfence.run.execute", "ringfence.run.load_plugins"}
-
 
 def modules(folder, package):
     """Yield (dotted name, path) of the modules below a folder."""
@@ -51,59 +48,129 @@ def below(name, package):
 OURS = [*all_imports(CORE, "ringfence")]
 
 
+#: The rooms, the ground floor last: a room imports from floors below its own.
+FLOORS = (
+    {"cli", "testing"},
+    {"run"},
+    {"report"},
+    {"tracking", "models", "datasets"},
+    {"engine", "isolation", "discovery"},
+    {"job"},
+    {"plugins", "compat"},
+    {"tensors", "reproducibility", "imports"},
+    {"hooks"},
+)
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+#: The two that import nothing of ringfence themselves: the public names, and the number of the version.
+AT_THE_ROOT = {"version", "__main__"}
+
+
+def room_of(name):
+    """Return the room of a module or of a name in one, ``""`` at the root."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "ringfence" and len(parts) > 1 and parts[1] in ROOMS else ""
+
+
+def inside(folder, name):
+    """Return which file or folder of ``folder`` a dotted name leads to; None if to none."""
+    return name[len(folder) + 1 :].partition(".")[0] if below(name, folder) and name != folder else None
+
+
+def arrows(folder):
+    """Return file or folder to those beside it that it imports, of those that lie in ``folder``."""
+    children = {inside(folder, name) for name in NAMES if inside(folder, name)}
+    found = {child: set() for child in children}
+    for name, target, _ in OURS:
+        here, there = inside(folder, name), inside(folder, target)
+        if here in children and there in children and here != there:
+            found[here].add(there)
+    return found
+
+
+NAMES = [name for name, _ in modules(CORE, "ringfence")]
+FOLDERS = sorted({name.rpartition(".")[0] for name in NAMES if "." in name})
+
+
 def test_there_are_modules_to_look_at():
-    assert len({name for name, _, _ in OURS}) > 30
+    assert len(NAMES) > 200
+    assert {room_of(name) for name in NAMES} - {""} == set(ROOMS)
+
+
+def test_the_root_holds_three_files():
+    assert {path.name for path in CORE.glob("*.py")} == {"__init__.py", "__main__.py", "version.py"}
+
+
+def test_every_arrow_between_rooms_leads_down():
+    wrong = [
+        where
+        for name, target, where in OURS
+        if (here := room_of(name)) != (there := room_of(target))
+        and here
+        and there
+        and ROOMS[there] <= ROOMS[here]
+    ]
+
+    assert wrong == []
+
+
+def test_a_room_imports_nothing_of_the_root_but_the_version():
+    wrong = [
+        where
+        for name, target, where in OURS
+        if room_of(name) and below(target, "ringfence") and not room_of(target)
+        if target.split(".")[1] not in {*AT_THE_ROOT, "__version__"} and name not in FACES
+    ]
+
+    assert wrong == []
+
+
+#: Looks up the public names in the package itself, as plugins do.
+FACES = {"ringfence.plugins.earlier_series"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_in_no_folder_do_imports_go_round_in_a_circle(folder):
+    left = arrows(folder)
+    while ready := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in ready:
+            del left[name]
+
+    assert left == {}
 
 
 @pytest.mark.parametrize(
     ("source", "targets"),
     [
-        (
-            "ringfence.engine",
-            [
-                "ringfence.isolation",
-                "ringfence.run.load_plugins",
-                "ringfence.run.execute",
-                "ringfence.cli.app",
-            ],
-        ),
-        (
-            "ringfence.isolation",
-            ["ringfence.engine", "ringfence.run.load_plugins", "ringfence.run.execute", "ringfence.cli.app"],
-        ),
-        ("ringfence.testing", ["ringfence.engine"]),
+        ("isolation.worker", ["isolation.host", "isolation.sandbox", "isolation.doctor"]),
+        ("isolation.host", ["isolation.worker", "isolation.sandbox", "isolation.doctor"]),
+        ("isolation.transport", ["isolation.worker", "isolation.host"]),
+        ("isolation.policy", ["isolation.worker", "isolation.host", "isolation.transport"]),
+        ("engine", ["isolation"]),
+        ("isolation", ["engine"]),
+        ("testing", ["engine"]),
     ],
 )
-def test_engine_and_isolation_know_only_the_hooks(source, targets):
+def test_these_never_meet(source, targets):
     wrong = [
         where
         for name, target, where in OURS
-        if below(name, source) and any(below(target, package) for package in targets)
+        if below(name, f"ringfence.{source}")
+        and any(below(target, f"ringfence.{package}") for package in targets)
     ]
 
     assert wrong == []
 
 
-def test_hooks_import_nothing_else_of_ours():
-    wrong = [
-        where
-        for name, target, where in OURS
-        if below(name, "ringfence.hooks")
-        and below(target, "ringfence")
-        and not below(target, "ringfence.hooks")
-    ]
-
-    assert wrong == []
-
-
-def test_only_the_wiring_knows_both_engine_and_isolation():
+def test_no_file_outside_of_run_knows_both_engine_and_sandbox():
     knows = {}
     for name, target, _ in OURS:
-        for side in ("ringfence.engine", "ringfence.isolation"):
-            if below(target, side) and not below(name, side):
+        for side in ("engine", "isolation"):
+            if room_of(target) == side != room_of(name):
                 knows.setdefault(name, set()).add(side)
 
-    assert {name for name, sides in knows.items() if len(sides) == 2} <= WIRES
+    both = {name for name, sides in knows.items() if len(sides) == 2}
+    assert both
+    assert {room_of(name) for name in both} == {"run"}
 
 
 def test_nothing_of_the_core_imports_a_plugin():
@@ -238,10 +305,3 @@ def test_importing_does_no_work(module):
     )
 
     assert done.stdout == "same\n", done.stderr
-
-
-def test_every_file_of_the_sandbox_is_on_its_map():
-    page = (CORE / "isolation" / "__init__.py").read_text()
-    files = [path.stem for path in (CORE / "isolation").glob("*.py") if path.stem != "__init__"]
-
-    assert [name for name in files if f"``{name}``" not in page] == []

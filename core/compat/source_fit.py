@@ -6,15 +6,19 @@ imported from ringfence, and attributes of what hooks receive.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from ..hooks.errors import shortened
 from ..hooks.series import Snapshot
 from .findings import Finding, listed
 from .source.attribute_reads import Use
-from .source.imported_names import ALL, PUBLIC, WHOLE
+from .source.imported_names import ALL, PUBLIC, WHOLE, Import
 from .source.plugin_source import METHODS, About, Method, PluginSource, Unresolved
 
+#: Private modules to where they lie since the rooms were made: nobody may import them, and some do.
+MOVED = Path(__file__).with_name("moved.json")
 #: Characters of a method's signature that are quoted, which is done for each of its arguments.
 _SIGNATURE_SHOWN = 300
 #: What the text leaves open, and the rule that says so.
@@ -165,12 +169,19 @@ def _names(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if found.module != PUBLIC:
             text = f"{found.module}.{found.name} is not public"
-            advice = f"import {found.name} from {PUBLIC} if it is public there"
+            advice = f"import {found.name} from {PUBLIC} if it is public there{_moved(found)}"
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
         elif found.name not in snapshot.names:
             text = f"{PUBLIC} has no '{found.name}'"
             advice = f"do without '{found.name}', or catch the ImportError"
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
+
+
+def _moved(found: Import) -> str:
+    """Return where what a plugin imports has gone, as a clause."""
+    names = json.loads(MOVED.read_text(encoding="utf-8"))
+    place = names.get(found.module) or names.get(f"{found.module}.{found.name}")
+    return f"; it lies in {place} now" if place else ""
 
 
 def _attributes(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:

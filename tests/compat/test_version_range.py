@@ -1,6 +1,8 @@
 """The compatibility rule, decided with indexes of invented series."""
 
 import ast
+import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from packaging.version import Version
 
 from ringfence.compat.findings import Finding
 from ringfence.compat.source.plugin_source import read_plugin
+from ringfence.compat.source_fit import MOVED
 from ringfence.compat.version_range import Candidate, check, window
 from ringfence.hooks.series import Index, Series, Snapshot
 
@@ -321,6 +324,19 @@ def test_what_is_not_public_is_refused_in_every_series(judge):
 
     assert [(f.rule, f.series) for f in verdict.findings] == [("E-NAME", ("1.4", "1.5", "1.6"))]
     assert "ringfence.hooks.types.StepInfo is not public" in verdict.message()
+
+
+def test_a_private_module_that_has_moved_is_told_with_where_it_lies(judge):
+    verdict = judge("ringfence>=1.4", text=f"from ringfence.hooks.plain import pack\n{CLIP}")
+
+    assert "ringfence.hooks.plain.pack is not public" in verdict.message()
+    assert "it lies in ringfence.tensors.pytree now" in verdict.message()
+
+
+def test_where_private_modules_have_moved_to_is_where_they_lie():
+    moved = json.loads(MOVED.read_text())
+
+    assert [new for new in moved.values() if importlib.util.find_spec(new) is None] == []
 
 
 @pytest.mark.parametrize(
