@@ -28,7 +28,7 @@ from ringfence.engine.weights import weights_sha256
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.tracking.metrics_log import MetricsLog
 
 _CLASSES = 10
 
@@ -131,7 +131,7 @@ def adamw(isolation: Any, **settings: Any) -> PluginSpec:
     )
 
 
-def ringfence(task: Task, recorder: RunRecorder | None = None) -> Trained:
+def ringfence(task: Task, recorder: MetricsLog | None = None) -> Trained:
     """Train with the engine and the trusted optimizer, and nothing else.
 
     Args:
@@ -161,7 +161,7 @@ def ringfence_recorded(task: Task) -> Trained:
     """Train as ``ringfence``, with the record that each run of the command leaves."""
     with (
         tempfile.TemporaryDirectory(prefix="ringfence-bench-") as folder,
-        closing(RunRecorder(Path(folder))) as recorder,
+        closing(MetricsLog(Path(folder))) as recorder,
     ):
         return ringfence(task, recorder)
 

@@ -26,7 +26,7 @@ from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.tracking.metrics_log import MetricsLog
 
 HERE = str(Path(__file__).parent)
 #: Widths of the hidden layers of the two models, by their size.
@@ -110,7 +110,7 @@ def data() -> Data:
     return Data(make(256), make(16), mean=(0.4,), std=(0.3,))
 
 
-class _Recorder(RunRecorder):
+class _Recorder(MetricsLog):
     """The recorder of every run, which also keeps the number of the last step."""
 
     last = -1

@@ -27,8 +27,8 @@ from outside import children
 from ringfence.hooks.errors import PluginError, PluginTimeoutError
 from ringfence.isolation.host.calls.channel import Channel
 from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
-from ringfence.isolation.host.processes.worker_group import Crew
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.isolation.host.processes.worker_group import WorkerGroup
+from ringfence.tracking.metrics_log import MetricsLog
 
 _TRAIN = importlib.import_module("ringfence.engine.train")
 _RECOVERY = importlib.import_module("ringfence.engine.recovery.recover")
@@ -37,13 +37,13 @@ _STEP = importlib.import_module("ringfence.engine.step")
 
 #: Owner, name there, and what the tables call it. None of them calls another, so that they add up.
 TIMED: tuple[tuple[Any, str, str], ...] = (
-    (Crew, "end", "end"),
-    (Crew, "_fork", "fork"),
-    (Crew, "_lock", "lock up"),
-    (Crew, "_load", "import"),
+    (WorkerGroup, "end", "end"),
+    (WorkerGroup, "_fork", "fork"),
+    (WorkerGroup, "_lock", "lock up"),
+    (WorkerGroup, "_load", "import"),
     (IsolatedPlugin, "load_state_dict", "states"),
     (_STATE.TrainState, "restore", "model"),
-    (RunRecorder, "rolled_back", "record"),
+    (MetricsLog, "rolled_back", "record"),
 )
 PARTS = ("notice", *(label for _, _, label in TIMED), "rest")
 

@@ -24,7 +24,7 @@ from packaging.version import Version
 
 import ringfence
 from ringfence.compat.version_range import window
-from ringfence.hooks.series import Index, Series, Snapshot, removed_without_notice, series_of
+from ringfence.hooks.series import Index, Series, SeriesSnapshot, removed_without_notice, series_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -124,7 +124,7 @@ def _series(root: Path, index: Index, version: Version, live: Mapping[str, Any])
     name = series_of(version)
     snapshot = {**live, "series": name}
     begun = Index(
-        (*index.series, Series(name, (str(version),))), index.snapshots | {name: Snapshot.of(snapshot)}
+        (*index.series, Series(name, (str(version),))), index.snapshots | {name: SeriesSnapshot.of(snapshot)}
     )
     oldest = window(begun, version)[0].name
     template = _replaced(root, TEMPLATE, r'(?<="_kit_series": ")[^"]+', name)

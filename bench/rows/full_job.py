@@ -35,7 +35,7 @@ from ringfence.models.model_registry import build_model
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
 from ringfence.reproducibility.seeding import seed_run
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.tracking.metrics_log import MetricsLog
 
 #: The job of examples/mnist10k.yaml, but for its length and its schedule.
 _OPS: list[Any] = [{"affine": {"degrees": 10, "translate": 0.1, "scale": [0.9, 1.1], "p": 0.8}}]
@@ -221,7 +221,7 @@ def _ringfence(job: _Job, folder: Path) -> _Trained:
     ]
     config = TrainConfig(epochs=job.epochs, batch_size=_BATCH_SIZE, device="cpu")
     with ExitStack() as stack:
-        recorder = stack.enter_context(closing(RunRecorder(folder)))
+        recorder = stack.enter_context(closing(MetricsLog(folder)))
         sandbox = stack.enter_context(Sandbox(plugins=len(specs)))
         hooks = stack.enter_context(closing(Hooks(0, recorder)))
         for spec in specs:

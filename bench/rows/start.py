@@ -18,7 +18,7 @@ import installed
 from harness import Figure, Goal, Row, Table, in_turn
 
 from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
-from ringfence.isolation.host.processes.worker_group import Crew
+from ringfence.isolation.host.processes.worker_group import WorkerGroup
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
 
@@ -212,15 +212,15 @@ def _imports(folder: Path, *, quick: bool) -> Table:
         }
         for name, spec in specs.items():
             loads: list[float] = []
-            with mock.patch.object(Crew, "_load", _timed(Crew._load, loads)):
+            with mock.patch.object(WorkerGroup, "_load", _timed(WorkerGroup._load, loads)):
                 wholes = [_start_plugins_of(sandbox, spec) for _ in range(2 if quick else 7)]
             rest = [whole - load for whole, load in zip(wholes, loads, strict=True)]
             table.lines.append((name, Figure(tuple(wholes)), Figure(tuple(rest)), Figure(tuple(loads))))
     return table
 
 
-def _timed(function: Callable[[Crew], None], seconds: list[float]) -> Callable[[Crew], None]:
-    def timed(crew: Crew) -> None:
+def _timed(function: Callable[[WorkerGroup], None], seconds: list[float]) -> Callable[[WorkerGroup], None]:
+    def timed(crew: WorkerGroup) -> None:
         began = time.perf_counter()
         function(crew)
         seconds.append(time.perf_counter() - began)

@@ -1,6 +1,6 @@
 """Show a run while it goes on: bars and a table on a terminal, a plain log anywhere else.
 
-``Progress`` takes what the engine and the plugins tell, and works out rates; a
+``RunDisplay`` takes what the engine and the plugins tell, and works out rates; a
 ``View`` shows it. The views never see the engine.
 """
 
@@ -76,7 +76,7 @@ class View(Protocol):
         """Leave the terminal as it was; safe to call twice."""
 
 
-class Progress:
+class RunDisplay:
     """Takes what happens in a run and has ``view`` show it; an engine's ``Recorder`` and a ``Listener``.
 
     Args:

@@ -16,7 +16,7 @@ from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError, Ri
 from ..job.job_file import JobFile, read_job
 from ..tracking import run_folder
 from ..tracking.folder_lock import FolderTakenError, check_free
-from .run_display import PlainView, Progress, QuietView, View, rate_words
+from .run_display import PlainView, QuietView, RunDisplay, View, rate_words
 from .signals import StopFlag, to_stderr
 from .terminal_display import TerminalView
 
@@ -81,7 +81,7 @@ def train_job(
     folder = resume or out
     view = _view(quiet=quiet)
     tell = view.line if isinstance(view, TerminalView) else to_stderr
-    progress = Progress(view, resumed=resume is not None, trace=tell if debug else None)
+    progress = RunDisplay(view, resumed=resume is not None, trace=tell if debug else None)
     outcome = _run(
         prepared,
         path,
@@ -99,7 +99,7 @@ def _run(
     prepared: Prepared,
     job: Path | None,
     folder: Path | None,
-    progress: Progress,
+    progress: RunDisplay,
     stop: StopFlag,
     *,
     resume: bool,
@@ -146,7 +146,7 @@ def _run(
     return None
 
 
-def _told(outcome: RunOutcome, progress: Progress) -> int:
+def _told(outcome: RunOutcome, progress: RunDisplay) -> int:
     """Show how a run ended, and return the exit status."""
     result = outcome.result
     metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..hooks.errors import shortened
-from ..hooks.series import Snapshot
+from ..hooks.series import SeriesSnapshot
 from .findings import Finding, listed
 from .source.attribute_reads import Use
 from .source.imported_names import ALL, PUBLIC, WHOLE, Import
@@ -35,7 +35,7 @@ _OPEN: dict[About, str] = {
 _SETTLED_BY_LOADING = "U-DYNAMIC"
 
 
-def fit(source: PluginSource, claimed: Sequence[Snapshot], needed: Sequence[str]) -> list[Finding]:
+def fit(source: PluginSource, claimed: Sequence[SeriesSnapshot], needed: Sequence[str]) -> list[Finding]:
     """Return what keeps a plugin from fitting the series that it claims.
 
     Args:
@@ -119,7 +119,7 @@ def _complete(source: PluginSource) -> Iterator[Finding]:
             yield Finding("E-METHOD", text, (), advice, method.path, method.line)
 
 
-def _misfits(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
+def _misfits(source: PluginSource, snapshot: SeriesSnapshot) -> Iterator[Finding]:
     """Yield what does not fit one series; the series itself is left out of the text."""
     if source.role is not None:
         if source.role not in snapshot.roles:
@@ -133,7 +133,7 @@ def _misfits(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
     yield from _attributes(source, snapshot)
 
 
-def _method(method: Method, role: str, snapshot: Snapshot) -> Iterator[Finding]:
+def _method(method: Method, role: str, snapshot: SeriesSnapshot) -> Iterator[Finding]:
     if method.passthrough:
         return
     hook = f"{role}_{method.name}"
@@ -156,13 +156,13 @@ def _method(method: Method, role: str, snapshot: Snapshot) -> Iterator[Finding]:
     yield from _deprecated(hook, snapshot, method)
 
 
-def _deprecated(item: str, snapshot: Snapshot, method: Method) -> Iterator[Finding]:
+def _deprecated(item: str, snapshot: SeriesSnapshot, method: Method) -> Iterator[Finding]:
     if item in snapshot.deprecated:
         text = f"{item} will go in {snapshot.deprecated[item]}; deprecated"
         yield Finding("W-DEPRECATED", text, (), "", method.path, method.line)
 
 
-def _names(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
+def _names(source: PluginSource, snapshot: SeriesSnapshot) -> Iterator[Finding]:
     for found in source.imports:
         is_special = found.module == PUBLIC and found.name.startswith("__")
         if found.guarded or is_special or found.name in (ALL, WHOLE):
@@ -184,7 +184,7 @@ def _moved(found: Import) -> str:
     return f"; it lies in {place} now" if place else ""
 
 
-def _attributes(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
+def _attributes(source: PluginSource, snapshot: SeriesSnapshot) -> Iterator[Finding]:
     type_of = _argument_types(source, snapshot)
     for use in source.uses:
         type_name = use.type_name or type_of(use)
@@ -198,7 +198,7 @@ def _attributes(source: PluginSource, snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding("E-ATTR", text, (), advice, use.path, use.line)
 
 
-def _argument_types(source: PluginSource, snapshot: Snapshot) -> Callable[[Use], str]:
+def _argument_types(source: PluginSource, snapshot: SeriesSnapshot) -> Callable[[Use], str]:
     def type_of(use: Use) -> str:
         return snapshot.hooks.get(f"{source.role}_{use.method}", {}).get(use.argument, "")
 

@@ -25,7 +25,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from ..hooks.series import Index, Series, Snapshot, series_of
+from ..hooks.series import Index, Series, SeriesSnapshot, series_of
 from .findings import Finding, Verdict, listed, ordered
 from .source.plugin_source import PluginSource
 from .source_fit import fit
@@ -207,7 +207,7 @@ def admitted(declaration: Declaration, index: Index, running: Version) -> list[S
     return [series for series in index.up_to(running) if declaration.admits_series(series, running)]
 
 
-def claimed_snapshots(claimed: Sequence[Series], index: Index) -> list[Snapshot]:
+def claimed_snapshots(claimed: Sequence[Series], index: Index) -> list[SeriesSnapshot]:
     """Return the snapshots of the series that a plugin claims, as far as they are kept."""
     return [index.snapshots[series.name] for series in claimed if series.name in index.snapshots]
 

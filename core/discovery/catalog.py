@@ -24,7 +24,7 @@ from ..hooks.errors import JobError, shortened, visible
 from ..hooks.series import Index
 from ..job.problems import suggest
 from ..version import __version__
-from .installed_layout import Environment, Layout, Place, check_files
+from .installed_layout import CodeLocation, Environment, InstalledLayout, check_files
 
 GROUP = "ringfence.plugins"
 
@@ -65,7 +65,7 @@ class Found:
     requires: tuple[str, ...]
     module: str
     qualname: str
-    place: Place
+    place: CodeLocation
     hazards: tuple[Finding, ...] = ()
     classifiers: tuple[str, ...] = ()
     summary: str = ""
@@ -220,7 +220,7 @@ def _plugins(
     damaged: list[str],
 ) -> Iterator[Found]:
     is_core = canonicalize_name(name) == CORE
-    layout = None if is_core else Layout(distribution, environment)
+    layout = None if is_core else InstalledLayout(distribution, environment)
     hazards = () if layout is None else tuple(layout.hazards())
     version = metadata["Version"]
     if not _VERSION.fullmatch(version):
@@ -262,7 +262,7 @@ def _plugins(
         )
 
 
-def _withheld(place: Place, name: str) -> Iterator[Finding]:
+def _withheld(place: CodeLocation, name: str) -> Iterator[Finding]:
     if place.withheld:
         remedy = f"install it without -e (pip uninstall {name}, then pip install the folder of its project)"
         yield Finding("E-PLACE", f"{place.withheld}; {remedy}")
@@ -284,11 +284,11 @@ def _one_line(text: object) -> str:
     return visible(" ".join(str(text).split()))
 
 
-def _own_place(distribution: Distribution) -> Place:
+def _own_place(distribution: Distribution) -> CodeLocation:
     """Return where ringfence and the plugins that come with it lie; they need not be side by side."""
     spec = importlib.util.find_spec(f"{CORE}.builtin")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     packages = {CORE: str(Path(__file__).parents[1])} | ({f"{CORE}.builtin": folders[0]} if folders else {})
     # Every sandbox can read ringfence itself; the folder around it is nobody's business.
     base = Path(str(distribution.locate_file(""))).resolve()
-    return Place((str(base),), packages, readable=tuple(packages.values()))
+    return CodeLocation((str(base),), packages, readable=tuple(packages.values()))

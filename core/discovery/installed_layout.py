@@ -66,7 +66,7 @@ class UnsafeFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CodeLocation:
     """Where the module of an entry point lies.
 
     Attributes:
@@ -154,7 +154,7 @@ class _Record:
         return written.partition(b"/")[0] in self._tops and b"\n%b," % written in self._text
 
 
-class Layout:
+class InstalledLayout:
     """How one distribution is installed.
 
     Args:
@@ -204,20 +204,20 @@ class Layout:
         inside = f"{self.base}{os.sep}"
         return [str(path).removeprefix(inside) for path in self._files if str(path).startswith(inside)]
 
-    def place(self, module: str) -> Place:
+    def place(self, module: str) -> CodeLocation:
         """Return where ``module`` lies, and all that is installed with it.
 
         The first place counts, as when it is imported.
         """
         return replace(self._place(module), own=self._own)
 
-    def _place(self, module: str) -> Place:
+    def _place(self, module: str) -> CodeLocation:
         installed = file_in(self.base, module)
         is_site = self.base in self._environment.site_folders
         if installed is not None and not is_site:
             return self._opened([(*installed[:2], self.base), *self._beside(self._in_base)])
         own = str(self.base if is_site else self.base / module.partition(".")[0])
-        usual = Place((str(self.base),), readable=(own,))
+        usual = CodeLocation((str(self.base),), readable=(own,))
         if installed is not None or self._hides(module):
             return usual
         editable = self._in_project(module)
@@ -355,7 +355,7 @@ class Layout:
             if file is not None and file_below(file, rest) is not None:
                 yield package, file, Path(mapped).parent
 
-    def _opened(self, located: Iterable[_Located]) -> Place:
+    def _opened(self, located: Iterable[_Located]) -> CodeLocation:
         """Open packages and single files of them, never the folders around."""
         found: dict[str, tuple[Path, Path]] = {}
         for name, file, folder in located:
@@ -374,7 +374,7 @@ class Layout:
             ),
             "",
         )
-        return Place(
+        return CodeLocation(
             search_path=tuple(dict.fromkeys(str(folder) for _, folder in found.values())),
             packages={name: str(file.parent) for name, (file, _) in found.items() if is_package(file)},
             roots={name: str(file) for name, (file, _) in found.items()},

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..hooks.errors import DataError
 from ..hooks.types import Batch, StepInfo, derive_seed
-from ..tensors.buffer_pool import LARGE_BYTES, Spares
+from ..tensors.buffer_pool import LARGE_BYTES, BufferPool
 
 #: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
 #: all those of a large data set would take more memory than the order itself.
@@ -62,7 +62,7 @@ class Dataset:
         low, high = self.inputs.aminmax()
         return low.item(), high.item()
 
-    def batch(self, indices: Tensor, spares: Spares | None = None) -> Batch:
+    def batch(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs.
 
         Args:
@@ -205,7 +205,7 @@ def batches(
     """
     of_epoch = -1
     sample_bytes = dataset.inputs[0].numel() * torch.float32.itemsize
-    spares = Spares() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
+    spares = BufferPool() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
     parts: Iterator[Tensor] = iter(())
     steps_per_epoch, per_step = plan.steps_per_epoch, plan.grad_accum_steps
     for step in range(first_step, steps_total):

@@ -101,7 +101,7 @@ class Cosine:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepDecay:
     """Multiply by ``gamma`` every ``every_steps`` steps after warm-up.
 
     Attributes:
@@ -187,7 +187,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "exponential": Exponential,
     "linear": Linear,
     "one_cycle": OneCycle,
-    "step": Step,
+    "step": StepDecay,
 }
 
 

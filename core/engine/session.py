@@ -9,7 +9,7 @@ from pathlib import Path
 from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
 from ..plugins.observer import Recorder
-from .checkpoints.fingerprint import Course
+from .checkpoints.fingerprint import Fingerprint
 from .config import TrainConfig
 from .data import Data, Plan
 from .objective import Objective
@@ -60,7 +60,7 @@ class Run:
     stepper: Stepper
     recorder: Recorder
     checkpoints: Path | None
-    course: Course
+    course: Fingerprint
     stop: Callable[[], bool]
     tried: Tried
     grace: GracePeriod = field(default_factory=GracePeriod)

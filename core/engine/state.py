@@ -19,7 +19,7 @@ from ..reproducibility.generator_states import RunRng
 from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
-from .checkpoints.checkpoint import Contents, Limits
+from .checkpoints.checkpoint import CheckpointContents, Limits
 from .checkpoints.engine_state import EngineState
 from .extra_state import copy_extra_state, load_extra_state
 from .progress import Progress
@@ -49,7 +49,7 @@ class Snapshot:
     recorder: Any
     extra_state: Mapping[str, Any]
 
-    def contents(self, metric: float | None, *, higher_is_better: bool) -> Contents:
+    def contents(self, metric: float | None, *, higher_is_better: bool) -> CheckpointContents:
         """Return it as what a checkpoint holds; no tensor is copied.
 
         Args:
@@ -57,7 +57,7 @@ class Snapshot:
             higher_is_better: Its direction.
         """
         engine = EngineState(self.progress, self.rng, self.recorder, self.extra_state)
-        return Contents(
+        return CheckpointContents(
             step=self.progress.step,
             tensors={**self.parameters, **self.buffers},
             engine=engine.encode(),
@@ -142,7 +142,7 @@ class TrainState:
         memory = {plugin.spec.name: plugin.usage.state_of_bytes for plugin in hooks.plugins}
         return Limits(sum(tensor.nbytes for tensor in tensors), memory, machine_bytes())
 
-    def read(self, contents: Contents, path: Path) -> Snapshot:
+    def read(self, contents: CheckpointContents, path: Path) -> Snapshot:
         """Return the snapshot that a checkpoint holds, laid out for this model.
 
         Args:

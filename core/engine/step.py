@@ -141,7 +141,7 @@ class Pass:
 
 
 @dataclass(slots=True)
-class Step:
+class FinishedStep:
     """A finished step.
 
     Attributes:
@@ -155,7 +155,7 @@ class Step:
     first_batch: Batch
 
 
-def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]) -> Step:
+def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]) -> FinishedStep:
     """Take one optimizer step.
 
         batch = next(stream)                                   # augment.forward
@@ -210,7 +210,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
     if wants.augment_backward:
         for (_, batch_info), losses in zip(done.batches, done.sample_losses, strict=True):
             hooks.augment_backward(losses, batch_info)
-    return Step(info, done.loss, first[0])
+    return FinishedStep(info, done.loss, first[0])
 
 
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:

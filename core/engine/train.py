@@ -20,7 +20,7 @@ from ..plugins.manager import Hooks
 from ..plugins.observer import NullRecorder, Recorder, RunInfo
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
-from .checkpoints.fingerprint import Comparison, Course
+from .checkpoints.fingerprint import Comparison, Fingerprint
 from .config import TrainConfig, resolve_device
 from .data import Data, Normalise, Plan, batches
 from .evaluate import evaluate
@@ -32,7 +32,7 @@ from .recovery.resume import resume_run, with_advice
 from .recovery.snapshots import keep, keep_last, refuse_used_folder
 from .session import Run
 from .state import TrainState
-from .step import Prepared, Step, Stepper, take_step
+from .step import FinishedStep, Prepared, Stepper, take_step
 from .trial import Tried, try_out
 from .weights import Weights, weights_sha256
 
@@ -88,7 +88,7 @@ def train(
     recorder: Recorder | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
-    course: Course | None = None,
+    course: Fingerprint | None = None,
     allocate: Allocate | None = None,
     stop: Callable[[], bool] = _never,
     grace: GracePeriod | None = None,
@@ -144,7 +144,7 @@ def train(
             way in which it would fail again; nothing was trained.
     """  # fmt: skip
     run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop, tried)
-    run.checkpoints, run.course = checkpoints, course or Course()
+    run.checkpoints, run.course = checkpoints, course or Fingerprint()
     if grace is not None:
         run.grace = run.stepper.grace = grace
     compared = Comparison()
@@ -221,7 +221,7 @@ def _prepare(
         stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device),
         recorder=recorder,
         checkpoints=None,
-        course=Course(),
+        course=Fingerprint(),
         stop=stop,
         tried=tried,
     )
@@ -308,7 +308,7 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
         keep(run, checkpoint=checkpoint)
 
 
-def _record(run: Run, step: Step, samples: int) -> None:
+def _record(run: Run, step: FinishedStep, samples: int) -> None:
     recorder, info = run.recorder, step.info
     if info.global_step == 0:
         recorder.sampled(step.first_batch, info)

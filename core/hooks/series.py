@@ -22,7 +22,7 @@ NOTICE_SERIES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class SeriesSnapshot:
     """What plugins could use in one series.
 
     Attributes:
@@ -42,7 +42,7 @@ class Snapshot:
     deprecated: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Snapshot:
+    def of(cls, data: Mapping[str, Any]) -> SeriesSnapshot:
         """Build a snapshot from what its JSON file holds."""
         return cls(
             series=data["series"],
@@ -93,7 +93,7 @@ class Index:
     """
 
     series: tuple[Series, ...]
-    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    snapshots: Mapping[str, SeriesSnapshot] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path = FOLDER) -> Index:
@@ -106,7 +106,7 @@ class Index:
         listed = json.loads((folder / "index.json").read_text(encoding="utf-8"))["series"]
         series = [Series(x["name"], tuple(x["finals"]), frozenset(x["yanked"])) for x in listed]
         found = [
-            Snapshot.of(json.loads(path.read_text(encoding="utf-8")))
+            SeriesSnapshot.of(json.loads(path.read_text(encoding="utf-8")))
             for path in sorted(folder.glob("*.*.json"))
         ]
         return cls(tuple(series), {snapshot.series: snapshot for snapshot in found})
@@ -125,7 +125,7 @@ def series_of(version: Version) -> str:
     return f"{version.major}.{version.minor}"
 
 
-def removed_without_notice(snapshots: Sequence[Snapshot]) -> list[str]:
+def removed_without_notice(snapshots: Sequence[SeriesSnapshot]) -> list[str]:
     """Return what each series dropped that the two before it did not both announce.
 
     Args:
@@ -142,7 +142,7 @@ def removed_without_notice(snapshots: Sequence[Snapshot]) -> list[str]:
     return faults
 
 
-def _announces(snapshot: Snapshot, item: str) -> bool:
+def _announces(snapshot: SeriesSnapshot, item: str) -> bool:
     return item in snapshot.deprecated or item.partition(".")[0] in snapshot.deprecated
 
 

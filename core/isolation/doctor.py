@@ -14,7 +14,7 @@ from ..plugins.interface import PluginSpec, PluginUsage
 from .coverage import NOT_COVERED
 from .host.limits.memory_budget import MAX_FRACTION, budget_bytes, total_bytes
 from .host.processes.layer_report import grade, is_held, way_out
-from .host.processes.worker_group import Crew
+from .host.processes.worker_group import WorkerGroup
 from .policy.layer_status import CONSEQUENCES, REQUIRED, LayerStatus
 from .sandbox import Sandbox
 
@@ -105,7 +105,7 @@ def examine(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = None
         with Sandbox(skip_layers=skip_layers) as own:
             return examine(sandbox=own)
     spec = PluginSpec("any plugin", "ringfence", "", "", "", role="monitor")
-    return Crew(spec, PluginUsage(budget_bytes=budget_bytes(MAX_FRACTION)), sandbox).examine()
+    return WorkerGroup(spec, PluginUsage(budget_bytes=budget_bytes(MAX_FRACTION)), sandbox).examine()
 
 
 def diagnose(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = None) -> Diagnosis:

@@ -23,11 +23,11 @@ from .host.grants.denials import Answerer
 from .host.isolated_plugin import IsolatedPlugin
 from .host.limits.cgroup import sweep_stale
 from .host.limits.memory_budget import budget_bytes, total_bytes
-from .host.limits.scratch_folder import RunFolder, remove_tree, sweep_stale_folders
+from .host.limits.scratch_folder import ScratchRoot, remove_tree, sweep_stale_folders
 from .host.limits.watchdog import Watchdog
 from .host.limits.worker_process import DEATH_S, Process, ends_within
 from .host.processes.layer_report import explain_missing
-from .host.processes.zombies import Dying
+from .host.processes.zombies import Zombies
 from .host.processes.zygote_client import ForkRefusedError, NotEndedError, Zygote, ZygoteLostError
 from .policy.layer_status import lacking, require_known
 from .transport.shared_memory import Arena
@@ -138,7 +138,7 @@ class Sandbox:
         self._optimizer = optimizer
         self._owner = os.getpid()
         self._plugins: list[IsolatedPlugin] = []
-        self._dying = Dying()
+        self._dying = Zombies()
         #: What to do at the end, last first.
         self._at_end: list[Callable[[], None]] = []
         # Ctrl-C may come at any line, even where a context ends, before it has begun to end.
@@ -156,7 +156,7 @@ class Sandbox:
 
     def _make_folder(self) -> None:
         try:
-            run_folder = RunFolder()
+            run_folder = ScratchRoot()
             self._at_end.append(lambda: run_folder.close(remove=self._dying.close()))
             self.folder = run_folder.path
             self.canary = self.folder / "canary"

@@ -31,7 +31,7 @@ def openblas_pools() -> ThreadpoolController:
     return ThreadpoolController().select(internal_api="openblas")
 
 
-class Surroundings:
+class CallContext:
     """Gives each call of one plugin seeded generators, its threads and no gradients, and takes them back.
 
         with surroundings(seed):

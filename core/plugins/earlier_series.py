@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from ..hooks.series import Snapshot
+from ..hooks.series import SeriesSnapshot
 
 _PUBLIC = __name__.partition(".")[0]
 #: Public types some of whose values have more than is on record, for who asks whether it is there.
@@ -39,7 +39,7 @@ class Lack:
     attributes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, earlier: Snapshot, running: Snapshot) -> Lack:
+    def between(cls, earlier: SeriesSnapshot, running: SeriesSnapshot) -> Lack:
         """Return what ``earlier`` lacks of ``running``."""
         shared = earlier.hooks.keys() & running.hooks.keys()
         return cls(

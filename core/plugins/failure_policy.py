@@ -64,7 +64,7 @@ class FaultRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunPosition:
     """Where a run stood when a fault was noticed.
 
     Attributes:
@@ -117,7 +117,7 @@ class _History:
     in_a_row: int = 0
     said: str = ""
     furthest: int = 0
-    latest: deque[Place] = field(default_factory=deque)
+    latest: deque[RunPosition] = field(default_factory=deque)
 
     def forget_before(self, step: int) -> None:
         self.furthest = max(self.furthest, step)
@@ -125,7 +125,7 @@ class _History:
             self.latest.popleft()
 
 
-class Failures:
+class FailurePolicy:
     """Counts faults, decides whether a plugin may be started anew, and tells each decision once.
 
     Args:
@@ -139,7 +139,7 @@ class Failures:
         self._recovering: tuple[FaultRecord, float] | None = None
         self._tracebacks: dict[str, set[str]] = {}
 
-    def restart(self, error: PluginError, place: Place, *, may_disable: bool = True) -> float:
+    def restart(self, error: PluginError, place: RunPosition, *, may_disable: bool = True) -> float:
         """Decide to start a plugin anew; return the seconds to wait before that.
 
         Args:
@@ -183,20 +183,20 @@ class Failures:
             self.log.replace(fault, dataclasses.replace(fault, recovery_s=time.perf_counter() - began))
             self._recovering = None
 
-    def disable(self, error: PluginError, place: Place) -> None:
+    def disable(self, error: PluginError, place: RunPosition) -> None:
         """Decide to go on without a plugin."""
         told = f"{error}; disabled, the run goes on without it"
         self._note(error, place, told, "disabled")
         self._tell(told)
 
-    def stop(self, error: PluginError, place: Place) -> None:
+    def stop(self, error: PluginError, place: RunPosition) -> None:
         """Decide not to start a plugin anew, since the user has asked the run to stop."""
         self.recovered()
         told = f"{error}; not restarted, since the run is to stop: it ends with its last snapshot"
         self._note(error, place, told, "aborted")
         self._tell(told)
 
-    def abort(self, error: PluginError, place: Place, why: str) -> None:
+    def abort(self, error: PluginError, place: RunPosition, why: str) -> None:
         """Note that the run ends at a fault; whoever ends it tells.
 
         Args:
@@ -212,7 +212,7 @@ class Failures:
         for history in self._histories.values():
             history.in_a_row = 0
 
-    def _note(self, error: PluginError, place: Place, told: str, decision: Decision) -> FaultRecord:
+    def _note(self, error: PluginError, place: RunPosition, told: str, decision: Decision) -> FaultRecord:
         fault = FaultRecord(
             place.step if error.step is None else error.step,
             error.plugin,

@@ -21,7 +21,7 @@ from ..hooks.errors import (
 from ..hooks.types import Batch, Changeable, StepInfo, TensorMap, derive_seed, passthrough
 from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
-from .call_context import Surroundings, openblas_pools
+from .call_context import CallContext, openblas_pools
 from .interface import PluginSpec, PluginUsage, excess_state
 from .plugin_class import accepted_arguments, load_class
 from .plugin_frames import raised_at
@@ -49,7 +49,7 @@ class LocalPlugin:
         self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
         self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
-        self._as_in_sandbox = Surroundings(spec.threads)
+        self._as_in_sandbox = CallContext(spec.threads)
         if instance is None:
             self._construct()
         try:

@@ -24,7 +24,7 @@ from ..hooks.types import (
     TensorMap,
 )
 from ..tensors.tensor_file import TensorFile
-from .failure_policy import Failures, Place
+from .failure_policy import FailurePolicy, RunPosition
 from .interface import Plugin
 from .listener import Listener, Silent
 from .notices import PluginNews
@@ -53,7 +53,7 @@ class Hooks:
         self.plugins: list[Plugin] = []
         self._listener = listener or Silent()
         self._news = PluginNews(self._listener.event)
-        self.failures = Failures(self._listener.event)
+        self.failures = FailurePolicy(self._listener.event)
         self._step = 0
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(specs)
@@ -250,7 +250,7 @@ class Hooks:
                 with self._disabling(plugin):
                     plugin.load_state_dict(state)
 
-    def recover(self, error: PluginError, place: Place, wait: Callable[[float], None]) -> None:
+    def recover(self, error: PluginError, place: RunPosition, wait: Callable[[float], None]) -> None:
         """Start the plugin that raised ``error`` anew; the caller then restores a snapshot.
 
         A plugin that may be disabled is: some faults, as of a state that cannot be saved, are known here
@@ -383,7 +383,7 @@ class Hooks:
         except PluginError as error:
             self._failed(plugin, error)
 
-    def _failed(self, plugin: Plugin, error: PluginError, place: Place | None = None) -> None:
+    def _failed(self, plugin: Plugin, error: PluginError, place: RunPosition | None = None) -> None:
         """Disable the plugin and return if its policy says so; raise ``error`` otherwise."""
         # Before the run goes back: it was printed at this step.
         self._news.tell_last(plugin)
@@ -393,7 +393,7 @@ class Hooks:
         plugin.close()
         self._news.tell(plugin)
         plugin.usage.traceback = traceback_of(error)
-        self.failures.disable(error, place or Place(self._step))
+        self.failures.disable(error, place or RunPosition(self._step))
 
 
 def _closing(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .run_data import Layer, Series
+from .run_data import Curve, Layer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ _STYLE: Any = {
 def line_chart(
     key: str,
     title: str,
-    series: Sequence[Series],
+    series: Sequence[Curve],
     *,
     marks: Sequence[int] = (),
     smooth: bool = False,
@@ -226,7 +226,7 @@ def _printable(name: str) -> str:
     )
 
 
-def _draw_line(axes: Axes, series: Series, colour: str, *, smooth: bool) -> None:
+def _draw_line(axes: Axes, series: Curve, colour: str, *, smooth: bool) -> None:
     steps, values = np.asarray(series.steps, float), _drawable(series.values)
     if smooth and len(steps) > _POINTS // 6:
         faint_steps, faint = _thin(steps, values, _POINTS)
@@ -246,7 +246,7 @@ def _dots(values: NDArray[np.float64]) -> dict[str, Any]:
     return {"marker": "o", "markersize": _LONE_DOT, "markevery": alone.tolist()} if len(alone) else {}
 
 
-def _draw_spread(axes: Axes, series: Sequence[Series]) -> None:
+def _draw_spread(axes: Axes, series: Sequence[Curve]) -> None:
     """Draw the median of many lines, and where the middle 80 % of them lie."""
     every = sorted({step for one in series for step in one.steps})
     # Neighbouring steps share a column where there are many: of each line the last of them counts.

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..plugins.failure_policy import cut
-from .run_data import RunFolder
+from .run_data import RunData
 
 #: Instead of the message that the top of the page has already.
 _ENDED = "ended the run, as told above"
 _MOODS = {"restarted": "good", "disabled": "warn", "aborted": "bad"}
 
 
-def fault_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
+def fault_rows(run: RunData) -> Iterator[dict[str, Any]]:
     """Yield each fault's entry with what the table shows beside it."""
     ended = str(run.record.get("error") or "")
     for fault in run.faults:
@@ -31,7 +31,7 @@ def fault_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
         }
 
 
-def other_events(run: RunFolder) -> Iterator[Mapping[str, Any]]:
+def other_events(run: RunData) -> Iterator[Mapping[str, Any]]:
     """Yield what was told on the way, but for what the page has elsewhere: the faults, and the run's end."""
     shown = {str(fault.get("message")) for fault in run.faults} | {cut(f"ended: {run.record.get('error')}")}
     for event in run.events:
@@ -39,7 +39,7 @@ def other_events(run: RunFolder) -> Iterator[Mapping[str, Any]]:
             yield event
 
 
-def restart_steps(run: RunFolder) -> set[int]:
+def restart_steps(run: RunData) -> set[int]:
     """Return the steps at which plugins were restarted; a killed run may have told more than it recorded."""
     told = {count(event.get("step")) for event in run.events if "; restarted (" in str(event.get("message"))}
     return told | {count(fault.get("step")) for fault in run.faults if fault.get("decision") == "restarted"}

@@ -21,7 +21,7 @@ from ..tracking.untrusted_folder import Tree
 from .charts import WHOLE, heat_map, line_chart
 from .entries import PluginEntry
 from .fault_table import fault_rows, other_events, restart_steps
-from .run_data import Layer, RunFolder, Series, read_run
+from .run_data import Curve, Layer, RunData, read_run
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ def write_report(folder: Path, told: Callable[[str], None] = lambda _: None) -> 
     return path
 
 
-def render(run: RunFolder) -> str:
+def render(run: RunData) -> str:
     """Return the page.
 
     Names and messages come from plugins nobody needs to trust: everything is
@@ -159,7 +159,7 @@ def render(run: RunFolder) -> str:
     )
 
 
-def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
+def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
     """Yield label, figure and remark of what a reader wants first."""
     record, metric = run.record, str(run.info.get("metric", ""))
     metrics = record.get("final_metrics") or {
@@ -188,12 +188,12 @@ def _cards(run: RunFolder) -> Iterator[tuple[str, str, str]]:
         yield "Parameters", f"{run.info['parameters']:,}", remark
 
 
-def _curves(run: RunFolder) -> Iterator[Figure]:
+def _curves(run: RunData) -> Iterator[Figure]:
     """Yield the charts of what the engine measured."""
     marks = sorted(restart_steps(run))[:MAX_MARKS]
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
     losses = [
-        Series(name, series["loss"].steps, series["loss"].values)
+        Curve(name, series["loss"].steps, series["loss"].values)
         for name, series in (("train", run.train), ("test", run.test))
         if "loss" in series
     ]
@@ -214,7 +214,7 @@ def _curves(run: RunFolder) -> Iterator[Figure]:
         )
 
 
-def _monitor_charts(run: RunFolder) -> Iterator[Figure]:
+def _monitor_charts(run: RunData) -> Iterator[Figure]:
     """Yield a chart for each family of names that plugins logged; the first part of a name is its family."""
     found = [
         (family, plugin, members)
@@ -231,18 +231,18 @@ def _monitor_charts(run: RunFolder) -> Iterator[Figure]:
         yield Figure(title, svg, f"from {plugin}")
 
 
-def _families(numbers: Mapping[str, Series]) -> dict[str, list[Series]]:
-    families: dict[str, list[Series]] = {}
+def _families(numbers: Mapping[str, Curve]) -> dict[str, list[Curve]]:
+    families: dict[str, list[Curve]] = {}
     for name, series in numbers.items():
         family, _, layer = name.partition("/")
-        families.setdefault(family, []).append(Series(layer, series.steps, series.values))
+        families.setdefault(family, []).append(Curve(layer, series.steps, series.values))
     return {
-        family: [Series(one.name or WHOLE, one.steps, one.values) for one in members]
+        family: [Curve(one.name or WHOLE, one.steps, one.values) for one in members]
         for family, members in families.items()
     }
 
 
-def _layers(run: RunFolder) -> Iterator[tuple[str, list[Figure]]]:
+def _layers(run: RunData) -> Iterator[tuple[str, list[Figure]]]:
     """Yield each family of histograms with a heat map for each layer, up to a bound that plugins share."""
     families: dict[str, list[Layer]] = {}
     for layers in _shared(run.layers, MAX_HEAT_MAPS).values():
@@ -267,7 +267,7 @@ def _shared(groups: Mapping[str, Mapping[str, T]], most: int) -> dict[str, dict[
     return {key: dict(itertools.islice(group.items(), share)) for key, group in groups.items()}
 
 
-def _samples(run: RunFolder) -> Iterator[Picture]:
+def _samples(run: RunData) -> Iterator[Picture]:
     left = MAX_SAMPLE_BYTES  # of all together
     for sample in run.samples:
         png = _png(run, f"{SAMPLES}/{sample['file']}", left, MAX_SAMPLE_SIDE)
@@ -276,7 +276,7 @@ def _samples(run: RunFolder) -> Iterator[Picture]:
             yield Picture(_data_uri(png[0]), _target(sample["target"]))
 
 
-def _pictures(run: RunFolder) -> Iterator[Picture]:
+def _pictures(run: RunData) -> Iterator[Picture]:
     for plugin, pictures in _shared(run.pictures, MAX_PICTURES).items():
         for name, file in pictures.items():
             png = _png(run, f"{REPORTS}/{file}", 2 * MAX_PICTURE_BYTES, MAX_IMAGE_SIDE)
@@ -287,7 +287,7 @@ def _pictures(run: RunFolder) -> Iterator[Picture]:
                 yield Picture(_data_uri(data), f"{plugin}: {name}", times * width, times > 1)
 
 
-def _png(run: RunFolder, name: str, most: int, side: int) -> tuple[bytes, int] | None:
+def _png(run: RunData, name: str, most: int, side: int) -> tuple[bytes, int] | None:
     """Return a picture of the folder and its width; None if it is not there, or no PNG of that size."""
     try:
         data = Tree(run.path).read(name, most)

@@ -62,7 +62,7 @@ M = TypeVar("M", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class Curve:
     """Numbers over steps.
 
     Attributes:
@@ -114,7 +114,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class RunData:
     """What a run's folder holds.
 
     Attributes:
@@ -138,9 +138,9 @@ class RunFolder:
     record: RunEntry
     entries: Sequence[PluginEntry]
     info: InfoEntry
-    train: Mapping[str, Series]
-    test: Mapping[str, Series]
-    plugins: Mapping[str, Mapping[str, Series]]
+    train: Mapping[str, Curve]
+    test: Mapping[str, Curve]
+    plugins: Mapping[str, Mapping[str, Curve]]
     layers: Mapping[str, Mapping[str, Layer]]
     pictures: Mapping[str, Mapping[str, str]]
     events: Sequence[EventEntry]
@@ -154,7 +154,7 @@ class RunFolder:
 class _Numbers:
     """Numbers of one origin over steps; once they are very many, every other record goes."""
 
-    series: dict[str, Series] = field(default_factory=dict)
+    series: dict[str, Curve] = field(default_factory=dict)
     _points: int = 0
     _records: int = 0
     _every: int = 1
@@ -168,7 +168,7 @@ class _Numbers:
             name = key.removeprefix(prefix)
             if key in _NOT_NUMBERS or (name not in self.series and len(self.series) >= MAX_NAMES):
                 continue
-            one = self.series.setdefault(name, Series(name))
+            one = self.series.setdefault(name, Curve(name))
             one.steps.append(step)
             one.values.append(_number(value))
             self._points += 1
@@ -275,7 +275,7 @@ class _OddLines:
             self.left_out.add(f"{self.name}: {self.count} lines are damaged, the first is line {self.first}")
 
 
-def read_run(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> RunData:
     """Return what ``folder`` holds, as far as it is what a run writes."""
     reader = _Reader(folder)
     _look_around(reader)
@@ -294,7 +294,7 @@ def read_run(folder: Path) -> RunFolder:
             numbers[kind].add(record["step"], record, "")
     layers, pictures = _read_reports(reader)
     run = reader.json(RECORD, MAX_RECORD_BYTES)
-    return RunFolder(
+    return RunData(
         path=folder,
         record=reader.fitting(RECORD, run, RunEntry),
         entries=_plugin_entries(reader, run),

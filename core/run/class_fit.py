@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import pluggy
 
 from ..compat.findings import Finding
-from ..hooks.series import Snapshot
+from ..hooks.series import SeriesSnapshot
 from ..hooks.specs import METHODS, PROJECT, hookimpl, hookspec
 from ..plugins.pluggy_adapter import declaration
 
 MAX_ARGUMENTS = 50
 
 
-def manager_of(snapshot: Snapshot) -> pluggy.PluginManager:
+def manager_of(snapshot: SeriesSnapshot) -> pluggy.PluginManager:
     """Return a manager with the specifications of one series, and no plugin."""
     specs = {hook: hookspec(declaration(hook, tuple(names))) for hook, names in snapshot.hooks.items()}
     manager = pluggy.PluginManager(PROJECT)
@@ -31,7 +31,7 @@ def manager_of(snapshot: Snapshot) -> pluggy.PluginManager:
 def fits_series(
     accepts: Mapping[str, Sequence[str]],
     role: str,
-    snapshot: Snapshot,
+    snapshot: SeriesSnapshot,
     optional: Iterable[str] = (),
 ) -> list[Finding]:
     """Register a loaded class on one series and return what pluggy refuses.

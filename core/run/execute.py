@@ -38,7 +38,7 @@ from ..report.page import write_report
 from ..tracking import run_folder
 from ..tracking.fanout import Fanout, Watcher
 from ..tracking.folder_lock import hold
-from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, RunRecorder
+from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.run_record import RunRecord, accepted_before
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches
@@ -182,7 +182,7 @@ def _recorded(
     """Train, and have ``record`` and the folder say what became of it, however it ends."""
     folder = record.folder
     names = prepared.ingredients.data.train.class_names
-    with closing(RunRecorder(folder, class_names=names, resumed=resume)) as recorder:
+    with closing(MetricsLog(folder, class_names=names, resumed=resume)) as recorder:
         keeper = Fanout(recorder, [record, *watchers])
         try:
             for sentence in told:
@@ -239,7 +239,7 @@ def _show(notes: Sequence[str], watchers: Sequence[Watcher]) -> None:
             watcher.event(sentence)
 
 
-def _discard(folder: Path, recorder: RunRecorder, *, whole: bool) -> None:
+def _discard(folder: Path, recorder: MetricsLog, *, whole: bool) -> None:
     """Remove what a new run has written, and its folder if it made that: the name is free again."""
     with contextlib.suppress(OSError, RunAbortedError):
         recorder.close()
@@ -261,7 +261,7 @@ def _ended(fault: BaseException, record: RunRecord) -> BaseException:
     return fault
 
 
-def _leave(record: RunRecord, recorder: RunRecorder, watchers: Sequence[Watcher], *, report: bool) -> Path:
+def _leave(record: RunRecord, recorder: MetricsLog, watchers: Sequence[Watcher], *, report: bool) -> Path:
     """Write record and report of a run that has begun; return the report's path."""
     if record.opened:
         record.write()

@@ -24,7 +24,7 @@ from ..job.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class GrantRules:
     """What decides which paths a job may grant.
 
     Attributes:
@@ -39,7 +39,7 @@ class Surroundings:
 
 
 def work_out(
-    entry: PluginJob, needs: Sequence[Need], parameters: Sequence[Parameter], around: Surroundings
+    entry: PluginJob, needs: Sequence[Need], parameters: Sequence[Parameter], around: GrantRules
 ) -> tuple[Permissions, list[Problem]]:
     """Return what a plugin is granted, and what is wrong with that.
 
@@ -97,9 +97,7 @@ def write_reaches(permissions: Permissions, folder: FilePath) -> str | None:
 # grants
 
 
-def _paths(
-    entry: PluginJob, kind: str, around: Surroundings, problems: list[Problem]
-) -> Iterator[GrantedPath]:
+def _paths(entry: PluginJob, kind: str, around: GrantRules, problems: list[Problem]) -> Iterator[GrantedPath]:
     write = kind == "write"
 
     def opened(text: str) -> GrantedPath:
@@ -157,7 +155,7 @@ def _resolved(
     entry: PluginJob,
     needs: Sequence[Need],
     parameters: Sequence[Parameter],
-    around: Surroundings,
+    around: GrantRules,
     problems: list[Problem],
 ) -> Iterator[Need]:
     values = literal_defaults(parameters) | entry.options
@@ -184,7 +182,7 @@ def _canonical(kind: str, what: str, base: FilePath) -> str:
         raise GrantError(f"'{what}' is no path: {error}") from error
 
 
-def _lacking(entry: PluginJob, permissions: Permissions, around: Surroundings) -> Iterator[Problem]:
+def _lacking(entry: PluginJob, permissions: Permissions, around: GrantRules) -> Iterator[Problem]:
     """Yield one problem for each kind of need that the grants do not cover, with the line that would."""
     never = {need: why for need in permissions.lacking() if (why := _why_not(need, around))}
     for need, why in never.items():
@@ -218,7 +216,7 @@ def _is_missing(need: Need) -> bool:
     return need.kind != "connect" and not os.path.lexists(need.what)
 
 
-def _why_not(need: Need, around: Surroundings) -> str:
+def _why_not(need: Need, around: GrantRules) -> str:
     if need.kind == "connect":
         return ""  # a target that cannot be granted was told of when it was read
     write = need.kind == "write"

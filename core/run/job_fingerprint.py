@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..engine.checkpoints.fingerprint import SCHEDULE_STEPS, Course
+from ..engine.checkpoints.fingerprint import SCHEDULE_STEPS, Fingerprint
 from ..engine.checkpoints.fingerprint_diff import CONTENTS, STATE, Difference
 from ..engine.config import resolve_device
 from ..engine.data import Data
@@ -93,7 +93,7 @@ def course_of(
     accept: Collection[str] = (),
     accepted: Sequence[Mapping[str, Any]] = (),
     on_accepted: Callable[[int, Sequence[Difference]], None],
-) -> Course:
+) -> Fingerprint:
     """Return what decides the course of a job's run.
 
     Args:
@@ -103,9 +103,9 @@ def course_of(
         data: What it trains and tests on.
         accept: What the user lets differ when it is resumed.
         accepted: What the user has let differ before, as ``run.json`` has it.
-        on_accepted: As in ``Course``.
+        on_accepted: As in ``Fingerprint``.
     """
-    return Course(
+    return Fingerprint(
         fingerprint={**fingerprint(job), CONTENTS: digest_data(data)},
         environment=environment(job, specs, steps_total),
         never=NEVER,

@@ -30,7 +30,7 @@ from ..hooks.errors import (
     shortened,
     visible,
 )
-from ..hooks.series import Index, Snapshot, series_of
+from ..hooks.series import Index, SeriesSnapshot, series_of
 from ..hooks.specs import AUGMENT, ROLES, Role
 from ..imports.import_guard import current
 from ..isolation.host.limits.memory_budget import BudgetTooSmallError, total_bytes
@@ -42,7 +42,7 @@ from ..plugins.local_plugin import LocalPlugin
 from ..plugins.manager import Hooks
 from ..version import __version__
 from .class_fit import fits_series
-from .grant_permissions import Surroundings, located, work_out
+from .grant_permissions import GrantRules, located, work_out
 from .memory_shares import share_out, told_shares, too_small
 
 #: What a constructor says of options that it does not take.
@@ -75,7 +75,7 @@ class Planned:
     spec: PluginSpec
     source: PluginSource
     verdict: Verdict
-    claimed: tuple[Snapshot, ...]
+    claimed: tuple[SeriesSnapshot, ...]
     job_file: JobFile | None = None
     position: int = 0
     takes_input_range: bool = False
@@ -378,7 +378,7 @@ def _with_permissions(
     """Add to each plugin what the job grants it; return what is wrong with that too."""
     job_file = Path(file.document.name).resolve()
     code = tuple(Path(path) for item in planned for path in item.spec.readable)
-    around = Surroundings((base or job_file.parent).resolve(), job_file, code)
+    around = GrantRules((base or job_file.parent).resolve(), job_file, code)
     granted, problems = [], []
     for item in planned:
         entry = file.job.plugins[item.position]

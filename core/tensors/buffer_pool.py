@@ -23,7 +23,7 @@ _IDLE = 2
 _NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.uint8: np.uint8}
 
 
-class Spares:
+class BufferPool:
     """Hands out memory that it made before, once nothing refers to it any more."""
 
     def __init__(self) -> None:

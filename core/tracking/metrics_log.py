@@ -52,7 +52,7 @@ _IMAGE_DIMS = 4
 _SMALLEST_SHARE = 0.005
 
 
-class RunRecorder:
+class MetricsLog:
     """An engine's ``Recorder`` and a ``Listener`` that write into one folder.
 
     ======================  ==================================================

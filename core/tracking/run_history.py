@@ -48,7 +48,7 @@ class EarlierPlugin(msgspec.Struct, frozen=True):
         }
 
 
-class Earlier(msgspec.Struct, frozen=True):
+class RunHistory(msgspec.Struct, frozen=True):
     """What all earlier processes of a run have counted; the keys are those of ``run.json``.
 
     Attributes:
@@ -89,13 +89,13 @@ class Earlier(msgspec.Struct, frozen=True):
         }
 
 
-def read_earlier(folder: Path) -> tuple[Earlier, Sequence[str]]:
+def read_earlier(folder: Path) -> tuple[RunHistory, Sequence[str]]:
     """Return what ``run.json`` in ``folder`` says, and what the user should know of it, as sentences.
 
     A record that is missing or damaged counts as one of nothing: the checkpoints do not depend on it.
     """
     try:
-        return msgspec.json.decode(Tree(folder).read(RECORD, MAX_RECORD_BYTES), type=Earlier), ()
+        return msgspec.json.decode(Tree(folder).read(RECORD, MAX_RECORD_BYTES), type=RunHistory), ()
     except OSError as error:
         why = error.strerror or str(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -104,7 +104,7 @@ def read_earlier(folder: Path) -> tuple[Earlier, Sequence[str]]:
         f"{RECORD} of this run's earlier processes cannot be used ({why}): time, calls, restarts and faults "
         "are counted anew from here on"
     )
-    return Earlier(), (told,)
+    return RunHistory(), (told,)
 
 
 def _plain(fault: FaultRecord) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..plugins.manager import Hooks
 from ..plugins.observer import NullRecorder, RunInfo
 from ..version import __version__
 from .run_folder import JOB, RECORD, disk_faults_told, keep_old_job, read_record, write_json, write_text
-from .run_history import Earlier, EarlierPlugin, read_earlier
+from .run_history import EarlierPlugin, RunHistory, read_earlier
 
 SCHEMA = 1
 #: Errors without a message of their own.
@@ -75,7 +75,7 @@ class RunRecord(NullRecorder):
     plugins: Sequence[Plugin] = ()
     order: Mapping[str, Sequence[str]] = field(default_factory=dict)
     faults: FaultLog = field(default_factory=FaultLog)
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: RunHistory = field(default_factory=RunHistory)
     resumed: int = 0
     opened: bool = False
     begun: bool = False

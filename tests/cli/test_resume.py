@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ringfence.cli.run_display import Progress, QuietView
+from ringfence.cli.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
@@ -24,7 +24,7 @@ class Killed(KeyboardInterrupt):
     """Stands for the end of the process: nothing goes on after it, and no page is written."""
 
 
-class KillAt(Progress):
+class KillAt(RunDisplay):
     """Kills the run in the middle of what follows step ``at``."""
 
     def __init__(self, at):

@@ -12,7 +12,7 @@ from rich.console import Console
 from ringfence import StepInfo
 from ringfence.cli.run_display import (
     PlainView,
-    Progress,
+    RunDisplay,
     Status,
     describe_plugins,
     duration,
@@ -58,7 +58,7 @@ def lines():
 
 @pytest.fixture
 def progress(clock, lines):
-    return Progress(PlainView(lines.append, every_s=5.0, clock=clock), clock)
+    return RunDisplay(PlainView(lines.append, every_s=5.0, clock=clock), clock)
 
 
 def take_steps(progress, clock, count, seconds=0.1, start=0):
@@ -132,7 +132,7 @@ def test_resumed_run_counts_from_its_first_step(progress, lines):
 
 
 def test_a_run_that_is_resumed_from_its_start_says_so(lines, clock):
-    Progress(PlainView(lines.append, clock=clock), clock, resumed=True).started(INFO)
+    RunDisplay(PlainView(lines.append, clock=clock), clock, resumed=True).started(INFO)
     assert lines[-1] == "resumed after step 0"
 
 
@@ -175,7 +175,7 @@ def test_the_last_step_is_logged_once(progress, clock, lines):
 def test_nothing_wraps_on_80_columns(clock):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None, legacy_windows=False)
-    progress = Progress(TerminalView(console), clock)
+    progress = RunDisplay(TerminalView(console), clock)
     usage = {"memory_bytes": 3000 * MIB, "budget_bytes": 20000 * MIB, "calls": 123456, "skipped": 1234}
     progress.plugins_started([Started("a-plugin", state="disabled", **usage)], {})
     progress.started(replace(INFO, steps_total=100000))
@@ -209,7 +209,7 @@ def test_terminal_shows_a_row_for_each_plugin(clock):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=140, legacy_windows=False)
     view = TerminalView(console)
-    progress = Progress(view, clock)
+    progress = RunDisplay(view, clock)
     plugins = [
         Started("optim", memory_bytes=30 * MIB, budget_bytes=100 * MIB),
         Started("augment", isolation="trusted", state="disabled"),
@@ -230,7 +230,7 @@ def test_terminal_shows_a_row_for_each_plugin(clock):
 def test_evaluations_stay_on_a_terminal(clock):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None, legacy_windows=False)
-    progress = Progress(TerminalView(console), clock)
+    progress = RunDisplay(TerminalView(console), clock)
     progress.started(INFO)
     for step in (10, 20):
         take_steps(progress, clock, 10, start=step - 10)

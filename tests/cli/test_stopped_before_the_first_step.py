@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli.run_display import Progress
+from ringfence.cli.run_display import RunDisplay
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.engine.step import Stepper
 from ringfence.plugins.manager import Hooks
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.tracking.metrics_log import MetricsLog
 from ringfence.tracking.run_record import RunRecord
 
 from .conftest import SMALL_JOB, TRUSTED_JOB, start
@@ -20,9 +20,9 @@ from .test_signals import wait_for
 #: In the order of a run: files are there, the record says that it runs, the user is shown it, the snapshot
 #: of the start is taken, and is on disk, the first step begins.
 MOMENTS = [
-    (RunRecorder, "started"),
+    (MetricsLog, "started"),
     (RunRecord, "started"),
-    (Progress, "started"),
+    (RunDisplay, "started"),
     (Hooks, "state_dict"),
     (RunRecord, "checkpointed"),
 ]
@@ -77,7 +77,7 @@ def test_a_signal_in_the_first_step_lets_it_finish(job, ringfence, monkeypatch, 
 def test_one_that_was_being_resumed_can_be_resumed_as_before(job, ringfence, monkeypatch, out):
     assert ringfence("train", job(TRUSTED_JOB), "--out", out, "--set", "steps=3").status == 0
     kept = [path.name for path in list_checkpoints(out / "checkpoints")]
-    signalled(monkeypatch, RunRecorder, "started", signal.SIGINT)
+    signalled(monkeypatch, MetricsLog, "started", signal.SIGINT)
     done = ringfence("train", job(TRUSTED_JOB), "--resume", out)
     assert done.status == 130
     assert [path.name for path in list_checkpoints(out / "checkpoints")] == kept

@@ -12,7 +12,7 @@ from ringfence.compat.findings import Finding
 from ringfence.compat.source.plugin_source import read_plugin
 from ringfence.compat.source_fit import MOVED
 from ringfence.compat.version_range import Candidate, check, window
-from ringfence.hooks.series import Index, Series, Snapshot
+from ringfence.hooks.series import Index, Series, SeriesSnapshot
 
 ARGUMENTS = {"gradients": "Gradients", "step": "StepInfo"}
 FINALS = {
@@ -32,7 +32,7 @@ def snapshot(series, **more):
         "names": frozenset({"passthrough", "StepInfo"}),
         "types": {"StepInfo": frozenset({"epoch"}), "Gradients": frozenset({"clone", "flat"})},
     }
-    return Snapshot(series, **(values | more))
+    return SeriesSnapshot(series, **(values | more))
 
 
 def index_of(*names, yanked=(), snapshots=None):

@@ -10,8 +10,8 @@ import torch
 from packaging.version import Version
 
 from ringfence.engine.checkpoints import manifest
-from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
-from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.checkpoint import CheckpointContents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.checkpoints.manifest import read_manifest
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.hooks.errors import CheckpointError
@@ -21,7 +21,7 @@ from ringfence.version import __version__
 
 
 def contents(step=1, metric=None, *, higher=True, size=4):
-    return Contents(
+    return CheckpointContents(
         step=step,
         tensors={"weight": torch.arange(float(size)), "tied.count": torch.tensor(step)},
         engine=pytree.encode({"step": step}),
@@ -32,7 +32,7 @@ def contents(step=1, metric=None, *, higher=True, size=4):
 
 
 def read(folder, **fingerprint):
-    return read_latest(folder, Course(fingerprint=fingerprint).compare, note=pytest.fail)
+    return read_latest(folder, Fingerprint(fingerprint=fingerprint).compare, note=pytest.fail)
 
 
 def steps(folder):
@@ -106,7 +106,7 @@ def test_damage_is_named_and_the_one_before_is_taken(tmp_path, name, damage):
     write_checkpoint(tmp_path, contents(1), {}, keep=3)
     damage(write_checkpoint(tmp_path, contents(2), {}, keep=3) / name)
     told = []
-    path, loaded = read_latest(tmp_path, Course().compare, note=told.append)
+    path, loaded = read_latest(tmp_path, Fingerprint().compare, note=told.append)
     assert (path.name, loaded.step) == ("step-00000001", 1)
     (message,) = told
     assert f"checkpoint {tmp_path}/step-00000002 is damaged: {name}" in message

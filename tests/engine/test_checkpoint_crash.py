@@ -7,7 +7,7 @@ import pytest
 import torch
 from crashing import Disk, killed_at, watched
 
-from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import CheckpointContents, read_latest, write_checkpoint
 from ringfence.engine.checkpoints.manifest import read_manifest
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.tensors import pytree
@@ -16,7 +16,7 @@ KEEP = 2
 
 
 def contents(step, metric=None, *, value=None, size=4):
-    return Contents(
+    return CheckpointContents(
         step=step,
         tensors={"weight": torch.full((size,), float(step if value is None else value))},
         engine=pytree.encode({"step": step}),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_helpers import TapeRecorder, config, hooks_of, image_data, mlp, run, sgd
 
-from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import CheckpointContents, read_latest, write_checkpoint
 from ringfence.hooks.errors import CheckpointError
 from ringfence.tensors import pytree
 
@@ -21,7 +21,7 @@ OLD, NEW = "step-00000001", "step-00000002"
 
 
 def contents(step, size=10_000):
-    return Contents(
+    return CheckpointContents(
         step=step,
         tensors={"weight": torch.full((size,), float(step))},
         engine=pytree.encode({"step": step}),

@@ -29,7 +29,7 @@ from engine_helpers import (
 )
 
 from ringfence.engine.checkpoints.checkpoint import read_latest
-from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.engine.weights import weights_sha256
 from ringfence.hooks.errors import (
@@ -146,7 +146,7 @@ def test_abort_writes_the_last_snapshot_and_says_how_to_go_on(tmp_path):
     assert f"after 8 steps is in {tmp_path}/checkpoints/step-00000008" in message
     assert f"`--resume {tmp_path}`" in message
     assert caught.value.exit_status == 3
-    _, contents = read_latest(tmp_path / "checkpoints", Course().compare, note=pytest.fail)
+    _, contents = read_latest(tmp_path / "checkpoints", Fingerprint().compare, note=pytest.fail)
     assert contents.step == 8
 
 
@@ -298,7 +298,7 @@ def test_a_restart_that_fails_ends_the_run_with_a_checkpoint(tmp_path, fault, sa
             checkpoints=tmp_path / "checkpoints",
         )
     assert caught.value.exit_status == 3
-    _, contents = read_latest(tmp_path / "checkpoints", Course().compare, note=pytest.fail)
+    _, contents = read_latest(tmp_path / "checkpoints", Fingerprint().compare, note=pytest.fail)
     assert contents.step == 8
 
 

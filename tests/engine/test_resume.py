@@ -18,7 +18,7 @@ from engine_helpers import (
     sgd,
 )
 
-from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.config import EarlyStopping
 from ringfence.engine.schedules import Cosine
 from ringfence.engine.train import train
@@ -103,7 +103,7 @@ def test_finished_run_resumes_to_its_own_end(tmp_path):
 def test_other_job_is_refused_with_the_keys_that_differ(tmp_path):
     run(
         mlp(), image_data(), hooks_of(sgd()), config(epochs=1),
-        checkpoints=tmp_path, course=Course(fingerprint={"batch_size": 8, "seed": 7, "size": (1, 2)}),
+        checkpoints=tmp_path, course=Fingerprint(fingerprint={"batch_size": 8, "seed": 7, "size": (1, 2)}),
     )  # fmt: skip
     with pytest.raises(
         CheckpointError,
@@ -111,7 +111,7 @@ def test_other_job_is_refused_with_the_keys_that_differ(tmp_path):
     ):
         run(
             mlp(), image_data(), hooks_of(sgd()), config(epochs=1), checkpoints=tmp_path, resume=True,
-            course=Course(fingerprint={"batch_size": 16, "seed": 7, "size": (1, 2), "lr": 0.1}),
+            course=Fingerprint(fingerprint={"batch_size": 16, "seed": 7, "size": (1, 2), "lr": 0.1}),
         )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from torch import nn
 from ringfence.engine.config import EarlyStopping
 from ringfence.engine.schedules import Cosine
 from ringfence.hooks.errors import CheckpointError
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.tracking.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -186,7 +186,7 @@ def test_the_record_on_disk_of_a_run_killed_twice_is_that_of_one_that_was_not(fo
     def start(name, left=10**9, *, resume=False):
         place = folder / name
         place.mkdir(exist_ok=True)
-        with contextlib.closing(RunRecorder(place, resumed=resume)) as recorder:
+        with contextlib.closing(MetricsLog(place, resumed=resume)) as recorder:
             return train(recorder, place / "checkpoints", Fuse(left), resume=resume)
 
     expected = start("straight")

@@ -14,7 +14,7 @@ from engine_helpers import (
     run,
 )
 
-from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.checkpoints.manifest import read_manifest
 from ringfence.engine.config import EarlyStopping
 from ringfence.engine.losses import CrossEntropy
@@ -81,7 +81,7 @@ def names(*plugins):
 def train(folder, plugins, *, accept=(), stop=None, resume=False, recorder=None, fingerprint=None, **changes):
     recorder = recorder or (TapeRecorder() if stop is None else StopAt(stop))
     accepted = []
-    course = Course(
+    course = Fingerprint(
         fingerprint={"plugins": names(*plugins)} | (fingerprint or {}),
         accept=frozenset(accept),
         on_accepted=lambda step, found: accepted.append((step, [difference.key for difference in found])),

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from ringfence.engine.checkpoints.checkpoint import Contents, read_latest, write_checkpoint
+from ringfence.engine.checkpoints.checkpoint import CheckpointContents, read_latest, write_checkpoint
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.tensors import pytree
 
 
 def write(folder, step, metric=None, *, keep=2, higher=True, told=None):
-    contents = Contents(step, {"w": torch.full((3,), float(step))}, pytree.encode(step), {}, metric, higher)
+    contents = CheckpointContents(
+        step, {"w": torch.full((3,), float(step))}, pytree.encode(step), {}, metric, higher
+    )
     note = pytest.fail if told is None else told.append
     return write_checkpoint(folder, contents, {}, keep=keep, note=note)
 

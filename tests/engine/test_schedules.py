@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from ringfence.engine.schedules import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, Step
+from ringfence.engine.schedules import SCHEDULES, Constant, Cosine, Exponential, Linear, OneCycle, StepDecay
 
 TOTAL = 40
 
@@ -27,7 +27,7 @@ def torch_factors(make):
         (Linear(final_factor=0.1), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, TOTAL)),
         (Cosine(), lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL)),
         (Cosine(final_factor=0.2), lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL, eta_min=0.2)),
-        (Step(every_steps=7, gamma=0.5), lambda o: lr_scheduler.StepLR(o, 7, 0.5)),
+        (StepDecay(every_steps=7, gamma=0.5), lambda o: lr_scheduler.StepLR(o, 7, 0.5)),
         (Exponential(final_factor=0.01), lambda o: lr_scheduler.ExponentialLR(o, 0.01 ** (1 / TOTAL))),
     ],
 )
@@ -59,7 +59,7 @@ def test_warmup_rises_linearly_then_the_shape_begins_at_one(name):
 
 
 def test_warmup_delays_the_steps():
-    schedule = Step(every_steps=10, warmup_steps=4)
+    schedule = StepDecay(every_steps=10, warmup_steps=4)
     assert [schedule.factor(step, TOTAL) for step in (3, 4, 13, 14, 24)] == pytest.approx(
         [1, 1, 1, 0.1, 0.01]
     )
@@ -84,7 +84,7 @@ def test_shortest_runs_have_finite_factors(name, total):
     [
         (lambda: Cosine(warmup_steps=-1), "warmup_steps is -1; it must be at least 0"),
         (lambda: Linear(final_factor=1.5), "final_factor is 1.5; it must lie between 0 and 1"),
-        (lambda: Step(every_steps=0), "every_steps is 0; it must be at least 1"),
+        (lambda: StepDecay(every_steps=0), "every_steps is 0; it must be at least 1"),
         (lambda: Exponential(final_factor=0), "choose a small positive number"),
     ],
 )

@@ -8,7 +8,7 @@ from torch import nn
 from ringfence.builtin.optim import Optim
 from ringfence.engine import buffers, extra_state, tensor_names
 from ringfence.engine.checkpoints.checkpoint import read_latest
-from ringfence.engine.checkpoints.fingerprint import Course
+from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.tensor_names import named_buffers, named_parameters, tied_names
 from ringfence.engine.weights import weights_sha256
 from ringfence.tensors import pytree
@@ -52,7 +52,7 @@ def test_a_run_goes_on_with_or_without_compiling(tmp_path, first, then):
         checkpoints=tmp_path,
         stop=stop.stop,
     )
-    _, contents = read_latest(tmp_path, Course().compare, note=pytest.fail)
+    _, contents = read_latest(tmp_path, Fingerprint().compare, note=pytest.fail)
     assert not [name for name in contents.tensors if "_orig_mod" in name]
     model = then()
     run(model, image_data(), hooks_of(sgd()), config(epochs=1), checkpoints=tmp_path, resume=True)
@@ -109,7 +109,7 @@ def test_a_compiled_run_of_0_3_0_goes_on_with_its_weights_and_its_optimizers_sta
         checkpoints=tmp_path,
         stop=stop.stop,
     )
-    _, contents = read_latest(tmp_path, Course().compare, note=pytest.fail)
+    _, contents = read_latest(tmp_path, Fingerprint().compare, note=pytest.fail)
     written = str(pytree.decode(contents.plugins["optim"])["names"])
     assert "_orig_mod." in written, "what this is about"
     assert [name for name in contents.tensors if "_orig_mod" in name]

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from ringfence import __all__, __version__
 from ringfence.hooks import specs
-from ringfence.hooks.series import FOLDER, Index, Series, Snapshot, removed_without_notice, series_of
+from ringfence.hooks.series import FOLDER, Index, Series, SeriesSnapshot, removed_without_notice, series_of
 
 TOOL = Path(__file__).parents[2] / "tools" / "snapshot.py"
 CURRENT = series_of(Version(__version__))
@@ -88,7 +88,7 @@ def test_an_argument_may_go_only_after_two_series_of_notice(deprecated, faults):
     def series(name, *arguments):
         marks = {"gradient_backward.loss": "1.3"} if name in deprecated else {}
         hooks = {"gradient_backward": dict.fromkeys(arguments, "")}
-        return Snapshot(name, hooks=hooks, deprecated=marks)
+        return SeriesSnapshot(name, hooks=hooks, deprecated=marks)
 
     snapshots = [
         series("1.0", "gradients", "loss"),
@@ -102,11 +102,11 @@ def test_an_argument_may_go_only_after_two_series_of_notice(deprecated, faults):
 
 def test_a_whole_hook_counts_as_announced_with_its_arguments():
     old = [
-        Snapshot(name, hooks={"old_forward": {"batch": ""}}, deprecated={"old_forward": "1.2"})
+        SeriesSnapshot(name, hooks={"old_forward": {"batch": ""}}, deprecated={"old_forward": "1.2"})
         for name in ("1.0", "1.1")
     ]
 
-    assert removed_without_notice([*old, Snapshot("1.2")]) == []
+    assert removed_without_notice([*old, SeriesSnapshot("1.2")]) == []
 
 
 def test_series_not_yet_released_stands_last():

@@ -16,12 +16,18 @@ from pathlib import Path
 import pytest
 
 from ringfence.hooks.permissions import Target
-from ringfence.isolation.host.grants.connection_broker import BURST, MAX_OPEN, RATE_PER_S, Broker, why_not
+from ringfence.isolation.host.grants.connection_broker import (
+    BURST,
+    MAX_OPEN,
+    RATE_PER_S,
+    ConnectionBroker,
+    why_not,
+)
 from ringfence.isolation.host.limits import stray_descriptors as passing
 from ringfence.isolation.policy.confinement import Network
 from ringfence.isolation.transport.connect_messages import REPLY, REQUEST
 from ringfence.isolation.worker import connect_client
-from ringfence.isolation.worker.connect_client import Dialler
+from ringfence.isolation.worker.connect_client import ConnectClient
 
 from ..watching import descriptors, settled_descriptors
 from .loopback import Server, deaf
@@ -46,9 +52,9 @@ def dial():
     brokers = []
 
     def start(*targets, **settings):
-        broker = Broker("acme", targets, 1, **settings)
+        broker = ConnectionBroker("acme", targets, 1, **settings)
         brokers.append(broker)
-        return Dialler(Network("acme", targets), broker.ends[0])
+        return ConnectClient(Network("acme", targets), broker.ends[0])
 
     yield start
     for broker in brokers:
@@ -211,9 +217,9 @@ from loopback import Server
 from ringfence.hooks.permissions import Target
 from ringfence.isolation.host.limits import stray_descriptors as passing
 from ringfence.isolation.worker import connect_client
-from ringfence.isolation.host.grants.connection_broker import Broker
+from ringfence.isolation.host.grants.connection_broker import ConnectionBroker
 from ringfence.isolation.policy.confinement import Network
-from ringfence.isolation.worker.connect_client import Dialler
+from ringfence.isolation.worker.connect_client import ConnectClient
 
 ip = lambda *words: subprocess.run(("ip", *words), check=True)
 ip("link", "set", "lo", "up")
@@ -228,9 +234,9 @@ for address in ("203.0.113.7", "203.0.113.8", "2001:db8::7", "::ffff:203.0.113.7
     name, plain = Target("scores.example", inside.port), Target("203.0.113.7", inside.port)
     rebound = lambda host, port: [(family, socket.SOCK_STREAM, 0, "", (address, port))]
     for targets in ((name,), (name, Target(address.removeprefix("::ffff:"), inside.port))):
-        broker = Broker("acme", targets, 1, look_up=rebound)
+        broker = ConnectionBroker("acme", targets, 1, look_up=rebound)
         try:
-            connect = Dialler(Network("acme", targets), broker.ends[0])
+            connect = ConnectClient(Network("acme", targets), broker.ends[0])
             with connect("scores.example", inside.port, 5.0) as opened:
                 opened.sendall(b"hello")
                 came_of_it.setdefault(address, []).append(opened.recv(100).decode())
@@ -309,7 +315,7 @@ def test_what_is_under_way_is_bounded_by_the_host(server, dial):
 )
 def test_a_request_of_another_form_ends_the_line_and_nothing_is_opened(server, request_bytes):
     granted = server("granted")
-    broker = Broker("acme", [Target("127.0.0.1", granted.port)], 1)
+    broker = ConnectionBroker("acme", [Target("127.0.0.1", granted.port)], 1)
     (line,) = broker.ends
     line.settimeout(5.0)
     line.send(request_bytes)
@@ -328,7 +334,7 @@ def ask_without_end(line):
 
 def test_replies_that_nobody_reads_end_the_line(server):
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
-        broker = Broker("acme", [Target("127.0.0.1", listening.getsockname()[1])], 1)
+        broker = ConnectionBroker("acme", [Target("127.0.0.1", listening.getsockname()[1])], 1)
         (line,) = broker.ends
         line.settimeout(5.0)
         before = descriptors()
@@ -372,7 +378,7 @@ def test_descriptors_that_a_worker_sends_along_are_dropped_by_an_older_kernel(se
 @pytest.mark.usefixtures("older")
 def test_descriptors_under_way_are_counted_where_the_kernel_cannot_refuse_them():
     with deaf() as port, Path("/dev/null").open("rb") as file:
-        broker = Broker("acme", [Target("127.0.0.1", port)], 2)
+        broker = ConnectionBroker("acme", [Target("127.0.0.1", port)], 2)
         busy, waits = broker.ends
         busy.send(REQUEST.pack(1, 0, 60_000))
         time.sleep(0.1)  # it connects, and reads nobody's line meanwhile
@@ -385,7 +391,7 @@ def test_descriptors_under_way_are_counted_where_the_kernel_cannot_refuse_them()
 def test_a_second_request_before_the_first_is_answered_ends_the_line():
     """While the host waits it reads nothing: what a worker sends then stays in the kernel."""
     with deaf() as port:
-        broker = Broker("acme", [Target("127.0.0.1", port)], 1)
+        broker = ConnectionBroker("acme", [Target("127.0.0.1", port)], 1)
         (line,) = broker.ends
         line.settimeout(5.0)
         line.send(REQUEST.pack(1, 0, 60_000))
@@ -434,7 +440,7 @@ def test_what_was_closed_before_all_of_it_was_sent_counts_as_open(dial):
 
 def test_closing_does_not_wait_for_a_connection_that_is_being_made():
     with deaf() as port:
-        broker = Broker("acme", [Target("127.0.0.1", port)], 1)
+        broker = ConnectionBroker("acme", [Target("127.0.0.1", port)], 1)
         broker.ends[0].send(REQUEST.pack(1, 0, 60_000))
         time.sleep(0.1)
         began = time.monotonic()
@@ -446,9 +452,9 @@ def test_closing_does_not_wait_for_a_connection_that_is_being_made():
 def test_a_worker_that_is_gone_leaves_nothing_behind(server):
     granted = server("granted")
     before = descriptors()
-    broker = Broker("acme", [Target("127.0.0.1", granted.port)], 2)
+    broker = ConnectionBroker("acme", [Target("127.0.0.1", granted.port)], 2)
     broker.ends.pop().close()
-    connect = Dialler(Network("acme", (Target("127.0.0.1", granted.port),)), broker.ends[0])
+    connect = ConnectClient(Network("acme", (Target("127.0.0.1", granted.port),)), broker.ends[0])
     assert ask(connect("127.0.0.1", granted.port, 5.0)) == b"granted"
     broker.close()
     broker.close()

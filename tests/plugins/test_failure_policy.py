@@ -18,10 +18,10 @@ from ringfence.plugins.failure_policy import (
     MAX_RESTARTS_IN_A_ROW,
     MAX_TRACEBACK,
     TRACEBACKS_KEPT,
-    Failures,
+    FailurePolicy,
     FaultLog,
     FaultRecord,
-    Place,
+    RunPosition,
 )
 from ringfence.plugins.interface import PluginSpec
 
@@ -41,11 +41,11 @@ def told():
 
 @pytest.fixture
 def decide(told):
-    return Failures(told.append)
+    return FailurePolicy(told.append)
 
 
 def test_the_first_restart_does_not_wait_and_each_further_one_in_a_row_waits_longer(decide, told):
-    pauses = [decide.restart(crash(), Place(5, 1)) for _ in range(MAX_RESTARTS_IN_A_ROW)]
+    pauses = [decide.restart(crash(), RunPosition(5, 1)) for _ in range(MAX_RESTARTS_IN_A_ROW)]
     assert pauses == list(BACK_OFF_S)
     assert pauses[0] == 0 < pauses[1] < pauses[2]
     assert told == [
@@ -58,19 +58,19 @@ def test_the_first_restart_does_not_wait_and_each_further_one_in_a_row_waits_lon
         )
     ]
     with pytest.raises(PluginError, match="restarted 3 times in a row before, without coming to the next"):
-        decide.restart(crash(), Place(5))
+        decide.restart(crash(), RunPosition(5))
 
 
 def test_plugins_are_counted_each_for_itself_and_a_snapshot_begins_a_new_row(decide):
-    assert [decide.restart(crash(name), Place(5)) for name in "abab"] == [0.0, 0.0, 0.5, 0.5]
+    assert [decide.restart(crash(name), RunPosition(5)) for name in "abab"] == [0.0, 0.0, 0.5, 0.5]
     decide.progressed()
-    assert decide.restart(crash("a"), Place(8)) == 0.0
+    assert decide.restart(crash("a"), RunPosition(8)) == 0.0
 
 
 def test_the_same_fault_in_a_row_is_told_in_full_once(decide, told):
     def fail(step):
         error = PluginCrashedError("x" * 5000, plugin="clip", hook="gradient.backward", step=step)
-        decide.restart(error, Place(step))
+        decide.restart(error, RunPosition(step))
 
     fail(5)
     fail(5)
@@ -87,22 +87,22 @@ def test_the_same_fault_in_a_row_is_told_in_full_once(decide, told):
 def restarts(decide, count, *, every, lost=3, first=0):
     """Have a plugin fail ``count`` times with progress between."""
     for n in range(count):
-        decide.restart(crash(step=first + n * every), Place(first + n * every, lost))
+        decide.restart(crash(step=first + n * every), RunPosition(first + n * every, lost))
         decide.progressed()
 
 
 def test_the_breaker_opens_after_many_restarts_in_few_steps_and_says_what_they_cost(decide):
     restarts(decide, BREAKER_RESTARTS, every=10)
     with pytest.raises(PluginError) as caught:
-        decide.restart(crash(step=200), Place(200))
+        decide.restart(crash(step=200), RunPosition(200))
     assert (
         "; it was restarted 20 times within the last 200 steps before, and 60 steps had to be taken again "
         "for it. Find out why it fails so often, or write 'on_failure: disable' beside it"
     ) in str(caught.value)
     with pytest.raises(PluginError, match=r"Find out why it fails so often$"):
-        decide.restart(PluginError("gone", plugin="optim"), Place(200), may_disable=False)
+        decide.restart(PluginError("gone", plugin="optim"), RunPosition(200), may_disable=False)
     # Others are not to blame.
-    assert decide.restart(crash("other"), Place(200)) == 0.0
+    assert decide.restart(crash("other"), RunPosition(200)) == 0.0
 
 
 def test_the_breaker_stays_closed_for_faults_that_lie_far_apart(decide):
@@ -113,12 +113,12 @@ def test_the_breaker_looks_at_how_far_the_run_has_come_not_at_where_it_went_back
     restarts(decide, BREAKER_RESTARTS - 1, every=1)
     restarts(decide, 1, every=1, first=BREAKER_STEPS - 1)
     with pytest.raises(PluginError, match=r"20 times within the last 999 steps"):
-        decide.restart(crash(), Place(BREAKER_STEPS - 50))
+        decide.restart(crash(), RunPosition(BREAKER_STEPS - 50))
 
 
 def test_a_restart_is_recorded_with_what_it_cost_and_how_long_it_took(decide):
     error = PluginCrashedError("gone", plugin="optim")
-    decide.restart(error, Place(12, 4))
+    decide.restart(error, RunPosition(12, 4))
     time.sleep(0.02)
     decide.recovered()
     decide.recovered()  # the time of a fault is noted once
@@ -129,8 +129,8 @@ def test_a_restart_is_recorded_with_what_it_cost_and_how_long_it_took(decide):
 
 
 def test_a_restart_that_fails_in_its_turn_is_a_fault_of_its_own(decide, told):
-    decide.restart(crash(step=12), Place(12, 4))
-    decide.restart(PluginError("did not start", plugin="optim"), Place(12))
+    decide.restart(crash(step=12), RunPosition(12, 4))
+    decide.restart(PluginError("did not start", plugin="optim"), RunPosition(12))
     decide.recovered()
     first, second = decide.log.kept
     assert (first.steps_lost, second.steps_lost) == (4, 0)
@@ -143,7 +143,7 @@ def test_a_restart_that_fails_in_its_turn_is_a_fault_of_its_own(decide, told):
     [("disable", 1, "disabled, the run goes on without it"), ("stop", 1, "ends with its last snapshot")],
 )
 def test_other_decisions_are_told_once_and_recorded(decide, told, decision, tells, ends):
-    getattr(decide, decision)(crash(), Place(7, 2))
+    getattr(decide, decision)(crash(), RunPosition(7, 2))
     (kept,) = decide.log.kept
     assert [kept.message] == told
     assert len(told) == tells
@@ -152,7 +152,7 @@ def test_other_decisions_are_told_once_and_recorded(decide, told, decision, tell
 
 
 def test_an_abort_is_recorded_and_told_by_whoever_ends_the_run(decide, told):
-    decide.abort(crash(), Place(7, 2), "why")
+    decide.abort(crash(), RunPosition(7, 2), "why")
     assert (decide.log.kept[0].decision, decide.log.kept[0].message, told) == ("aborted", "why", [])
 
 
@@ -173,8 +173,8 @@ def raised(text, plugin="clip"):
 
 def test_a_traceback_is_kept_the_first_time_without_control_characters(decide):
     for text in ("ValueError: \x1b[2J", "ValueError: \x1b[2J", "KeyError: 1"):
-        decide.disable(raised(text), Place(5))
-    decide.disable(raised("KeyError: 1", "other"), Place(5))
+        decide.disable(raised(text), RunPosition(5))
+    decide.disable(raised("KeyError: 1", "other"), RunPosition(5))
     assert [fault.traceback for fault in decide.log.kept] == [
         "ValueError: \\x1b[2J",
         "",
@@ -185,7 +185,7 @@ def test_a_traceback_is_kept_the_first_time_without_control_characters(decide):
 
 def test_tracebacks_that_differ_each_time_do_not_make_the_record_grow(decide):
     for number in range(3 * TRACEBACKS_KEPT):
-        decide.disable(raised(f"{'x' * MAX_TRACEBACK}\nKeyError: {number}"), Place(5))
+        decide.disable(raised(f"{'x' * MAX_TRACEBACK}\nKeyError: {number}"), RunPosition(5))
     kept = [fault.traceback for fault in decide.log.kept if fault.traceback]
     assert len(kept) == TRACEBACKS_KEPT
     assert {len(each) for each in kept} == {MAX_TRACEBACK}
@@ -193,7 +193,7 @@ def test_tracebacks_that_differ_each_time_do_not_make_the_record_grow(decide):
 
 
 def test_what_a_plugin_printed_does_not_make_the_record_grow(decide, told):
-    decide.restart(PluginCrashedError("x" * 30_000, plugin="optim"), Place(0))
+    decide.restart(PluginCrashedError("x" * 30_000, plugin="optim"), RunPosition(0))
     assert len(decide.log.kept[0].message) == MAX_MESSAGE
     assert decide.log.kept[0].message == failure_policy.cut(told[0])
     assert len(told[0]) > 30_000

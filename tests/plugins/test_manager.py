@@ -19,7 +19,7 @@ from ringfence import (
 )
 from ringfence.hooks import specs
 from ringfence.hooks.types import Batch
-from ringfence.plugins.failure_policy import Place
+from ringfence.plugins.failure_policy import RunPosition
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
@@ -48,7 +48,7 @@ def plugin(instance, name=None, **settings):
 
 
 def recover(hooks, error, step=0, steps_lost=0, wait=lambda seconds: None):
-    hooks.recover(error, Place(step, steps_lost), wait)
+    hooks.recover(error, RunPosition(step, steps_lost), wait)
 
 
 class Scale:

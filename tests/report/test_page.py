@@ -28,8 +28,8 @@ from ringfence.report import page as html
 from ringfence.report import run_data
 from ringfence.report.charts import WHOLE, heat_map, line_chart
 from ringfence.report.page import write_report
-from ringfence.report.run_data import Layer, Series, read_run
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.report.run_data import Curve, Layer, read_run
+from ringfence.tracking.metrics_log import MetricsLog
 from ringfence.tracking.run_record import RunRecord
 
 DOCS = Path(__file__).parents[2] / "docs" / "run-folder.md"
@@ -76,7 +76,7 @@ def record(**more) -> dict:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Make the folder of a run of 40 steps with a restart at step 25."""
-    recorder = RunRecorder(tmp_path, class_names=("cat", "dog"))
+    recorder = MetricsLog(tmp_path, class_names=("cat", "dog"))
     recorder.started(RunInfo(0, 40, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True))
     images = Batch(torch.rand(3, 1, 6, 6), torch.tensor([0, 1, 1]), torch.arange(3), 2)
     recorder.sampled(images, StepInfo(0))
@@ -216,7 +216,7 @@ def test_all_that_plugins_chose_is_escaped(folder):
         json.dumps(record(error=EVIL, status="failed", plugins=[named, trusted]))
     )
     (folder / "job.yaml").write_text(f"model: '{EVIL}'\n")
-    recorder = RunRecorder(folder, class_names=())
+    recorder = MetricsLog(folder, class_names=())
     recorder.event(f"plugin {EVIL}: died")
     report = Report({EVIL: 1.0}, {f"weights/{EVIL}": Histogram([1], [0.0, 1.0])})
     for step in range(2):
@@ -234,7 +234,7 @@ def test_all_that_plugins_chose_is_escaped(folder):
 
 def test_a_terminals_commands_in_names_reach_neither_chart_nor_label():
     hostile = "norm\x1b[31m\x07"
-    chart = line_chart("x", hostile, [Series(f"{hostile}/{n}", [0, 1], [1.0, 2.0]) for n in range(2)])
+    chart = line_chart("x", hostile, [Curve(f"{hostile}/{n}", [0, 1], [1.0, 2.0]) for n in range(2)])
     assert "\x1b" not in chart
     assert "\x07" not in chart
     assert "norm\N{REPLACEMENT CHARACTER}[31m" in chart
@@ -258,7 +258,7 @@ def test_a_terminals_commands_in_names_reach_neither_chart_nor_label():
 )
 def test_any_number_can_be_reported(values, log, smooth, count):
     """Without a warning of numpy's or matplotlib's either: pytest makes errors of them."""
-    series = [Series(f"s{n}", list(range(400)), values * 200) for n in range(count)]
+    series = [Curve(f"s{n}", list(range(400)), values * 200) for n in range(count)]
     assert line_chart("x", "any", series, log=log, smooth=smooth, marks=[3]).startswith("<svg")
 
 
@@ -294,7 +294,7 @@ def test_hostile_numbers_go_through_recorder_and_page(tmp_path):
         "weights/a": Histogram([10**19, 10**300], [-1.7e308, 0.0, 1.7e308]),
         "weights/b": Histogram([1.7e308, 0], [0, 5e-324, 1e-323]),
     }
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         recorder.started(RunInfo(0, 4, 4, 64, 64, 9, "cpu", "accuracy", higher_is_better=True))
         for step in range(4):
             told = check_result(None, Report(numbers, histograms), {})
@@ -393,7 +393,7 @@ def test_tables_scroll_in_a_box_that_a_keyboard_reaches(folder):
 
 def picture(folder: Path, height: int, width: int) -> dict:
     """Return the figure that the page shows the picture of a plugin in."""
-    recorder = RunRecorder(folder)
+    recorder = MetricsLog(folder)
     image = torch.zeros(height, width, 3, dtype=torch.uint8)
     recorder.reported("painter", StepInfo(40), {}, Report({}, {}, {"sheet": image}))
     recorder.close()
@@ -488,7 +488,7 @@ def test_what_a_page_draws_is_bounded_and_shared_among_plugins(tmp_path, monkeyp
     honest = Report(
         {}, {f"weights/l{n}": Histogram([1], [0, 1]) for n in range(20)}, {"batch": torch.ones(2, 2).byte()}
     )
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         for step in range(2):
             for name, told in {"aaa": flood, "monitor": honest}.items():
                 recorder.reported(name, StepInfo(step), {}, check_result(None, told, {}))
@@ -504,7 +504,7 @@ def test_what_a_page_draws_is_bounded_and_shared_among_plugins(tmp_path, monkeyp
 
 def test_a_spread_over_very_many_steps_takes_little_memory():
     """One line a step, each of another name: as a table of names and steps that were 30 GB."""
-    series = [Series(f"s{n}", [n * 60 + k for k in range(60)], [1.0] * 60) for n in range(8192)]
+    series = [Curve(f"s{n}", [n * 60 + k for k in range(60)], [1.0] * 60) for n in range(8192)]
     svg = line_chart("c", "t", series)
     assert "median of 8192" in svg
     assert len(svg) < 60_000
@@ -551,7 +551,7 @@ def test_damaged_files_give_a_page(folder):
 
 
 def test_numbers_that_are_not_finite_leave_gaps(folder):
-    recorder = RunRecorder(folder)
+    recorder = MetricsLog(folder)
     for step, loss in enumerate((math.nan, math.inf, 1.0), start=40):
         recorder.step(StepInfo(step), loss, 1)
     recorder.close()
@@ -564,7 +564,7 @@ def test_numbers_that_are_not_finite_leave_gaps(folder):
 
 
 def test_run_that_only_diverged_gives_a_page(tmp_path):
-    recorder = RunRecorder(tmp_path)
+    recorder = MetricsLog(tmp_path)
     for step in range(500):
         recorder.step(StepInfo(step), math.nan, 1)
     recorder.close()
@@ -575,7 +575,7 @@ def test_run_that_only_diverged_gives_a_page(tmp_path):
 
 
 def test_chart_takes_its_colours_from_the_page():
-    svg = line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0]), Series("b", [0, 1], [2.0, 1.0])], marks=[1])
+    svg = line_chart("c", "t", [Curve("a", [0, 1], [1.0, 2.0]), Curve("b", [0, 1], [2.0, 1.0])], marks=[1])
     colours = set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg))
     assert {"var(--s1)", "var(--s2)", "var(--warn)", "var(--faint)", "var(--grid)"} <= colours
     assert not any(colour.startswith("#") for colour in colours)
@@ -583,13 +583,13 @@ def test_chart_takes_its_colours_from_the_page():
 
 def test_long_series_become_short_charts():
     steps = list(range(50_000))
-    svg = line_chart("c", "t", [Series("a", steps, [math.sin(s / 1000) for s in steps])], smooth=True)
+    svg = line_chart("c", "t", [Curve("a", steps, [math.sin(s / 1000) for s in steps])], smooth=True)
     assert len(svg) < 60_000
 
 
 def test_many_layers_become_median_spread_and_the_whole():
-    layers = [Series(f"l{i}", [0, 1, 2], [float(i)] * 3) for i in range(30)]
-    svg = line_chart("c", "t", [*layers, Series(WHOLE, [0, 1, 2], [99.0] * 3)])
+    layers = [Curve(f"l{i}", [0, 1, 2], [float(i)] * 3) for i in range(30)]
+    svg = line_chart("c", "t", [*layers, Curve(WHOLE, [0, 1, 2], [99.0] * 3)])
     for words in ("median of 30", "middle 80 %", WHOLE):
         assert words in svg
 
@@ -608,7 +608,7 @@ def dots(svg: str) -> int:
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("step", [0, 1, 16])
 def test_a_single_point_is_drawn_over_whole_steps(step, smooth):
-    svg = line_chart("c", "t", [Series("a", [step], [0.5])], smooth=smooth)
+    svg = line_chart("c", "t", [Curve("a", [step], [0.5])], smooth=smooth)
     assert dots(svg) == 1
     shown = ticks(svg, "x")
     assert len(shown) >= 2
@@ -617,7 +617,7 @@ def test_a_single_point_is_drawn_over_whole_steps(step, smooth):
 
 
 def test_the_median_and_the_band_of_a_single_step_are_drawn():
-    layers = [Series(f"l{i}", [0], [1.0 + i]) for i in range(30)]
+    layers = [Curve(f"l{i}", [0], [1.0 + i]) for i in range(30)]
     svg = line_chart("c", "t", layers)
     assert dots(svg) == 2  # one of them in the legend
     assert re.search(r'id="c-LineCollection_1"> <path [^>]*d="M', svg)
@@ -625,15 +625,15 @@ def test_the_median_and_the_band_of_a_single_step_are_drawn():
 
 def test_a_point_between_gaps_is_drawn():
     values = [math.nan if step in (49, 51) else float(step) for step in range(100)]
-    assert dots(line_chart("c", "t", [Series("a", list(range(100)), values)])) == 1
-    assert dots(line_chart("c", "t", [Series("a", list(range(100)), [1.0] * 100)])) == 0
+    assert dots(line_chart("c", "t", [Curve("a", list(range(100)), values)])) == 1
+    assert dots(line_chart("c", "t", [Curve("a", list(range(100)), [1.0] * 100)])) == 0
 
 
 @pytest.mark.parametrize("steps", [[0, 1], [3, 4], [0, 2], [7, 12], [100, 101], [0, 100_000]])
 def test_ticks_of_steps_are_whole_numbers_in_sight(steps):
     shown = [
         float(text.replace(",", ""))
-        for text in ticks(line_chart("c", "t", [Series("a", steps, [1.0, 2.0])]), "x")
+        for text in ticks(line_chart("c", "t", [Curve("a", steps, [1.0, 2.0])]), "x")
     ]
     assert shown
     assert all(number.is_integer() and steps[0] <= number <= steps[1] for number in shown)
@@ -643,13 +643,13 @@ def test_ticks_of_steps_are_whole_numbers_in_sight(steps):
 @pytest.mark.parametrize("ratio", [31, 60, 99, 300, 1e4, 1e12])
 def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, ratio):
     values = [low * ratio ** (i / 9) for i in range(10)]
-    svg = line_chart("c", "t", [Series("a", list(range(10)), values)], log=True)
+    svg = line_chart("c", "t", [Curve("a", list(range(10)), values)], log=True)
     assert 3 <= len(ticks(svg, "y")) <= 14
 
 
 def test_same_numbers_give_the_same_chart():
     charts = {
-        line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0])])
+        line_chart("c", "t", [Curve("a", [0, 1], [1.0, 2.0])])
         + heat_map("h", "t", Layer("l", [0, 1], [[1, 2], [3, 4]], [[0, 1, 2], [0, 2, 4]]))
         for _ in range(2)
     }
@@ -660,9 +660,9 @@ def test_drawing_leaves_matplotlib_as_it_was():
     code = """
 import sys
 from ringfence.report.charts import line_chart
-from ringfence.report.run_data import Series
+from ringfence.report.run_data import Curve
 assert "matplotlib" not in sys.modules
-line_chart("c", "t", [Series("a", [0, 1], [1.0, 2.0])])
+line_chart("c", "t", [Curve("a", [0, 1], [1.0, 2.0])])
 import matplotlib
 assert "matplotlib.pyplot" not in sys.modules
 assert matplotlib.rcParams["svg.fonttype"] == "path"

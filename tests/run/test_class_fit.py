@@ -3,12 +3,12 @@
 import pytest
 from packaging.version import Version
 
-from ringfence.hooks.series import Index, Snapshot, series_of
+from ringfence.hooks.series import Index, SeriesSnapshot, series_of
 from ringfence.plugins.plugin_class import accepted_arguments
 from ringfence.run.class_fit import fits_series, manager_of
 from ringfence.version import __version__
 
-OLD = Snapshot(
+OLD = SeriesSnapshot(
     "1.4", frozenset({"gradient"}), {"gradient_backward": {"gradients": "Gradients", "step": "StepInfo"}}
 )
 

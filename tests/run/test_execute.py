@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from ringfence.cli.run_display import Progress, QuietView
+from ringfence.cli.run_display import QuietView, RunDisplay
 from ringfence.engine.data import Dataset
 from ringfence.engine.step import Stepper
 from ringfence.hooks.errors import RunAbortedError
@@ -55,7 +55,7 @@ def test_the_job_comes_before_the_environment_and_the_folder_says_what_it_was(
     assert read_job(tmp_path / "run" / "job.yaml").job.threads == threads
 
 
-class Told(Progress):
+class Told(RunDisplay):
     """Keeps the events, as a terminal would show them."""
 
     def __init__(self):

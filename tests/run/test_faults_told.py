@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ringfence import RunAbortedError
-from ringfence.cli.run_display import PlainView, Progress
+from ringfence.cli.run_display import PlainView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
@@ -35,7 +35,7 @@ plugins:
 """
 
 
-class Killer(Progress):
+class Killer(RunDisplay):
     """Shows the run as a plain log does, and kills a plugin's worker after the steps that it is told."""
 
     def __init__(self, lines, victims):
@@ -130,7 +130,7 @@ def test_a_run_that_was_ended_counts_on_when_it_is_resumed(ended, record):
         prepare(read_job(folder.parent / "job.yaml"), folder.parent),
         folder,
         resume=True,
-        watchers=[Progress(PlainView(lines.append))],
+        watchers=[RunDisplay(PlainView(lines.append))],
     )
     again = json.loads((folder / "run.json").read_text())
     assert (again["status"], again["resumed"], again["steps"]) == ("completed", 1, 12)

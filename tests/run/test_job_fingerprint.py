@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.engine.checkpoints.fingerprint import MAX_LINES, Course
+from ringfence.engine.checkpoints.fingerprint import MAX_LINES, Fingerprint
 from ringfence.engine.checkpoints.fingerprint_diff import ABSENT, CONTENTS, Difference, differences
 from ringfence.hooks.errors import CheckpointError, JobError
 from ringfence.job.job_file import check_job
@@ -44,7 +44,7 @@ def manifest(text=JOB, plugins=("optim",), **more):
 
 
 def compare(text, *accept, then=None, **more):
-    course = Course(fingerprint=of(text), never=NEVER, accept=frozenset(accept), **more)
+    course = Fingerprint(fingerprint=of(text), never=NEVER, accept=frozenset(accept), **more)
     return course.compare(WHERE, then or manifest())
 
 
@@ -192,7 +192,7 @@ def with_data(**parts):
 def test_data_that_have_changed_are_refused_unless_that_is_accepted(part):
     then = with_data(train="60 samples, aa", test="9 samples, bb")
     now = with_data(**then[CONTENTS] | {part: "7 samples, cc"})
-    course = Course(fingerprint=now, never=NEVER)
+    course = Fingerprint(fingerprint=now, never=NEVER)
     with pytest.raises(CheckpointError) as caught:
         course.compare(WHERE, manifest(fingerprint=then))
     told = f"data_contents.{part}: the data have changed: {then[CONTENTS][part]} then, 7 samples, cc now"
@@ -204,7 +204,7 @@ def test_data_that_have_changed_are_refused_unless_that_is_accepted(part):
 
 
 def test_a_checkpoint_that_does_not_tell_what_the_data_held_is_gone_on_from():
-    course = Course(fingerprint=with_data(train="60 samples, aa"), never=NEVER)
+    course = Fingerprint(fingerprint=with_data(train="60 samples, aa"), never=NEVER)
     assert course.compare(WHERE, manifest()).accepted == ()
 
 
@@ -240,7 +240,7 @@ def test_accepting_one_of_two_leaves_the_other():
 @pytest.mark.parametrize("key", NEVER)
 def test_what_makes_the_samples_and_the_steps_can_never_be_accepted(key):
     now = dict(of(JOB)) | {key: "another"}
-    course = Course(fingerprint=now, never=NEVER, accept=frozenset({key}))
+    course = Fingerprint(fingerprint=now, never=NEVER, accept=frozenset({key}))
     with pytest.raises(CheckpointError, match=f"cannot change: {NEVER[key]}"):
         course.compare(WHERE, manifest())
 

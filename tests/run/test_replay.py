@@ -8,7 +8,7 @@ import pytest
 from packaging.version import Version
 
 from ringfence.discovery.catalog import catalog, judge, source_of
-from ringfence.hooks.series import Index, Series, Snapshot, series_of
+from ringfence.hooks.series import Index, Series, SeriesSnapshot, series_of
 from ringfence.plugins.earlier_series import Lack
 from ringfence.run.replay import replay
 from ringfence.version import __version__
@@ -142,7 +142,7 @@ def test_a_method_is_given_what_the_series_has_and_not_called_without_a_hook():
 
 
 def test_a_series_that_dropped_something_lacks_nothing_for_that():
-    richer = Snapshot("0.0", NOW.roles, NOW.hooks, NOW.names | {"gone"}, NOW.types)
+    richer = SeriesSnapshot("0.0", NOW.roles, NOW.hooks, NOW.names | {"gone"}, NOW.types)
 
     assert Lack.between(richer, NOW).is_empty
 

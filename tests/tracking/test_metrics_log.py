@@ -40,7 +40,7 @@ from ringfence.tracking.json_lines import (
     read_journal,
     read_lines,
 )
-from ringfence.tracking.metrics_log import MAX_REPORTERS, OWN_TAGS, RunRecorder, reporters
+from ringfence.tracking.metrics_log import MAX_REPORTERS, OWN_TAGS, MetricsLog, reporters
 from ringfence.tracking.plugin_reports import MAX_PICTURES, MAX_READ, MAX_REPORTS, PluginStore, file_name
 from ringfence.tracking.png import to_png
 from ringfence.tracking.untrusted_folder import Tree
@@ -51,8 +51,8 @@ INFO = RunInfo(0, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=Tr
 
 
 @pytest.fixture
-def recorder(tmp_path) -> Iterator[RunRecorder]:
-    recorder = RunRecorder(tmp_path, class_names=("a", "b", "c"))
+def recorder(tmp_path) -> Iterator[MetricsLog]:
+    recorder = MetricsLog(tmp_path, class_names=("a", "b", "c"))
     recorder.started(INFO)
     yield recorder
     recorder.close()
@@ -62,7 +62,7 @@ def lines(folder: Path, kind: str) -> list[dict]:
     return [r for r in read_journal(folder / "metrics.jsonl") if r["kind"] == kind]
 
 
-def steps(recorder: RunRecorder, *numbers: int) -> None:
+def steps(recorder: MetricsLog, *numbers: int) -> None:
     for number in numbers:
         info = StepInfo(number, number // 10, lr_factor=0.5)
         recorder.reported("clip", info, {"norm": float(number)}, None)
@@ -111,7 +111,7 @@ def test_numbers_that_are_not_finite_are_spelled_and_read_back(value):
 
 
 def test_a_gpu_is_not_made_to_wait_for_every_loss(tmp_path):
-    recorder = RunRecorder(tmp_path)
+    recorder = MetricsLog(tmp_path)
     recorder.started(RunInfo(0, 100, 10, 640, 64, 1, "cuda:0", "accuracy", higher_is_better=True))
     assert [n for n in range(30) if recorder.wants_loss(StepInfo(n))] == [0, 10, 20]
     recorder.step(StepInfo(1), None, 64)
@@ -154,7 +154,7 @@ def test_another_process_resumes_where_a_checkpoint_was_taken(recorder, tmp_path
     recorder.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind":"train","st')
-    other = RunRecorder(tmp_path)
+    other = MetricsLog(tmp_path)
     other.rolled_back(2, position)
     other.started(RunInfo(2, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True))
     steps(other, 2, 3)
@@ -178,7 +178,7 @@ def test_run_that_starts_over_keeps_nothing_of_the_first_attempt(recorder, tmp_p
     steps(recorder, 0, 1)
     recorder.reported("monitor", StepInfo(0), {}, report())
     recorder.close()
-    again = RunRecorder(tmp_path)
+    again = MetricsLog(tmp_path)
     again.started(INFO)
     again.close()
     assert [r["kind"] for r in read_journal(tmp_path / "metrics.jsonl")] == ["run"]
@@ -285,7 +285,7 @@ def test_what_is_kept_of_large_reports_is_bounded_in_bytes_and_so_is_what_tensor
     large = Histogram([0.1] * 512, [n / 3 for n in range(513)])
     picture = torch.randint(0, 256, (100, 100), dtype=torch.uint8)
     told = Report({}, {f"h{n}": large for n in range(3)}, {"p": picture})
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         for step in range(3000):
             # The larger and the smaller take turns, as one would that wants only the smaller to be dropped.
             recorder.reported("spy", StepInfo(step), {}, told if step % 2 else report())
@@ -320,7 +320,7 @@ def test_a_report_as_large_as_it_may_be_is_kept_in_about_a_mebibyte(tmp_path):
     )
     told = Report({}, {f"h{n}": worst for n in range(result_checks.MAX_HISTOGRAM_NUMBERS // (2 * bins + 1))})
     assert result_checks.check_result(None, told, {}) is told
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         recorder.reported("spy", StepInfo(0), {}, told)
     assert (tmp_path / "reports" / "spy.jsonl").stat().st_size < 1.1 * 2**20
 
@@ -329,7 +329,7 @@ def test_a_picture_is_encoded_once_and_not_at_all_where_it_is_not_kept(tmp_path,
     monkeypatch.setattr(store_module, "MAX_REPORTS", 8)
     encoded = []
     monkeypatch.setattr(recorder_module, "to_png", lambda image: encoded.append(image) or to_png(image))
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         for step in range(1000):
             recorder.reported("spy", StepInfo(step), {}, report())
     assert 8 < len(encoded) < 60
@@ -352,7 +352,7 @@ def test_no_plugin_writes_into_the_runs_own_curves(tmp_path, plugin):
         {"loss": Histogram([1.0], [0.0, 1.0])},
         {"00": torch.ones(4, 4).byte()},
     )
-    with RunRecorder(tmp_path, class_names=("a", "b")) as recorder:
+    with MetricsLog(tmp_path, class_names=("a", "b")) as recorder:
         recorder.started(INFO)
         recorder.sampled(images, StepInfo(0))
         recorder.reported(plugin, StepInfo(0), {"lr_factor": 9.0}, forged)
@@ -373,7 +373,7 @@ def test_no_plugin_writes_into_the_runs_own_curves(tmp_path, plugin):
 
 
 def test_tags_of_other_plugins_are_their_names(tmp_path):
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         recorder.reported("clip", StepInfo(0), {"norm": 1.0}, None)
         recorder.step(StepInfo(0), None, 1)
     assert tags(tmp_path, "scalars").keys() == {"clip/norm"}
@@ -417,7 +417,7 @@ def test_without_tensorboard_all_else_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("ringfence.tracking.metrics_log.is_installed", lambda: False)
     for module in ("tensorboard", "tensorboard.compat.proto.event_pb2"):
         monkeypatch.setitem(sys.modules, module, None)
-    recorder = RunRecorder(tmp_path)
+    recorder = MetricsLog(tmp_path)
     recorder.started(INFO)
     position = recorder.position()
     steps(recorder, 0, 1, 2)
@@ -464,7 +464,7 @@ def unprivileged() -> Iterator[None]:
 def test_unwritable_folder_is_named(tmp_path, unprivileged):
     if os.getuid() != 0:
         tmp_path.chmod(0o500)
-    recorder = RunRecorder(tmp_path)
+    recorder = MetricsLog(tmp_path)
     with pytest.raises(RunAbortedError, match=f"{tmp_path}.*may not write"):
         recorder.event("hello")
 
@@ -473,7 +473,7 @@ def test_full_disk_is_told_as_such(tmp_path, monkeypatch):
     def write(handle: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    recorder = RunRecorder(tmp_path)
+    recorder = MetricsLog(tmp_path)
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(RunAbortedError, match=r"disk is full.*--resume"):
         recorder.evaluated(1, 0, {"loss": 1.0}, best=True)
@@ -483,7 +483,7 @@ def test_full_disk_is_told_as_such(tmp_path, monkeypatch):
 def test_recorder_leaves_no_file_open(tmp_path):
     before = descriptors()
     for _ in range(3):
-        recorder = RunRecorder(tmp_path)
+        recorder = MetricsLog(tmp_path)
         recorder.started(INFO)
         steps(recorder, 0)
         recorder.reported("monitor", StepInfo(0), {}, report())
@@ -597,7 +597,7 @@ def test_plugin_that_does_not_start_leaves_no_folder_that_was_not_there(tmp_path
 
 def test_late_answers_of_a_monitor_do_not_come_twice(tmp_path):
     """It was asked at a step that a roll-back took away; the run asks again when it comes there."""
-    with RunRecorder(tmp_path) as recorder:
+    with MetricsLog(tmp_path) as recorder:
         recorder.started(INFO)
         spec = PluginSpec("spy", "t", "1", "m", "C", "monitor", isolation="trusted")
         recorder.plugins_started([LocalPlugin(spec, Spy())], {})
@@ -610,12 +610,12 @@ def test_late_answers_of_a_monitor_do_not_come_twice(tmp_path):
 def test_a_run_tells_its_recorder_which_plugins_there_are(tmp_path, monkeypatch):
     started = []
 
-    class Noting(RunRecorder):
+    class Noting(MetricsLog):
         def plugins_started(self, plugins, order) -> None:
             started.extend(plugin.spec.name for plugin in plugins)
             super().plugins_started(plugins, order)
 
-    monkeypatch.setattr("ringfence.run.execute.RunRecorder", Noting)
+    monkeypatch.setattr("ringfence.run.execute.MetricsLog", Noting)
     train(tmp_path / "run")
     assert started == ["optim"]
 
@@ -646,7 +646,7 @@ def test_metrics_that_are_too_long_to_be_cut_back_are_set_aside_whole_and_that_i
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"".join(encode({"kind": "train", "step": step % 150}) for step in range(5000)))
     before = path.read_bytes()
-    with RunRecorder(tmp_path, resumed=True) as recorder:
+    with MetricsLog(tmp_path, resumed=True) as recorder:
         recorder.rolled_back(100, {"metrics_bytes": 2 * len(before)})
     assert len(decoded) == 200
     assert [record["step"] for record in read_journal(path)] == [*range(100), *range(50)]
@@ -660,7 +660,7 @@ def test_metrics_that_are_too_long_to_be_cut_back_are_set_aside_whole_and_that_i
 def test_metrics_that_were_cut_short_are_cut_back_and_nothing_is_set_aside(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"".join(encode({"kind": "train", "step": step}) for step in range(50)))
-    with RunRecorder(tmp_path, resumed=True) as recorder:
+    with MetricsLog(tmp_path, resumed=True) as recorder:
         recorder.rolled_back(40, {"metrics_bytes": 10**6})
     assert [record["step"] for record in read_journal(path)] == list(range(40))
     assert not list(tmp_path.glob("metrics.jsonl.*"))
@@ -672,7 +672,7 @@ def test_a_plugins_file_that_is_too_long_is_set_aside_whole_and_that_is_told(tmp
     path = tmp_path / "reports" / "p.jsonl"
     path.write_bytes(b"".join(encode({"step": step, "plugin": "p"}) for step in (1, 2)) + b"{}\n" * 100_000)
     before = path.read_bytes()
-    with RunRecorder(tmp_path, resumed=True) as recorder:
+    with MetricsLog(tmp_path, resumed=True) as recorder:
         recorder.rolled_back(2, None)
     # Its first line tells whose it is.
     assert len(decoded) == 1 + MAX_READ.lines
@@ -697,7 +697,7 @@ def test_reports_of_more_plugins_than_there_can_be_are_left_and_that_is_told(tmp
     for number in range(MAX_REPORTERS + 2):
         line = encode({"step": 3, "plugin": f"p{number:03}"})
         (tmp_path / "reports" / f"p{number:03}.jsonl").write_bytes(line)
-    with RunRecorder(tmp_path, resumed=True) as recorder:
+    with MetricsLog(tmp_path, resumed=True) as recorder:
         recorder.rolled_back(2, None)
     sizes = [(tmp_path / "reports" / f"p{n:03}.jsonl").stat().st_size for n in range(MAX_REPORTERS + 2)]
     assert [bool(size) for size in sizes] == [False] * MAX_REPORTERS + [True] * 2

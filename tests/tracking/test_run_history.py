@@ -9,14 +9,14 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from ringfence.cli.run_display import Progress, QuietView
+from ringfence.cli.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.plugins.failure_policy import FAULTS_KEPT, FaultLog, FaultRecord
 from ringfence.plugins.interface import PluginUsage
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 from ringfence.tracking.json_lines import read_journal
-from ringfence.tracking.run_history import Earlier, EarlierPlugin, read_earlier
+from ringfence.tracking.run_history import EarlierPlugin, RunHistory, read_earlier
 
 JOB = """\
 model: {name: mlp, hidden: [8, 8]}
@@ -31,7 +31,7 @@ plugins:
 """
 
 
-class Copying(Progress):
+class Copying(RunDisplay):
     """Copies the folder after a step: that is what a kill would leave there."""
 
     def __init__(self, folder, *, after, to):
@@ -118,7 +118,7 @@ def test_a_record_that_is_damaged_counts_as_none_and_says_why(tmp_path, damage):
     if DAMAGE[damage] is not None:
         (tmp_path / "run.json").write_bytes(DAMAGE[damage])
     earlier, told = read_earlier(tmp_path)
-    assert earlier == Earlier()
+    assert earlier == RunHistory()
     (sentence,) = told
     assert sentence.startswith("run.json of this run's earlier processes cannot be used (")
     assert sentence.endswith("are counted anew from here on")
@@ -183,9 +183,9 @@ def faults(first, count):
 @pytest.mark.parametrize("now", [0, 10, 3 * FAULTS_KEPT])
 def test_faults_of_all_processes_are_kept_within_bounds(tmp_path, before, now):
     """As if one process had seen them all."""
-    told = {"schema": 1, **Earlier().faults_with(faults(0, before))}
+    told = {"schema": 1, **RunHistory().faults_with(faults(0, before))}
     (tmp_path / "run.json").write_text(json.dumps(told))
     merged = read_earlier(tmp_path)[0].faults_with(faults(before, now))
-    assert merged == Earlier().faults_with(faults(0, before + now))
+    assert merged == RunHistory().faults_with(faults(0, before + now))
     assert merged["steps_lost"] == before + now
     assert len(merged["faults"]) + merged["faults_left_out"] == before + now

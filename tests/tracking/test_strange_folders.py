@@ -29,7 +29,7 @@ from ringfence.tracking import run_folder
 from ringfence.tracking import untrusted_folder as tree_module
 from ringfence.tracking.folder_lock import check_free
 from ringfence.tracking.json_lines import LEAST_LINE_BYTES
-from ringfence.tracking.metrics_log import RunRecorder
+from ringfence.tracking.metrics_log import MetricsLog
 from ringfence.tracking.plugin_reports import MAX_READ
 from ringfence.tracking.png import to_png
 
@@ -64,7 +64,7 @@ def trained(tmp_path_factory) -> Path:
     """Make the folder of a run that was stopped after 4 steps of 6, with reports of a plugin ``p``."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(folder)
-    with RunRecorder(folder) as recorder:
+    with MetricsLog(folder) as recorder:
         for step in (1, 3):
             recorder.reported(
                 "p", StepInfo(step), {}, Report({}, {}, {"x": torch.zeros(4, 4, dtype=torch.uint8)})

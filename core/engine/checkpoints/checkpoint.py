@@ -31,7 +31,7 @@ from .manifest import DamagedError, Manifest, read_manifest
 from .retention import WRITING, Note, clear, free_name, list_checkpoints, prune, replace
 
 __all__ = [
-    "Contents",
+    "CheckpointContents",
     "Limits",
     "list_checkpoints",
     "read_latest",
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class CheckpointContents:
     """What a checkpoint holds.
 
     Attributes:
@@ -90,7 +90,7 @@ class Limits:
 
 def write_checkpoint(
     folder: Path,
-    contents: Contents,
+    contents: CheckpointContents,
     fingerprint: Mapping[str, Any],
     *,
     keep: int,
@@ -139,7 +139,7 @@ def read_latest(
     *,
     note: Callable[[str], None],
     limits: Limits | None = None,
-) -> tuple[Path, Contents]:
+) -> tuple[Path, CheckpointContents]:
     """Read the latest checkpoint that is intact, behind at most ``MAX_DAMAGED`` that are not.
 
     Args:
@@ -158,7 +158,7 @@ def read_latest(
 def read_newest(
     folder: Path,
     agree: Callable[[Path, Mapping[str, Any]], object],
-    decode: Callable[[Contents, Path], T],
+    decode: Callable[[CheckpointContents, Path], T],
     *,
     note: Callable[[str], None],
     limits: Limits | None = None,
@@ -210,7 +210,7 @@ def _unread(older: Sequence[Path]) -> str:
 
 
 def _write_files(
-    folder: Path, contents: Contents, fingerprint: Mapping[str, Any], environment: Mapping[str, Any]
+    folder: Path, contents: CheckpointContents, fingerprint: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> None:
     plugins = {name: f"plugin-{i:03d}.safetensors" for i, name in enumerate(contents.plugins)}
     try:
@@ -238,7 +238,7 @@ def _write_files(
     durable_files.sync_folder(folder)
 
 
-def _read_files(path: Path, told: Manifest, limits: Limits) -> Contents:
+def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContents:
     """Read every file of a checkpoint.
 
     Raises:
@@ -259,7 +259,7 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> Contents:
         if excess is not None:
             raise DamagedError(path, f"{name}, {whose}: {excess}")
         plugins[plugin] = _plain(path, told, name, memory, f", {whose}")
-    return Contents(
+    return CheckpointContents(
         step=told.step,
         tensors=tensors,
         engine=engine,

@@ -49,7 +49,7 @@ def _nobody(step: int, accepted: Sequence[Difference]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Fingerprint:
     """What decides a run's course, and what the user lets differ when it is resumed.
 
     Attributes:

@@ -27,7 +27,7 @@ from ...hooks.errors import (
 )
 from ...hooks.specs import OPTIMIZER
 from ...imports.user_frames import user_frames
-from ...plugins.failure_policy import Place
+from ...plugins.failure_policy import RunPosition
 from ...tensors.finite import is_finite
 from ..checkpoints.fingerprint import FLAG
 from ..session import Run
@@ -77,7 +77,7 @@ def recover(run: Run, error: PluginError) -> bool:
         except SandboxUnavailableError as fault:
             # A little later there may be a process for it again, or another to fork it from.
             why = f"could not be restarted: {fault}"
-            error, place = PluginLoadError(why, plugin=error.plugin), Place(place.step)
+            error, place = PluginLoadError(why, plugin=error.plugin), RunPosition(place.step)
             error.__cause__ = fault
         except PluginError as fault:
             if fault is error:
@@ -87,7 +87,7 @@ def recover(run: Run, error: PluginError) -> bool:
                     raise
                 raise _aborted(run, snapshot, why) from error
             # The steps are lost once, whatever it takes to come back to them.
-            error, place = fault, Place(place.step)
+            error, place = fault, RunPosition(place.step)
         else:
             failures.recovered()
             return True
@@ -146,15 +146,15 @@ def _said(error: BaseException, step: int) -> str:
     return f"the run failed at step {step}: {shortened(said.strip().rstrip('.'), _MAX_MESSAGE)}"
 
 
-def _place(run: Run) -> Place:
+def _place(run: Run) -> RunPosition:
     """Return where the run stands; one that is being resumed has not taken the steps that it begins with."""
     if run.snapshot is None:
-        return Place(run.progress.step)
+        return RunPosition(run.progress.step)
     kept = run.snapshot.progress.step
-    return Place(max(run.progress.step, kept), max(run.progress.step - kept, 0))
+    return RunPosition(max(run.progress.step, kept), max(run.progress.step - kept, 0))
 
 
-def _start_anew(run: Run, snapshot: Snapshot | None, error: PluginError, place: Place) -> None:
+def _start_anew(run: Run, snapshot: Snapshot | None, error: PluginError, place: RunPosition) -> None:
     """Restart the plugin that failed, and bring all to the snapshot."""
     if snapshot is None and isinstance(error, PluginProtocolError):
         raise error  # what its state is made of cannot be saved: it would not be the next time
@@ -171,7 +171,7 @@ def _pause(run: Run, seconds: float) -> None:
         time.sleep(min(left, _LOOK_S))
 
 
-def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: Place) -> None:
+def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: RunPosition) -> None:
     """Raise what ends the run at a fault that no restart would mend."""
     if _has_diverged(run, error):
         raise _aborted(run, snapshot, _diverged(error), _with_smaller_steps(run)) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...hooks.errors import CheckpointError, JobError, PluginError, PluginRaisedError, RunAbortedError
 from ..checkpoints.checkpoint import read_latest, read_newest
-from ..checkpoints.fingerprint import FLAG, Comparison, Course
+from ..checkpoints.fingerprint import FLAG, Comparison, Fingerprint
 from ..checkpoints.fingerprint_diff import ORDER, STATE
 from ..checkpoints.manifest import read_manifest
 from ..checkpoints.retention import list_checkpoints
@@ -20,7 +20,7 @@ from .recover import recover
 from .snapshots import restore
 
 
-def check_resumable(checkpoints: Path, course: Course) -> None:
+def check_resumable(checkpoints: Path, course: Fingerprint) -> None:
     """Tell early, from little more than names, what ``resume_run`` would refuse.
 
     Args:

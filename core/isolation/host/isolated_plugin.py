@@ -26,15 +26,15 @@ from ..transport.messages import (
     MessageError,
     Save,
     Size,
-    Step,
+    StepCounters,
     decode,
     from_outbox,
 )
 from ..transport.shared_memory import Region
-from .calls.call_memory import Slot
+from .calls.call_memory import CallMemory
 from .calls.channel import Channel, Pending
 from .limits.memory_budget import budget_bytes
-from .processes.worker_group import SLOTS_PER_WORKER, Crew, Services, Worker
+from .processes.worker_group import SLOTS_PER_WORKER, Services, WorkerGroup, WorkerHandle
 
 #: Argument whose shape a result must have, where it is not the one that it replaces.
 MEASURED_BY = {"loss": "outputs"}
@@ -59,8 +59,8 @@ class _Form:
 class _Flight:
     """A batch on its way through a worker; ``step`` is the job's, ``own`` the plugin's."""
 
-    worker: Worker
-    slot: Slot
+    worker: WorkerHandle
+    slot: CallMemory
     pending: Pending | None
     batch: Batch
     step: StepInfo
@@ -72,7 +72,7 @@ class _Posted:
     """A call of a monitor that nobody waits for."""
 
     pending: Pending
-    slot: Slot
+    slot: CallMemory
     method: str
     step: StepInfo
 
@@ -91,7 +91,7 @@ class IsolatedPlugin:
         self.usage = PluginUsage(budget_bytes=budget, state_of_bytes=budget)
         self.accepts: Mapping[str, tuple[str, ...]] = {}
         self._grace = services.grace
-        self._crew = Crew(spec, self.usage, services)
+        self._crew = WorkerGroup(spec, self.usage, services)
         self._posted: deque[_Posted] = deque()
         #: Where a state lies that this plugin has saved, for as long as somebody has it.
         self._readable: WeakKeyDictionary[TensorFile, Region] = WeakKeyDictionary()
@@ -118,7 +118,7 @@ class IsolatedPlugin:
         return bool(self._crew.workers)
 
     @property
-    def _workers(self) -> list[Worker]:
+    def _workers(self) -> list[WorkerHandle]:
         return self._crew.workers
 
     # calls
@@ -182,7 +182,7 @@ class IsolatedPlugin:
         self,
         flying: deque[_Flight],
         source: Iterator[tuple[Batch, StepInfo]],
-        turns: Iterator[tuple[Worker, Slot]],
+        turns: Iterator[tuple[WorkerHandle, CallMemory]],
     ) -> None:
         """Send batches until every slot of every worker is taken."""
         while len(flying) < len(self._workers) * SLOTS_PER_WORKER:
@@ -281,7 +281,7 @@ class IsolatedPlugin:
             self._wait_done(worker.channel, pending)
             worker.exchange.detach(region.id)
 
-    def _state_region(self, worker: Worker, nbytes: int) -> Region:
+    def _state_region(self, worker: WorkerHandle, nbytes: int) -> Region:
         """Return the region to which a worker writes its state.
 
         It is replaced by one twice as large: a worker may keep all that it ever mapped, so that the more
@@ -321,8 +321,8 @@ class IsolatedPlugin:
 
     def _submit(
         self,
-        worker: Worker,
-        slot: Slot,
+        worker: WorkerHandle,
+        slot: CallMemory,
         method: str,
         arguments: Mapping[str, Any],
         step: StepInfo,
@@ -340,7 +340,7 @@ class IsolatedPlugin:
         call = Call(
             seq,
             "forward" if method == "forward" else "backward",
-            Step(
+            StepCounters(
                 step.global_step,
                 step.epoch,
                 step.micro_batch,
@@ -357,9 +357,9 @@ class IsolatedPlugin:
 
     def _finish(
         self,
-        worker: Worker,
+        worker: WorkerHandle,
         pending: Pending,
-        slot: Slot,
+        slot: CallMemory,
         method: str,
         arguments: Mapping[str, Any],
         step: StepInfo,

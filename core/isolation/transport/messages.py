@@ -91,7 +91,7 @@ class Detach(_Message, frozen=True):
     region: int
 
 
-class Layout(_Message, frozen=True):
+class MapLayout(_Message, frozen=True):
     """Remember how the tensors of a map lie; the specs are ``nbytes`` of msgpack in a region. No reply."""
 
     layout: int
@@ -132,7 +132,7 @@ class MapAt(_Message, frozen=True):
 Argument = Number | TensorAt | BatchAt | MapAt
 
 
-class Step(_Message, frozen=True):
+class StepCounters(_Message, frozen=True):
     """The counters of ``StepInfo``."""
 
     global_step: int
@@ -156,7 +156,7 @@ class Call(_Message, frozen=True):
 
     seq: int
     method: Literal["forward", "backward"]
-    step: Step
+    step: StepCounters
     arguments: dict[str, Argument]
     result: int
     outbox: int
@@ -183,7 +183,7 @@ class Load(_Message, frozen=True):
     nbytes: int
 
 
-ToWorker = Open | Start | Attach | Detach | Layout | Call | Save | Fetch | Load
+ToWorker = Open | Start | Attach | Detach | MapLayout | Call | Save | Fetch | Load
 
 
 # worker → host
@@ -312,7 +312,7 @@ class Forked(_Message, frozen=True):
 
 
 class Reap(_Message, frozen=True):
-    """Collect a worker that has ended; the reply comes at once: ``Reaped``, ``Dying`` or ``Refused``."""
+    """Collect a worker that has ended; the reply is ``Reaped``, ``StillEnding`` or ``Refused``, at once."""
 
     pid: int
 
@@ -324,7 +324,7 @@ class Reaped(_Message, frozen=True):
     status: int
 
 
-class Dying(_Message, frozen=True):
+class StillEnding(_Message, frozen=True):
     """A worker has not ended yet; it can be collected later."""
 
     pid: int
@@ -337,7 +337,7 @@ class Refused(_Message, frozen=True):
 
 
 ToZygote = Fork | Reap
-FromZygote = Forked | Reaped | Dying | Refused
+FromZygote = Forked | Reaped | StillEnding | Refused
 
 #: How tensors lie in a map: (name, dtype, shape, offset, nbytes).
 LayoutSpecs = list[tuple[str, str, tuple[int, ...], int, int]]

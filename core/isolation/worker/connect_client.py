@@ -21,7 +21,7 @@ from ..transport.connect_messages import MAX_CONNECT_S, MAX_REASON_BYTES, REPLY,
 _RESOLVER_S = 60.0
 
 
-class Dialler:
+class ConnectClient:
     """Makes connections by way of the host; an ``Opener``.
 
     Args:

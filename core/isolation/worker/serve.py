@@ -64,11 +64,11 @@ from ..transport.messages import (
     Fetch,
     FromWorker,
     Large,
-    Layout,
     Listening,
     Load,
     Locked,
     MapAt,
+    MapLayout,
     Number,
     Open,
     Ready,
@@ -90,7 +90,7 @@ from ..transport.messages import (
 )
 from ..transport.shared_memory import aligned, map_region
 from .call_seeding import Generators
-from .connect_client import Dialler
+from .connect_client import ConnectClient
 from .layers.confine import confine
 from .malloc import keep_freed_memory
 from .probes.run_probes import run_probes
@@ -155,7 +155,7 @@ class Worker:
                     self._regions[region] = map_region(fds[0], nbytes, writable=writable)
                 case Detach(region):
                     self._detach(region)
-                case Layout(layout, region, nbytes):
+                case MapLayout(layout, region, nbytes):
                     self._maps = {key: tensors for key, tensors in self._maps.items() if key[0] != layout}
                     self._changeable.clear()
                     self._layouts[layout] = self._read_layout(region, nbytes)
@@ -187,7 +187,7 @@ class Worker:
     def _lock(self, message: Open, fds: list[int]) -> Locked:
         keep_fds = (self._sock.fileno(), *fds)
         line = socket.socket(fileno=fds[0]) if fds else None
-        route_through(Dialler(message.network, line))
+        route_through(ConnectClient(message.network, line))
         here = msgspec.structs.replace(message.confinement, parent_pid=os.getppid(), keep_fds=keep_fds)
         keep_freed_memory(message.confinement.data_limit_bytes)
         listeners: list[int] = []

@@ -16,7 +16,17 @@ import signal
 import socket
 import sys
 
-from ..transport.messages import Dying, Fork, Forked, Reap, Reaped, Refused, receive_with_fds, send, to_zygote
+from ..transport.messages import (
+    Fork,
+    Forked,
+    Reap,
+    Reaped,
+    Refused,
+    StillEnding,
+    receive_with_fds,
+    send,
+    to_zygote,
+)
 from . import serve as worker
 from .layers import confine
 
@@ -80,7 +90,7 @@ def _reap(sock: socket.socket, pid: int) -> None:
     except ChildProcessError as error:
         send(sock, Refused(f"process {pid} is none of mine: {error.strerror}"))
     else:
-        send(sock, Reaped(pid, os.waitstatus_to_exitcode(status)) if collected else Dying(pid))
+        send(sock, Reaped(pid, os.waitstatus_to_exitcode(status)) if collected else StillEnding(pid))
 
 
 def _fork(sock: socket.socket, worker_socket: int, log: int) -> None:

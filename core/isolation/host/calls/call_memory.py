@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ....hooks.types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap, TensorSpec
-from ....tensors.buffer_pool import Spares
+from ....tensors.buffer_pool import BufferPool
 from ...transport.messages import (
     Argument,
     BatchAt,
@@ -24,7 +24,7 @@ from ...transport.messages import (
 )
 from ...transport.shared_memory import Region, aligned
 from .checked_copy import CheckedCopy
-from .worker_memory import _MAX_LAYOUT_ALIASES, Exchange, _dtype_name
+from .worker_memory import _MAX_LAYOUT_ALIASES, WorkerMemory, _dtype_name
 
 #: A reply that is larger than a message goes here: histograms and pictures of a monitor.
 #: Larger than any report that the check admits, once encoded.
@@ -43,7 +43,7 @@ _RESULTS: Mapping[str | None, tuple[str, ...]] = {
 _SINGULAR = {"gradients": "gradient", "parameters": "parameter"}
 
 
-class Slot:
+class CallMemory:
     """Memory for one call in flight: copies of arguments, the result, and a large reply.
 
     Args:
@@ -53,7 +53,7 @@ class Slot:
             a plugin, since each would keep some.
     """
 
-    def __init__(self, exchange: Exchange, outbox_bytes: int, spares: Spares) -> None:
+    def __init__(self, exchange: WorkerMemory, outbox_bytes: int, spares: BufferPool) -> None:
         self._exchange = exchange
         self._staging: Region | None = None
         self._result: Region | None = None

@@ -11,8 +11,8 @@ from ....hooks.types import TensorMap, TensorSpec
 from ...transport.messages import (
     Attach,
     Detach,
-    Layout,
     MapAt,
+    MapLayout,
     encoder,
 )
 from ...transport.shared_memory import Arena, Region, whole_pages
@@ -24,7 +24,7 @@ _MAX_LAYOUT_ALIASES = 64
 _MAX_LAYOUTS = 256
 
 
-class Exchange:
+class WorkerMemory:
     """Regions and layouts that one worker knows.
 
     Args:
@@ -141,7 +141,7 @@ class Exchange:
             )
             region = self.new_region(len(data), writable=False)
             region.buffer[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            self._channel.tell(Layout(number, region.id, len(data)))
+            self._channel.tell(MapLayout(number, region.id, len(data)))
             self.drop_region(region)
         if len(self._layout_aliases) >= _MAX_LAYOUT_ALIASES:
             self._layout_aliases.clear()

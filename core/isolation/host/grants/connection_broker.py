@@ -59,7 +59,7 @@ class _ImpatientError(Exception):
     """A worker has asked again before it was answered."""
 
 
-class Broker:
+class ConnectionBroker:
     """One plugin's way to the hosts that it is granted; one thread, until closed.
 
     Args:

@@ -36,7 +36,7 @@ MAX_MODES = 1000
 MAX_ANSWERED = 10_000
 
 
-class Attempts:
+class Denials:
     """The refused calls of one worker, from when its filter was loaded until nobody listens any more.
 
     Args:
@@ -125,7 +125,7 @@ class Answerer:
     """
 
     def __init__(self) -> None:
-        self._watched: dict[int, Attempts] = {}
+        self._watched: dict[int, Denials] = {}
         self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -135,7 +135,7 @@ class Answerer:
         _answerers.add(self)
         self._thread.start()
 
-    def watch(self, fd: int, pid: int, usage: PluginUsage, scratch: str | None = None) -> Attempts:
+    def watch(self, fd: int, pid: int, usage: PluginUsage, scratch: str | None = None) -> Denials:
         """Answer what comes from a worker; nothing is counted until ``count_from_now``.
 
         Args:
@@ -154,13 +154,13 @@ class Answerer:
                 listener.set_flags(FdFlag.SYNC_WAKE_UP)
         except OSError as error:
             raise MessageError(f"something else than a listener: {error.strerror}") from error
-        attempts = Attempts(listener, pid, usage, scratch)
+        attempts = Denials(listener, pid, usage, scratch)
         with self._lock:
             self._watched[fd] = attempts
             self._epoll.register(fd, select.EPOLLIN)
         return attempts
 
-    def forget(self, attempts: Attempts) -> None:
+    def forget(self, attempts: Denials) -> None:
         """Stop listening; from now on the kernel refuses by itself. Safe to call twice."""
         with self._lock:
             self._close(attempts)
@@ -194,7 +194,7 @@ class Answerer:
             if attempts is not None and not attempts.answer():
                 self._close(attempts)
 
-    def _close(self, attempts: Attempts) -> None:
+    def _close(self, attempts: Denials) -> None:
         if not attempts.listener.closed:
             fd = attempts.listener.fileno()
             del self._watched[fd]

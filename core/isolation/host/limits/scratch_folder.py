@@ -38,7 +38,7 @@ _NAMES_SHOWN = 3
 _NAME_SHOWN = 60
 
 
-class RunFolder:
+class ScratchRoot:
     """The folder of one run, removed by ``close`` or, if this process is killed, by the next run.
 
     Attributes:
@@ -98,7 +98,7 @@ def _stale_in(parents: Iterable[Path]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ScratchUse:
     """What a scratch folder holds.
 
     Attributes:
@@ -116,7 +116,7 @@ def look_into(
     pid: int | None = None,
     max_bytes: int = MAX_SCRATCH_BYTES,
     max_files: int = MAX_SCRATCH_FILES,
-) -> Contents:
+) -> ScratchUse:
     """Return what a scratch folder holds, and what of it is too much.
 
     Looks at no more than ``max_files`` entries and follows no link: its owner may
@@ -137,25 +137,25 @@ def look_into(
             files += 1
             used += info.st_blocks * _BLOCK_BYTES
             if files > max_files:
-                return Contents(used, f"has over {max_files:,} files in its scratch folder")
+                return ScratchUse(used, f"has over {max_files:,} files in its scratch folder")
             if used > max_bytes:
                 break
     except _TooDeepError:
-        return Contents(used, f"has folders in its scratch folder nested over {MAX_SCRATCH_DEPTH} deep")
+        return ScratchUse(used, f"has folders in its scratch folder nested over {MAX_SCRATCH_DEPTH} deep")
     except PermissionError:
-        return Contents(used, "has a folder in its scratch folder that cannot be looked into")
+        return ScratchUse(used, "has a folder in its scratch folder that cannot be looked into")
     # After the names: a file that loses its name meanwhile is counted twice rather than not at all.
     try:
         nameless = 0 if pid is None else unlinked_bytes(pid, path, min(MAX_FILE_BYTES, max_bytes))
     except TooManyMappingsError:
         most = MAX_MAPPINGS_BYTES // _MIB
-        return Contents(used, f"has so much mapped that the list of it is longer than {most} MiB")
+        return ScratchUse(used, f"has so much mapped that the list of it is longer than {most} MiB")
     used += nameless
     if used <= max_bytes:
-        return Contents(used)
+        return ScratchUse(used)
     among = f", {nameless / _MIB:.0f} MiB of it in deleted files that it keeps" if nameless else ""
     limit = f"at most {max_bytes / _MIB:.0f} MiB"
-    return Contents(used, f"has {used / _MIB:.0f} MiB in its scratch folder{among}; {limit}")
+    return ScratchUse(used, f"has {used / _MIB:.0f} MiB in its scratch folder{among}; {limit}")
 
 
 def remove_tree(path: Path) -> bool:

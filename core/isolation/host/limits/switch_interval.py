@@ -14,7 +14,7 @@ import threading
 _SHORT_S = 0.0002
 
 
-class ShortTurns:
+class ShortSwitchInterval:
     """Shortens the turns of this process's threads from ``take`` to ``give_back``, however many hold it."""
 
     def __init__(self) -> None:
@@ -38,4 +38,4 @@ class ShortTurns:
                 sys.setswitchinterval(self._before)
 
 
-short_turns = ShortTurns()
+short_turns = ShortSwitchInterval()

@@ -16,18 +16,18 @@ from ....hooks.types import derive_seed
 from ....plugins.grace_period import GracePeriod
 from ....plugins.interface import PluginSpec, PluginUsage
 from ....plugins.notices import described
-from ....tensors.buffer_pool import Spares
+from ....tensors.buffer_pool import BufferPool
 from ...policy.confinement import ENV_CANARY, Confinement, Network, ProbeContext
 from ...policy.layer_status import LayerStatus, lacking
 from ...policy.procfs import network_inode, used_bytes
 from ...policy.system_paths import SYSTEM
 from ...transport.messages import Locked, MessageError, Open, Ready, Start
 from ...transport.shared_memory import Arena, Region
-from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, Slot
+from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, CallMemory
 from ..calls.channel import MIB, Channel, Pending
-from ..calls.worker_memory import Exchange
-from ..grants.connection_broker import Broker
-from ..grants.denials import Answerer, Attempts
+from ..calls.worker_memory import WorkerMemory
+from ..grants.connection_broker import ConnectionBroker
+from ..grants.denials import Answerer, Denials
 from ..grants.grant import is_unchanged
 from ..grants.grant_advice import how_to_allow, what_instead
 from ..limits.account import INTERVAL_S, Account
@@ -77,18 +77,18 @@ class Services(Protocol):
         """Remove a worker's scratch folder, whatever it made of it."""
 
 
-class Worker:
+class WorkerHandle:
     """One process of a plugin, with the memory that it shares with the host."""
 
-    def __init__(self, channel: Channel, exchange: Exchange) -> None:
+    def __init__(self, channel: Channel, exchange: WorkerMemory) -> None:
         self.channel = channel
         self.exchange = exchange
-        self.slots: list[Slot] = []
+        self.slots: list[CallMemory] = []
         self.state_region: Region | None = None
-        self.attempts: Attempts | None = None
+        self.attempts: Denials | None = None
 
 
-class Crew:
+class WorkerGroup:
     """The workers of one plugin and what holds them.
 
     Args:
@@ -105,12 +105,12 @@ class Crew:
     def __init__(self, spec: PluginSpec, usage: PluginUsage, services: Services) -> None:
         self.spec = spec
         self.usage = usage
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerHandle] = []
         self.layers: tuple[LayerStatus, ...] = ()
         self.ready: Ready | None = None
         self._services = services
         self._cgroup: Cgroup | None = None
-        self._broker: Broker | None = None
+        self._broker: ConnectionBroker | None = None
         self._account = Account(usage.budget_bytes, usage)
         #: Memory of the workers before, for those that take their place.
         self._left: list[Region] = []
@@ -227,7 +227,7 @@ class Crew:
             self._services.watchdog.clock,
         )
         # Listed at once, so that it is ended whatever happens next.
-        self.workers.append(Worker(channel, Exchange(channel, self._services.arena, self._left)))
+        self.workers.append(WorkerHandle(channel, WorkerMemory(channel, self._services.arena, self._left)))
         self._account.processes.append(process)
         least = process.inherited_bytes + MIN_BUDGET_BYTES
         if limit < least:
@@ -262,7 +262,7 @@ class Crew:
         """Have every worker lock itself up and try to get out."""
         self._check_grants()
         if self.spec.permissions.targets:
-            self._broker = Broker(self.spec.name, self.spec.permissions.targets, len(self.workers))
+            self._broker = ConnectionBroker(self.spec.name, self.spec.permissions.targets, len(self.workers))
             self._account.queues += self._broker.queues
         asked = [(worker, self._open(worker, limit)) for worker in self.workers]
         found = []
@@ -280,7 +280,7 @@ class Crew:
                 raise worker.channel.reject(f"answered 'open' with {type(locked).__name__}", pending)
             _believe(check_locked, locked, worker, pending)
             if worker.attempts is not None:
-                _believe(Attempts.count_from_now, worker.attempts, worker, pending)
+                _believe(Denials.count_from_now, worker.attempts, worker, pending)
             # One that is gone by now is told of by the next request, with its cause.
             with contextlib.suppress(ProcessLookupError):
                 worker.channel.process.ceiling = Ceiling(worker.channel.process.pid)
@@ -288,7 +288,7 @@ class Crew:
             found.append(combine(locked.layers, locked.probes, cgroup_status, *self._own_layers()))
         self.layers = worst(found)
 
-    def _open(self, worker: Worker, limit: int) -> Pending:
+    def _open(self, worker: WorkerHandle, limit: int) -> Pending:
         scratch = self._make_scratch(worker.channel.process)
         network = Network(self.spec.name, self.spec.permissions.targets)
         message = Open(self._confinement(scratch, limit), self._probe_context(scratch), network)
@@ -299,7 +299,7 @@ class Crew:
         with self._broker.ends.pop() as line:
             return worker.channel.ask(message, fds=(line.fileno(),), take_listener=take_listener)
 
-    def _watch(self, worker: Worker, listener: int) -> None:
+    def _watch(self, worker: WorkerHandle, listener: int) -> None:
         process = worker.channel.process
         worker.attempts = self._services.answerer.watch(listener, process.pid, self.usage, process.scratch)
 
@@ -344,7 +344,7 @@ class Crew:
                 asked.append((worker, worker.channel.ask(start)))
         except (MessageError, OverflowError) as error:
             raise PluginLoadError(f"its options cannot be sent: {error}", plugin=spec.name) from error
-        outbox, spares = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES, Spares()
+        outbox, spares = OUTBOX_BYTES if spec.role_info.observes else SMALL_OUTBOX_BYTES, BufferPool()
         for worker, pending in asked:
             ready = worker.channel.wait(pending, spec.start_deadline_s)
             if not isinstance(ready, Ready):
@@ -354,7 +354,7 @@ class Crew:
             if self.ready not in (None, ready):
                 raise worker.channel.reject("is not the plugin that was started before", pending)
             self.ready = ready
-            worker.slots = [Slot(worker.exchange, outbox, spares) for _ in range(SLOTS_PER_WORKER)]
+            worker.slots = [CallMemory(worker.exchange, outbox, spares) for _ in range(SLOTS_PER_WORKER)]
         self.count_results()
 
     def _confinement(self, scratch: str, limit: int) -> Confinement:
@@ -424,7 +424,7 @@ class Crew:
         return regions
 
 
-def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: Worker, pending: Pending) -> None:
+def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: WorkerHandle, pending: Pending) -> None:
     """Check what a worker says of itself; one that says what cannot be is ended.
 
     Raises:

@@ -23,7 +23,7 @@ class _Held(NamedTuple):
     scratch: str | None
 
 
-class Dying:
+class Zombies:
     """All of one sandbox."""
 
     def __init__(self) -> None:

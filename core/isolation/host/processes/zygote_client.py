@@ -14,7 +14,6 @@ from ....imports.search_paths import import_paths, user_site
 from ....plugins.grace_period import GracePeriod
 from ...policy.confinement import ENV_CANARY
 from ...transport.messages import (
-    Dying,
     Fork,
     Forked,
     FromZygote,
@@ -22,6 +21,7 @@ from ...transport.messages import (
     Reap,
     Reaped,
     Refused,
+    StillEnding,
     ToZygote,
     from_zygote,
     receive_with_fds,
@@ -180,7 +180,7 @@ class Zygote:
         match reply:
             case Reaped(collected, status) if collected == pid:
                 return status
-            case Dying(there) if there == pid:
+            case StillEnding(there) if there == pid:
                 raise NotEndedError
             case Refused():
                 return None
