@@ -25,6 +25,7 @@ MADE = (
     "docs/reference/job.md",
     "docs/reference/cli.md",
     "core/job/job.schema.json",
+    "docs/assets/house.svg",
 )
 SCHEMA = json.loads((ROOT / "core" / "job" / "job.schema.json").read_text())
 SMALL = "model: cnn\ndata: mnist10k\nepochs: 1\n"

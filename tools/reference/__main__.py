@@ -1,11 +1,12 @@
-"""Write the pages and the schema that are made from the code.
+"""Write the pages, the schema and the picture that are made from the code.
 
-    python tools/reference               writes docs/reference/*.md and core/job/job.schema.json
+    python tools/reference               writes docs/reference/*.md, core/job/job.schema.json,
+                                         docs/assets/house.svg
     python tools/reference --check       exits with 1 if one of them is stale, and names it
     python tools/reference --root DIR    does either for another clone
 
 Run it after any change to a hook, to the schema of jobs, to what a model, a reader, a loss or a
-schedule takes, or to the command line.
+schedule takes, to the command line, or to what one room imports of another.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import cli_page
 import hooks_page
+import house_picture
 import job_page
 import job_schema
 
@@ -27,6 +29,7 @@ MADE: dict[str, Callable[[], str]] = {
     "docs/reference/job.md": job_page.text,
     "docs/reference/cli.md": cli_page.text,
     "core/job/job.schema.json": job_schema.text,
+    "docs/assets/house.svg": house_picture.text,
 }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 CORE = Path(__file__).resolve().parents[2] / "core"
-_WIDTH, _FLOOR, _BOX, _HEIGHT, _MARGIN = 1080, 92, 150, 44, 20
+_WIDTH, _FLOOR, _BOX, _HEIGHT, _GAP, _MARGIN = 860, 92, 150, 44, 60, 20
 _STYLE = """
   .room { fill: #eef1fb; stroke: #4051b5; }
   .name { font: 600 14px sans-serif; fill: #1c2340; text-anchor: middle; }
@@ -47,10 +48,9 @@ def text() -> str:
     """Return the picture, as SVG."""
     arrows = rooms()
     floors = _floors(arrows)
+    across = _across(floors, arrows)
     places = {
-        room: (_WIDTH * (index + 1) / (len(floor) + 1), _MARGIN + row * _FLOOR)
-        for row, floor in enumerate(floors)
-        for index, room in enumerate(floor)
+        room: (across[room], _MARGIN + row * _FLOOR) for row, floor in enumerate(floors) for room in floor
     }
     height = 2 * _MARGIN + (len(floors) - 1) * _FLOOR + _HEIGHT
     return "\n".join(
@@ -97,18 +97,29 @@ def _floors(arrows: dict[str, set[str]]) -> list[list[str]]:
     rows: dict[int, list[str]] = {}
     for room in sorted(arrows):
         rows.setdefault(of(room), []).append(room)
-    floors: list[list[str]] = []
+    return [rows[row] for row in sorted(rows, reverse=True)]
+
+
+def _across(floors: list[list[str]], arrows: dict[str, set[str]]) -> dict[str, float]:
+    """Return where the middle of each room is: above those that it imports, so that few arrows cross."""
     place: dict[str, float] = {}
-    # A room stands near those that it imports, so that few arrows cross.
-    for row in sorted(rows):
-        floor = sorted(rows[row], key=lambda room: (_mean([place[below] for below in arrows[room]]), room))
-        place |= {room: (index + 1) / (len(floor) + 1) for index, room in enumerate(floor)}
-        floors.insert(0, floor)
-    return floors
+    for floor in reversed(floors):
+        wanted = {
+            room: _mean([place[below] for below in _direct(room, arrows)] or [_WIDTH / 2]) for room in floor
+        }
+        row = sorted(floor, key=lambda room: (wanted[room], room))
+        left = -math.inf
+        for room in row:
+            place[room] = left = max(wanted[room], left + _BOX + _GAP)
+        middle = _mean([place[room] - wanted[room] for room in row])
+        low, high = _BOX / 2 - place[row[0]], _WIDTH - _BOX / 2 - place[row[-1]]
+        for room in row:
+            place[room] += min(max(-middle, low), high)
+    return place
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    return sum(values) / len(values)
 
 
 def _direct(room: str, arrows: dict[str, set[str]]) -> set[str]:
@@ -123,8 +134,12 @@ def _direct(room: str, arrows: dict[str, set[str]]) -> set[str]:
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    x, y, to_x, to_y = start[0], start[1] + _HEIGHT, end[0], end[1] - 2
+    # One that leads past a floor goes around what may stand there.
+    aside = 0 if to_y - y < _FLOOR else math.copysign(0.8 * _BOX, to_x - x)
     return (
-        f'<path class="arrow" d="M{start[0]:.0f} {start[1] + _HEIGHT:.0f} L{end[0]:.0f} {end[1] - 2:.0f}"/>'
+        f'<path class="arrow" d="M{x:.0f} {y:.0f} C{x + aside:.0f} {y + 40:.0f} '
+        f'{to_x + aside:.0f} {to_y - 40:.0f} {to_x:.0f} {to_y:.0f}"/>'
     )
 
 
