@@ -74,6 +74,8 @@ class _Command(TyperCommand):
             raise
 
 
+#: Made by ``tools/reference`` from the schema that jobs are checked with; a test holds it fresh.
+_SCHEMA = Path(__file__).parents[1] / "job" / "job.schema.json"
 #: Where a command keeps whether ``--debug`` was given.
 _DEBUG = "ringfence.debug"
 
@@ -374,7 +376,7 @@ def doctor(*, as_json: _Json = False) -> None:
     Exit status 2 if it cannot be used.
     """
     gc.enable()
-    from .machine import examine_machine  # noqa: PLC0415 - imports torch
+    from .doctor_page import examine_machine  # noqa: PLC0415 - imports torch
 
     raise typer.Exit(examine_machine(as_json=as_json))
 
@@ -383,7 +385,7 @@ def doctor(*, as_json: _Json = False) -> None:
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")]) -> None:
     """Write the report of a run anew, from what is in its folder."""
     gc.enable()
-    from .machine import rewrite_report  # noqa: PLC0415 - imports matplotlib
+    from .report_page import rewrite_report  # noqa: PLC0415 - imports matplotlib
 
     typer.echo(rewrite_report(folder))
 
@@ -394,6 +396,4 @@ def schema() -> None:
 
     With it they check and complete what is written.
     """
-    from .schema import schema_text  # noqa: PLC0415 - as the others
-
-    typer.echo(schema_text(), nl=False)
+    typer.echo(_SCHEMA.read_text(encoding="utf-8"), nl=False)

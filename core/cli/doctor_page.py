@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import sys
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console, Group, RenderableType
@@ -10,9 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..hooks.errors import visible
+from ..hooks.errors import JobError, visible
 from ..isolation.coverage import NOT_COVERED
-from ..isolation.doctor import Diagnosis
+from ..isolation.doctor import Diagnosis, diagnose
 from ..isolation.host.limits.memory_budget import MAX_FRACTION
 from ..isolation.host.processes.layer_report import is_held, way_out
 from ..isolation.policy.layer_status import CONSEQUENCES, REQUIRED, LayerStatus
@@ -22,6 +24,16 @@ _GIB = 2**30
 _NAMED = 3
 _STYLES = {"active": "green", "degraded": "yellow", "failed": "bold red"}
 _INDENT = (0, 0, 0, 2)
+
+
+def examine_machine(*, as_json: bool) -> int:
+    """Print what the sandbox holds on this machine and return the exit status."""
+    diagnosis = diagnose()
+    if as_json:
+        sys.stdout.write(f"{json.dumps(diagnosis.to_dict(), indent=2)}\n")
+    else:
+        print_diagnosis(diagnosis, Console())
+    return 0 if diagnosis.usable else JobError.exit_status
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringfence import JobError, RunAbortedError, StepInfo
-from ringfence.cli.machine import rewrite_report
+from ringfence.cli.report_page import rewrite_report
 from ringfence.cli.signals import StopFlag
 from ringfence.cli.train_job import train_job
 from ringfence.hooks.types import Report

@@ -1,12 +1,8 @@
-"""``ringfence doctor`` and ``ringfence report``."""
+"""What ``ringfence report`` does: write the page of a run anew."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from ..hooks.errors import JobError
 from ..tracking import run_folder
@@ -32,16 +28,3 @@ def rewrite_report(folder: Path) -> Path:
         return write_report(folder, lambda sentence: to_stderr(f"left out: {sentence}"))
     except OSError as error:
         raise JobError(f"{folder}: no page can be written there: {run_folder.explain_disk(error)}") from error
-
-
-def examine_machine(*, as_json: bool) -> int:
-    """Print what the sandbox holds on this machine and return the exit status."""
-    from ..isolation.doctor import diagnose  # noqa: PLC0415 - imports torch
-    from .doctor_page import print_diagnosis  # noqa: PLC0415 - as above
-
-    diagnosis = diagnose()
-    if as_json:
-        sys.stdout.write(f"{json.dumps(diagnosis.to_dict(), indent=2)}\n")
-    else:
-        print_diagnosis(diagnosis, Console())
-    return 0 if diagnosis.usable else JobError.exit_status
