@@ -11,7 +11,7 @@
     rolled_back(to_step, position)            # after a plugin's fault, and when a run is resumed
 
 The engine never reads a clock for the recorder: rates, bars and times are the recorder's own.
-What plugins log and what monitors report goes to ``hooks.listener.Listener``, not here.
+What plugins log and what monitors report goes to ``Listener``, not here.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ringfence.plugins.plugin_frames import own_frames
 from .conftest import SMALL_JOB, TRUSTED_JOB
 
 TRACEBACK = f"""Traceback (most recent call last):
-  File "{sys.modules["ringfence"].__path__[0]}/isolation/worker.py", line 243, in _call
+  File "{sys.modules["ringfence"].__path__[0]}/isolation/worker/serve.py", line 243, in _call
     result = getattr(self._plugin, call.method)(**given)
   File "/site/acme/plugin.py", line 7, in backward
     return helper(gradients)

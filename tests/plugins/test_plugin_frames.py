@@ -11,7 +11,7 @@ from ringfence.plugins.plugin_frames import Spot, own_frames, raised_at, split_d
 OURS = Path(plugin_frames.__file__).parents[1]
 HEAD = "Traceback (most recent call last):"
 WORKER = [
-    f'  File "{OURS}/isolation/worker.py", line 243, in _call',
+    f'  File "{OURS}/isolation/worker/serve.py", line 243, in _call',
     "    result = getattr(plugin, method)()",
 ]
 PLUGIN = [

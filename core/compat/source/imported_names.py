@@ -24,7 +24,7 @@ class Import:
         name: The name; ``ALL`` for ``import *``; ``WHOLE`` where it is handed on, so that it cannot be told.
         path: File.
         line: Line.
-        guarded: True where its absence is provided for (``guards.py``).
+        guarded: True where its absence is provided for (``version_guards``).
     """
 
     module: str

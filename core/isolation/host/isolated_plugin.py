@@ -78,7 +78,7 @@ class _Posted:
 
 
 class IsolatedPlugin:
-    """A plugin in processes of its own; see ``hooks.plugin.Plugin`` for the methods.
+    """A plugin in processes of its own; see ``plugins.interface.Plugin`` for the methods.
 
     Args:
         spec: What to start.
