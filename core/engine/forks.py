@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from ..hooks.errors import CutOffError
+
 _CAME_BACK = "a process that your code has forked came back from it, and ends here: the run is its parent's"
 
 
@@ -31,7 +33,9 @@ def ending_forks() -> Iterator[None]:
 def _end(error: BaseException) -> None:
     """End this process as Python would with ``error``, but for what the frames above would still do."""
     status = 1
-    if not isinstance(error, SystemExit):
+    if isinstance(error, KeyboardInterrupt):
+        status = CutOffError.exit_status  # Ctrl-C reaches every process of the terminal: one of them says so
+    elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     elif error.code is None or isinstance(error.code, int):
         status = error.code or 0

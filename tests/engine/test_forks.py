@@ -9,6 +9,7 @@ import pytest
 import torch
 from engine_helpers import config, hooks_of, image_data, mlp, run, same_weights, sgd
 
+from ringfence.engine import forks
 from ringfence.engine.data import Plan
 from ringfence.engine.forks import ending_forks
 from ringfence.engine.losses import CrossEntropy
@@ -41,7 +42,11 @@ def fail():
     raise ValueError("no")
 
 
-WAYS_OUT = [(lambda: None, 1), (fail, 1), (lambda: sys.exit(5), 5)]
+def interrupted():
+    raise KeyboardInterrupt
+
+
+WAYS_OUT = [(lambda: None, 1), (fail, 1), (lambda: sys.exit(5), 5), (interrupted, 130)]
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +102,11 @@ def test_without_the_guard_a_child_comes_back():
 def test_the_one_who_entered_leaves_with_what_was_raised():
     with pytest.raises(ValueError, match="no"), ending_forks():
         fail()
+
+
+def test_an_interrupted_child_says_nothing_as_its_trainer_does(capfd):
+    if (child := os.fork()) == 0:
+        forks._end(KeyboardInterrupt())
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    assert capfd.readouterr() == ("", "")
