@@ -16,6 +16,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,24 +127,33 @@ def _series(root: Path, index: Index, version: Version, live: Mapping[str, Any])
     begun = Index(
         (*index.series, Series(name, (str(version),))), index.snapshots | {name: SeriesSnapshot.of(snapshot)}
     )
-    oldest = window(begun, version)[0].name
+    before = json.loads((root / TEMPLATE).read_text(encoding="utf-8"))
+    oldest = {role: window(begun, version, role)[0].name for role in before["role"]}
     template = _replaced(root, TEMPLATE, r'(?<="_kit_series": ")[^"]+', name)
-    template = re.sub(r'(?<="_oldest_series": ")[^"]+', oldest, template)
+    template = re.sub(r'(?<="_oldest_series": )\{[^}]*\}', _spaced(oldest), template)
     projects = sorted((root / EXAMPLES).glob("*/pyproject.toml"))
     return {
         f"{SNAPSHOTS}/{name}.json": _written(snapshot),
         INDEX: _index(root, {"name": name, "finals": [str(version)], "yanked": []}),
         TEMPLATE: template,
-        **{str(path.relative_to(root)): _bounds(root, path, name, oldest) for path in projects},
+        **{str(path.relative_to(root)): _bounds(root, path, name, oldest, before) for path in projects},
     }
 
 
-def _bounds(root: Path, path: Path, kit: str, oldest: str) -> str:
-    """Return an example plugin's project with the bounds that the template will give new ones."""
-    before = json.loads((root / TEMPLATE).read_text(encoding="utf-8"))
+def _bounds(root: Path, path: Path, kit: str, oldest: Mapping[str, str], before: Mapping[str, Any]) -> str:
+    """Return an example plugin's project with the bounds that the template will give new ones.
+
+    Args:
+        root: The clone.
+        path: The project.
+        kit: The new series.
+        oldest: Role to the oldest series that a plugin of it has to fit.
+        before: The template's settings so far.
+    """
     text = path.read_text(encoding="utf-8")
+    role = tomllib.loads(text)["project"]["keywords"][-1]
     for old, new in (
-        (f'  "ringfence>={before["_oldest_series"]}",\n', f'  "ringfence>={oldest}",\n'),
+        (f'  "ringfence>={before["_oldest_series"][role]}",\n', f'  "ringfence>={oldest[role]}",\n'),
         (f" since {before['_kit_series']}.\n", f" since {kit}.\n"),
         (f'"ringfence>={before["_kit_series"]}"]', f'"ringfence>={kit}"]'),
     ):
@@ -153,6 +163,11 @@ def _bounds(root: Path, path: Path, kit: str, oldest: str) -> str:
             )
         text = text.replace(old, new)
     return text
+
+
+def _spaced(oldest: Mapping[str, str]) -> str:
+    """Return the series by role as the template has them, in one line."""
+    return f"{{ {json.dumps(oldest)[1:-1]} }}"
 
 
 def _patch(root: Path, index: Index, version: Version) -> dict[str, str]:

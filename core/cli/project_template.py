@@ -107,9 +107,9 @@ class Template:
         return str(self._derived({"name": name})["__distribution"])
 
     def _context(self, answers: Answers) -> dict[str, Any]:
-        oldest = window(Index.read(), Version(__version__))[0].name
+        oldest = window(Index.read(), Version(__version__), answers.role)[0].name
         # The template states it as well, for cookiecutter, which cannot work it out.
-        return {**self._derived(asdict(answers)), "_oldest_series": oldest}
+        return {**self._derived(asdict(answers)), "_oldest_series": {answers.role: oldest}}
 
     def _derived(self, answers: Mapping[str, str]) -> dict[str, Any]:
         """Return answers and settings; those that begin with ``__`` are rendered, as cookiecutter does it."""

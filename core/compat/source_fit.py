@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..hooks.errors import shortened
@@ -48,31 +49,29 @@ def fit(source: PluginSource, claimed: Sequence[SeriesSnapshot], needed: Sequenc
     findings = [_unresolved(item) for item in source.unresolved]
     findings += _complete(source)
     merged: dict[Finding, list[str]] = {}
+    advice: dict[Finding, str] = {}
     for snapshot in claimed:
         for finding in _misfits(source, snapshot):
-            merged.setdefault(finding, []).append(snapshot.series)
+            what = replace(finding, advice="")
+            merged.setdefault(what, []).append(snapshot.series)
+            advice[what] = finding.advice  # that of the newest: each series may have other roles
     order = [snapshot.series for snapshot in claimed]
     return findings + [
-        Finding(
-            rule=finding.rule,
-            text=finding.text,
-            series=tuple(series),
-            advice=_advice(finding, series, order, needed),
-            path=finding.path,
-            line=finding.line,
-        )
-        for finding, series in merged.items()
+        replace(what, series=tuple(series), advice=_advice(what, advice[what], series, order, needed))
+        for what, series in merged.items()
     ]
 
 
-def _advice(finding: Finding, failing: Sequence[str], claimed: Sequence[str], needed: Sequence[str]) -> str:
+def _advice(
+    finding: Finding, advice: str, failing: Sequence[str], claimed: Sequence[str], needed: Sequence[str]
+) -> str:
     """Say which bound would be true, if one is, and what to change where none would be accepted."""
     if not finding.rule.startswith("E-"):
         return ""
     after = claimed[claimed.index(failing[-1]) + 1 :]
     if after and not set(failing) & set(needed):
         return f"declare {PUBLIC}>={after[0]}"
-    change = finding.advice or "change it"
+    change = advice or "change it"
     return f"{change} and declare {PUBLIC}>={needed[0]}" if after else change
 
 

@@ -6,7 +6,7 @@ else. It is accepted only if
 1. the range has a lower bound,
 2. contains the running core,
 3. admits a version of each of the last three series that end with the running one
-   (fewer, while fewer exist), and
+   (fewer, while fewer exist or have its role), and
 4. its source, read as text, fits every series that the range admits (``fit.py``);
 5. its class, once loaded in a sandbox, then has to fit them too (``loaded.py``).
 
@@ -159,13 +159,28 @@ def _why_unreadable(text: str, error: Exception) -> str:
     return f"'{shown}' cannot be read: {why}"
 
 
-def window(index: Index, running: Version) -> tuple[Series, ...]:
-    """Return the last three series that end with the running one.
+def window(index: Index, running: Version, role: str | None = None) -> tuple[Series, ...]:
+    """Return the last three series that end with the running one, from that on which brought ``role``.
 
     A series whose versions were all withdrawn is left out; the running one always counts.
     """
-    *before, last = index.up_to(running)
+    *before, last = _since(role, index.up_to(running), index)
     return (*[series for series in before if series.live], last)[-SPAN:]
+
+
+def _since(role: str | None, series: Sequence[Series], index: Index) -> Sequence[Series]:
+    """Leave out the series before a role: no plugin of it could fit them.
+
+    One without a record may have had it. A role that no series has, or that is gone, leaves out none.
+    """
+    begin = 0
+    for position, one in enumerate(series):
+        snapshot = index.snapshots.get(one.name)
+        if snapshot is not None and role in snapshot.roles:
+            return series[begin:]
+        if snapshot is not None:
+            begin = position + 1
+    return series
 
 
 def check(candidate: Candidate, source: PluginSource, index: Index, running: str) -> Verdict:
@@ -179,7 +194,7 @@ def check(candidate: Candidate, source: PluginSource, index: Index, running: str
     """
     version = Version(running)
     declaration = Declaration.of(candidate.requires)
-    needed = window(index, version)
+    needed = window(index, version, source.role)
     if canonicalize_name(candidate.distribution) == CORE:
         # It is released with the core, so there is no other series that it could meet.
         findings = [Finding("I-IN-STEP", "comes with the core and is released in step with it")]
@@ -266,9 +281,10 @@ def _notes(
             Finding("I-CAPPED", f"declares {declaration}; a core beyond it will refuse the plugin")
         )
     if len(needed) < SPAN:
+        since_role = len(needed) < len(window(index, running))
         text = (
-            f"this core has had {len(needed)} series so far, and the plugin is held to all of them; "
-            f"once there are more, it will be held to the last {SPAN}"
+            f"{'its role has been in' if since_role else 'this core has had'} {len(needed)} series so far, "
+            f"and the plugin is held to all of them; once there are more, it will be held to the last {SPAN}"
         )
         findings.append(Finding("I-BOOTSTRAP", text))
     current = index.up_to(running)[-1]

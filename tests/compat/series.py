@@ -1,8 +1,8 @@
 """Four invented series of the core, and distributions on disk that claim to work with them.
 
-Series 1.6 is the core as it is, with one argument announced to go; 1.4 lacks a name,
-an argument, an attribute and a hook of it. Of 0.9 no record is kept. The examples
-on the pages of the rules are of these.
+Series 1.6 is the core as it is, with one argument announced to go, and a role ``probe`` that came
+with 1.5; 1.4 lacks a name, an argument, an attribute and a hook of it too. A role ``sampler`` went with 1.6.
+Of 0.9 no record is kept. The examples on the pages of the rules are of these.
 """
 
 from dataclasses import replace
@@ -22,10 +22,21 @@ FINALS = {
 }
 RUNNING = "1.6.0"
 
-LATEST = replace(NOW, series="1.6", deprecated={"optimizer_backward.loss": "1.8"})
+BACKWARD = {"gradients": "Gradients", "step": "StepInfo"}
+PROBED = {**NOW.hooks, "probe_backward": BACKWARD}
+SAMPLED = {"sampler_backward": BACKWARD}
+LATEST = replace(
+    NOW,
+    series="1.6",
+    roles=NOW.roles | {"probe"},
+    hooks=PROBED,
+    deprecated={"optimizer_backward.loss": "1.8"},
+)
+BETWEEN = replace(NOW, series="1.5", roles=NOW.roles | {"probe", "sampler"}, hooks=PROBED | SAMPLED)
 EARLIEST = replace(
     NOW,
     series="1.4",
+    roles=NOW.roles | {"sampler"},
     names=NOW.names - {"connect"},
     types={**NOW.types, "StepInfo": NOW.types["StepInfo"] - {"pass_index"}},
     hooks={
@@ -34,11 +45,11 @@ EARLIEST = replace(
             for name, kind in arguments.items()
             if (hook, name) != ("gradient_backward", "parameters")
         }
-        for hook, arguments in NOW.hooks.items()
+        for hook, arguments in (NOW.hooks | SAMPLED).items()
         if hook != "augment_backward"
     },
 )
-SNAPSHOTS = {"1.4": EARLIEST, "1.5": replace(NOW, series="1.5"), "1.6": LATEST}
+SNAPSHOTS = {"1.4": EARLIEST, "1.5": BETWEEN, "1.6": LATEST}
 
 CLIP = """\
 from ringfence import passthrough

@@ -46,6 +46,10 @@ def returning(expression):
     return CLIP.replace("return None", f"return {expression}")
 
 
+def of_role(role):
+    return CLIP.replace("gradient", role, 1)
+
+
 def importing(line):
     return f"{line}\n{CLIP}"
 
@@ -144,7 +148,34 @@ CASES = [
     ),
     Case("an attribute of 1.5", "refused", ("E-ATTR",), text=returning("step.pass_index")),
     Case("an attribute of 1.5 with a default", "accepted", text=returning("getattr(step, 'pass_index', 0)")),
-    Case("a role of no series", "refused", ("E-ROLE",), text=CLIP.replace("gradient", "compressor", 1)),
+    Case("a role of no series", "refused", ("E-ROLE",), text=of_role("compressor")),
+    # A role that came with 1.5: there is nothing before that a plugin of it could fit.
+    Case("a role of 1.5", "accepted", ("I-BOOTSTRAP",), ("ringfence>=1.5",), text=of_role("probe")),
+    Case("a role of 1.5 from 1.4 on", "refused", ("E-ROLE", "I-BOOTSTRAP"), text=of_role("probe")),
+    Case(
+        "a role of 1.5 from 1.6 on",
+        "refused",
+        ("E-SPAN", "I-BOOTSTRAP"),
+        ("ringfence>=1.6",),
+        text=of_role("probe"),
+    ),
+    Case(
+        "a role of 1.5, whose record is lost",
+        "refused",
+        ("U-SERIES", "I-BOOTSTRAP"),
+        ("ringfence>=1.5",),
+        lost=("1.5",),
+        text=of_role("probe"),
+    ),
+    Case("a role that went with 1.6", "refused", ("E-ROLE",), text=of_role("sampler")),
+    Case(
+        "a role of 1.5 on the core of 1.4",
+        "refused",
+        ("E-ROLE", "I-BOOTSTRAP"),
+        running="1.4.9",
+        series=FOUR[1:],
+        text=of_role("probe"),
+    ),
     Case("no backward", "refused", ("E-METHOD",), text=CLIP.replace("backward", "backwards")),
     Case("a computed attribute", "refused", ("U-ATTRIBUTES",), text=returning("getattr(step, self.name)")),
     Case("arguments behind a star", "refused", ("E-METHOD",), text=taking("*arguments")),

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,47 @@ def test_series_follow_the_index_not_arithmetic():
     found = window(Index(series), Version("2.0.0"))
 
     assert [item.name for item in found] == ["1.9", "1.10", "2.0"]
+
+
+@pytest.mark.parametrize(
+    ("role", "running", "expected"),
+    [
+        ("gradient", "1.7.0", ("1.5", "1.6", "1.7")),
+        ("probe", "1.7.0", ("1.6", "1.7")),
+        ("probe", "1.6.0", ("1.6",)),
+        ("probe", "1.5.4", ("0.9", "1.4", "1.5")),  # not there yet: no series is the first to have it
+        ("sampler", "1.7.0", ("1.5", "1.6", "1.7")),  # in 1.4 only
+        ("trial", "1.7.0", ("1.5", "1.6", "1.7")),
+        (None, "1.7.0", ("1.5", "1.6", "1.7")),
+    ],
+)
+def test_the_window_of_a_role_begins_with_the_series_that_brought_it(role, running, expected):
+    roles = {"1.4": {"gradient", "sampler"}, "1.6": {"gradient", "probe"}, "1.7": {"gradient", "probe"}}
+    snapshots = {
+        name: snapshot(name, roles=frozenset(roles.get(name, {"gradient"}))) for name in FIVE.snapshots
+    }
+
+    found = window(replace(FIVE, snapshots=snapshots), Version(running), role)
+
+    assert tuple(series.name for series in found) == expected
+
+
+def test_a_series_without_a_record_may_have_had_the_role():
+    snapshots = {name: snapshot(name) for name in ("1.5", "1.6")}
+
+    found = window(index_of("0.9", "1.4", "1.5", "1.6", snapshots=snapshots), Version("1.6.0"), "gradient")
+
+    assert [series.name for series in found] == ["1.4", "1.5", "1.6"]
+
+
+def test_a_role_that_is_new_is_said_to_be(judge):
+    """Told by what the window is: the core has had more series."""
+    index = varied(v1_5={"roles": frozenset({"gradient", "probe"})}, v1_6={"roles": frozenset({"probe"})})
+
+    verdict = judge("ringfence>=1.5", index=index, text=CLIP.replace("gradient", "probe", 1))
+
+    assert verdict.window == ("1.5", "1.6")
+    assert "its role has been in 2 series so far, and the plugin is held to all of them" in verdict.message()
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ def test_a_series_gets_a_record_a_version_and_a_place_everywhere(clone, live):
     assert (index.series[-1].name, index.series[-1].finals) == (NEXT, (f"{NEXT}.0",))
     template = json.loads(after["plugin_template/cookiecutter.json"])
     oldest = window(index, tool.Version(f"{NEXT}.0"))[0].name
-    assert (template["_kit_series"], template["_oldest_series"]) == (NEXT, oldest)
+    assert template["_kit_series"] == NEXT
+    assert template["_oldest_series"] == dict.fromkeys(template["role"], oldest)
     for name in examples:
         project = tomllib.loads(after[name].decode())["project"]
         assert f"ringfence>={oldest}" in project["dependencies"]
@@ -137,7 +138,27 @@ def test_four_series_on_the_oldest_moves(clone, live):
 
     template = json.loads((clone / "plugin_template/cookiecutter.json").read_text())
 
-    assert template["_oldest_series"] == f"{MAJOR}.{MINOR + 1}"
+    assert template["_oldest_series"] == dict.fromkeys(template["role"], f"{MAJOR}.{MINOR + 1}")
+
+
+def test_the_oldest_of_a_role_is_the_series_that_brought_it(clone, live):
+    path = clone / SNAPSHOTS / f"{NOW}.json"
+    for name in ("0.1", "0.2"):
+        old = json.loads((clone / SNAPSHOTS / f"{name}.json").read_text())
+        old["roles"].remove("monitor")
+        (clone / SNAPSHOTS / f"{name}.json").write_text(json.dumps(old))
+    assert json.loads(path.read_text())["roles"] == live["roles"], "it is there in the present series"
+
+    tool.cut(clone, NEXT, live, HEAD)
+
+    oldest = json.loads((clone / "plugin_template/cookiecutter.json").read_text())["_oldest_series"]
+    assert (oldest.pop("monitor"), set(oldest.values())) == (NOW, {"0.2"})
+    bounds = {
+        path.parent.name: tomllib.loads(path.read_text())["project"]["dependencies"]
+        for path in (clone / "examples/plugins").glob("*/pyproject.toml")
+    }
+    assert f"ringfence>={NOW}" in bounds["label-noise"]  # a monitor
+    assert "ringfence>=0.2" in bounds["gradient-centralisation"]
 
 
 def test_a_patch_changes_nothing_on_record_but_its_own_version(clone, live):
