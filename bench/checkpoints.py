@@ -51,7 +51,7 @@ from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
-from ringfence.plugins.observer import NullRecorder
+from ringfence.plugins.observer import Observer
 
 MIB = 1 << 20
 WIDTHS = {"1M": 500, "25M": 2500}
@@ -77,7 +77,7 @@ class Case:
 
     def take(self) -> None:
         """Take a snapshot as the engine does: over the one before."""
-        self.snapshot = self.state.snapshot(self.hooks, NullRecorder(), self.snapshot)
+        self.snapshot = self.state.snapshot(self.hooks, Observer(), self.snapshot)
 
     def write(self, folder: Path) -> None:
         """Write it as the next checkpoint; one stays."""

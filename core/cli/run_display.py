@@ -11,13 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..hooks.errors import visible
-from ..hooks.types import Batch, Report, StepInfo
+from ..hooks.types import StepInfo
 from ..plugins.interface import Plugin
-from ..plugins.observer import RunInfo
+from ..plugins.observer import Observer, RunInfo
 
 #: Span that steps/s is averaged over.
 RATE_WINDOW_S = 10.0
@@ -76,8 +75,8 @@ class View(Protocol):
         """Leave the terminal as it was; safe to call twice."""
 
 
-class RunDisplay:
-    """Takes what happens in a run and has ``view`` show it; an engine's ``Recorder`` and a ``Listener``.
+class RunDisplay(Observer):
+    """Takes what happens in a run and has ``view`` show it.
 
     Args:
         view: Where to show it.
@@ -109,8 +108,6 @@ class RunDisplay:
         for line in describe_plugins(plugins, order):
             self.view.line(line)
 
-    # the engine's recorder
-
     def started(self, info: RunInfo) -> None:
         """Show sizes."""
         self.status.info = info
@@ -124,14 +121,11 @@ class RunDisplay:
         if self._resumed or info.first_step:
             self.view.line(f"resumed after step {info.first_step}")
 
-    def sampled(self, batch: Batch, step: StepInfo) -> None:
-        """Take no notice: pictures are for the report."""
-
-    def wants_loss(self, step: StepInfo) -> bool:  # noqa: ARG002 - the protocol's signature
+    def wants_loss(self, step: StepInfo) -> bool:  # noqa: ARG002 - an observer's signature
         """Ask for the loss when something is to be drawn."""
         return self._clock() - self._refreshed >= REFRESH_S
 
-    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:  # noqa: ARG002 - the protocol's signature
+    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:  # noqa: ARG002 - an observer's signature
         """Count, and draw if it is time."""
         status = self.status
         status.step = step.global_step + 1
@@ -150,7 +144,7 @@ class RunDisplay:
             self._refreshed = now
             self.view.refresh(status, evaluated=False)
 
-    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:  # noqa: ARG002 - the protocol's signature
+    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:  # noqa: ARG002 - an observer's signature
         """Show the metrics."""
         self.status.metrics = dict(metrics)
         if best and self.status.info is not None:
@@ -160,14 +154,7 @@ class RunDisplay:
         self._times.clear()
         self._times.append((self._clock(), self.status.step))
 
-    def checkpointed(self, step: int, path: Path) -> None:
-        """Take no notice: checkpoints are routine."""
-
-    def position(self) -> Any:
-        """Return None: a screen is not rolled back."""
-        return None
-
-    def rolled_back(self, to_step: int, position: Any) -> None:  # noqa: ARG002 - the protocol's signature
+    def rolled_back(self, to_step: int, position: Any) -> None:  # noqa: ARG002 - an observer's signature
         """Go back to ``to_step``."""
         self.status.step = to_step
         self._times.clear()
@@ -185,13 +172,6 @@ class RunDisplay:
             # Indented, so that no line of the plugin's can pass for one of ours.
             told = visible(traceback.rstrip()).replace("\n", "\n    ")
             self._trace(f"traceback of plugin '{plugin}':\n    {told}")
-
-    # the plugins' listener
-
-    def reported(
-        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
-    ) -> None:
-        """Take no notice: reports are for the metrics file."""
 
 
 class PlainView:

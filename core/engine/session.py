@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
-from ..plugins.observer import Recorder
+from ..plugins.observer import Observer
 from .checkpoints.fingerprint import Fingerprint
 from .config import TrainConfig
 from .data import Data, Plan
@@ -58,7 +58,7 @@ class Run:
     hooks: Hooks
     state: TrainState
     stepper: Stepper
-    recorder: Recorder
+    recorder: Observer
     checkpoints: Path | None
     course: Fingerprint
     stop: Callable[[], bool]

@@ -14,7 +14,7 @@ from ..hooks.errors import CheckpointError
 from ..hooks.types import TensorMap
 from ..plugins.interface import machine_bytes
 from ..plugins.manager import Hooks
-from ..plugins.observer import Recorder
+from ..plugins.observer import Observer
 from ..reproducibility.generator_states import RunRng
 from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
@@ -88,7 +88,7 @@ class TrainState:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shared", shared_buffers(self.model))
 
-    def snapshot(self, hooks: Hooks, recorder: Recorder, old: Snapshot | None = None) -> Snapshot:
+    def snapshot(self, hooks: Hooks, recorder: Observer, old: Snapshot | None = None) -> Snapshot:
         """Copy everything that the run needs to come back to this point.
 
         Args:

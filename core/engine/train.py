@@ -17,7 +17,7 @@ from ..hooks.specs import OPTIMIZER
 from ..hooks.types import Allocate
 from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
-from ..plugins.observer import NullRecorder, Recorder, RunInfo
+from ..plugins.observer import Observer, RunInfo
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
 from .checkpoints.fingerprint import Comparison, Fingerprint
@@ -85,7 +85,7 @@ def train(
     hooks: Hooks,
     config: TrainConfig,
     *,
-    recorder: Recorder | None = None,
+    recorder: Observer | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     course: Fingerprint | None = None,
@@ -143,7 +143,7 @@ def train(
         PluginError: A plugin failed for good before the first snapshot was taken, or in the first step in a
             way in which it would fail again; nothing was trained.
     """  # fmt: skip
-    run = _prepare(model, data, hooks, config, recorder or NullRecorder(), allocate, stop, tried)
+    run = _prepare(model, data, hooks, config, recorder or Observer(), allocate, stop, tried)
     run.checkpoints, run.course = checkpoints, course or Fingerprint()
     if grace is not None:
         run.grace = run.stepper.grace = grace
@@ -192,7 +192,7 @@ def _prepare(
     data: Data,
     hooks: Hooks,
     config: TrainConfig,
-    recorder: Recorder,
+    recorder: Observer,
     allocate: Allocate | None,
     stop: Callable[[], bool],
     tried: Tried | None,

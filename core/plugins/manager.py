@@ -26,8 +26,8 @@ from ..hooks.types import (
 from ..tensors.tensor_file import TensorFile
 from .failure_policy import FailurePolicy, RunPosition
 from .interface import Plugin
-from .listener import Listener, Silent
 from .notices import PluginNews
+from .observer import Observer
 from .pluggy_adapter import implementations
 
 
@@ -48,10 +48,10 @@ class Hooks:
         failures: What became of each fault.
     """
 
-    def __init__(self, seed: int = 0, listener: Listener | None = None) -> None:
+    def __init__(self, seed: int = 0, listener: Observer | None = None) -> None:
         self.seed = seed
         self.plugins: list[Plugin] = []
-        self._listener = listener or Silent()
+        self._listener = listener or Observer()
         self._news = PluginNews(self._listener.event)
         self.failures = FailurePolicy(self._listener.event)
         self._step = 0

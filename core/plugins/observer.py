@@ -1,7 +1,9 @@
-"""How the engine tells what happened: one protocol, in the order in which its methods are called.
+"""Whom a run tells what happens: one class, its methods in the order in which they are called.
 
+    plugins_started(plugins, order)
     started(info)
     for each step:
+        reported(plugin, step, ...)           # whenever a plugin has logged or reported something
         sampled(batch, step)                  # first step of the run only
         wants_loss(step) -> bool
         step(step, loss, samples)
@@ -9,19 +11,20 @@
         position() -> plain data              # for each snapshot
         checkpointed(step, path)              # when one is due
     rolled_back(to_step, position)            # after a plugin's fault, and when a run is resumed
+    event(message)                            # at any time
 
-The engine never reads a clock for the recorder: rates, bars and times are the recorder's own.
-What plugins log and what monitors report goes to ``Listener``, not here.
+The engine never reads a clock for an observer: rates, bars and times are its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..hooks.types import Batch, StepInfo
+from ..hooks.types import Batch, Report, StepInfo
+from .interface import Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,15 @@ class RunInfo:
     higher_is_better: bool
 
 
-class Recorder(Protocol):
-    """Takes what the engine tells; must neither raise nor change what it is given.
+class Observer:
+    """Takes no notice of anything; whoever wants to overrides what it wants to know.
 
-    Every call is made by the thread that trains, between steps.
+    It must neither raise, but for a full disk, nor change what it is given. The engine's calls are made by
+    the thread that trains, between steps; the plugins' manager makes ``reported`` and ``event``.
     """
+
+    def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
+        """Take the plugins, in the job's order, once all run; ``order`` is hook to names, in firing order."""
 
     def started(self, info: RunInfo) -> None:
         """Take what is known before the first step; after ``rolled_back`` when the run is resumed."""
@@ -66,8 +73,9 @@ class Recorder(Protocol):
         Called again if the run rolls back to its start; ``batch`` is valid during the call only.
         """
 
-    def wants_loss(self, step: StepInfo) -> bool:
+    def wants_loss(self, step: StepInfo) -> bool:  # noqa: ARG002 - the signature of all
         """Tell whether ``step`` should be given the loss: reading it makes the host wait for a GPU."""
+        return False
 
     def step(self, step: StepInfo, loss: float | None, samples: int) -> None:
         """Take the end of one optimizer step.
@@ -97,6 +105,7 @@ class Recorder(Protocol):
 
         Monitors have been drained before, so that all reports of earlier steps are in.
         """
+        return None
 
     def rolled_back(self, to_step: int, position: Any) -> None:
         """Drop what was recorded after ``position``: steps from ``to_step`` on will come again.
@@ -107,38 +116,10 @@ class Recorder(Protocol):
                 checkpoint, so it must make sense to a new process that opens the same files.
         """
 
-    def event(self, message: str) -> None:
-        """Take something that the user should know, as a sentence."""
-
-
-class NullRecorder:
-    """A recorder that drops everything."""
-
-    def started(self, info: RunInfo) -> None:
-        """Drop it."""
-
-    def sampled(self, batch: Batch, step: StepInfo) -> None:
-        """Drop it."""
-
-    def wants_loss(self, step: StepInfo) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Ask for no loss, so that the host never waits."""
-        return False
-
-    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:
-        """Drop it."""
-
-    def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
-        """Drop it."""
-
-    def checkpointed(self, step: int, path: Path) -> None:
-        """Drop it."""
-
-    def position(self) -> Any:
-        """Return None: there is no record."""
-        return None
-
-    def rolled_back(self, to_step: int, position: Any) -> None:
-        """Drop it."""
+    def reported(
+        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
+    ) -> None:
+        """Take what ``plugin`` logged or returned at ``step``."""
 
     def event(self, message: str) -> None:
-        """Drop it."""
+        """Take something that the user should know, such as a decision about a plugin, as a sentence."""

@@ -34,9 +34,10 @@ from ..job.problems import Problem
 from ..plugins.grace_period import GracePeriod
 from ..plugins.interface import Plugin, PluginSpec
 from ..plugins.manager import Hooks
+from ..plugins.observer import Observer
 from ..report.page import write_report
 from ..tracking import run_folder
-from ..tracking.fanout import Fanout, Watcher
+from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold
 from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.run_record import RunRecord, accepted_before
@@ -95,7 +96,7 @@ def run(
     *,
     resume: bool = False,
     accept: Collection[str] = (),
-    watchers: Sequence[Watcher] = (),
+    watchers: Sequence[Observer] = (),
     stop: Callable[[], bool] = lambda: False,
     grace: GracePeriod | None = None,
     report: bool = True,
@@ -169,7 +170,7 @@ def run(
 def _recorded(
     prepared: Prepared,
     record: RunRecord,
-    watchers: Sequence[Watcher],
+    watchers: Sequence[Observer],
     told: Sequence[str],
     *,
     resume: bool,
@@ -192,7 +193,6 @@ def _recorded(
                 prepared,
                 record,
                 keeper,
-                [recorder, *watchers],
                 lambda sentence: _show([sentence], watchers),
                 resume=resume,
                 accept=accept,
@@ -232,7 +232,7 @@ def _recorded(
         return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
 
 
-def _show(notes: Sequence[str], watchers: Sequence[Watcher]) -> None:
+def _show(notes: Sequence[str], watchers: Sequence[Observer]) -> None:
     """Show what is true of the data whatever becomes of the run: the record has it, and it is no event."""
     for sentence in notes:
         for watcher in watchers:
@@ -261,7 +261,7 @@ def _ended(fault: BaseException, record: RunRecord) -> BaseException:
     return fault
 
 
-def _leave(record: RunRecord, recorder: MetricsLog, watchers: Sequence[Watcher], *, report: bool) -> Path:
+def _leave(record: RunRecord, recorder: MetricsLog, watchers: Sequence[Observer], *, report: bool) -> Path:
     """Write record and report of a run that has begun; return the report's path."""
     if record.opened:
         record.write()
@@ -286,7 +286,6 @@ def _train(
     prepared: Prepared,
     record: RunRecord,
     keeper: Fanout,
-    watchers: Sequence[Watcher],
     tell: Callable[[str], None],
     *,
     resume: bool,
@@ -318,9 +317,8 @@ def _train(
         # Before that: what is told of plugins at their end must not change what became of the run.
         stack.callback(keeper.training_over)
         load(prepared.plugins, hooks, _starter(sandbox), keeper.event)
-        record.plugins_started(hooks)
-        for watcher in watchers:
-            watcher.plugins_started(hooks.plugins, record.order)
+        record.faults = hooks.failures.log
+        keeper.plugins_started(hooks.plugins, hooks.order())
         try:
             return train(
                 ingredients.model,

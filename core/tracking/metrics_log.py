@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..hooks.types import Batch, Report, StepInfo
 from ..plugins.interface import Plugin
-from ..plugins.observer import RunInfo
+from ..plugins.observer import Observer, RunInfo
 from .json_lines import (
     MAX_LINE_BYTES,
     MAX_METRICS_BYTES,
@@ -52,8 +52,8 @@ _IMAGE_DIMS = 4
 _SMALLEST_SHARE = 0.005
 
 
-class MetricsLog:
-    """An engine's ``Recorder`` and a ``Listener`` that write into one folder.
+class MetricsLog(Observer):
+    """Writes what happens in a run into its folder.
 
     ======================  ==================================================
     ``metrics.jsonl``       every number, one line a step and origin
@@ -152,9 +152,6 @@ class MetricsLog:
         with disk_faults_told(self._folder):
             self._write("test", step, epoch, metrics, best=best, time=round(time.time(), 3))
             self._board.flush()
-
-    def checkpointed(self, step: int, path: Path) -> None:
-        """Note nothing: the folder of checkpoints tells."""
 
     def position(self) -> Any:
         """Return the length of ``metrics.jsonl``; everything else is cut back by step."""

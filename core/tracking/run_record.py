@@ -19,11 +19,10 @@ import torch
 from ..engine.checkpoints.fingerprint_diff import Difference
 from ..engine.train import Result
 from ..hooks.errors import RunAbortedError
-from ..hooks.types import Report, StepInfo
+from ..hooks.types import StepInfo
 from ..plugins.failure_policy import FaultLog
 from ..plugins.interface import Plugin
-from ..plugins.manager import Hooks
-from ..plugins.observer import NullRecorder, RunInfo
+from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
 from .run_folder import JOB, RECORD, disk_faults_told, keep_old_job, read_record, write_json, write_text
 from .run_history import EarlierPlugin, RunHistory, read_earlier
@@ -34,7 +33,7 @@ _UNTOLD: dict[type, str] = {KeyboardInterrupt: "ended at once, on the user's sec
 
 
 @dataclass
-class RunRecord(NullRecorder):
+class RunRecord(Observer):
     """What ``run.json`` of one run holds.
 
     Written at the start, when training begins, with each checkpoint and each fault, and at the end: what
@@ -93,9 +92,9 @@ class RunRecord(NullRecorder):
         self.resumed = self.earlier.resumed + 1
         return told
 
-    def plugins_started(self, hooks: Hooks) -> None:
-        """Take the plugins that run, and where their faults are noted."""
-        self.plugins, self.order, self.faults = hooks.plugins, hooks.order(), hooks.failures.log
+    def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
+        """Take the plugins that run."""
+        self.plugins, self.order = plugins, order
 
     def open(self) -> None:
         """Write the job and the first record.
@@ -118,24 +117,24 @@ class RunRecord(NullRecorder):
         with disk_faults_told(self.folder):
             write_json(self.folder / RECORD, self.to_dict())
 
-    def started(self, info: RunInfo) -> None:  # noqa: ARG002 - the recorder's signature
+    def started(self, info: RunInfo) -> None:  # noqa: ARG002 - an observer's signature
         """Note that training begins: the job fits the folder's checkpoints."""
         self.begun = True
         self._training_began = time.perf_counter()
         self.open()
 
-    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:  # noqa: ARG002 - the recorder's signature
+    def step(self, step: StepInfo, loss: float | None, samples: int) -> None:  # noqa: ARG002 - an observer's signature
         """Note the time."""
         self.stepped = True
         self._look_at_clock()
 
-    def checkpointed(self, step: int, path: Path) -> None:  # noqa: ARG002 - the recorder's signature
+    def checkpointed(self, step: int, path: Path) -> None:  # noqa: ARG002 - an observer's signature
         """Note the last checkpoint: a run that is aborted or killed has one too."""
         self.checkpoint = path
         self._look_at_clock()
         self.write()
 
-    def event(self, message: str) -> None:  # noqa: ARG002 - the recorder's signature
+    def event(self, message: str) -> None:  # noqa: ARG002 - an observer's signature
         """Write it down if a plugin has failed: the next checkpoint may never come."""
         if self.begun and self.faults.count != self._faults_written:
             self._look_at_clock()
@@ -160,11 +159,6 @@ class RunRecord(NullRecorder):
         """Note what ended the run."""
         self.status = "aborted" if isinstance(error, RunAbortedError) else "failed"
         self.error = str(error) or _UNTOLD.get(type(error), type(error).__name__)
-
-    def reported(
-        self, plugin: str, step: StepInfo, scalars: Mapping[str, float], report: Report | None
-    ) -> None:
-        """Take no notice: reports are for the metrics file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

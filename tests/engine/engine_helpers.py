@@ -19,7 +19,7 @@ from ringfence.hooks.types import AnotherPass, LossScale, LossTerm, Report, deri
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
-from ringfence.plugins.observer import NullRecorder
+from ringfence.plugins.observer import Observer
 
 # data and models
 
@@ -382,7 +382,7 @@ def adamw(**settings: Any):
 # runs
 
 
-class TapeRecorder(NullRecorder):
+class TapeRecorder(Observer):
     """Keeps the record of a run as a list that can be cut back."""
 
     def __init__(self, tape: list[tuple[str, int, Any]] | None = None) -> None:

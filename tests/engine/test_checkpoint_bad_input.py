@@ -31,7 +31,7 @@ from ringfence.engine.state import TrainState
 from ringfence.engine.weights import Weights
 from ringfence.hooks.errors import CheckpointError
 from ringfence.plugins.manager import Hooks
-from ringfence.plugins.observer import NullRecorder
+from ringfence.plugins.observer import Observer
 from ringfence.tensors import pytree
 
 NEW, OLD = "step-00000002", "step-00000001"
@@ -59,7 +59,7 @@ def written(tmp_path_factory):
     state = new_state()
     for step in (1, 2):
         state.progress.step = step
-        contents = state.snapshot(Hooks(), NullRecorder()).contents(0.5, higher_is_better=True)
+        contents = state.snapshot(Hooks(), Observer()).contents(0.5, higher_is_better=True)
         write_checkpoint(folder, with_plugin(contents, step), {"seed": 1}, keep=3)
     return folder, {name: (folder / NEW / name).read_bytes() for name in FILES}
 
@@ -571,7 +571,7 @@ def test_numbers_that_are_not_finite_survive_exactly(tmp_path):
     tensors = torch.tensor([math.inf, -math.inf, math.nan, -0.0]).view(torch.int32)
     tensors[2] |= 0x1234  # a NaN with something to tell
     state, plugin = new_state(), {"list": special, "tensor": tensors.view(torch.float32), math.inf: 1}
-    contents = state.snapshot(Hooks(), NullRecorder()).contents(-math.inf, higher_is_better=True)
+    contents = state.snapshot(Hooks(), Observer()).contents(-math.inf, higher_is_better=True)
     contents = type(contents)(0, contents.tensors, contents.engine, {"p": pytree.encode(plugin)}, -math.inf)
     write_checkpoint(tmp_path, contents, {"option": math.inf}, keep=1)
     seen = []

@@ -6,12 +6,12 @@ import time
 import pytest
 
 from ringfence import PluginCrashedError, PluginError, StepInfo
-from ringfence.plugins.listener import Silent
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.observer import Observer
 from ringfence.plugins.printed_output import MAX_LINES
 
 
-class Told(Silent):
+class Told(Observer):
     def __init__(self):
         self.events = []
 

@@ -19,7 +19,7 @@ from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
-from ringfence.plugins.observer import NullRecorder
+from ringfence.plugins.observer import Observer
 
 pytestmark = [pytest.mark.soak, pytest.mark.alone]
 
@@ -55,7 +55,7 @@ def data():
     return Data(samples, samples, mean=(0.4,), std=(0.3,))
 
 
-class Killer(NullRecorder):
+class Killer(Observer):
     """Kills one worker after another between two steps, and times how long it takes to come back."""
 
     def __init__(self, sandbox, plugins):
