@@ -141,7 +141,7 @@ def test_it_runs_by_name_in_a_sandbox(environment, job, tmp_path):
 def test_the_host_never_holds_a_module_of_a_plugin(environment, job, tmp_path):
     code = (
         "import json, pathlib, sys\n"
-        "from ringfence.job import read_job\n"
+        "from ringfence.job.job_file import read_job\n"
         "from ringfence.run.execute import run\nfrom ringfence.run.prepare import prepare\n"
         "seen = set()\n"
         "def stop():\n"
@@ -188,7 +188,7 @@ def test_a_range_of_fewer_than_three_series_is_refused(environment, job, tmp_pat
         "from dataclasses import replace\n"
         "from ringfence.cli.app import errors_told\n"
         "from ringfence.hooks.series import Index, Series\n"
-        "from ringfence.job import read_job\n"
+        "from ringfence.job.job_file import read_job\n"
         "from ringfence.run.load_plugins import plan\n"
         "names = [f'0.{n}' for n in range(1, 6)]\n"
         "first = Index.read().snapshots['0.1']\n"
