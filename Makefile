@@ -1,5 +1,7 @@
 # make run    train the main job and say where its report is (OUT=DIR chooses the folder)
-# make test   formatting, lint, types and tests
+# make test   formatting, lint, types and tests; two parts take longer and stand beside it:
+# make test-hostile   the attacks as an ordinary user and in a box
+# make test-chaos     more runs under faults
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
 # make docs   build the documentation into site/, every warning an error
@@ -19,7 +21,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test computes rest attacks waits commands soak bench docs lint clean
+.PHONY: run test test-hostile test-chaos computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -32,12 +34,12 @@ WAITS := tests/fuzz tests/isolation
 COMMANDS := tests/cli
 FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS) $(COMMANDS),$(FOLDERS)) $(wildcard tests/test_*.py)
-BESIDE := $(BIN)/python -m pytest -m 'not soak and not alone' $(PYTEST_ARGS)
+BESIDE := $(BIN)/python -m pytest -m 'not soak and not room and not alone' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
 	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
 	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks commands waits computes lint
-	$(BIN)/python -m pytest -m 'not soak and alone' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not soak and not room and alone' $(PYTEST_ARGS)
 
 computes:
 	$(BESIDE) $(COMPUTES)
@@ -53,6 +55,10 @@ waits:
 
 commands:
 	$(BESIDE) $(COMMANDS)
+
+# What a folder holds beyond `make test`.
+test-hostile test-chaos: test-%: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m 'not soak and room' tests/$* $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)
 	SLACK_S=2 $(BIN)/python -m pytest -m 'soak or alone' $(PYTEST_ARGS)

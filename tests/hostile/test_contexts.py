@@ -90,6 +90,7 @@ def summary(printed):
     return found
 
 
+@pytest.mark.room
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("context", ELSEWHERE)
 def test_every_attack_is_contained_elsewhere_too(context, contained, record_property):
