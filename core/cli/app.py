@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..hooks.errors import CutOffError, JobError, RingfenceError, RunAbortedError, visible
 from ..imports.entry_point_autoload import forbid_autoload
 from ..imports.import_guard import guard
-from ..run.plugin_traceback import told_by_plugin
+from ..run.plugin_traceback import traceback_lines
 from ..run.process_setup import share_processors
 from ..version import __version__
 
@@ -159,19 +159,19 @@ def main() -> None:
     forbid_autoload()
     guard()
     share_processors()
-    with errors_told():
+    with exit_on_error():
         app(prog_name="ringfence")
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Print an error that was foreseen as a message without traceback, and exit with its status."""
     try:
         yield
     except RingfenceError as error:
         sys.stdout.flush()
         sys.stderr.write(visible(f"error: {error}\n"))
-        sys.stderr.write("".join(f"    {line}\n" for line in told_by_plugin(error)))
+        sys.stderr.write("".join(f"    {line}\n" for line in traceback_lines(error)))
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

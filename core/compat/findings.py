@@ -56,7 +56,7 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"{self.where}  " if self.where else ""
-        series = f" in {listed(self.series)}" if self.series else ""
+        series = f" in {join_words(self.series)}" if self.series else ""
         return f"{self.rule:<16} {where}{shortened(self.text, _CHARACTERS_SHOWN)}{series}"
 
 
@@ -113,7 +113,7 @@ class Verdict:
         word = {"accepted": "OK", "refused": "REFUSED", "could not tell": "NOT YET KNOWN"}[self.decision]
         if self.decision == "accepted":
             word += next((_NOT_TRIED[f.rule] for f in self.findings if f.rule in _NOT_TRIED), "")
-        needs = f"core {self.core} needs a plugin valid for {listed(self.window)}"
+        needs = f"core {self.core} needs a plugin valid for {join_words(self.window)}"
         lines = [f"{word}  plugin '{self.plugin}' ({self.distribution} {self.version})   {needs}"]
         lines += [f"  {finding}" for finding in self.findings[:_FINDINGS_SHOWN]]
         more = len(self.findings) - _FINDINGS_SHOWN
@@ -162,7 +162,7 @@ def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: "EUWI".index(finding.rule[0])))
 
 
-def listed(names: Sequence[str]) -> str:
+def join_words(names: Sequence[str]) -> str:
     """Return ``a, b and c``."""
     if len(names) < 2:  # noqa: PLR2004 - one name stands alone
         return "".join(names)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..hooks.errors import shortened
 from ..hooks.series import SeriesSnapshot
-from .findings import Finding, listed
+from .findings import Finding, join_words
 from .source.attribute_reads import Use
 from .source.imported_names import ALL, PUBLIC, WHOLE, Import
 from .source.plugin_source import METHODS, About, Method, PluginSource, Unresolved
@@ -113,7 +113,7 @@ def _complete(source: PluginSource) -> Iterator[Finding]:
             advice = f"write def {method.name}(self, …)"
             yield Finding("E-METHOD", text, (), advice, method.path, method.line)
         elif method.unnamed:
-            text = f"{method.name}() takes {listed(method.unnamed)}: arguments are given by name"
+            text = f"{method.name}() takes {join_words(method.unnamed)}: arguments are given by name"
             advice = f"write each argument that {method.name}() takes, without / and *"
             yield Finding("E-METHOD", text, (), advice, method.path, method.line)
 

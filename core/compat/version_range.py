@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from ..hooks.series import Index, Series, SeriesSnapshot, series_of
-from .findings import Finding, Verdict, listed, ordered
+from .findings import Finding, Verdict, join_words, ordered
 from .source.plugin_source import PluginSource
 from .source_fit import fit
 
@@ -259,10 +259,9 @@ def _span(declaration: Declaration, needed: Sequence[Series], running: Version, 
         # the running series is told of by the rule above
         missing = [name for name in missing if name != series_of(running)]
     if missing:
-        covers = f"covers {listed(covered)}" if covered else "covers none"
-        text = (
-            f"declares {declaration}   {covers} ({len(covered)} of {len(needed)}); missing {listed(missing)}"
-        )
+        covers = f"covers {join_words(covered)}" if covered else "covers none"
+        share = f"{covers} ({len(covered)} of {len(needed)})"
+        text = f"declares {declaration}   {share}; missing {join_words(missing)}"
         findings.append(Finding("E-SPAN", text, advice=bound))
     return findings
 

@@ -31,13 +31,13 @@ def digest_data(data: Data) -> Mapping[str, str]:
     Tensors of more than ``WHOLE_BYTES`` are told by their shape and ``SAMPLED`` samples, evenly spread and
     the last one among them.
     """
-    told = {"train": _told(data.train), "test": _told(data.test)}
+    told = {"train": _describe(data.train), "test": _describe(data.test)}
     if data.mean is not None:
         told["normalisation"] = f"mean {data.mean}, std {data.std}"
     return told
 
 
-def _told(dataset: Dataset) -> str:
+def _describe(dataset: Dataset) -> str:
     whole = hashlib.sha256()
     for tensor in (dataset.inputs, dataset.targets):
         whole.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -40,11 +40,11 @@ def user_frames(error: BaseException) -> list[str]:
         none, the innermost line of all; of a ``SyntaxError`` the line that cannot be read.
     """
     if isinstance(error, SyntaxError) and error.filename is not None:
-        return [_told(error.filename, error.lineno or 0, "", error.text or "")]
+        return [_describe(error.filename, error.lineno or 0, "", error.text or "")]
     passed = list(traceback.walk_tb(error.__traceback__))
     own = [(frame, line) for frame, line in passed if _is_users(frame)] or passed[-1:]
     return [
-        _told(code.co_filename, line, code.co_qualname, linecache.getline(code.co_filename, line))
+        _describe(code.co_filename, line, code.co_qualname, linecache.getline(code.co_filename, line))
         for code, line in ((frame.f_code, line) for frame, line in own[-MAX_FRAMES:])
     ]
 
@@ -62,7 +62,7 @@ def _is_users(frame: FrameType) -> bool:
     return not (_INSTALLED & set(path.parts) or any(map(path.is_relative_to, _PYTHONS)))
 
 
-def _told(filename: str, line: int, function: str, source: str) -> str:
+def _describe(filename: str, line: int, function: str, source: str) -> str:
     where = f"{filename}:{line}" + (f", in {function}" if function else "")
     source = shortened(source.strip(), _MAX_LINE)
     return visible(f"{where}: {source}" if source else where).replace("\n", " ")

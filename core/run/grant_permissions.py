@@ -38,7 +38,7 @@ class GrantRules:
     code: tuple[FilePath, ...] = ()
 
 
-def work_out(
+def granted_permissions(
     entry: PluginJob, needs: Sequence[Need], parameters: Sequence[Parameter], around: GrantRules
 ) -> tuple[Permissions, list[Problem]]:
     """Return what a plugin is granted, and what is wrong with that.
@@ -65,7 +65,7 @@ def work_out(
     return permissions, problems
 
 
-def located(
+def resolve_paths(
     entry: PluginJob, needs: Sequence[Need], parameters: Sequence[Parameter], base: FilePath
 ) -> dict[str, Any]:
     """Return the plugin's options, with the paths in them that it needs made absolute.

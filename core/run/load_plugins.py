@@ -42,7 +42,7 @@ from ..plugins.local_plugin import LocalPlugin
 from ..plugins.manager import Hooks
 from ..version import __version__
 from .class_fit import fits_series
-from .grant_permissions import GrantRules, located, work_out
+from .grant_permissions import GrantRules, granted_permissions, resolve_paths
 from .memory_shares import share_out, told_shares, too_small
 
 #: What a constructor says of options that it does not take.
@@ -382,9 +382,9 @@ def _with_permissions(
     granted, problems = [], []
     for item in planned:
         entry = file.job.plugins[item.position]
-        permissions, faults = work_out(entry, item.source.needs, item.source.parameters, around)
+        permissions, faults = granted_permissions(entry, item.source.needs, item.source.parameters, around)
         problems += [replace(fault, path=("plugins", item.position, *fault.path)) for fault in faults]
-        options = located(entry, item.source.needs, item.source.parameters, around.base)
+        options = resolve_paths(entry, item.source.needs, item.source.parameters, around.base)
         granted.append(replace(item, spec=replace(item.spec, permissions=permissions, options=options)))
     return granted, problems
 

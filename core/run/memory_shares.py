@@ -133,7 +133,7 @@ def too_small(file: JobFile, position: int, error: BudgetTooSmallError, total_by
     return Problem(path, f"{said}needs {least} to start; {advice}")
 
 
-def resolved(file: JobFile, specs: Sequence[PluginSpec]) -> JobFile:
+def with_shares(file: JobFile, specs: Sequence[PluginSpec]) -> JobFile:
     """Return the job with the share of every sandboxed plugin written out, so that it reads back equal."""
     plugins = [
         plugin.model_copy(update={"memory_fraction": spec.memory_fraction})

@@ -6,7 +6,7 @@ from ..hooks.errors import PluginError, RunAbortedError, traceback_of, visible
 from ..plugins.plugin_frames import own_frames
 
 
-def told_by_plugin(error: BaseException) -> list[str]:
+def traceback_lines(error: BaseException) -> list[str]:
     """Return the traceback behind ``error`` in lines, or none if no plugin raised."""
     cause: BaseException | None = error
     while isinstance(cause, RunAbortedError):

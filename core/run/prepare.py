@@ -19,7 +19,7 @@ from ..job.job_file import JobFile
 from .ingredients import Ingredients, build, check_names
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import told_if_slow
-from .memory_shares import resolved
+from .memory_shares import with_shares
 
 #: More threads than have so many digits are a slip, and too many for a job.
 _THREADS_DIGITS = 3
@@ -67,7 +67,7 @@ def prepare(
     torch.set_num_threads(threads)
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
-    job_file = resolved(job_file, [item.spec for item in planned])
+    job_file = with_shares(job_file, [item.spec for item in planned])
     ingredients = build(job_file, base)
     with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, ingredients.data.train.input_range)

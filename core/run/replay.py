@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from packaging.version import Version
 
-from ..compat.findings import Finding, Verdict, listed
+from ..compat.findings import Finding, Verdict, join_words
 from ..compat.source.plugin_source import PluginSource
 from ..discovery.catalog import Found, catalog
 from ..hooks.errors import PluginError, RingfenceError, shortened, traceback_of, visible
@@ -80,12 +80,12 @@ def replay(
             "E-REPLAY",
             f"failed in a short job: {_quoted(error.cause)}",
             group,
-            f"do without what {listed(group)} lacks, or raise the lower bound",
+            f"do without what {join_words(group)} lacks, or raise the lower bound",
             *_where(error, source),
         )
         for group, error in failures.items()
         if error is not None
-    ] or [Finding("I-REPLAYED", f"trained for {SMALL['steps']} steps as {listed(verdict.window)}")]
+    ] or [Finding("I-REPLAYED", f"trained for {SMALL['steps']} steps as {join_words(verdict.window)}")]
 
 
 def _groups(verdict: Verdict, index: Index) -> dict[tuple[str, ...], Lack]:

@@ -10,7 +10,7 @@ from typing import Any
 from ..hooks.errors import RingfenceError
 from ..imports.entry_point_autoload import forbid_autoload
 from ..imports.import_guard import Guard, guard
-from ..run.plugin_traceback import told_by_plugin
+from ..run.plugin_traceback import traceback_lines
 
 
 def main(folder: Path) -> None:
@@ -36,7 +36,7 @@ def _train(job: Path, out: Path, base: Path, held: Guard) -> dict[str, Any]:
     try:
         run(prepare(read_job(job), base), out)
     except RingfenceError as error:
-        told = [str(error), *told_by_plugin(error)]
+        told = [str(error), *traceback_lines(error)]
     return {"error": "\n".join(told), "imported": held.imported()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli.app import errors_told
+from ringfence.cli.app import exit_on_error
 from ringfence.hooks.errors import PluginRaisedError, RunAbortedError
 from ringfence.plugins.plugin_frames import own_frames
 
@@ -107,7 +107,7 @@ def test_a_plugin_that_raises_is_told_with_its_own_traceback(capsys, wrapped):
     fault = PluginRaisedError("raised ValueError: no", plugin="acme", remote_traceback=TRACEBACK + "\x1b[2J")
 
     def fail():
-        with errors_told():
+        with exit_on_error():
             if wrapped:
                 raise RunAbortedError("it ended") from fault
             raise fault

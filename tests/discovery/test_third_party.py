@@ -186,7 +186,7 @@ def test_a_range_of_fewer_than_three_series_is_refused(environment, job, tmp_pat
     job.write_text(job.read_text().replace("halve: {factor: 0.25}", "late"))
     code = (
         "from dataclasses import replace\n"
-        "from ringfence.cli.app import errors_told\n"
+        "from ringfence.cli.app import exit_on_error\n"
         "from ringfence.hooks.series import Index, Series\n"
         "from ringfence.job.job_file import read_job\n"
         "from ringfence.run.load_plugins import plan\n"
@@ -196,7 +196,7 @@ def test_a_range_of_fewer_than_three_series_is_refused(environment, job, tmp_pat
         "    tuple(Series(name, (f'{name}.0',)) for name in names),\n"
         "    {name: replace(first, series=name) for name in names},\n"
         ")\n"
-        "with errors_told():\n"
+        "with exit_on_error():\n"
         "    plan(read_job('job.yaml'), index=index, running='0.5.0')\n"
     )
 

@@ -3,7 +3,13 @@
 import pytest
 
 from ringfence.hooks.errors import SandboxUnavailableError
-from ringfence.isolation.host.processes.layer_report import combine, grade, refuse_if_missing, table, worst
+from ringfence.isolation.host.processes.layer_report import (
+    combine,
+    grade,
+    merge_worst,
+    refuse_if_missing,
+    table,
+)
 from ringfence.isolation.policy.layer_status import (
     CONSEQUENCES,
     LAYER_PROBES,
@@ -96,13 +102,13 @@ def test_the_grade_says_what_the_layers_are_good_for(missing, letter):
 def test_a_layer_stands_as_in_the_process_where_it_stands_worst(order):
     first = combine(ALL_ACTIVE, ALL_BLOCKED)
     second = combine(ALL_ACTIVE, {**ALL_BLOCKED, "read_canary": False})
-    assert names(worst([first, second][::order]), "failed") == {"landlock"}
-    assert worst([first, first]) == first
+    assert names(merge_worst([first, second][::order]), "failed") == {"landlock"}
+    assert merge_worst([first, first]) == first
 
 
 def test_a_layer_that_one_process_says_nothing_of_is_not_active():
     without = [status for status in ALL_ACTIVE if status.name != "seccomp"]
-    judged = worst([combine(ALL_ACTIVE, ALL_BLOCKED), combine(without, ALL_BLOCKED)])
+    judged = merge_worst([combine(ALL_ACTIVE, ALL_BLOCKED), combine(without, ALL_BLOCKED)])
     assert names(judged, "unavailable") == {"seccomp"}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ringfence.hooks.errors import JobError
 from ringfence.job.job_file import read_job
 from ringfence.plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
-from ringfence.run.memory_shares import resolved, share_out, shares, told_shares
+from ringfence.run.memory_shares import share_out, shares, told_shares, with_shares
 
 HEAD = "model: cnn\ndata: mnist10k\nepochs: 1\n"
 _FRACTION = st.none() | st.floats(0.0001, 0.15)
@@ -118,14 +118,14 @@ def test_a_trusted_plugin_takes_no_share(job, tmp_path):
     file = job(*plugins(*[None] * 7))
     given, problems = share_out(file, range(6))
     assert (given, problems) == ([0.15] * 6, [])
-    written = resolved(file, [*specs(6, 0.15), *specs(1, 0.15, "trusted")])
+    written = with_shares(file, [*specs(6, 0.15), *specs(1, 0.15, "trusted")])
     assert [plugin.memory_fraction for plugin in written.job.plugins] == [0.15] * 6 + [None]
 
 
 def test_the_resolved_job_reads_back_to_the_same_shares(job, tmp_path):
     file = job(*plugins(*[None] * 13))
     given, _ = share_out(file, range(13))
-    written = resolved(file, specs(13, given[0]))
+    written = with_shares(file, specs(13, given[0]))
     path = tmp_path / "resolved.yaml"
     path.write_text(written.job.to_yaml())
     again = read_job(path)

@@ -160,7 +160,7 @@ class ConnectionBroker:
             opened = self._connect(target, min(timeout_s, MAX_CONNECT_S))
         except OSError as error:
             self._pause(0.0)
-            code, reason = _told(error)
+            code, reason = _reason_of(error)
             line.send(REPLY.pack(number, code) + reason.encode()[:MAX_REASON_BYTES])
             return
         with opened:
@@ -300,7 +300,7 @@ def _what(address: Address) -> str:
     return "an address of a private network" if is_private(address) else ""
 
 
-def _told(error: OSError) -> tuple[int, str]:
+def _reason_of(error: OSError) -> tuple[int, str]:
     if isinstance(error, socket.gaierror):
         return errno.EHOSTUNREACH, f"the name cannot be looked up: {error.strerror}"
     return error.errno or errno.EIO, error.strerror or str(error)

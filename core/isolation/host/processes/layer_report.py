@@ -9,8 +9,6 @@ import msgspec
 from ....hooks.errors import SandboxUnavailableError
 from ...policy.layer_status import CONSEQUENCES, LAYER_PROBES, LAYERS, REQUIRED, LayerStatus, lacking
 
-__all__ = ["CONSEQUENCES", "combine", "grade", "is_held", "refuse_if_missing", "table", "way_out", "worst"]
-
 _HOLDS = ("active", "degraded")
 _FROM_BEST = ("active", "degraded", "disabled", "unavailable", "failed")
 
@@ -56,7 +54,7 @@ def _judge(status: LayerStatus, probes: Mapping[str, bool]) -> LayerStatus:
     return msgspec.structs.replace(status, verified_by=names)
 
 
-def worst(each: Sequence[tuple[LayerStatus, ...]]) -> tuple[LayerStatus, ...]:
+def merge_worst(each: Sequence[tuple[LayerStatus, ...]]) -> tuple[LayerStatus, ...]:
     """Return how the layers stand of several processes together: as of the one where each stands worst.
 
     Args:

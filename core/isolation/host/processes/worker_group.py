@@ -39,7 +39,7 @@ from ..limits.scratch_place import is_in_memory
 from ..limits.watchdog import Watchdog
 from ..limits.worker_process import Process
 from .handshake_checks import check_locked, check_ready
-from .layer_report import combine, explain_missing, refuse_if_missing, worst
+from .layer_report import combine, explain_missing, merge_worst, refuse_if_missing
 from .worker_environment import readable_paths, worker_environment
 
 #: Calls that a worker may have in hand: one that it computes, one that waits, so that it never idles.
@@ -286,7 +286,7 @@ class WorkerGroup:
                 worker.channel.process.ceiling = Ceiling(worker.channel.process.pid)
             worker.channel.refuse_descriptors()
             found.append(combine(locked.layers, locked.probes, cgroup_status, *self._own_layers()))
-        self.layers = worst(found)
+        self.layers = merge_worst(found)
 
     def _open(self, worker: WorkerHandle, limit: int) -> Pending:
         scratch = self._make_scratch(worker.channel.process)
