@@ -34,11 +34,14 @@ class _NoGradient:
     def __init__(self, threads: int) -> None:
         del threads
         self.pools: Any = None
+        self.draws = True
         self._no_grad = torch.no_grad()
 
-    def __call__(self, seed: int) -> Self:
+    def __call__(self, seed: object) -> Self:
         del seed
         return self
+
+    for_call = __call__
 
     def __enter__(self) -> None:
         self._no_grad.__enter__()
@@ -51,13 +54,13 @@ def _parts() -> dict[str, Callable[[], Any]]:
     kept = TorchRng.capture(torch.device("cpu"))
     return {
         "without generators and threads of the plugin's own": lambda: mock.patch.object(
-            local_plugin, "Surroundings", _NoGradient
+            local_plugin, "CallContext", _NoGradient
         ),
         "without the look at what the plugin returns": lambda: mock.patch.object(
             local_plugin, "check_result", lambda _changes, result, _arguments: result
         ),
         "without the generator's state for a further pass": lambda: mock.patch.object(
-            TorchRng, "capture", return_value=kept
+            TorchRng, "capture", staticmethod(lambda _device: kept)
         ),
     }
 

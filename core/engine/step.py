@@ -195,7 +195,9 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
         parameters = hooks.optimizer_forward(weights.values, info)
         if parameters is not None:
             weights.write(parameters)
-    batches = itertools.chain((first,), itertools.islice(stream, len(sizes) - 1))
+    batches = (
+        (first,) if len(sizes) == 1 else itertools.chain((first,), itertools.islice(stream, len(sizes) - 1))
+    )
     done = _run_pass(stepper, batches, sizes)
     result, gradients = _update(stepper, done, info)
     if isinstance(result, AnotherPass):

@@ -57,6 +57,7 @@ class Collected(TensorMap):
 
     def __init__(self, place: TensorMap) -> None:
         self.specs, self._extent = place.specs, place._extent  # noqa: SLF001 - a map of the same layout
+        self._flat = None
         self._place = place
         self._tensors = self._there = dict(place)
 

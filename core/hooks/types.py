@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,12 +166,13 @@ class TensorMap(Mapping[str, Tensor]):
         buffer: (N,) uint8, at least as long as the last tensor's end.
     """
 
-    __slots__ = ("_extent", "_tensors", "buffer", "specs")
+    __slots__ = ("_extent", "_flat", "_tensors", "buffer", "specs")
 
     def __init__(self, specs: Sequence[TensorSpec], buffer: Tensor) -> None:
         self.specs = tuple(specs)
         self.buffer = buffer
         self._extent = _extent(self.specs)
+        self._flat: Tensor | None = None
         self._tensors = {
             spec.name: buffer[spec.offset_bytes : spec.offset_bytes + spec.nbytes]
             .view(spec.dtype)
@@ -204,6 +206,24 @@ class TensorMap(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    # The four that a mapping has by itself call the above for each name, which a step feels.
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the tensor of this name, or ``default``."""
+        return self._tensors.get(name, default)
+
+    def keys(self) -> KeysView[str]:
+        """Return a view of the names."""
+        return self._tensors.keys()
+
+    def values(self) -> ValuesView[Tensor]:
+        """Return a view of the tensors."""
+        return self._tensors.values()
+
+    def items(self) -> ItemsView[str, Tensor]:
+        """Return a view of both."""
+        return self._tensors.items()
+
     def __repr__(self) -> str:
         return f"TensorMap({len(self)} tensors, {self.buffer.numel()} bytes)"
 
@@ -220,8 +240,12 @@ class TensorMap(Mapping[str, Tensor]):
         """Return all tensors as one 1-D tensor, gaps of zeros included; None if dtypes differ."""
         if self._extent is None:
             return None
-        dtype, end = self._extent
-        return self.buffer[:end].view(dtype)
+        # First, as a buffer may be filled when it is asked for.
+        buffer = self.buffer
+        if self._flat is None:
+            dtype, end = self._extent
+            self._flat = buffer[:end].view(dtype)
+        return self._flat
 
 
 def _extent(specs: Sequence[TensorSpec]) -> tuple[torch.dtype, int] | None:

@@ -18,7 +18,7 @@ from ..hooks.errors import (
     as_transient,
     may_pass,
 )
-from ..hooks.types import Batch, Changeable, StepInfo, TensorMap, derive_seed, passthrough
+from ..hooks.types import Batch, Changeable, Report, StepInfo, TensorMap, derive_seed, passthrough
 from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
 from .call_context import CallContext, openblas_pools
@@ -50,8 +50,11 @@ class LocalPlugin:
         self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
         self._as_in_sandbox = CallContext(spec.threads)
+        self._changes = spec.role_info.changes
         if instance is None:
             self._construct()
+        # An attribute, and no name to import: one that leaves it out draws as it likes.
+        self._as_in_sandbox.draws = getattr(self._instance, "draws", True) is not False
         try:
             accepts = accepted_arguments(type(self._instance))
         except TypeError as error:
@@ -64,7 +67,7 @@ class LocalPlugin:
     ) -> Any:
         """Run one method and check its result."""
         spec = self.spec
-        changes = spec.role_info.changes.get(method)
+        changes = self._changes.get(method)
         changeable = None
         if into is not None and changes is not None:
             changeable = self._with_place(arguments[changes], into)
@@ -73,13 +76,14 @@ class LocalPlugin:
         given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         started = time.perf_counter()
         try:
-            with self._as_in_sandbox(step.call_seed):
+            with self._as_in_sandbox.for_call(step):
                 result = getattr(self._instance, method)(**given)
             if changeable is not None:
                 result = changeable.result(result)
             checked = self._canonical(changes, check_result(changes, result, arguments), arguments, into)
-            check_scalars(step.scalars)
-            self._names.add(step.scalars, checked)
+            if step.scalars or isinstance(checked, Report):
+                check_scalars(step.scalars)
+                self._names.add(step.scalars, checked)
         except ResultError as error:
             raise PluginProtocolError(
                 str(error),

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from operator import length_hint
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -115,10 +115,10 @@ def check_tensors(
     what: str, result: Any, expected: Mapping[str, Tensor], *, finite: bool = True
 ) -> Mapping[str, Tensor]:
     """Check that ``result`` has the names, shapes and dtypes of ``expected`` and is finite."""
-    if not isinstance(result, Mapping):
-        raise ResultError(f"returned {type(result).__name__}; expected a mapping of name to {what}, or None")
     if _same_layout(result, expected) and (not finite or _all_finite(result)):
         return result
+    if not isinstance(result, Mapping):
+        raise ResultError(f"returned {type(result).__name__}; expected a mapping of name to {what}, or None")
     if result.keys() != expected.keys():
         missing = sorted(expected.keys() - result.keys())
         extra = sorted(str(name) for name in result.keys() - expected.keys())
@@ -128,7 +128,7 @@ def check_tensors(
     return result
 
 
-def _same_layout(result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+def _same_layout(result: object, expected: Mapping[str, Tensor]) -> TypeGuard[TensorMap]:
     """Tell whether names, shapes and dtypes agree because both were laid out by the same specs."""
     if not (isinstance(result, TensorMap) and isinstance(expected, TensorMap)):
         return False
@@ -206,7 +206,7 @@ def apart(result: Mapping[str, Tensor], place: TensorMap) -> list[Tensor]:
 
 
 def _copied(result: Mapping[str, Tensor], place: TensorMap) -> TensorMap:
-    if not _is_there(result, place):
+    if result is not place and not _is_there(result, place):
         # A plugin may have asked for gradients in its own code; they end here.
         with torch.no_grad():
             torch._foreach_copy_(list(place.values()), apart(result, place))

@@ -36,7 +36,10 @@ class TorchRng:
     @classmethod
     def capture(cls, device: torch.device) -> TorchRng:
         """Copy the present states; takes about 1 µs on the CPU."""
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+        return cls(
+            torch.default_generator.get_state(),
+            torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        )
 
     def restore(self, device: torch.device) -> None:
         """Make them the present states; a run that moved to another kind of device keeps what fits."""

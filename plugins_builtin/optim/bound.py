@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -56,11 +56,15 @@ class Bound:
         self._modes = with_modes(self.optimizer)
         self._is_torchs = type(self.optimizer).__module__.startswith("torch.optim.")
         self._gradients: TensorMap | None = None
+        self._point = point
 
     def move_to(self, point: Parameters) -> None:
         """Go on at ``point``, writable; the values there are the run's, not this optimizer's."""
-        for name, parameter in self._parameters.items():
-            parameter.data = point[name]
+        if point is not self._point or not self._is_torchs:
+            # Only those of others put new tensors in the place of their parameters.
+            self._point = point
+            for name, parameter in self._parameters.items():
+                parameter.data = point[name]
 
     def train(self) -> None:
         """Move the parameters from where the model is evaluated to where it is trained."""
@@ -88,14 +92,18 @@ class Bound:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    @contextmanager
-    def scaled_lr(self, factor: float) -> Iterator[float | None]:
+    def scaled_lr(self, factor: float) -> AbstractContextManager[float | None]:
         """Multiply each group's learning rate by ``factor`` for a while.
 
-        Yields:
-            The first group's learning rate, scaled; None if the algorithm has none.
+        Returns:
+            Gives the first group's learning rate, scaled; None if the algorithm has none.
         """
         groups = self.optimizer.param_groups
+        return nullcontext(groups[0].get("lr")) if factor == 1.0 else self._scaled_lr(groups, factor)
+
+    @staticmethod
+    @contextmanager
+    def _scaled_lr(groups: list[dict[str, Any]], factor: float) -> Iterator[float | None]:
         base = [group.get("lr") for group in groups]
         scaled = [None if lr is None else lr * factor for lr in base]
         _set_lr(groups, scaled)

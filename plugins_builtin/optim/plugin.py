@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from ringfence import AnotherPass, Gradients, JobError, Parameters, StepInfo, passthrough
 
-from .algorithms import NEEDS_GRAPH, resolve
+from .algorithms import NEEDS_GRAPH, WRAPPERS, resolve
 from .bound import Bound
 from .closure import ClosureStep
 from .groups import Grouping, parse_overrides
@@ -69,6 +69,10 @@ class Optim:
         if not self._algorithm.has_modes:
             # Chosen as it is made, which the core of the same release honours: a call less each step.
             self.forward = passthrough  # type: ignore[assignment, method-assign]
+        # None of torch, and none of this package, takes random numbers; the core then need not seed any.
+        self.draws = not all(
+            path in WRAPPERS or path.startswith("torch.optim.") for path in self._algorithm.chain
+        )
         self._copy_gradients = self._algorithm.path not in ONLY_READ
         self._bound: Bound | None = None
         self._loaded: dict[str, Any] | None = None

@@ -19,6 +19,7 @@ class Descent:
     """An optimizer that works in place, as a trusted one may."""
 
     role = "optimizer"
+    draws = False
     forward = passthrough
 
     def backward(self, parameters: Parameters, gradients: Gradients, step: StepInfo) -> Parameters:

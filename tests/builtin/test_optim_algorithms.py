@@ -49,6 +49,12 @@ def classes():
                 yield f"{module.__name__}.{name}"
 
 
+@pytest.fixture(autouse=True)
+def _looked_at_in_each_call(monkeypatch):
+    """No algorithm draws that says that it does not."""
+    monkeypatch.setattr("ringfence.plugins.call_context._LOOK_EVERY", 1)
+
+
 PATHS = list(classes())
 SHORT = {path: name for name, path in SHORT_NAMES.items()}
 #: As a job spells it: the short name where there is one. Muon has both, and they differ.
@@ -358,6 +364,14 @@ def use_alone(path, net):
     loss_at(net, 0)
     optimizer.step()
     optimizer.state_dict()
+
+
+def test_torchs_algorithms_say_that_they_never_draw_and_others_do_not():
+    named = {
+        algorithm: plugin(algorithm)._instance.draws for algorithm in ("adamw", "sam", "lookahead", "muon")
+    }
+    assert named == dict.fromkeys(named, False)
+    assert plugin("lamb")._instance.draws
 
 
 def test_every_short_name_means_a_class_that_exists():

@@ -1,6 +1,7 @@
 """A trusted plugin finds what it would find in a sandbox, and the trainer finds its own again."""
 
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -209,6 +210,82 @@ def test_drawing_shows_in_the_memory_of_pythons_generator():
     assert memory.read() == before
     generator.random()
     assert memory.read() != before
+
+
+def test_pythons_generator_is_put_back_as_it_was_in_the_middle_of_a_pair():
+    saved = random.getstate()
+    kept = call_context._Python()
+    random.gauss(0.0, 1.0)
+    expected = random.getstate()
+    kept.save()
+    random.seed(1)
+    random.gauss(0.0, 1.0)
+    random.gauss(0.0, 1.0)
+    kept.restore()
+    assert random.getstate() == expected
+    random.setstate(saved)
+
+
+DRAWS = {
+    "torch": lambda: torch.rand(1),
+    "numpy": np.random.rand,
+    "random": random.random,
+    "random's pairs": lambda: random.gauss(0.0, 1.0),
+}
+
+
+class MayDraw:
+    role = "gradient"
+    forward = passthrough
+
+    def __init__(self):
+        self.draw = None
+
+    def backward(self, gradients):
+        if self.draw is not None:
+            self.draw()
+
+
+class SaysNot(MayDraw):
+    draws = False
+
+
+def call(plugin, step):
+    plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(step).for_plugin(11, "probe"))
+
+
+@pytest.mark.parametrize("generator", DRAWS)
+def test_a_plugin_that_says_that_it_never_draws_and_does_is_told(generator):
+    own = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    plugin, honest = started(SaysNot), started(MayDraw)
+    plugin._instance.draw = honest._instance.draw = DRAWS[generator]
+
+    call(honest, 0)
+    with pytest.raises(PluginProtocolError, match="says by its attribute draws that it never does"):
+        call(plugin, 0)
+
+    assert torch.equal(torch.get_rng_state(), own[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == own[1:]  # noqa: NPY002
+
+
+def test_a_plugin_that_says_that_it_never_draws_is_looked_at_again_and_again():
+    plugin = started(SaysNot)
+    for step in range(3 * call_context._LOOK_EVERY - 1):
+        call(plugin, step)
+    plugin._instance.draw = DRAWS["random"]
+    with pytest.raises(PluginProtocolError, match="drew from a global generator"):
+        deque((call(plugin, step) for step in range(call_context._LOOK_EVERY)), maxlen=0)
+
+
+def test_a_plugin_that_never_draws_has_its_threads_and_no_gradients_in_each_call():
+    plugin, seen = started(SaysNot, threads=1), []
+    plugin._instance.draw = lambda: seen.append(
+        (torch.is_grad_enabled(), torch.get_num_threads(), set(openblas_threads()))
+    )
+    for step in range(3):
+        call(plugin, step)
+    assert seen == [(False, 1, {1})] * 3
+    assert torch.is_grad_enabled()
 
 
 class OnlySaves:
