@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Asking
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -153,7 +154,7 @@ def ringfence(task: Task, recorder: MetricsLog | None = None) -> Trained:
     )
     with closing(Hooks(0, recorder)) as hooks:
         hooks.register(LocalPlugin(spec))
-        train(model, Data(dataset, test), hooks, config, recorder=recorder, stop=between_steps)
+        train(model, Data(dataset, test), hooks, config, recorder=recorder, stop=Asking(between_steps))
     return Trained(stamps, weights_sha256(model))
 
 

@@ -21,7 +21,7 @@ from unittest import mock
 
 import torch
 from frameworks import Batches, Task, adamw, random_task
-from harness import Table, in_turn, ratio, say
+from harness import Asking, Table, in_turn, ratio, say
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -83,7 +83,7 @@ def _ringfence(task: Task, sandbox: Sandbox | None) -> tuple[list[float], list[T
     with closing(Hooks(0)) as hooks:
         hooks.register(LocalPlugin(spec) if sandbox is None else sandbox.start(spec))
         allocate = None if sandbox is None else sandbox.arena.allocate
-        train(model, Data(data, test), hooks, config, allocate=allocate, stop=between_steps)
+        train(model, Data(data, test), hooks, config, allocate=allocate, stop=Asking(between_steps))
     return stamps, [parameter.detach().cpu() for parameter in model.parameters()]
 
 

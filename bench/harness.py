@@ -16,12 +16,30 @@ from typing import Any
 
 import torch
 
+from ringfence.plugins.stop_request import StopRequest
+
 #: Prefixes of units by powers of a thousand, for seconds.
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _PACKAGES = (
     *("torch", "albumentations", "torch-optimizer"),
     *("pytorch-lightning", "pytorch-ignite", "accelerate", "transformers", "ray", "loky"),
 )
+
+
+class Asking(StopRequest):
+    """A request that is made once ``ask`` says so, which is called between steps and can so note the time.
+
+    Args:
+        ask: Tells whether the run is to end.
+    """
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def is_made(self) -> bool:
+        """Ask."""
+        return self._ask()
 
 
 @dataclass(frozen=True, slots=True)

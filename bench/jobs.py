@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import Asking
 from outside import Outside
 from phases import Fault, Watch, watching
 from torch import nn
@@ -272,7 +273,7 @@ def run(
                 _config(10**6),
                 recorder=recorder,
                 allocate=sandbox.allocate,
-                stop=injector,
+                stop=Asking(injector),
             )
         for fault, ended_at in zip(watch.faults, outside.ended_at(), strict=True):
             # One that died while nobody asked it for anything is noticed when somebody does.

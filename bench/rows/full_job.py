@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import torch
 import torch_optimizer
-from harness import Figure, Goal, Row, Table, in_turn, pin_threads, ratio
+from harness import Asking, Figure, Goal, Row, Table, in_turn, pin_threads, ratio
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -235,7 +235,7 @@ def _ringfence(job: _Job, folder: Path) -> _Trained:
             recorder=recorder,
             checkpoints=folder / "checkpoints",
             allocate=sandbox.allocate,
-            stop=trained.stamp,
+            stop=Asking(trained.stamp),
         )
     trained.finish(model)
     return trained

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from frameworks import adamw
-from harness import Figure, Goal, Row, Table, in_turn, pin_threads
+from harness import Asking, Figure, Goal, Row, Table, in_turn, pin_threads
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -109,7 +109,7 @@ def _train(model: nn.Module, data: Data, plugins: Sequence[Plugin], sandbox: San
     config = TrainConfig(
         steps=steps, batch_size=_BATCH_SIZE, eval_every=10**9, snapshot_every=10**9, device="cpu"
     )
-    train(model, data, hooks, config, allocate=sandbox.allocate, stop=stamps)
+    train(model, data, hooks, config, allocate=sandbox.allocate, stop=Asking(stamps))
     return stamps
 
 

@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from ..hooks.errors import CutOffError
-from ..plugins.grace_period import GracePeriod
+from ..plugins.stop_request import StopRequest
 from .standard_streams import lead_nowhere
 
 #: What ends an end at once that has not come to its end: then what is left is for the next run to sweep.
@@ -45,7 +45,7 @@ class StopFlag:
                         and ends the process within
                         ``LAST_S``
     plugins start       cuts off what is waited for    raises ``KeyboardInterrupt``, and the same
-    training            sets the flag; what is waited  raises ``KeyboardInterrupt``, and the same
+    training            makes the request; what is     raises ``KeyboardInterrupt``, and the same
                         for is cut off after
                         ``within_s``
     ==================  =============================  =========================================
@@ -57,18 +57,17 @@ class StopFlag:
     A process that the user's code forks has none of this: signals do to it what they did before.
 
     Attributes:
-        grace: To be given to whatever waits.
+        request: To be given to the run, and to whatever waits.
         within_s: How long the step under way may take.
         has_begun: Tells whether training has begun.
         tell: Takes a message, from any thread.
     """
 
     def __init__(self) -> None:
-        self.grace = GracePeriod()
+        self.request = StopRequest()
         self.within_s = 0.0
         self.has_begun: Callable[[], bool] = lambda: False
         self.tell: Callable[[str], None] = to_stderr
-        self._is_set = False
         self._is_preparing = True
         self._handled = 0
         self._before: dict[int, Any] = {}
@@ -104,7 +103,7 @@ class StopFlag:
         if self._thread.is_alive():
             self._thread.join()
         self._close()
-        if self._is_preparing and self._is_set:
+        if self._is_preparing and self.request.is_made():
             to_stderr(_TOLD)
             if not isinstance(error, KeyboardInterrupt):
                 # Whoever imports native code may make another error of it, or none.
@@ -117,12 +116,8 @@ class StopFlag:
             KeyboardInterrupt: There was a signal, and somebody has caught what it raised.
         """
         self._is_preparing = False
-        if self._is_set:
+        if self.request.is_made():
             raise KeyboardInterrupt
-
-    def is_set(self) -> bool:
-        """Tell whether the run should stop."""
-        return self._is_set
 
     def forget(self) -> None:
         """In a child that was forked: be no part of it."""
@@ -147,13 +142,12 @@ class StopFlag:
             return
         if self._handled <= 2:  # noqa: PLR2004 - the second signal
             if self._handled > 1:
-                self.grace.begin(0.0)
+                self.request.make(0.0)
             raise KeyboardInterrupt
         self._leave()
 
     def _request(self) -> None:
-        self._is_set = True
-        self.grace.begin(self.within_s if self.has_begun() else 0.0)
+        self.request.make(self.within_s if self.has_begun() else 0.0)
 
     # in the thread
 
@@ -184,7 +178,7 @@ class StopFlag:
             if self.has_begun():
                 self._say()
         elif count == 2:  # noqa: PLR2004 - the second signal
-            self.grace.begin(0.0)
+            self.request.make(0.0)
         else:
             self._leave()
 

@@ -118,8 +118,7 @@ def _run(
             resume=resume,
             accept=accept,
             watchers=[progress],
-            stop=stop.is_set,
-            grace=stop.grace,
+            stop=stop.request,
         )
         # As the user would write them; while it ran they had to be absolute.
         return replace(outcome, folder=chosen, report=chosen / outcome.report.name)

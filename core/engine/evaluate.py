@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import kept
 from .buffers import copy_buffers, restore_buffers
 from .data import Dataset, Normalise
@@ -24,7 +25,7 @@ def evaluate(
     *,
     batch_size: int,
     device: torch.device,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopRequest | None = None,
     unsteady: frozenset[str] = frozenset(),
 ) -> dict[str, float] | None:
     """Return the mean loss and the metric over ``dataset``.
@@ -40,7 +41,7 @@ def evaluate(
         normalise: As in training.
         batch_size: Samples of one forward pass.
         device: Where the model is.
-        stop: Asked before each batch; once it says True, no more are looked at.
+        stop: Looked at before each batch; once it is made, no more are measured.
         unsteady: Names of parameters and buffers that the model changes in evaluation.
 
     Raises:
@@ -55,7 +56,7 @@ def evaluate(
     judged = torch.ones((), dtype=torch.bool, device=device)
     with kept(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
-            if stop():
+            if stop is not None and stop.is_made():
                 return None
             batch = dataset.batch(torch.arange(begin, min(begin + batch_size, len(dataset))))
             targets = batch.targets.to(device)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
+from ..plugins.stop_request import StopRequest
 from .checkpoints.fingerprint import Fingerprint
 from .config import TrainConfig
 from .data import Data, Plan
@@ -35,9 +34,8 @@ class Run:
         recorder: Told what happens.
         checkpoints: Folder for checkpoints; None writes none.
         course: What a resumed run must agree with.
-        stop: Asked between steps, and between the batches of an evaluation.
+        stop: Looked at between steps, and between the batches of a step and of an evaluation.
         tried: What was found before the start.
-        grace: Cuts off what is under way, once the user wants the run to end.
         steps_given_up: Those that a call which was cut off has cost.
         snapshot: The last one.
         checkpoint: The last one written.
@@ -61,9 +59,8 @@ class Run:
     recorder: Observer
     checkpoints: Path | None
     course: Fingerprint
-    stop: Callable[[], bool]
+    stop: StopRequest
     tried: Tried
-    grace: GracePeriod = field(default_factory=GracePeriod)
     steps_given_up: int = 0
     snapshot: Snapshot | None = None
     checkpoint: Path | None = None

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..hooks import specs
 from ..hooks.errors import PluginProtocolError
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
-from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
+from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import TorchRng
 from .buffers import copy_buffers, restore_buffers
 from .data import Normalise
@@ -100,7 +100,7 @@ class Stepper:
         normalise: Applied to inputs on the device.
         hooks: The plugins.
         device: Where the model is.
-        grace: Cuts a step off between two batches.
+        stop: Cuts a step off between two batches.
         wants: Kept up to date by ``refresh``.
         on_host: Batches are where the model is already.
     """
@@ -111,7 +111,7 @@ class Stepper:
     normalise: Normalise
     hooks: Hooks
     device: torch.device
-    grace: GracePeriod = field(default_factory=GracePeriod)
+    stop: StopRequest = field(default_factory=StopRequest)
     wants: Wants = field(init=False)
     on_host: bool = field(init=False)
 
@@ -218,11 +218,11 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
     """Run forward and backward over the batches of a step; gradients are left in ``parameter.grad``."""
     total = sum(sizes)
-    grace = stepper.grace
+    stop = stepper.stop
     done: Pass | None = None
     for prepared, size in zip(batches, sizes, strict=True):
-        if grace.has_begun:
-            grace.check(f"step {prepared[1].global_step}")
+        if stop.is_over:
+            stop.check(f"step {prepared[1].global_step}")
         loss, sample_losses = _forward(stepper, *prepared)
         if len(sizes) > 1:
             # For equal sizes this divides by their number, as the plain loop does.

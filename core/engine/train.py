@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,9 @@ from torch import nn
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
 from ..hooks.specs import OPTIMIZER
 from ..hooks.types import Allocate
-from ..plugins.grace_period import GracePeriod
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer, RunInfo
+from ..plugins.stop_request import StopRequest
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
 from .checkpoints.fingerprint import Comparison, Fingerprint
@@ -37,10 +37,6 @@ from .trial import Tried, try_out
 from .weights import Weights, weights_sha256
 
 Status = Literal["completed", "stopped_early", "interrupted"]
-
-
-def _never() -> bool:
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +86,7 @@ def train(
     resume: bool = False,
     course: Fingerprint | None = None,
     allocate: Allocate | None = None,
-    stop: Callable[[], bool] = _never,
-    grace: GracePeriod | None = None,
+    stop: StopRequest | None = None,
     tried: Tried | None = None,
 ) -> Result:
     """Train ``model`` in place.
@@ -124,10 +119,10 @@ def train(
         resume: Go on from the latest intact checkpoint in ``checkpoints``.
         course: What a resumed run must agree with, and what of it may differ.
         allocate: Where the host buffers of parameters and gradients come from.
-        stop: Asked between steps; once it says True the run checkpoints and ends as interrupted. Asked
+        stop: Looked at between steps; once it is made the run checkpoints and ends as interrupted. Looked at
             between the batches of an evaluation too, which is then left out, and made when it is resumed.
-        grace: Once it is over, what is under way is cut off, and the run ends as it was at its last
-            snapshot. It is begun by whoever lets ``stop`` say True, and given to the plugins as well.
+            Once it is over, what is under way is cut off, and the run ends as it was at its last snapshot:
+            so the plugins are given it as well.
         tried: What ``try_out`` has found; None tries here.
 
     Returns:
@@ -139,21 +134,19 @@ def train(
         CheckpointError: Checkpoints cannot be written or read.
         RunAbortedError: A plugin's fault, gradients that are not finite, or whatever the model or the
             loss raised, ended the run; a checkpoint of its last snapshot was written.
-        CutOffError: ``grace`` was over before the first snapshot was taken; nothing was trained.
+        CutOffError: ``stop`` was over before the first snapshot was taken; nothing was trained.
         PluginError: A plugin failed for good before the first snapshot was taken, or in the first step in a
             way in which it would fail again; nothing was trained.
     """  # fmt: skip
-    run = _prepare(model, data, hooks, config, recorder or Observer(), allocate, stop, tried)
+    run = _prepare(model, data, hooks, config, recorder or Observer(), allocate, stop or StopRequest(), tried)
     run.checkpoints, run.course = checkpoints, course or Fingerprint()
-    if grace is not None:
-        run.grace = run.stepper.grace = grace
     compared = Comparison()
     if resume:
         compared = resume_run(run)
     else:
         refuse_used_folder(run)
     run.resumed, run.first_step = resume, run.progress.step
-    run.grace.check("the start of the run")
+    run.stop.check("the start of the run")
     run.recorder.started(_info(run))
     run.told.update(run.tried.told)
     for sentence in (*compared.told, *run.tried.told):
@@ -194,7 +187,7 @@ def _prepare(
     config: TrainConfig,
     recorder: Observer,
     allocate: Allocate | None,
-    stop: Callable[[], bool],
+    stop: StopRequest,
     tried: Tried | None,
 ) -> Run:
     """Check that everything fits together, then lay out the run."""
@@ -218,7 +211,7 @@ def _prepare(
         objective=objective,
         hooks=hooks,
         state=TrainState(model, weights, device, Progress()),
-        stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device),
+        stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device, stop),
         recorder=recorder,
         checkpoints=None,
         course=Fingerprint(),
@@ -278,7 +271,7 @@ def _train_from_here(run: Run) -> Status:
     progress, steps_total, stop = run.progress, run.steps_total, run.stop
     with _stream(run) as stream, ending_forks():
         while progress.step < steps_total and not progress.stopped_early:
-            if stop():
+            if stop.is_made():
                 keep_last(run)
                 return "interrupted"
             _one_step(run, stream)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import PluginLoadError, SandboxUnavailableError
-from ..plugins.grace_period import GracePeriod
 from ..plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
+from ..plugins.stop_request import StopRequest
 from .host.grants.denials import Answerer
 from .host.isolated_plugin import IsolatedPlugin
 from .host.limits.cgroup import sweep_stale
@@ -101,7 +101,7 @@ class Sandbox:
         plugins: How many are to be started, for messages about memory that they share.
         optimizer: One of them is an optimizer: all start with what those import, so that one that is started
             anew has as much of its budget left as before.
-        grace: Cuts off what is waited for, once the user wants the run to end.
+        stop: Cuts off what is waited for, once the user wants the run to end.
 
     Raises:
         SandboxUnavailableError: This is not Linux, or it has not what every sandbox needs: ``/proc``, a
@@ -122,7 +122,7 @@ class Sandbox:
         skip_layers: tuple[str, ...] = (),
         plugins: int = 1,
         optimizer: bool = False,
-        grace: GracePeriod | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise SandboxUnavailableError(
@@ -134,7 +134,7 @@ class Sandbox:
         _sweep()
         self.skip_layers = skip_layers
         self.plugins = plugins
-        self.grace = grace or GracePeriod()
+        self.stop = stop or StopRequest()
         self._optimizer = optimizer
         self._owner = os.getpid()
         self._plugins: list[IsolatedPlugin] = []
@@ -166,7 +166,7 @@ class Sandbox:
 
     def _start_zygote(self) -> None:
         try:
-            self._zygote = Zygote(0, self.grace)
+            self._zygote = Zygote(0, self.stop)
         except OSError as error:
             raise SandboxUnavailableError(_NO_PROCESS.format(error)) from error
         self._at_end.append(self._close_zygote)
@@ -290,7 +290,7 @@ class Sandbox:
         process.reaped = True
         if process.generation == self._zygote.generation and not self._zygote.has_ended():
             try:
-                patience_s = _LAST_DEATH_S if self.grace.is_over else DEATH_S
+                patience_s = _LAST_DEATH_S if self.stop.is_over else DEATH_S
                 if not ends_within(process.pidfd, patience_s):
                     raise NotEndedError
                 process.status = self._zygote.reap(process.pid)
@@ -315,7 +315,7 @@ class Sandbox:
             raise SandboxUnavailableError("this sandbox has been closed; make another one")
         if self._zygote.has_ended():
             self._zygote.close()
-            self._zygote = Zygote(self._zygote.generation + 1, self.grace)
+            self._zygote = Zygote(self._zygote.generation + 1, self.stop)
         self._dying.collect(self._zygote)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

@@ -31,10 +31,10 @@ from ..hooks.errors import (
 from ..hooks.specs import OPTIMIZER
 from ..isolation.sandbox import Sandbox
 from ..job.problems import Problem
-from ..plugins.grace_period import GracePeriod
 from ..plugins.interface import Plugin, PluginSpec
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
+from ..plugins.stop_request import StopRequest
 from ..report.page import write_report
 from ..tracking import run_folder
 from ..tracking.fanout import Fanout
@@ -97,8 +97,7 @@ def run(
     resume: bool = False,
     accept: Collection[str] = (),
     watchers: Sequence[Observer] = (),
-    stop: Callable[[], bool] = lambda: False,
-    grace: GracePeriod | None = None,
+    stop: StopRequest | None = None,
     report: bool = True,
 ) -> RunOutcome:
     """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
@@ -109,15 +108,14 @@ def run(
         resume: Go on from the latest checkpoint in ``folder``.
         accept: Keys of which the job may differ from that checkpoint.
         watchers: Told what happens.
-        stop: Asked between steps, and between the batches of an evaluation; once it says True the run
-            checkpoints and ends.
-        grace: To be begun by whoever lets ``stop`` say True: once it is over, what a plugin has in hand is
-            cut off. Without one a plugin may take its whole deadline.
+        stop: Looked at between steps, and between the batches of an evaluation; once it is made the run
+            checkpoints and ends. Once it is over, what a plugin has in hand is cut off; where it never is, a
+            plugin may take its whole deadline.
         report: Whether to make the HTML report.
 
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
-        CutOffError: A new run was stopped before its first step was done, and has left nothing; or ``grace``
+        CutOffError: A new run was stopped before its first step was done, and has left nothing; or ``stop``
             was over before a resumed one went on, and its folder is as it was.
     """
     _keep_out(prepared, folder)
@@ -160,8 +158,7 @@ def run(
             told,
             resume=resume,
             accept=accept,
-            stop=stop,
-            grace=grace or GracePeriod(),
+            stop=stop or StopRequest(),
             made=made,
             report=report,
         )
@@ -175,8 +172,7 @@ def _recorded(
     *,
     resume: bool,
     accept: Collection[str],
-    stop: Callable[[], bool],
-    grace: GracePeriod,
+    stop: StopRequest,
     made: bool,
     report: bool,
 ) -> RunOutcome:
@@ -197,7 +193,6 @@ def _recorded(
                 resume=resume,
                 accept=accept,
                 stop=stop,
-                grace=grace,
             )
             if result.status == "interrupted" and not (resume or record.stepped):
                 # To go on from its start is to start it: one way to end, whichever moment the signal met.
@@ -290,8 +285,7 @@ def _train(
     *,
     resume: bool,
     accept: Collection[str],
-    stop: Callable[[], bool],
-    grace: GracePeriod,
+    stop: StopRequest,
 ) -> Result:
     """Start the plugins, train, and end the plugins."""
     ingredients = prepared.ingredients
@@ -309,7 +303,7 @@ def _train(
     if resume:
         check_resumable(checkpoints, course)
     with ExitStack() as stack:
-        sandbox = _sandbox(prepared.plugins, stack, grace)
+        sandbox = _sandbox(prepared.plugins, stack, stop)
         # Meanwhile the process that plugins are forked from imports torch.
         ingredients.warm_up()
         hooks = Hooks(prepared.job_file.job.seed, keeper)
@@ -331,7 +325,6 @@ def _train(
                 course=course,
                 allocate=None if sandbox is None else sandbox.allocate,
                 stop=stop,
-                grace=grace,
                 tried=ingredients.tried,
             )
         except PluginLoadError as error:
@@ -360,12 +353,12 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
         raise prepared.job_file.error(problems)
 
 
-def _sandbox(planned: Sequence[Planned], stack: ExitStack, grace: GracePeriod) -> Sandbox | None:
+def _sandbox(planned: Sequence[Planned], stack: ExitStack, stop: StopRequest) -> Sandbox | None:
     """Start a sandbox if a plugin needs one."""
     if all(item.spec.isolation == "trusted" for item in planned):
         return None
     roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
-    return stack.enter_context(Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, grace=grace))
+    return stack.enter_context(Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, stop=stop))
 
 
 def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:

@@ -37,6 +37,7 @@ from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.stop_request import StopRequest
 
 STEP = "a step of the engine, less one of a plain loop"
 CALL = "a call of a sandboxed plugin, on the host's side"
@@ -145,6 +146,8 @@ def engine(callgrind: Callgrind) -> tuple[float, str]:
         step += 1
         return False
 
+    stop = StopRequest()
+    stop.is_made = between_steps  # type: ignore[method-assign]
     data = Data(Dataset(inputs, targets, _CLASSES), Dataset(inputs[:1], targets[:1], _CLASSES))
     config = TrainConfig(
         steps=_STEPS, batch_size=_BATCH, eval_every=10**9, checkpoint_every=10**9, device="cpu"
@@ -154,7 +157,7 @@ def engine(callgrind: Callgrind) -> tuple[float, str]:
     )
     with closing(Hooks(0, None)) as hooks:
         hooks.register(LocalPlugin(spec))
-        train(net, data, hooks, config, stop=between_steps)
+        train(net, data, hooks, config, stop=stop)
     return counted / COUNTED, weights_sha256(net)
 
 

@@ -88,9 +88,9 @@ def test_a_signal_to_a_child_is_none_to_its_parent(number):
             os._exit(1)
 
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
-        assert not flag.is_set()
+        assert not flag.request.is_made()
         os.kill(os.getpid(), number)
-        assert flag.is_set()
+        assert flag.request.is_made()
 
 
 #: Its hook is registered first, and so comes before ours in the child.
@@ -103,7 +103,7 @@ with StopFlag() as flag:
     child = os.fork()
     if child == 0:
         os._exit(0)
-    print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flag.is_set())
+    print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flag.request.is_made())
 """
 
 

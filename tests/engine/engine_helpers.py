@@ -20,6 +20,7 @@ from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
 from ringfence.plugins.observer import Observer
+from ringfence.plugins.stop_request import StopRequest
 
 # data and models
 
@@ -431,6 +432,13 @@ class StopAt(TapeRecorder):
 
     def stop(self) -> bool:
         return self.done >= self.at
+
+
+def asking(ask: Callable[[], bool]) -> StopRequest:
+    """Return a request that is made once ``ask`` says so, whenever the run looks."""
+    request = StopRequest()
+    request.is_made = ask
+    return request
 
 
 def config(**changes: Any) -> TrainConfig:

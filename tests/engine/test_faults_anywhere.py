@@ -14,6 +14,7 @@ from engine_helpers import (
     TapeRecorder,
     Watcher,
     adamw,
+    asking,
     config,
     convnet,
     hooks_of,
@@ -243,7 +244,7 @@ def test_a_fault_as_the_run_is_interrupted(tmp_path, reference, at):
 
     course.momentum.state_dict = once_stopped
     last = (at - 1) // SNAPSHOT_EVERY * SNAPSHOT_EVERY
-    result = course.train(recorder=stopping, checkpoints=tmp_path, stop=stopping.stop)
+    result = course.train(recorder=stopping, checkpoints=tmp_path, stop=asking(stopping.stop))
     assert (result.status, result.steps, result.checkpoint.name) == (
         "interrupted", last, f"step-{last:08d}"
     )  # fmt: skip
@@ -266,7 +267,7 @@ def test_a_pause_before_a_restart_ends_when_the_user_wants_the_run_to_stop(tmp_p
         return bool(began) and time.monotonic() > began[0] + 0.1
 
     FAULTS.append(("optim", "backward", 10))
-    result = course.train(checkpoints=tmp_path, stop=stop)
+    result = course.train(checkpoints=tmp_path, stop=asking(stop))
     assert (result.status, result.steps) == ("interrupted", 8)
     assert 0.1 <= time.monotonic() - began[0] < 5
 
@@ -275,7 +276,7 @@ def test_a_run_that_stops_while_a_plugin_does_not_start_is_interrupted_not_abort
     course = Course()
     failing(course.optim, "restart", 1, 2, 3, 4)
     FAULTS.append(("optim", "backward", 10))
-    result = course.train(checkpoints=tmp_path, stop=lambda: course.hooks.failures.log.count >= 2)
+    result = course.train(checkpoints=tmp_path, stop=asking(lambda: course.hooks.failures.log.count >= 2))
     assert (result.status, result.steps) == ("interrupted", 8)
     assert [fault.decision for fault in course.faults] == ["restarted", "restarted", "aborted"]
     resumed = Course()
@@ -309,7 +310,7 @@ def test_a_resumed_run_that_ends_at_once_names_the_checkpoint_that_it_came_from(
     checkpoints = tmp_path / "checkpoints"
     first = Course()
     stopping = StopAt(9)
-    first.train(recorder=stopping, checkpoints=checkpoints, stop=stopping.stop)
+    first.train(recorder=stopping, checkpoints=checkpoints, stop=asking(stopping.stop))
 
     second, told = Course(), []
     second.recorder.checkpointed = lambda step, path: told.append((step, path.name))
@@ -327,7 +328,7 @@ def test_a_resumed_run_that_ends_at_once_names_the_checkpoint_that_it_came_from(
 @pytest.mark.parametrize("name", ["jitter", "momentum", "optim"])
 def test_a_crash_as_a_resumed_plugin_is_given_its_state_is_recovered(tmp_path, reference, name):
     stopping = StopAt(9)
-    Course().train(recorder=stopping, checkpoints=tmp_path, stop=stopping.stop)
+    Course().train(recorder=stopping, checkpoints=tmp_path, stop=asking(stopping.stop))
     resumed = Course()
     failing(getattr(resumed, name), "load_state_dict", 1)
     resumed.train(recorder=TapeRecorder(stopping.tape), checkpoints=tmp_path, resume=True)

@@ -9,6 +9,7 @@ from engine_helpers import (
     TapeRecorder,
     TorchOptim,
     adamw,
+    asking,
     config,
     hooks_of,
     image_data,
@@ -150,7 +151,7 @@ def test_a_resumed_run_that_meets_such_a_plugin_keeps_its_checkpoint(tmp_path):
         config(),
         recorder=stop,
         checkpoints=tmp_path,
-        stop=stop.stop,
+        stop=asking(stop.stop),
     )
     faulty = of(WrongType())
     with pytest.raises(RunAbortedError, match=r"at step 4: returned list.*state after 4 steps is in"):

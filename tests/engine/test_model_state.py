@@ -8,6 +8,7 @@ from engine_helpers import (
     StopAt,
     TapeRecorder,
     adamw,
+    asking,
     config,
     convnet,
     hooks_of,
@@ -54,7 +55,15 @@ class Gives(Warms):
 def resumed(cls, folder):
     stop = StopAt(7)
     settings = config(snapshot_every=4, epochs=2)
-    run(cls(), image_data(), hooks_of(adamw()), settings, recorder=stop, checkpoints=folder, stop=stop.stop)
+    run(
+        cls(),
+        image_data(),
+        hooks_of(adamw()),
+        settings,
+        recorder=stop,
+        checkpoints=folder,
+        stop=asking(stop.stop),
+    )
     model = cls()
     run(model, image_data(), hooks_of(adamw()), settings, checkpoints=folder, resume=True)
     return model

@@ -8,6 +8,7 @@ from engine_helpers import (
     StopAt,
     TapeRecorder,
     adamw,
+    asking,
     config,
     convnet,
     hooks_of,
@@ -57,7 +58,13 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path, name, at):
 
     first = StopAt(at)
     stopped = run(
-        convnet(), image_data(), plugins(), settings, recorder=first, checkpoints=tmp_path, stop=first.stop
+        convnet(),
+        image_data(),
+        plugins(),
+        settings,
+        recorder=first,
+        checkpoints=tmp_path,
+        stop=asking(first.stop),
     )
     assert stopped.steps == min(at, expected.steps)
     # One that is to end does not evaluate any more: it is resumed to do so.
@@ -138,7 +145,15 @@ def test_damaged_checkpoint_is_passed_over_by_name_and_the_result_is_the_same(tm
     settings = config()
     expected = run(convnet(), image_data(), plugins(), settings)
     first = StopAt(16)
-    run(convnet(), image_data(), plugins(), settings, recorder=first, checkpoints=tmp_path, stop=first.stop)
+    run(
+        convnet(),
+        image_data(),
+        plugins(),
+        settings,
+        recorder=first,
+        checkpoints=tmp_path,
+        stop=asking(first.stop),
+    )
     (tmp_path / "step-00000016" / "model.safetensors").write_bytes(b"half a file")
     second = TapeRecorder(first.tape)
     resumed = run(

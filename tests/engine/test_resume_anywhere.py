@@ -17,6 +17,7 @@ from engine_helpers import (
     TapeRecorder,
     Watcher,
     adamw,
+    asking,
     config,
     drawing_convnet,
     hooks_of,
@@ -85,7 +86,7 @@ def train(recorder, checkpoints=None, fuse=None, **more):
     model: nn.Module = drawing_convnet()
     if fuse is not None:
         model.register_forward_pre_hook(fuse)
-    stop = {"stop": recorder.stop} if isinstance(recorder, StopAt) else {}
+    stop = {"stop": asking(recorder.stop)} if isinstance(recorder, StopAt) else {}
     return run(
         model, image_data(**DATA), all_plugins(), settings(**changes),
         recorder=recorder, checkpoints=checkpoints, **stop, **more,

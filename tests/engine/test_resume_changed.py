@@ -6,6 +6,7 @@ from engine_helpers import (
     StopAt,
     TapeRecorder,
     adamw,
+    asking,
     config,
     convnet,
     hooks_of,
@@ -90,7 +91,7 @@ def train(folder, plugins, *, accept=(), stop=None, resume=False, recorder=None,
     settings = {"steps": STEPS, "checkpoint_every": 3} | changes
     result = run(
         convnet(), image_data(), hooks_of(*plugins), config(**settings),
-        recorder=recorder, **more, **({} if stop is None else {"stop": recorder.stop}),
+        recorder=recorder, **more, **({} if stop is None else {"stop": asking(recorder.stop)}),
     )  # fmt: skip
     return result, recorder, accepted
 

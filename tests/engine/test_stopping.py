@@ -7,6 +7,7 @@ import pytest
 from engine_helpers import (
     StopAt,
     TapeRecorder,
+    asking,
     config,
     hooks_of,
     image_data,
@@ -20,7 +21,7 @@ from ringfence.engine.checkpoints.manifest import read_manifest
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.engine.config import EarlyStopping
 from ringfence.hooks.errors import CutOffError
-from ringfence.plugins.grace_period import GracePeriod
+from ringfence.plugins.stop_request import StopRequest
 
 
 class StopInEvaluation(StopAt):
@@ -47,7 +48,7 @@ def test_an_evaluation_that_is_left_out_is_made_up_for(tmp_path, at):
         settings,
         recorder=first,
         checkpoints=folder,
-        stop=first.stop,
+        stop=asking(first.stop),
     )
     assert (stopped.status, stopped.steps) == ("interrupted", at)
     assert first.asked == 4  # once more before the next step, or the evaluation at the end
@@ -68,27 +69,23 @@ def test_an_evaluation_that_is_left_out_is_made_up_for(tmp_path, at):
 class CutOff(StopAt):
     """Lets the time be over as soon as the run is asked to stop."""
 
-    def __init__(self, at, grace):
+    def __init__(self, at):
         super().__init__(at)
-        self.grace = grace
+        self.request = asking(lambda: False)
 
     def step(self, step, loss, samples):
         super().step(step, loss, samples)
         if self.done == self.at:
-            self.grace.begin(0.0)
-
-    def stop(self):
-        return False
+            self.request.make(0.0)
 
 
 def test_a_step_of_many_batches_is_cut_off_and_the_last_snapshot_kept(tmp_path):
     settings = config(grad_accum_steps=2, snapshot_every=3, checkpoint_every=99)
     whole, straight = mlp(), TapeRecorder()
     run(whole, image_data(), hooks_of(sgd()), settings, recorder=straight)
-    folder, grace = tmp_path / "checkpoints", GracePeriod()
-    first = CutOff(5, grace)
+    folder, first = tmp_path / "checkpoints", CutOff(5)
     stopped = run(
-        mlp(), image_data(), hooks_of(sgd()), settings, recorder=first, checkpoints=folder, grace=grace
+        mlp(), image_data(), hooks_of(sgd()), settings, recorder=first, checkpoints=folder, stop=first.request
     )
     assert (stopped.status, stopped.steps, stopped.steps_given_up) == ("interrupted", 3, 2)
     assert first.rollbacks == [3]
@@ -101,31 +98,39 @@ def test_a_step_of_many_batches_is_cut_off_and_the_last_snapshot_kept(tmp_path):
 
 
 def test_a_run_that_may_not_begin_any_more_keeps_nothing(tmp_path):
-    grace, recorder = GracePeriod(), TapeRecorder()
-    grace.begin(0.0)
+    stop, recorder = StopRequest(), TapeRecorder()
+    stop.make(0.0)
     with pytest.raises(CutOffError, match="the start of the run had not ended"):
         run(
             mlp(), image_data(), hooks_of(sgd()), config(),
-            recorder=recorder, checkpoints=tmp_path / "checkpoints", grace=grace,
+            recorder=recorder, checkpoints=tmp_path / "checkpoints", stop=stop,
         )  # fmt: skip
     assert not (tmp_path / "checkpoints").exists()
     assert recorder.tape == []
 
 
-def test_a_grace_period_ends_once_and_never_later():
-    grace = GracePeriod()
-    assert not grace.has_begun
-    assert grace.shortest(0.1) == 0.1
-    assert grace.shortest(60) == GracePeriod.LOOK_S
-    grace.begin(0.05)
-    grace.begin(60)
-    assert grace.has_begun
-    assert not grace.is_over
+def test_the_time_for_a_stop_ends_once_and_never_later():
+    stop = StopRequest()
+    assert not stop.is_made()
+    assert stop.shortest(0.1) == 0.1
+    assert stop.shortest(60) == StopRequest.LOOK_S
+    stop.make(0.05)
+    stop.make(60)
+    assert stop.is_made()
+    assert not stop.is_over
     ends = time.monotonic() + 0.05
-    waits = (grace.shortest(60) for _ in itertools.count())
+    waits = (stop.shortest(60) for _ in itertools.count())
     while (wait := next(waits)) > 0:
         assert wait <= 0.05
         time.sleep(wait)
     assert time.monotonic() >= ends - 0.001
     with pytest.raises(CutOffError, match="this had not ended"):
-        grace.check("this")
+        stop.check("this")
+
+
+def test_a_request_without_an_end_is_made_and_lets_all_that_is_under_way_finish():
+    stop = StopRequest()
+    stop.make()
+    assert stop.is_made()
+    assert not stop.is_over
+    stop.check("this")

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from engine_helpers import StopAt, config, convnet, hooks_of, image_data, plugin, run, same_weights, sgd
+from engine_helpers import (
+    StopAt,
+    asking,
+    config,
+    convnet,
+    hooks_of,
+    image_data,
+    plugin,
+    run,
+    same_weights,
+    sgd,
+)
 from torch import nn
 
 from ringfence.builtin.optim import Optim
@@ -50,7 +61,7 @@ def test_a_run_goes_on_with_or_without_compiling(tmp_path, first, then):
         config(epochs=1),
         recorder=stop,
         checkpoints=tmp_path,
-        stop=stop.stop,
+        stop=asking(stop.stop),
     )
     _, contents = read_latest(tmp_path, Fingerprint().compare, note=pytest.fail)
     assert not [name for name in contents.tensors if "_orig_mod" in name]
@@ -107,7 +118,7 @@ def test_a_compiled_run_of_0_3_0_goes_on_with_its_weights_and_its_optimizers_sta
         config(),
         recorder=stop,
         checkpoints=tmp_path,
-        stop=stop.stop,
+        stop=asking(stop.stop),
     )
     _, contents = read_latest(tmp_path, Fingerprint().compare, note=pytest.fail)
     written = str(pytree.decode(contents.plugins["optim"])["names"])

@@ -10,6 +10,7 @@ from engine_helpers import (
     TapeRecorder,
     Unused,
     adamw,
+    asking,
     config,
     convnet,
     dropout_mlp,
@@ -165,7 +166,7 @@ def test_stop_checkpoints_and_ends_as_interrupted(tmp_path):
     recorder = StopAt(4)
     result = run(
         mlp(), image_data(), hooks_of(sgd()), config(),
-        recorder=recorder, checkpoints=tmp_path / "checkpoints", stop=recorder.stop,
+        recorder=recorder, checkpoints=tmp_path / "checkpoints", stop=asking(recorder.stop),
     )  # fmt: skip
     assert (result.status, result.steps) == ("interrupted", 4)
     assert result.checkpoint == tmp_path / "checkpoints" / "step-00000004"

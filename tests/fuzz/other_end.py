@@ -26,8 +26,8 @@ from ringfence.isolation.host.limits.worker_process import Process
 from ringfence.isolation.policy.layer_status import LAYER_PROBES, LAYERS, LayerStatus
 from ringfence.isolation.transport.messages import Done, Locked, Ready, Size, encoder
 from ringfence.isolation.transport.shared_memory import Arena
-from ringfence.plugins.grace_period import GracePeriod
 from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.stop_request import StopRequest
 
 #: Role and method to the arguments that a plugin under attack takes.
 HOOKS = {
@@ -98,7 +98,7 @@ class Ground:
         self.folder = Path(self._temporary.name)
         self.canary = self.folder / "canary"
         self.skip_layers = ()
-        self.grace = GracePeriod()
+        self.stop = StopRequest()
         self.first = ()
         self.theirs = None
         # It has ended, and is not collected: a process that can be looked at, signalled and never harmed.

@@ -20,6 +20,7 @@ from ringfence.engine.train import train
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
 from ringfence.plugins.observer import Observer
+from ringfence.plugins.stop_request import StopRequest
 
 pytestmark = [pytest.mark.soak, pytest.mark.alone]
 
@@ -138,7 +139,8 @@ def killer(sandbox):
             config = TrainConfig(
                 steps=1000, batch_size=16, snapshot_every=SNAPSHOT_EVERY, eval_every=1000, device="cpu"
             )
-            allocate, stop = sandbox.allocate, killer.stop
+            allocate, stop = sandbox.allocate, StopRequest()
+            stop.is_made = killer.stop
             train(trained, data(), hooks, config, recorder=killer, allocate=allocate, stop=stop)
     finally:
         gc.enable()

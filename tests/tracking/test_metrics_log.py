@@ -25,6 +25,7 @@ from ringfence.plugins import result_checks
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.observer import RunInfo
+from ringfence.plugins.stop_request import StopRequest
 from ringfence.report.run_data import read_run
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
@@ -526,7 +527,7 @@ class Told:
 
 
 def train(
-    folder: Path, *sets: str, resume: bool = False, told: Told | None = None, stop=lambda: False
+    folder: Path, *sets: str, resume: bool = False, told: Told | None = None, stop: StopRequest | None = None
 ) -> Path:
     """Run the job with ``sets`` laid over it."""
     path = folder.parent / "job.yaml"
@@ -546,7 +547,9 @@ def messages(folder: Path) -> list[str]:
 
 def test_interruption_and_resume_are_events(tmp_path):
     asked = itertools.count()
-    folder = train(tmp_path / "run", stop=lambda: next(asked) >= 2)
+    stop = StopRequest()
+    stop.is_made = lambda: next(asked) >= 2
+    folder = train(tmp_path / "run", stop=stop)
     train(folder, resume=True)
     events = list(read_journal(folder / "events.jsonl"))
     own = [(event["step"], event["message"]) for event in events if "trusted" not in str(event["message"])]

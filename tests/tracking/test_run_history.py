@@ -13,6 +13,7 @@ from ringfence.cli.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.plugins.failure_policy import FAULTS_KEPT, FaultLog, FaultRecord
 from ringfence.plugins.interface import PluginUsage
+from ringfence.plugins.stop_request import StopRequest
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 from ringfence.tracking.json_lines import read_journal
@@ -44,7 +45,7 @@ class Copying(RunDisplay):
             shutil.copytree(self._folder, self._to)
 
 
-def train(folder, *sets, resume=False, watcher=None, stop=lambda: False):
+def train(folder, *sets, resume=False, watcher=None, stop=None):
     """Run the job and return its record."""
     path = folder.parent / "job.yaml"
     path.write_text(JOB)
@@ -78,7 +79,9 @@ def test_a_killed_run_counts_on_from_its_last_checkpoint_and_a_stopped_one_from_
     assert (left["checkpoint"], left["seconds"] > 0) == ("checkpoints/step-00000004", True)
 
     # Stopped at once, then resumed to the end.
-    stopped = train(second, resume=True, stop=lambda: True)
+    stop = StopRequest()
+    stop.make()
+    stopped = train(second, resume=True, stop=stop)
     assert (stopped["status"], stopped["resumed"], stopped["plugins"][0]["calls"]) == ("interrupted", 1, 4)
     assert stopped["checkpoint"] == left["checkpoint"]
     ended = train(second, resume=True)

@@ -67,7 +67,7 @@ def recover(run: Run, error: PluginError) -> bool:
     if snapshot is not None:
         _end_if_it_must(run, snapshot, error, place)
     while True:
-        if snapshot is not None and run.stop():
+        if snapshot is not None and run.stop.is_made():
             failures.stop(error, place)
             run.steps_given_up = given_up
             _go_back(run, snapshot)
@@ -167,7 +167,7 @@ def _start_anew(run: Run, snapshot: Snapshot | None, error: PluginError, place: 
 def _pause(run: Run, seconds: float) -> None:
     """Wait, but no longer than until the user wants the run to stop."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not run.stop():
+    while (left := until - time.monotonic()) > 0 and not run.stop.is_made():
         time.sleep(min(left, _LOOK_S))
 
 

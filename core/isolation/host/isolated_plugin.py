@@ -90,7 +90,7 @@ class IsolatedPlugin:
         budget = budget_bytes(spec.memory_fraction)
         self.usage = PluginUsage(budget_bytes=budget, state_of_bytes=budget)
         self.accepts: Mapping[str, tuple[str, ...]] = {}
-        self._grace = services.grace
+        self._stop = services.stop
         self._crew = WorkerGroup(spec, self.usage, services)
         self._posted: deque[_Posted] = deque()
         #: Where a state lies that this plugin has saved, for as long as somebody has it.
@@ -399,7 +399,7 @@ class IsolatedPlugin:
 
     def _forget(self, flying: Iterable[_Flight]) -> None:
         """Wait for calls whose results nobody wants any more, unless the run ends."""
-        if self._grace.has_begun:
+        if self._stop.is_made():
             return
         for flight in flying:
             # A worker that is dead tells whoever calls it next why.

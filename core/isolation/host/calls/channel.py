@@ -27,8 +27,8 @@ from ....hooks.errors import (
     ended_at,
     visible,
 )
-from ....plugins.grace_period import GracePeriod
 from ....plugins.plugin_frames import raised_at, spot
+from ....plugins.stop_request import StopRequest
 from ...transport.messages import (
     AT_ONCE,
     MAX_MESSAGE_BYTES,
@@ -94,7 +94,7 @@ class Channel:
         reap: Collects the worker's exit status from the zygote.
         oom_kills: Counts kills by the plugin's cgroup.
         advise: Says what else to tell of what the plugin raised, and its traceback, at the end of a message.
-        grace: Cuts off what is waited for, once the user wants the run to end.
+        stop: Cuts off what is waited for, once the user wants the run to end.
         clock: What deadlines are told by.
     """
 
@@ -108,7 +108,7 @@ class Channel:
         reap: Callable[[Process], int | None],
         oom_kills: Callable[[], int],
         advise: Callable[[str, str], str] = lambda *_: "",
-        grace: GracePeriod | None = None,
+        stop: StopRequest | None = None,
         clock: HostClock | None = None,
     ) -> None:
         self.plugin = plugin
@@ -119,7 +119,7 @@ class Channel:
         self._reap = reap
         self._oom_kills = oom_kills
         self._advise = advise
-        self._grace = grace or GracePeriod()
+        self._stop = stop or StopRequest()
         self._clock = clock or HostClock()
         self._buffer = bytearray(MAX_MESSAGE_BYTES)
         self._numbers = itertools.count(1)
@@ -133,9 +133,9 @@ class Channel:
         self._poll.register(sock, select.POLLIN)
         self._room = select.poll()
         self._room.register(sock, select.POLLOUT)
-        # One system call waits and receives. The kernel ends it in time for a look at the grace period.
+        # One system call waits and receives. The kernel ends it in time for a look whether the run is to end.
         sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(GracePeriod.LOOK_S))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(StopRequest.LOOK_S))
         self._error: PluginError | None = None
         self._timed_out: float | None = None
         self._closed = False
@@ -280,17 +280,17 @@ class Channel:
     def _wait_for_room(self, hook: str | None, step: int | None) -> None:
         """Wait until the worker, whose queue is full, reads; not past the deadline of the request."""
         due = self._began_at + self._deadline_s
-        while not self._room.poll(self._grace.shortest(due - self._clock.now()) * 1000 + 1):
-            self._check_grace(hook, step)
+        while not self._room.poll(self._stop.shortest(due - self._clock.now()) * 1000 + 1):
+            self._check_time(hook, step)
             if self._clock.now() >= due:
                 self._timed_out = self._deadline_s
                 self._die(hook, step)
 
-    def _check_grace(self, hook: str | None, step: int | None) -> None:
+    def _check_time(self, hook: str | None, step: int | None) -> None:
         """Give up what is under way if nothing is waited for any more: the plugin is not to blame."""
         where = "its start" if hook is None else f"'{hook}'"
         at = "" if step is None else f" at step {step}"
-        self._grace.check(f"plugin '{self.plugin}' in {where}{at}")
+        self._stop.check(f"plugin '{self.plugin}' in {where}{at}")
 
     def _due(self, deadline_s: float) -> float:
         return max(self._pending[0].sent_at, self._answered_at) + deadline_s
@@ -325,14 +325,14 @@ class Channel:
 
     def _next(self, oldest: Pending, deadline_s: float) -> FromWorker:
         due = self._due(deadline_s)
-        if not self._grace.has_begun and due - self._clock.now() > GracePeriod.LOOK_S:
+        if not self._stop.is_made() and due - self._clock.now() > StopRequest.LOOK_S:
             # Nothing ends before this wait does, so that it needs no more than one system call.
             try:
                 return self._receive(oldest)
             except BlockingIOError:
                 pass  # it is waited for below, with more care
-        if not is_ready_by(self._poll, due, self._grace, self._clock):
-            self._check_grace(oldest.hook, oldest.step)
+        if not is_ready_by(self._poll, due, self._stop, self._clock):
+            self._check_time(oldest.hook, oldest.step)
             self._timed_out = deadline_s
             self._die(oldest.hook, oldest.step)
         return self._receive(oldest)

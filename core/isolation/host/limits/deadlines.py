@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import time
 
-from ....plugins.grace_period import GracePeriod
+from ....plugins.stop_request import StopRequest
 
 #: A thread that wakes up later than asked by more than this was not slow: its process was stopped.
 _STOPPED_S = 1.0
@@ -33,24 +33,24 @@ class HostClock:
             self._lost_s += took_s - asked_s
 
 
-def is_ready_by(poll: select.poll, due: float, grace: GracePeriod, clock: HostClock) -> bool:
+def is_ready_by(poll: select.poll, due: float, stop: StopRequest, clock: HostClock) -> bool:
     """Wait until there is something to read.
 
     Args:
         poll: What to wait for.
         due: Until when, by ``clock``.
-        grace: Ends it sooner.
+        stop: Ends it sooner.
         clock: The host's.
 
     Returns:
-        Whether there is; False once ``due`` has passed or ``grace`` is over.
+        Whether there is; False once ``due`` has passed or ``stop`` is.
     """
     while True:
         left = due - clock.now()
         # Rounded up: a timeout of under a millisecond must not become a busy loop.
-        if poll.poll(int(grace.shortest(max(left, 0.0)) * 1000) + 1):
+        if poll.poll(int(stop.shortest(max(left, 0.0)) * 1000) + 1):
             return True
-        if grace.is_over:
+        if stop.is_over:
             return False
         if clock.now() < due:
             continue

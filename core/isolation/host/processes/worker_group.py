@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar
 from ....hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
 from ....hooks.specs import OPTIMIZER
 from ....hooks.types import derive_seed
-from ....plugins.grace_period import GracePeriod
 from ....plugins.interface import PluginSpec, PluginUsage
 from ....plugins.notices import described
+from ....plugins.stop_request import StopRequest
 from ....tensors.buffer_pool import BufferPool
 from ...policy.confinement import ENV_CANARY, Confinement, Network, ProbeContext
 from ...policy.layer_status import LayerStatus, lacking
@@ -65,7 +65,7 @@ class Services(Protocol):
     canary: Path
     skip_layers: tuple[str, ...]
     plugins: int
-    grace: GracePeriod
+    stop: StopRequest
 
     def fork(self, *, for_optimizer: bool = False) -> tuple[Process, socket.socket]:
         """Fork a worker."""
@@ -223,7 +223,7 @@ class WorkerGroup:
             self._services.reap,
             self._oom_kills,
             self._advise,
-            self._services.grace,
+            self._services.stop,
             self._services.watchdog.clock,
         )
         # Listed at once, so that it is ended whatever happens next.

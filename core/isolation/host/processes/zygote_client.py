@@ -11,7 +11,7 @@ import sys
 import time
 
 from ....imports.search_paths import import_paths, user_site
-from ....plugins.grace_period import GracePeriod
+from ....plugins.stop_request import StopRequest
 from ...policy.confinement import ENV_CANARY
 from ...transport.messages import (
     Fork,
@@ -83,12 +83,12 @@ class Zygote:
 
     Args:
         generation: How many there were before it in this run.
-        grace: Cuts off what is waited for, once the user wants the run to end.
+        stop: Cuts off what is waited for, once the user wants the run to end.
     """
 
-    def __init__(self, generation: int, grace: GracePeriod | None = None) -> None:
+    def __init__(self, generation: int, stop: StopRequest | None = None) -> None:
         self.generation = generation
-        self._grace = grace or GracePeriod()
+        self._stop = stop or StopRequest()
         self._has_answered = False
         self._has_optimizers = False
         self._is_closed = False
@@ -153,7 +153,7 @@ class Zygote:
             ZygoteLostError: It is gone.
             CutOffError: The user wants the run to end, and the time for that is over.
         """
-        self._grace.check(_STARTING)
+        self._stop.check(_STARTING)
         if for_optimizer and not self._has_optimizers:
             self._patience_s, self._has_optimizers = START_S, True
         reply, fds = self._ask(Fork(for_optimizer), (worker_socket, log))
@@ -204,14 +204,14 @@ class Zygote:
 
     def _await_reply(self, *, may_be_cut_off: bool) -> None:
         due = time.monotonic() + self._patience_s
-        while not self._grace.is_over:
+        while not self._stop.is_over:
             left = due - time.monotonic()
-            if self._readable.poll(int(self._grace.shortest(left) * 1000) + 1):
+            if self._readable.poll(int(self._stop.shortest(left) * 1000) + 1):
                 return
             if left <= 0:
                 raise TimeoutError
         if may_be_cut_off:
-            self._grace.check(_STARTING)
+            self._stop.check(_STARTING)
         # To collect a worker takes no time, or it hangs.
         self._patience_s = _LAST_REPLY_S
         if not self._readable.poll(_LAST_REPLY_S * 1000):

@@ -1,4 +1,4 @@
-"""How long what is under way may still take, once the user wants a run to end."""
+"""Whether the user wants a run to end, and how long what is under way may still take then."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from ..hooks.errors import CutOffError
 
 
-class GracePeriod:
-    """The time that is left to calls of plugins; without end until ``begin``.
+class StopRequest:
+    """The user's wish that a run ends; not there until ``make``.
 
-    One object is shared by all that wait in a run. It may be begun from any thread and in a
+    One object is shared by all that train and wait in a run. It may be made from any thread and in a
     signal handler: whoever waits looks at it every ``LOOK_S`` seconds.
     """
 
@@ -19,21 +19,22 @@ class GracePeriod:
     LOOK_S = 0.25
 
     def __init__(self) -> None:
+        self._is_made = False
         self._until = math.inf
 
-    def begin(self, seconds: float) -> None:
-        """Let it end in ``seconds``; one that ends earlier already is left as it is."""
-        self._until = min(self._until, time.monotonic() + seconds)
+    def make(self, within_s: float = math.inf) -> None:
+        """Ask the run to end, and what is under way to end ``within_s`` from now; an earlier end stays."""
+        self._until = min(self._until, time.monotonic() + within_s)
+        self._is_made = True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the run is to end."""
-        return self._until < math.inf
+    def is_made(self) -> bool:
+        """Tell whether the run is to end."""
+        return self._is_made
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is waited for any more."""
-        return time.monotonic() >= self._until
+        return self._is_made and time.monotonic() >= self._until
 
     def shortest(self, seconds: float) -> float:
         """Return how long to wait at once, of ``seconds`` in all: 0 once it is over."""
