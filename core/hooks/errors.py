@@ -21,9 +21,11 @@ All are built in the host. Nothing that a plugin sends is ever unpickled.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 _Error = TypeVar("_Error", bound="PluginError")
+#: What of a plugin ran as it raised.
+Phase = Literal["import", "constructor", "call"]
 
 #: Errors of the system that come again, however often one tries.
 _LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -167,6 +169,31 @@ def may_pass(error: BaseException) -> bool:
     return False
 
 
+class Raised(NamedTuple):
+    """What a plugin raised as it was loaded.
+
+    Attributes:
+        error_type: The name of its class.
+        message: What it said, and what the error tells after that.
+        during: ``"import"`` of a module, or in the plugin's ``"constructor"``.
+    """
+
+    error_type: str
+    message: str
+    during: Phase
+
+
+def with_raised(error: PluginLoadError, raised: Raised) -> PluginLoadError:
+    """Return ``error`` with what the plugin raised."""
+    error._raised = raised  # noqa: SLF001 - this module's own
+    return error
+
+
+def raised_of(error: PluginLoadError) -> Raised | None:
+    """Return what a plugin raised as it was loaded, None if it was not loaded for another reason."""
+    return error._raised  # noqa: SLF001 - this module's own
+
+
 def traceback_of(error: PluginError) -> str:
     """Return the traceback of the plugin's own code as text, of a bounded length; ``""`` if none is known."""
     return getattr(error, "remote_traceback", "") or error._ended_at  # noqa: SLF001 - this module's own
@@ -196,6 +223,8 @@ class PluginLoadError(_PluginCodeError):
     """A plugin could not be found, imported, checked or constructed, or refuses; the run did not start."""
 
     exit_status = 2
+    #: What it raised as it was loaded, if that was the reason; no public name.
+    _raised: Raised | None = None
 
 
 class PluginRaisedError(_PluginCodeError):

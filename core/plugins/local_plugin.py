@@ -11,19 +11,22 @@ from typing import Any
 from ..hooks.errors import (
     REFUSED,
     JobError,
+    Phase,
     PluginError,
     PluginLoadError,
     PluginProtocolError,
     PluginRaisedError,
+    Raised,
     as_transient,
     may_pass,
+    with_raised,
 )
 from ..hooks.types import Batch, Changeable, Report, StepInfo, TensorMap, derive_seed, passthrough
 from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
 from .call_context import CallContext, openblas_pools
 from .interface import PluginSpec, PluginUsage, excess_state
-from .plugin_class import accepted_arguments, load_class
+from .plugin_class import accepted_arguments, load_class, raised_during
 from .plugin_frames import raised_at
 from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_result, check_scalars
 
@@ -201,15 +204,19 @@ class LocalPlugin:
         for folder in reversed(spec.search_path):
             if folder not in sys.path:
                 sys.path.insert(0, folder)
+        phase: Phase = "import"
         try:
             with self._as_in_sandbox(self._start_seed):
-                self._instance = load_class(spec.module, spec.qualname)(**spec.options)
+                cls = load_class(spec.module, spec.qualname)
+                phase = "constructor"
+                self._instance = cls(**spec.options)
         except Exception as error:
-            told = traceback.format_exc()
-            raise PluginLoadError(
-                f"{spec.module}:{spec.qualname} could not be loaded: {type(error).__name__}: {error}",
+            raised = Raised(type(error).__name__, str(error), raised_during(error, phase))
+            failed = PluginLoadError(
+                f"{spec.module}:{spec.qualname} could not be loaded: {raised.error_type}: {raised.message}",
                 plugin=spec.name,
-                remote_traceback=told,
-            ) from error
+                remote_traceback=traceback.format_exc(),
+            )
+            raise with_raised(failed, raised) from error
         # What the plugin imported may have brought pools of its own.
         self._as_in_sandbox.pools = openblas_pools()

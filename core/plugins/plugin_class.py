@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from typing import Any
 
+from ..hooks.errors import Phase
 from ..hooks.specs import HOOKS, METHODS
 from ..hooks.types import passthrough
 
@@ -29,6 +31,12 @@ def load_class(module: str, qualname: str) -> type:
     if not inspect.isclass(found):
         raise TypeError(f"{module}:{qualname} is not a class")
     return found
+
+
+def raised_during(error: BaseException, phase: Phase) -> Phase:
+    """Return what ran as ``error`` was raised: a module that ``phase`` imports is another's code."""
+    functions = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    return "import" if "<module>" in functions else phase
 
 
 def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:

@@ -9,7 +9,6 @@ the job calls ``trusted`` is the exception; it is imported here, and that is sai
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..hooks.errors import (
     JobError,
     PluginLoadError,
     RingfenceError,
+    raised_of,
     shortened,
     visible,
 )
@@ -45,8 +45,8 @@ from .class_fit import fits_series
 from .grant_permissions import GrantRules, granted_permissions, resolve_paths
 from .memory_shares import share_out, told_shares, too_small
 
-#: What a constructor says of options that it does not take.
-_WRONG_OPTIONS = re.compile(r"could not be loaded: (ValueError|TypeError): (?P<message>.+)", re.DOTALL)
+#: What a constructor raises for options that it does not take.
+_WRONG_OPTIONS = ("ValueError", "TypeError")
 #: An option, or a place in it, that such a message starts with.
 _OPTION = re.compile(r"(?P<name>\w+)(\[(?P<index>\d+)\])?:? ")
 
@@ -232,10 +232,12 @@ def _as_share_error(item: Planned, error: BudgetTooSmallError) -> Exception | No
 
 def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
     """Return the fault of the job that a plugin's constructor told of, or None if it is none."""
-    told = _WRONG_OPTIONS.search(visible(error.cause))
-    if told is None or item.job_file is None or not _in_constructor(error):
+    raised = raised_of(error)
+    if raised is None or item.job_file is None or raised.during != "constructor":
         return None
-    message = " ".join(told["message"].split())
+    if raised.error_type not in _WRONG_OPTIONS:
+        return None
+    message = " ".join(visible(raised.message).split())
     place: tuple[str | int, ...] = ()
     named = _OPTION.match(message)
     if named is not None and named["name"] in item.spec.options:
@@ -256,17 +258,6 @@ def refusal(planned: Sequence[Planned], error: PluginLoadError) -> Exception | N
         return None
     message = f"plugin '{item.spec.name}' says: {shortened(' '.join(told.split()), _QUOTED)}"
     return item.job_file.error([Problem(item.job_file.option_path(item.position), message)])
-
-
-def _in_constructor(error: PluginLoadError) -> bool:
-    """Tell whether the constructor raised, not the import of the plugin's module."""
-    if "__init__()" in error.cause:  # arguments that it does not take
-        return True
-    if error.remote_traceback:
-        functions = re.findall(r'File "[^"\n]+", line \d+, in (\S+)', error.remote_traceback)
-        return "__init__" in functions and "<module>" not in functions
-    frames = traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)
-    return "__init__" in [frame.name for frame in frames] and "<module>" not in [f.name for f in frames]
 
 
 def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plugin:

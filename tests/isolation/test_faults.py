@@ -14,7 +14,7 @@ from ringfence import (
     PluginTimeoutError,
     StepInfo,
 )
-from ringfence.hooks.errors import is_transient
+from ringfence.hooks.errors import is_transient, raised_of
 from ringfence.isolation.host.limits import worker_process
 from ringfence.isolation.sandbox import Sandbox
 
@@ -123,6 +123,23 @@ def test_a_plugin_that_does_not_start_in_time_is_killed(start):
 def test_what_cannot_be_loaded_says_why(start, where, says):
     with pytest.raises(PluginLoadError, match=says):
         start(where)
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "raised"),
+    [
+        ("faulty:Faulty", {"odd": 1}, ("TypeError", "unexpected keyword argument 'odd'", "constructor")),
+        ("faulty:WrongRole", {}, ("TypeError", "role is 'monitor'", "import")),
+        ("nowhere:Faulty", {}, ("ModuleNotFoundError", "No module named 'nowhere'", "import")),
+    ],
+)
+def test_what_was_raised_and_when_is_told_by_name(start, where, options, raised):
+    with pytest.raises(PluginLoadError) as caught:
+        start(where, options=options)
+    error_type, message, during = raised_of(caught.value)
+    assert (error_type, during) == (raised[0], raised[2])
+    assert raised[1] in message
+    assert str(caught.value).endswith(f"could not be loaded: {error_type}: {message}")
 
 
 def test_a_budget_too_small_to_start_in_is_refused(start):

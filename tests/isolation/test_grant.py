@@ -8,6 +8,8 @@ import pytest
 from ringfence.hooks.permissions import Permissions, Target
 from ringfence.isolation.host.grants.grant import GrantError, is_unchanged, open_path, parse_target
 from ringfence.isolation.host.grants.grant_advice import how_to_allow
+from ringfence.isolation.transport.messages import MAX_PATH
+from ringfence.isolation.worker.serve import refused_file
 
 
 def test_a_relative_path_starts_from_the_base_folder(tmp_path):
@@ -172,42 +174,61 @@ def test_what_is_no_host_and_port_is_told_with_what_would_be_right(text, said):
         parse_target(text)
 
 
-def refusal(path):
-    return f"PermissionError: [Errno 13] Permission denied: {str(path)!r}"
-
-
 def test_a_refused_file_comes_with_the_line_that_would_allow_it(tmp_path):
     (tmp_path / "data").touch()
     (tmp_path / "out").mkdir()
     granted = Permissions((), (open_path("data", tmp_path, write=False),))
 
-    assert how_to_allow(refusal(tmp_path / "out"), "acme", Permissions()).endswith(
+    assert how_to_allow(bytes(tmp_path / "out"), "acme", Permissions()).endswith(
         f"write beside 'acme': read: [{tmp_path}/out]"
     )
-    assert how_to_allow(refusal(tmp_path / "out"), "acme", granted).endswith(
+    assert how_to_allow(bytes(tmp_path / "out"), "acme", granted).endswith(
         f": read: [{tmp_path}/data, {tmp_path}/out]"
     )
-    assert how_to_allow(refusal(tmp_path / "data"), "acme", granted).endswith(f": write: [{tmp_path}/data]")
-    assert how_to_allow(refusal(tmp_path / "out/new"), "acme", granted).endswith(f": write: [{tmp_path}/out]")
+    assert how_to_allow(bytes(tmp_path / "data"), "acme", granted).endswith(f": write: [{tmp_path}/data]")
+    assert how_to_allow(bytes(tmp_path / "out/new"), "acme", granted).endswith(f": write: [{tmp_path}/out]")
 
 
 @pytest.mark.parametrize(
-    "cause",
+    "refused",
     [
-        "ValueError: no",
-        "PermissionError: [Errno 13] Permission denied",
-        "PermissionError: [Errno 1] Operation not permitted: 12",
-        "PermissionError: [Errno 13] Permission denied: 'relative'",
-        "PermissionError: [Errno 13] Permission denied: '/a' 'b'\\",
-        refusal("/etc/shadow"),
-        refusal("/"),
-        refusal("/proc/1/environ"),
-        refusal("~/.ssh/id_ed25519"),
-        refusal("/no/such/place/at/all"),
-        "PermissionError: [Errno 13] Permission denied: '/\\ud800'",
-        "PermissionError: [Errno 13] Permission denied: '/a\\0b'",
-        "see PermissionError: [Errno 13] Permission denied: '/srv'",
+        b"",
+        b"relative",
+        b"/etc/shadow",
+        b"/",
+        b"/proc/1/environ",
+        b"~/.ssh/id_ed25519",
+        b"/no/such/place/at/all",
+        b"/a\0b",
+        b"/\xff",
     ],
 )
-def test_nothing_is_advised_that_a_job_may_not_grant(cause):
-    assert how_to_allow(cause, "acme", Permissions()) == ""
+def test_nothing_is_advised_that_a_job_may_not_grant(refused):
+    assert how_to_allow(refused, "acme", Permissions()) == ""
+
+
+class NamedAlikeError(Exception):
+    """Another's, by the name and the words of one of Python's."""
+
+
+NamedAlikeError.__name__ = "PermissionError"
+
+
+@pytest.mark.parametrize(
+    ("raised", "file"),
+    [
+        (PermissionError(13, "Permission denied", "/srv/data"), b"/srv/data"),
+        (PermissionError(1, "Operation not permitted", "/srv/\udcff"), b"/srv/\xff"),
+        (PermissionError(13, "Permission denied", "/a", None, "/b"), b"/a"),
+        (PermissionError(13, "Permission denied"), b""),
+        (PermissionError(13, "Permission denied", 12), b""),
+        (PermissionError(13, "Permission denied", "/\ud800"), b""),
+        (PermissionError(13, "Permission denied", "/" + "a" * MAX_PATH), b""),
+        (PermissionError("[Errno 13] Permission denied: '/srv'"), b""),
+        (FileNotFoundError(2, "No such file or directory", "/srv"), b""),
+        (NamedAlikeError("[Errno 13] Permission denied: '/srv'"), b""),
+    ],
+    ids=str,
+)
+def test_a_refused_file_is_what_python_says_and_not_what_a_text_looks_like(raised, file):
+    assert refused_file(raised) == file

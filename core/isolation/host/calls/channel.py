@@ -23,9 +23,11 @@ from ....hooks.errors import (
     PluginProtocolError,
     PluginRaisedError,
     PluginTimeoutError,
+    Raised,
     as_transient,
     ended_at,
     visible,
+    with_raised,
 )
 from ....plugins.plugin_frames import raised_at, spot
 from ....plugins.stop_request import StopRequest
@@ -93,7 +95,8 @@ class Channel:
         limit_bytes: What this worker may use.
         reap: Collects the worker's exit status from the zygote.
         oom_kills: Counts kills by the plugin's cgroup.
-        advise: Says what else to tell of what the plugin raised, and its traceback, at the end of a message.
+        advise: Says what else to tell of what the plugin raised, its traceback and the file that it was
+            refused, at the end of a message.
         stop: Cuts off what is waited for, once the user wants the run to end.
         clock: What deadlines are told by.
     """
@@ -107,7 +110,7 @@ class Channel:
         limit_bytes: int,
         reap: Callable[[Process], int | None],
         oom_kills: Callable[[], int],
-        advise: Callable[[str, str], str] = lambda *_: "",
+        advise: Callable[[str, str, bytes], str] = lambda *_: "",
         stop: StopRequest | None = None,
         clock: HostClock | None = None,
     ) -> None:
@@ -458,7 +461,9 @@ class Channel:
         if fault.kind == "memory":
             used = min(max(fault.used_bytes, 0), self.limit_bytes) + self._account.result_bytes
             return self._memory_error(used, "RLIMIT_DATA", pending.hook, pending.step)
-        cause, remote = visible(fault.cause).rstrip(), visible(fault.traceback)
+        said, remote = visible(fault.message), visible(fault.traceback)
+        name = visible(fault.error_type)
+        cause = f"{name}: {said}".rstrip() if name else said.rstrip()
         if fault.kind in {"result", "not finite"}:
             by_its_code = fault.kind == "result"
             return PluginProtocolError(
@@ -472,15 +477,16 @@ class Channel:
                 step=pending.step,
                 remote_traceback=remote,
             )
-        advice = self._advise(cause, remote)
+        advice = self._advise(cause, remote, fault.refused_file)
         if fault.kind == "load":
             found = spot(remote)
             where = "" if found is None else f" ({found.file}:{found.line})"
-            return PluginLoadError(
+            failed = PluginLoadError(
                 f"could not be loaded: {cause}{where}{advice}",
                 plugin=self.plugin,
                 remote_traceback=remote,
             )
+            return with_raised(failed, Raised(name, f"{said.rstrip()}{where}{advice}", fault.during))
         raised = PluginRaisedError(
             f"raised {cause}{raised_at(remote)}{advice}",
             plugin=self.plugin,

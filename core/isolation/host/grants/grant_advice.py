@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections.abc import Collection
@@ -11,11 +10,6 @@ from pathlib import Path
 from ....hooks.permissions import KINDS, Kind, Need, Permissions, covers, grant_line
 from ...policy.syscalls import OPEN_A_CONNECTION, START_A_PROCESS, START_A_PROGRAM
 from .protected_paths import why_reserved
-
-#: What Python says of a file that the kernel refused: error number, words, and the file as by ``repr``.
-_REFUSED = re.compile(
-    r"PermissionError: \[Errno (?:1|13)\] [^:'\"]{1,60}: (?P<file>'[^'\n]{1,4096}'|\"[^\"\n]{1,4096}\")"
-)
 
 #: What Python and the C library say of a system call that the filter refuses; no file is named.
 _CANNOT_BE = re.compile(
@@ -80,14 +74,14 @@ def what_instead(cause: str, traceback: str, permissions: Permissions, tried: Co
     return network if OPEN_A_CONNECTION in kinds else ""
 
 
-def how_to_allow(cause: str, plugin: str, permissions: Permissions, code: tuple[str, ...] = ()) -> str:
+def how_to_allow(refused: bytes, plugin: str, permissions: Permissions, code: tuple[str, ...] = ()) -> str:
     """Return the end of a message about a refused file: the line of the job that would allow it.
 
-    The words are the plugin's and may be made up; what they lead to is judged as any
+    The name is the plugin's and may be made up; what it leads to is judged as any
     grant is, so nothing is advised here that a job may not grant.
 
     Args:
-        cause: What the plugin raised, as ``type: message``.
+        refused: The file; empty if none was.
         plugin: Its name.
         permissions: What it is granted now.
         code: Files and folders of its own code, which it need not be granted.
@@ -95,8 +89,12 @@ def how_to_allow(cause: str, plugin: str, permissions: Permissions, code: tuple[
     Returns:
         ``""`` if this is about no file, or one that may not be granted.
     """
-    path = _refused_file(cause)
-    if path is None:
+    path = Path(os.fsdecode(refused))
+    if not path.is_absolute():
+        return ""
+    try:
+        path = Path(os.path.realpath(path))
+    except (ValueError, OSError):
         return ""
     kind: Kind = "read"
     if _is_readable(path, permissions, code):
@@ -109,17 +107,6 @@ def how_to_allow(cause: str, plugin: str, permissions: Permissions, code: tuple[
         return ""
     line = grant_line(kind, [*permissions.granted()[kind], str(path)])
     return f"; the job does not grant '{plugin}' this file. If it should, write beside '{plugin}': {line}"
-
-
-def _refused_file(cause: str) -> Path | None:
-    found = _REFUSED.match(cause)
-    if found is None:
-        return None
-    try:
-        path = Path(str(ast.literal_eval(found["file"])))
-        return Path(os.path.realpath(path)) if path.is_absolute() else None
-    except (ValueError, SyntaxError, OSError):
-        return None
 
 
 def _is_readable(path: Path, permissions: Permissions, code: tuple[str, ...]) -> bool:

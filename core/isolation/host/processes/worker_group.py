@@ -380,10 +380,10 @@ class WorkerGroup:
             host_network=network_inode(),
         )
 
-    def _advise(self, cause: str, traceback: str) -> str:
+    def _advise(self, cause: str, traceback: str, refused: bytes) -> str:
         spec = self.spec
         return how_to_allow(
-            cause, spec.name, spec.permissions, (*readable_paths(spec), *SYSTEM)
+            refused, spec.name, spec.permissions, (*readable_paths(spec), *SYSTEM)
         ) or what_instead(cause, traceback, spec.permissions, self.usage.attempts or ())
 
     def _oom_kills(self) -> int:
