@@ -3,7 +3,7 @@
     python tools/snapshot.py           writes core/hooks/snapshots/X.Y.json
     python tools/snapshot.py --check   exits with 1 if it is stale
 
-Run it after any change to ``core/hooks/specs.py``, ``types.py`` or the public API.
+Run it after any change to ``core/hooks/roles``, ``types.py`` or the public API.
 """
 
 from __future__ import annotations

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ..hooks import specs
 from ..hooks.errors import PluginProtocolError
+from ..hooks.roles.augment import augment_backward
+from ..hooks.roles.gradient import gradient_backward, gradient_forward
+from ..hooks.roles.monitor import monitor_backward, monitor_forward
+from ..hooks.roles.optimizer import OPTIMIZER, optimizer_backward, optimizer_forward
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
 from ..plugins.manager import Hooks
 from ..plugins.stop_request import StopRequest
@@ -66,21 +69,20 @@ class Wants:
     @classmethod
     def of(cls, hooks: Hooks) -> Wants:
         """Ask ``hooks``."""
-        monitor_forward = hooks.wants(specs.monitor_forward)
-        monitor_backward = hooks.wants(specs.monitor_backward)
+        forward, backward = hooks.wants(monitor_forward), hooks.wants(monitor_backward)
         return cls(
             states=plugin_states(hooks),
-            optimizer_forward=hooks.wants(specs.optimizer_forward),
-            gradient_forward=hooks.wants(specs.gradient_forward),
-            gradient_loss=hooks.wants(specs.gradient_forward, "loss"),
-            monitor_forward=monitor_forward,
-            monitor_loss=hooks.wants(specs.monitor_forward, "loss"),
-            gradient_backward=hooks.wants(specs.gradient_backward),
-            optimizer_loss=hooks.wants(specs.optimizer_backward, "loss"),
-            monitor_backward=monitor_backward,
-            updates=hooks.wants(specs.monitor_backward, "updates"),
-            augment_backward=hooks.wants(specs.augment_backward),
-            monitors=monitor_forward or monitor_backward,
+            optimizer_forward=hooks.wants(optimizer_forward),
+            gradient_forward=hooks.wants(gradient_forward),
+            gradient_loss=hooks.wants(gradient_forward, "loss"),
+            monitor_forward=forward,
+            monitor_loss=hooks.wants(monitor_forward, "loss"),
+            gradient_backward=hooks.wants(gradient_backward),
+            optimizer_loss=hooks.wants(optimizer_backward, "loss"),
+            monitor_backward=backward,
+            updates=hooks.wants(monitor_backward, "updates"),
+            augment_backward=hooks.wants(augment_backward),
+            monitors=forward or backward,
         )
 
 
@@ -186,9 +188,9 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
     hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
     first = next(stream)
     info = first[1]
-    watched = wants.monitor_backward and hooks.observes(specs.monitor_backward, info)
+    watched = wants.monitor_backward and hooks.observes(monitor_backward, info)
     before = None
-    if watched and wants.updates and hooks.observes(specs.monitor_backward, info, "updates"):
+    if watched and wants.updates and hooks.observes(monitor_backward, info, "updates"):
         before = weights.values.clone()
     rng = TorchRng.capture(stepper.device)
     if wants.optimizer_forward:
@@ -263,7 +265,7 @@ def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Te
 
 
 def _watch_forward(stepper: Stepper, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> None:
-    if stepper.hooks.observes(specs.monitor_forward, info):
+    if stepper.hooks.observes(monitor_forward, info):
         value = loss.item() if stepper.wants.monitor_loss else math.nan
         stepper.hooks.monitor_forward(batch, outputs.detach().cpu(), value, info)
 
@@ -306,7 +308,7 @@ def _further_passes(
             after_first.restore(stepper.device)
             return result, gradients
         request = result
-    optimizer = next(plugin for plugin in stepper.hooks.plugins if plugin.spec.role == specs.OPTIMIZER.name)
+    optimizer = next(plugin for plugin in stepper.hooks.plugins if plugin.spec.role == OPTIMIZER.name)
     raise PluginProtocolError(
         f"asked for more than {MAX_FURTHER_PASSES} further passes in one step",
         plugin=optimizer.spec.name,

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import nn
 
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
-from ..hooks.specs import OPTIMIZER
+from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import Allocate
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer, RunInfo

@@ -19,7 +19,7 @@ SMALL: Mapping[str, Any] = MappingProxyType(
         "device": "cpu",
     }
 )
-#: ``specs.OPTIMIZER.name``, whose import would bring torch along.
+#: ``roles.optimizer.OPTIMIZER.name``, whose import would bring torch along.
 _OPTIMIZER_ROLE = "optimizer"
 _OPTIMIZER: Mapping[str, Any] = MappingProxyType({"optim": {"algorithm": "sgd", "lr": 0.05}})
 

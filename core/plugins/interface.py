@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 
 from ..hooks.errors import PluginError
 from ..hooks.permissions import Permissions
-from ..hooks.specs import ROLES, OnFailure, Role
+from ..hooks.role import OnFailure, Role
+from ..hooks.specs import ROLES
 from ..hooks.types import Batch, StepInfo, TensorMap
 from ..tensors.tensor_file import TensorFile
 from .earlier_series import Lack

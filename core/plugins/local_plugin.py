@@ -48,6 +48,7 @@ class LocalPlugin:
         self.spec = spec
         self.usage = PluginUsage()
         self._instance: Any = instance
+        self._changes = spec.role_info.changes
         self._canonical = Canonical()
         self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
         self._names = Names()

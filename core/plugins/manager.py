@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..hooks import specs
 from ..hooks.errors import PluginError, PluginLoadError, PluginProtocolError, traceback_of
-from ..hooks.specs import PROJECT
+from ..hooks.role import PROJECT
+from ..hooks.roles.augment import augment_backward
 from ..hooks.types import (
     AnotherPass,
     Batch,
@@ -56,7 +57,7 @@ class Hooks:
         self.failures = FailurePolicy(self._listener.event)
         self._step = 0
         self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(specs)
+        self._manager.add_hookspecs(type("HookSpecs", (), {hook.__name__: hook for hook in specs.HOOKS}))
         self._implementing: dict[str, list[Plugin]] = {hook.__name__: [] for hook in specs.HOOKS}
 
     # registration
@@ -110,7 +111,7 @@ class Hooks:
         When the result is closed, or a plugin raises, all of them let go of the calls in flight.
         """
         streams = [iter(batches)]
-        ahead = not self.wants(specs.augment_backward)
+        ahead = not self.wants(augment_backward)
         for plugin in self._implementers("augment_forward"):
             source = streams[-1]
             streams.append(self._stream(plugin, source) if ahead else self._in_step(plugin, source))

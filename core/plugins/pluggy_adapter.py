@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 
-from ..hooks import specs
+from ..hooks.role import hookimpl
 from .interface import Plugin
 
 
@@ -21,7 +21,7 @@ def implementations(plugin: Plugin) -> Registered:
     registered = Registered(plugin)
     for method, arguments in plugin.accepts.items():
         hook = f"{plugin.spec.role}_{method}"
-        setattr(registered, hook, specs.hookimpl(declaration(hook, arguments)))
+        setattr(registered, hook, hookimpl(declaration(hook, arguments)))
     return registered
 
 

@@ -8,7 +8,8 @@ import traceback
 from typing import Any
 
 from ..hooks.errors import Phase
-from ..hooks.specs import HOOKS, METHODS
+from ..hooks.role import METHODS
+from ..hooks.specs import HOOKS
 from ..hooks.types import passthrough
 
 #: Kinds of parameters that an argument can be given to by name.

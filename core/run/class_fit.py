@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pluggy
 
 from ..compat.findings import Finding
+from ..hooks.role import METHODS, PROJECT, hookimpl, hookspec
 from ..hooks.series import SeriesSnapshot
-from ..hooks.specs import METHODS, PROJECT, hookimpl, hookspec
 from ..plugins.pluggy_adapter import declaration
 
 MAX_ARGUMENTS = 50

@@ -28,7 +28,7 @@ from ..hooks.errors import (
     RunAbortedError,
     SandboxUnavailableError,
 )
-from ..hooks.specs import OPTIMIZER
+from ..hooks.roles.optimizer import OPTIMIZER
 from ..isolation.sandbox import Sandbox
 from ..job.problems import Problem
 from ..plugins.interface import Plugin, PluginSpec

@@ -30,8 +30,9 @@ from ..hooks.errors import (
     shortened,
     visible,
 )
+from ..hooks.roles.augment import AUGMENT
 from ..hooks.series import Index, SeriesSnapshot, series_of
-from ..hooks.specs import AUGMENT, ROLES, Role
+from ..hooks.specs import ROLES
 from ..imports.import_guard import current
 from ..isolation.host.limits.memory_budget import BudgetTooSmallError, total_bytes
 from ..job.job_file import MAX_MEMORY_FRACTION, JobFile, PluginJob
@@ -287,14 +288,14 @@ def _planned(
         claimed = [series for series in index.up_to(running) if series.name == series_of(running)]
     else:
         claimed = admitted(Declaration.of(found.requires), index, running)
-    role = ROLES.get(source.role or "", Role(source.role or ""))
+    role = ROLES.get(source.role or "")
     spec = PluginSpec(
         name=entry.name,
         distribution=found.distribution,
         version=found.version,
         module=found.module,
         qualname=found.qualname,
-        role=role.name,
+        role=source.role or "",
         options=entry.options,
         isolation=entry.isolation,
         workers=entry.workers,
@@ -302,7 +303,7 @@ def _planned(
         every=entry.every,
         deadline_s=entry.deadline_s,
         start_deadline_s=entry.start_deadline_s,
-        on_failure=entry.on_failure or role.on_failure,
+        on_failure=entry.on_failure or ("restart" if role is None else role.on_failure),
         memory_fraction=entry.memory_fraction or MAX_MEMORY_FRACTION,
         search_path=found.place.search_path,
         readable=found.place.readable,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..hooks.specs import METHODS
+from ..hooks.role import METHODS
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo
 from ..tensors import pytree
 from . import samples

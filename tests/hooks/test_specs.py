@@ -9,6 +9,7 @@ from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
 from ringfence.hooks import specs
+from ringfence.hooks.role import METHODS
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
@@ -35,7 +36,7 @@ def recording(role, calls):
         note.__signature__ = inspect.Signature([this, *inspect.signature(hook).parameters.values()])
         return note
 
-    members = {"role": role, **{method: noting(method) for method in specs.METHODS}}
+    members = {"role": role, **{method: noting(method) for method in METHODS}}
     spec = PluginSpec(f"my-{role}", "tests", "0", "tests", "Recording", role, isolation="trusted")
     return LocalPlugin(spec, type("Recording", (), members)())
 

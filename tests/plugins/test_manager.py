@@ -18,6 +18,7 @@ from ringfence import (
     passthrough,
 )
 from ringfence.hooks import specs
+from ringfence.hooks.roles.monitor import monitor_backward
 from ringfence.hooks.types import Batch
 from ringfence.plugins.failure_policy import RunPosition
 from ringfence.plugins.interface import PluginSpec
@@ -184,13 +185,13 @@ def test_monitors_are_called_every_so_many_steps_and_reported():
     notes = Notes()
     hooks = Hooks(listener=notes)
     hooks.register(plugin(Watch(), every=3))
-    due = [step for step in range(7) if hooks.observes(specs.monitor_backward, StepInfo(step))]
+    due = [step for step in range(7) if hooks.observes(monitor_backward, StepInfo(step))]
     for step in range(7):
         hooks.monitor_backward(GRADIENTS, None, GRADIENTS, StepInfo(step))
         hooks.poll()
     assert due == [0, 3, 6]
     assert [step for _, step, _, _ in notes.reports] == due
-    assert not hooks.observes(specs.monitor_backward, StepInfo(0), "updates")
+    assert not hooks.observes(monitor_backward, StepInfo(0), "updates")
 
 
 class Learner:

@@ -12,12 +12,13 @@ import docstrings
 
 from ringfence.hooks import specs, types
 from ringfence.hooks.connect import connect
+from ringfence.hooks.role import METHODS
 from ringfence.hooks.series import Index
 
 _HEAD = """\
 # Hooks
 
-<!-- Made by `python tools/reference` from `core/hooks/specs.py` and `types.py`. Change it there. -->
+<!-- Made by `python tools/reference` from `core/hooks/`. Change it there. -->
 
 """
 #: What hooks receive and return, in the order of the page; what a type is made of follows it.
@@ -59,7 +60,7 @@ def _roles() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for role in specs.ROLES.values():
-        does = [f"changes the {role.changes[m]}" if m in role.changes else "reads" for m in specs.METHODS]
+        does = [f"changes the {role.changes[m]}" if m in role.changes else "reads" for m in METHODS]
         others = [word for word in ("restart", "disable", "abort") if word != role.on_failure]
         may = [word for word in others if word != "disable" or role.may_disable]
         count = "exactly one" if role.exactly_one else "any number"

@@ -25,7 +25,7 @@ from ...hooks.errors import (
     shortened,
     visible,
 )
-from ...hooks.specs import OPTIMIZER
+from ...hooks.roles.optimizer import OPTIMIZER
 from ...imports.user_frames import user_frames
 from ...plugins.failure_policy import RunPosition
 from ...tensors.finite import is_finite

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...hooks.connect import route_through
 from ...hooks.errors import JobError, Phase, may_pass
-from ...hooks.specs import ROLES, Role
+from ...hooks.specs import ROLES
 from ...hooks.types import (
     AnotherPass,
     Batch,
@@ -134,7 +134,8 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._plugin: Any = None
-        self._role: Role
+        #: Method to the argument that its result replaces.
+        self._changes: Mapping[str, str] = {}
         self._accepts: dict[str, tuple[str, ...]] = {}
         self._regions: dict[int, Tensor] = {}
         self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
@@ -258,7 +259,7 @@ class Worker:
         if start.lack is not None:
             start.lack.hide([start.module, *start.roots])
         cls = load_class(start.module, start.qualname)
-        self._role = ROLES[start.role]
+        self._changes = ROLES[start.role].changes
         if getattr(cls, "role", None) != start.role:
             raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
         self._accepts = accepted_arguments(cls)
@@ -272,7 +273,7 @@ class Worker:
         self._send(Ready(self._accepts, keeps_state))
 
     def _call(self, call: Call) -> None:
-        changes = self._role.changes.get(call.method)
+        changes = self._changes.get(call.method)
         arguments = {name: self._argument(argument) for name, argument in call.arguments.items()}
         changeable = None
         if changes in NAMED_TENSORS:

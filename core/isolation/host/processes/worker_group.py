@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ....hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
-from ....hooks.specs import OPTIMIZER
+from ....hooks.roles.optimizer import OPTIMIZER
 from ....hooks.types import derive_seed
 from ....plugins.interface import PluginSpec, PluginUsage
 from ....plugins.notices import described

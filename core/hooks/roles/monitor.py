@@ -1,0 +1,53 @@
+"""Monitor: watches and reports; the weights are the same without it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..role import Method, Moment, Role, hookspec
+from ..types import Batch, Gradients, Parameters, Report, StepInfo
+
+
+@hookspec
+def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) -> Report | None:
+    """Watch a forward pass.
+
+    Called every ``every`` steps, for the step's first micro-batch, on a copy.
+    The loop does not wait: a monitor that is still busy is skipped, and the
+    skip counted.
+
+    Args:
+        batch: The batch as the model saw it, before normalisation.
+        outputs: What the model returned.
+        loss: Mean over the batch, with the terms that plugins added.
+        step: Counters.
+
+    If it fails: it is disabled (by default) and the run goes on.
+    """
+
+
+@hookspec
+def monitor_backward(
+    parameters: Parameters, updates: Parameters, gradients: Gradients, step: StepInfo
+) -> Report | None:
+    """Watch the end of a step.
+
+    Called every ``every`` steps on a copy; the loop does not wait.
+
+    Args:
+        parameters: Parameter name to value, after the update.
+        updates: Parameter name to what this step added to it.
+        gradients: Parameter name to gradient, as the optimizer got it.
+        step: Counters.
+
+    If it fails: it is disabled (by default) and the run goes on.
+    """
+
+
+MONITOR = Role(
+    "monitor",
+    forward=Method(monitor_forward, Moment.AFTER_LOSS),
+    backward=Method(monitor_backward, Moment.AFTER_UPDATE),
+    on_failure="disable",
+    observes=True,
+)
