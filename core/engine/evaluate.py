@@ -51,7 +51,7 @@ def evaluate(
         ``"loss"`` and the metric's name, each with its value: NaN for a metric of outputs that are not
         finite. None if it was stopped.
     """
-    measured = objective.metric.build(dataset.num_classes)
+    measured = objective.metric.build(dataset.num_classes).to(device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     judged = torch.ones((), dtype=torch.bool, device=device)
     with kept(device), evaluating(model), _steady(model, unsteady), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Metrics by name, on numbers in float64."""
+"""Metrics by name: torchmetrics', on numbers in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Metric:
     Attributes:
         higher_is_better: Direction.
         classes: True if it compares classes, False if it compares numbers.
-        build: Makes what is updated by batches and then computed; takes the number of classes, or None.
+        build: Makes an empty object of torchmetrics' interface; takes the number of classes, or None.
         min_classes: Fewest classes that it makes sense for.
     """
 
@@ -52,43 +52,23 @@ class Metric:
         return judged.isfinite().all()
 
 
-class _Summed:
-    """A metric of what each batch gives, summed.
-
-    Args:
-        of_batch: Outputs and targets to what is summed.
-        result: The sum to the metric.
-    """
-
-    def __init__(
-        self, of_batch: Callable[[Tensor, Tensor], Tensor], result: Callable[[Tensor], Tensor]
-    ) -> None:
-        self._of_batch, self._result = of_batch, result
-        self._sum: Tensor | None = None
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
-        found = self._of_batch(outputs, targets)
-        self._sum = found if self._sum is None else self._sum + found
-
-    def compute(self) -> Tensor:
-        """Return the metric over all batches."""
-        if self._sum is None:
-            raise RuntimeError("no batch was added")
-        return self._result(self._sum)
-
-
 class _R2:
     """Coefficient of determination, the mean over columns.
 
-    A sum of squares loses all digits where the numbers have an offset. So the first sample is subtracted
-    before anything is summed: it lies as near to the others as they lie to each other.
+    Not torchmetrics': the sum of squares that it subtracts from loses all digits where the numbers have an
+    offset, and a spread below 1e-4 is none to it. Here the first sample is subtracted before anything is
+    summed: it lies as near to the others as they lie to each other.
     """
 
     def __init__(self) -> None:
         self._count = 0
         self._first: Tensor | None = None
         self._sum = self._squares = self._residual = torch.zeros((), dtype=torch.float64)
+
+    def to(self, device: torch.device) -> _R2:
+        """Count on ``device``."""
+        self._sum = self._squares = self._residual = self._sum.to(device)
+        return self
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch, (B,) or (B, K) float64 each."""
@@ -107,61 +87,40 @@ class _R2:
         return torch.where(spread > 0, 1 - self._residual / spread, without).mean()
 
 
-def _of_counted(counted: Callable[[Tensor, Tensor], Tensor]) -> _Summed:
-    """Return the mean over all numbers that ``counted`` gives for a batch."""
-
-    def of_batch(outputs: Tensor, targets: Tensor) -> Tensor:
-        found = counted(outputs, targets)
-        total = found.sum()
-        return torch.stack([total, torch.full_like(total, found.numel())])
-
-    def mean(total: Tensor) -> Tensor:
-        # Whole numbers become float32, in which shares of samples have always been told.
-        total = total if total.is_floating_point() else total.float()
-        return total[0] / total[1]
-
-    return _Summed(of_batch, mean)
+# torchmetrics takes 1.6 s to import, so it is imported by the runs that evaluate, not by every command.
 
 
-def _accuracy(_: int) -> _Summed:
-    return _of_counted(lambda outputs, targets: outputs.argmax(1) == targets)
+def _accuracy(num_classes: int) -> Any:
+    from torchmetrics.classification import MulticlassAccuracy  # noqa: PLC0415
+
+    return MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
 
-def _top5_accuracy(_: int) -> _Summed:
-    return _of_counted(
-        lambda outputs, targets: (outputs.topk(TOP_K, dim=1).indices == targets.unsqueeze(1)).any(1)
-    )
+def _top5_accuracy(num_classes: int) -> Any:
+    from torchmetrics.classification import MulticlassAccuracy  # noqa: PLC0415
+
+    return MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro", validate_args=False)
 
 
-def _f1(num_classes: int) -> _Summed:
-    """Return the mean of the classes' F1, of those that were predicted or are there."""
+def _f1(num_classes: int) -> Any:
+    from torchmetrics.classification import MulticlassF1Score  # noqa: PLC0415
 
-    def of_batch(outputs: Tensor, targets: Tensor) -> Tensor:
-        classes = torch.arange(num_classes, device=outputs.device)
-        predicted = outputs.argmax(1, keepdim=True) == classes
-        actual = targets.unsqueeze(1) == classes
-        return torch.stack([each.sum(0) for each in (predicted & actual, predicted, actual)])
-
-    def mean(total: Tensor) -> Tensor:
-        hits, predicted, actual = total
-        seen = (predicted + actual > 0).float()
-        # Both are 0 where a class was never seen.
-        scores = 2.0 * hits / (predicted + actual).float().clamp(min=1.0)
-        each: Tensor = seen * scores / seen.sum()
-        return each.sum()
-
-    return _Summed(of_batch, mean)
+    return MulticlassF1Score(num_classes, average="macro", validate_args=False)
 
 
-def _mse(_: None) -> _Summed:
-    return _of_counted(lambda outputs, targets: ((outputs - targets) * (outputs - targets)).reshape(-1))
+def _mse(_: None) -> Any:
+    from torchmetrics.regression import MeanSquaredError  # noqa: PLC0415
+
+    return MeanSquaredError().set_dtype(torch.float64)
 
 
-def _mae(_: None) -> _Summed:
-    return _of_counted(lambda outputs, targets: (outputs - targets).abs().reshape(-1))
+def _mae(_: None) -> Any:
+    from torchmetrics.regression import MeanAbsoluteError  # noqa: PLC0415
+
+    return MeanAbsoluteError().set_dtype(torch.float64)
 
 
-def _r2(_: None) -> _R2:
+def _r2(_: None) -> Any:
     return _R2()
 
 

@@ -199,6 +199,8 @@ def _prepare(
     model.train()
     if tried is None:
         tried = try_out(model, data, objective, plan, eval_batch_size=config.eval_batch_size, device=device)
+    # Imports torchmetrics, here rather than in the first timed evaluation.
+    objective.try_metric(data.test)
     weights = Weights(model, device, allocate)
     seed_run(config.seed)
     return Run(

@@ -81,7 +81,6 @@ def try_out(
     objective.check_data(data.train)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise DataError("the model has no parameter that requires a gradient; there is nothing to train")
-    objective.try_metric(data.test)
     trial = _Trial(model, objective, Normalise(data, device), device)
     first, *_ = plan.sizes(0)
     *_, last = plan.sizes(plan.steps_per_epoch - 1)

@@ -304,6 +304,8 @@ def _train(
         check_resumable(checkpoints, course)
     with ExitStack() as stack:
         sandbox = _sandbox(prepared.plugins, stack, stop)
+        # Meanwhile the process that plugins are forked from imports torch.
+        ingredients.warm_up()
         hooks = Hooks(prepared.job_file.job.seed, keeper)
         stack.callback(hooks.close)
         # Before that: what is told of plugins at their end must not change what became of the run.

@@ -25,6 +25,7 @@ _IMPORTED = (
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "tensorboard.summary.writer.event_file_writer",
+    "torchmetrics",
 )
 _LOOK_MS = 20
 
