@@ -402,7 +402,7 @@ def test_a_second_signal_ends_the_run_without_another_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "status"), [(lambda: sys.exit(5), 5), (lambda: 1 / 0, 1), (raising(KeyboardInterrupt()), 1)]
+    ("fault", "status"), [(lambda: sys.exit(5), 5), (lambda: 1 / 0, 1), (raising(KeyboardInterrupt()), 130)]
 )
 def test_a_process_that_the_model_forks_and_leaves_touches_nothing_of_the_run(tmp_path, fault, status):
     statuses = []
