@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..hooks.errors import PluginError, shortened, traceback_of, visible
+from .interface import PluginSpec
 from .plugin_frames import own_frames
 
 Decision = Literal["restarted", "disabled", "aborted"]
@@ -76,6 +77,25 @@ class RunPosition:
     steps_lost: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start the plugin anew, ``after_s`` seconds from now."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disable:
+    """Go on without the plugin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End the run; ``why`` is told behind the fault, if that alone does not say it."""
+
+    why: str = ""
+
+
 class FaultLog:
     """The faults of a run: the first and the last ``FAULTS_KEPT``, and how many there were."""
 
@@ -126,7 +146,7 @@ class _History:
 
 
 class FailurePolicy:
-    """Counts faults, decides whether a plugin may be started anew, and tells each decision once.
+    """Decides what a fault means, counts what was decided, and tells it once.
 
     Args:
         tell: Takes a sentence.
@@ -139,30 +159,30 @@ class FailurePolicy:
         self._recovering: tuple[FaultRecord, float] | None = None
         self._tracebacks: dict[str, set[str]] = {}
 
-    def restart(self, error: PluginError, place: RunPosition, *, may_disable: bool = True) -> float:
-        """Decide to start a plugin anew; return the seconds to wait before that.
+    def decide(self, error: PluginError, place: RunPosition, spec: PluginSpec) -> Restart | Disable | Abort:
+        """Say what a fault means; nothing is counted before it is done.
 
         Args:
             error: The fault.
             place: Where the run stood.
-            may_disable: Whether a run makes sense without such a plugin.
-
-        Raises:
-            PluginError: ``error``, which says why not: it failed too often, in a row or in the last steps.
+            spec: What the job says of the plugin.
         """
-        self.recovered()  # as far as it came: starting it anew is what has failed now
-        history = self._histories.setdefault(error.plugin, _History())
-        history.forget_before(place.step)
+        if spec.on_failure != "restart":
+            return Disable() if spec.on_failure == "disable" else Abort()
+        history = self._history(error.plugin, place.step)
         if history.in_a_row >= MAX_RESTARTS_IN_A_ROW:
-            error.cause += (
+            return Abort(
                 f"; it was restarted {history.in_a_row} times in a row before, without coming to the next "
                 "snapshot"
             )
-            raise error
         if len(history.latest) >= BREAKER_RESTARTS:
-            error.cause += _broken(history, may_disable=may_disable)
-            raise error
-        pause_s = BACK_OFF_S[history.in_a_row]
+            return Abort(_broken(history, may_disable=spec.role_info.may_disable))
+        return Restart(BACK_OFF_S[history.in_a_row])
+
+    def restart(self, error: PluginError, place: RunPosition, pause_s: float) -> None:
+        """Note that a plugin is started anew, ``pause_s`` seconds from now."""
+        self.recovered()  # as far as it came: starting it anew is what has failed now
+        history = self._histories[error.plugin] = self._history(error.plugin, place.step)
         history.in_a_row += 1
         history.latest.append(place)
         said = _again(error) if history.in_a_row > 1 and history.said == str(error) else str(error)
@@ -174,7 +194,6 @@ class FailurePolicy:
             told += f", {_steps(place.steps_lost)} to take again"
         self._recovering = self._note(error, place, told, "restarted"), time.perf_counter()
         self._tell(told)
-        return pause_s
 
     def recovered(self) -> None:
         """Note that the plugin started anew is at work again, and the run back at its snapshot."""
@@ -184,13 +203,13 @@ class FailurePolicy:
             self._recovering = None
 
     def disable(self, error: PluginError, place: RunPosition) -> None:
-        """Decide to go on without a plugin."""
+        """Note that the run goes on without a plugin."""
         told = f"{error}; disabled, the run goes on without it"
         self._note(error, place, told, "disabled")
         self._tell(told)
 
     def stop(self, error: PluginError, place: RunPosition) -> None:
-        """Decide not to start a plugin anew, since the user has asked the run to stop."""
+        """Note that a plugin is not started anew, since the user has asked the run to stop."""
         self.recovered()
         told = f"{error}; not restarted, since the run is to stop: it ends with its last snapshot"
         self._note(error, place, told, "aborted")
@@ -211,6 +230,13 @@ class FailurePolicy:
         """Note that a new snapshot was taken: restarts before it no longer count as in a row."""
         for history in self._histories.values():
             history.in_a_row = 0
+
+    def _history(self, plugin: str, step: int) -> _History:
+        """Return a copy of what is known of a plugin that counts at ``step``."""
+        known = self._histories.get(plugin, _History())
+        history = dataclasses.replace(known, latest=deque(known.latest))
+        history.forget_before(step)
+        return history
 
     def _note(self, error: PluginError, place: RunPosition, told: str, decision: Decision) -> FaultRecord:
         fault = FaultRecord(

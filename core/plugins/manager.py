@@ -25,7 +25,7 @@ from ..hooks.types import (
     TensorMap,
 )
 from ..tensors.tensor_file import TensorFile
-from .failure_policy import FailurePolicy, RunPosition
+from .failure_policy import Disable, FailurePolicy, RunPosition
 from .interface import Plugin
 from .notices import PluginNews
 from .observer import Observer
@@ -251,40 +251,20 @@ class Hooks:
                 with self._disabling(plugin):
                     plugin.load_state_dict(state)
 
-    def recover(self, error: PluginError, place: RunPosition, wait: Callable[[float], None]) -> None:
-        """Start the plugin that raised ``error`` anew; the caller then restores a snapshot.
-
-        A plugin that may be disabled is: some faults, as of a state that cannot be saved, are known here
-        only.
-
-        Args:
-            error: The fault.
-            place: Where the run stood when it was noticed.
-            wait: Waits so many seconds, or less if the user wants the run to stop.
-
-        Raises:
-            PluginError: ``error`` itself, if the plugin's policy is to abort or it failed too often, which
-                it then says; another, if the plugin did not start.
-            SandboxUnavailableError: It cannot be isolated any more.
-        """
+    def failing(self, error: PluginError) -> Plugin:
+        """Return the plugin that raised ``error``, once what it printed last is told."""
         plugin = next(p for p in self.plugins if p.spec.name == error.plugin)
         self._news.tell_last(plugin)
         plugin.usage.traceback = traceback_of(error)
-        if plugin.spec.on_failure == "disable":
-            self._failed(plugin, error, place)
-            return
-        try:
-            if plugin.spec.on_failure == "abort":
-                raise error
-            may_disable = plugin.spec.role_info.may_disable
-            pause_s = self.failures.restart(error, place, may_disable=may_disable)
-        except PluginError:
-            plugin.usage.state = "failed"
-            plugin.close()
-            raise
-        plugin.usage.restarts += 1
-        wait(pause_s)
-        plugin.restart()
+        return plugin
+
+    def disable(self, plugin: Plugin, error: PluginError, place: RunPosition) -> None:
+        """Go on without ``plugin``, which raised ``error``."""
+        plugin.usage.state = "disabled"
+        plugin.close()
+        self._news.tell(plugin)
+        plugin.usage.traceback = traceback_of(error)
+        self.failures.disable(error, place)
 
     def progressed(self) -> None:
         """Note that a new snapshot was taken: restarts before it no longer count as in a row.
@@ -384,17 +364,14 @@ class Hooks:
         except PluginError as error:
             self._failed(plugin, error)
 
-    def _failed(self, plugin: Plugin, error: PluginError, place: RunPosition | None = None) -> None:
-        """Disable the plugin and return if its policy says so; raise ``error`` otherwise."""
+    def _failed(self, plugin: Plugin, error: PluginError) -> None:
+        """Disable the plugin and return if that is decided; raise ``error`` otherwise."""
         # Before the run goes back: it was printed at this step.
         self._news.tell_last(plugin)
-        if plugin.spec.on_failure != "disable":
+        place = RunPosition(self._step)
+        if not isinstance(self.failures.decide(error, place, plugin.spec), Disable):
             raise error
-        plugin.usage.state = "disabled"
-        plugin.close()
-        self._news.tell(plugin)
-        plugin.usage.traceback = traceback_of(error)
-        self.failures.disable(error, place or RunPosition(self._step))
+        self.disable(plugin, error, place)
 
 
 def _closing(

@@ -18,9 +18,12 @@ from ringfence.plugins.failure_policy import (
     MAX_RESTARTS_IN_A_ROW,
     MAX_TRACEBACK,
     TRACEBACKS_KEPT,
+    Abort,
+    Disable,
     FailurePolicy,
     FaultLog,
     FaultRecord,
+    Restart,
     RunPosition,
 )
 from ringfence.plugins.interface import PluginSpec
@@ -34,6 +37,16 @@ def fault(number):
     return FaultRecord(number, "optim", None, "PluginCrashedError", "told", "restarted", steps_lost=2)
 
 
+def fail(policy, error, place, role="gradient", **settings):
+    """Do to a plugin what is decided; return that."""
+    spec = PluginSpec(error.plugin, "d", "1", "m", "q", role, **settings)
+    action = policy.decide(error, place, spec)
+    assert policy.decide(error, place, spec) == action  # nothing is counted by asking
+    if isinstance(action, Restart):
+        policy.restart(error, place, action.after_s)
+    return action
+
+
 @pytest.fixture
 def told():
     return []
@@ -45,9 +58,9 @@ def decide(told):
 
 
 def test_the_first_restart_does_not_wait_and_each_further_one_in_a_row_waits_longer(decide, told):
-    pauses = [decide.restart(crash(), RunPosition(5, 1)) for _ in range(MAX_RESTARTS_IN_A_ROW)]
-    assert pauses == list(BACK_OFF_S)
-    assert pauses[0] == 0 < pauses[1] < pauses[2]
+    actions = [fail(decide, crash(), RunPosition(5, 1)) for _ in range(MAX_RESTARTS_IN_A_ROW)]
+    assert actions == [Restart(after_s) for after_s in BACK_OFF_S]
+    assert BACK_OFF_S[0] == 0 < BACK_OFF_S[1] < BACK_OFF_S[2]
     assert told == [
         f"plugin 'optim' in 'optimizer.backward' at step 5: {what}; restarted "
         f"({n} of 3 in a row){wait}, 1 step to take again"
@@ -57,26 +70,27 @@ def test_the_first_restart_does_not_wait_and_each_further_one_in_a_row_waits_lon
             (3, "the same again", " after 2 s"),
         )
     ]
-    with pytest.raises(PluginError, match="restarted 3 times in a row before, without coming to the next"):
-        decide.restart(crash(), RunPosition(5))
+    why = "; it was restarted 3 times in a row before, without coming to the next snapshot"
+    assert fail(decide, crash(), RunPosition(5)) == Abort(why)
 
 
 def test_plugins_are_counted_each_for_itself_and_a_snapshot_begins_a_new_row(decide):
-    assert [decide.restart(crash(name), RunPosition(5)) for name in "abab"] == [0.0, 0.0, 0.5, 0.5]
+    paused = [fail(decide, crash(name), RunPosition(5)).after_s for name in "abab"]
+    assert paused == [0.0, 0.0, 0.5, 0.5]
     decide.progressed()
-    assert decide.restart(crash("a"), RunPosition(8)) == 0.0
+    assert fail(decide, crash("a"), RunPosition(8)) == Restart(0.0)
 
 
 def test_the_same_fault_in_a_row_is_told_in_full_once(decide, told):
-    def fail(step):
+    def fail_at(step):
         error = PluginCrashedError("x" * 5000, plugin="clip", hook="gradient.backward", step=step)
-        decide.restart(error, RunPosition(step))
+        fail(decide, error, RunPosition(step))
 
-    fail(5)
-    fail(5)
-    fail(6)
+    fail_at(5)
+    fail_at(5)
+    fail_at(6)
     decide.progressed()
-    fail(6)
+    fail_at(6)
     where = "plugin 'clip' in 'gradient.backward' at step"
     assert [len(text) > 5000 for text in told] == [True, False, True, True]
     assert told[1] == f"{where} 5: the same again; restarted (2 of 3 in a row) after 0.5 s"
@@ -87,22 +101,20 @@ def test_the_same_fault_in_a_row_is_told_in_full_once(decide, told):
 def restarts(decide, count, *, every, lost=3, first=0):
     """Have a plugin fail ``count`` times with progress between."""
     for n in range(count):
-        decide.restart(crash(step=first + n * every), RunPosition(first + n * every, lost))
+        fail(decide, crash(step=first + n * every), RunPosition(first + n * every, lost))
         decide.progressed()
 
 
 def test_the_breaker_opens_after_many_restarts_in_few_steps_and_says_what_they_cost(decide):
     restarts(decide, BREAKER_RESTARTS, every=10)
-    with pytest.raises(PluginError) as caught:
-        decide.restart(crash(step=200), RunPosition(200))
     assert (
         "; it was restarted 20 times within the last 200 steps before, and 60 steps had to be taken again "
         "for it. Find out why it fails so often, or write 'on_failure: disable' beside it"
-    ) in str(caught.value)
-    with pytest.raises(PluginError, match=r"Find out why it fails so often$"):
-        decide.restart(PluginError("gone", plugin="optim"), RunPosition(200), may_disable=False)
+    ) in fail(decide, crash(step=200), RunPosition(200)).why
+    alone = fail(decide, PluginError("gone", plugin="optim"), RunPosition(200), role="optimizer")
+    assert alone.why.endswith("Find out why it fails so often")
     # Others are not to blame.
-    assert decide.restart(crash("other"), RunPosition(200)) == 0.0
+    assert fail(decide, crash("other"), RunPosition(200)) == Restart(0.0)
 
 
 def test_the_breaker_stays_closed_for_faults_that_lie_far_apart(decide):
@@ -112,13 +124,18 @@ def test_the_breaker_stays_closed_for_faults_that_lie_far_apart(decide):
 def test_the_breaker_looks_at_how_far_the_run_has_come_not_at_where_it_went_back_to(decide):
     restarts(decide, BREAKER_RESTARTS - 1, every=1)
     restarts(decide, 1, every=1, first=BREAKER_STEPS - 1)
-    with pytest.raises(PluginError, match=r"20 times within the last 999 steps"):
-        decide.restart(crash(), RunPosition(BREAKER_STEPS - 50))
+    assert "20 times within the last 999 steps" in fail(decide, crash(), RunPosition(BREAKER_STEPS - 50)).why
+
+
+@pytest.mark.parametrize(("on_failure", "action"), [("disable", Disable()), ("abort", Abort())])
+def test_what_the_job_says_comes_before_all_counting(decide, told, on_failure, action):
+    assert fail(decide, crash(), RunPosition(5), on_failure=on_failure) == action
+    assert (told, decide.log.count) == ([], 0)
 
 
 def test_a_restart_is_recorded_with_what_it_cost_and_how_long_it_took(decide):
     error = PluginCrashedError("gone", plugin="optim")
-    decide.restart(error, RunPosition(12, 4))
+    fail(decide, error, RunPosition(12, 4))
     time.sleep(0.02)
     decide.recovered()
     decide.recovered()  # the time of a fault is noted once
@@ -129,8 +146,8 @@ def test_a_restart_is_recorded_with_what_it_cost_and_how_long_it_took(decide):
 
 
 def test_a_restart_that_fails_in_its_turn_is_a_fault_of_its_own(decide, told):
-    decide.restart(crash(step=12), RunPosition(12, 4))
-    decide.restart(PluginError("did not start", plugin="optim"), RunPosition(12))
+    fail(decide, crash(step=12), RunPosition(12, 4))
+    fail(decide, PluginError("did not start", plugin="optim"), RunPosition(12))
     decide.recovered()
     first, second = decide.log.kept
     assert (first.steps_lost, second.steps_lost) == (4, 0)
@@ -193,7 +210,7 @@ def test_tracebacks_that_differ_each_time_do_not_make_the_record_grow(decide):
 
 
 def test_what_a_plugin_printed_does_not_make_the_record_grow(decide, told):
-    decide.restart(PluginCrashedError("x" * 30_000, plugin="optim"), RunPosition(0))
+    fail(decide, PluginCrashedError("x" * 30_000, plugin="optim"), RunPosition(0))
     assert len(decide.log.kept[0].message) == MAX_MESSAGE
     assert decide.log.kept[0].message == failure_policy.cut(told[0])
     assert len(told[0]) > 30_000

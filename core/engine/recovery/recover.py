@@ -8,7 +8,9 @@ import re
 import shlex
 import time
 import traceback
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from typing import NoReturn
 
 from ...hooks.errors import (
     CheckpointError,
@@ -27,7 +29,8 @@ from ...hooks.errors import (
 )
 from ...hooks.roles.optimizer import OPTIMIZER
 from ...imports.user_frames import user_frames
-from ...plugins.failure_policy import RunPosition
+from ...plugins.failure_policy import Abort, Disable, Restart, RunPosition
+from ...plugins.manager import Hooks
 from ...tensors.finite import is_finite
 from ..checkpoints.fingerprint import FLAG
 from ..session import Run
@@ -72,25 +75,61 @@ def recover(run: Run, error: PluginError) -> bool:
             run.steps_given_up = given_up
             _go_back(run, snapshot)
             return False
+        abort: Abort | None = Abort()
         try:
-            _start_anew(run, snapshot, error, place)
+            # Before a snapshot that is what its state is made of: it could not be saved the next time either.
+            if snapshot is not None or not isinstance(error, PluginProtocolError):
+                abort = act(run.hooks, error, place, functools.partial(_pause, run))
+            if snapshot is not None and abort is None:
+                restart_without_state(run.hooks, snapshot, but=error.plugin)
+                restore(run, snapshot)
         except SandboxUnavailableError as fault:
             # A little later there may be a process for it again, or another to fork it from.
             why = f"could not be restarted: {fault}"
             error, place = PluginLoadError(why, plugin=error.plugin), RunPosition(place.step)
             error.__cause__ = fault
         except PluginError as fault:
-            if fault is error:
-                why = f"{error}; the run was ended"
-                failures.abort(error, place, why)
-                if snapshot is None:
-                    raise
-                raise _aborted(run, snapshot, why) from error
             # The steps are lost once, whatever it takes to come back to them.
             error, place = fault, RunPosition(place.step)
         else:
+            if abort is not None:
+                _end(run, error, place, abort.why, "; the run was ended")
             failures.recovered()
             return True
+
+
+def act(hooks: Hooks, error: PluginError, place: RunPosition, wait: Callable[[float], None]) -> Abort | None:
+    """Do what is decided on a fault: start the plugin anew, leave it out, or give it up.
+
+    A plugin that may be left out is: some faults, as of a state that cannot be saved, are known here only.
+
+    Args:
+        hooks: The plugins.
+        error: The fault.
+        place: Where the run stood when it was noticed.
+        wait: Waits so many seconds, or less if the user wants the run to stop.
+
+    Returns:
+        The decision if the run is to end.
+
+    Raises:
+        PluginError: The plugin did not start.
+        SandboxUnavailableError: It cannot be isolated any more.
+    """
+    plugin = hooks.failing(error)
+    match hooks.failures.decide(error, place, plugin.spec):
+        case Disable():
+            hooks.disable(plugin, error, place)
+        case Restart(after_s):
+            hooks.failures.restart(error, place, after_s)
+            plugin.usage.restarts += 1
+            wait(after_s)
+            plugin.restart()
+        case Abort() as abort:
+            plugin.usage.state = "failed"
+            plugin.close()
+            return abort
+    return None
 
 
 def end_at_snapshot(run: Run, error: CutOffError) -> None:
@@ -154,16 +193,6 @@ def _place(run: Run) -> RunPosition:
     return RunPosition(max(run.progress.step, kept), max(run.progress.step - kept, 0))
 
 
-def _start_anew(run: Run, snapshot: Snapshot | None, error: PluginError, place: RunPosition) -> None:
-    """Restart the plugin that failed, and bring all to the snapshot."""
-    if snapshot is None and isinstance(error, PluginProtocolError):
-        raise error  # what its state is made of cannot be saved: it would not be the next time
-    run.hooks.recover(error, place, functools.partial(_pause, run))
-    if snapshot is not None:
-        restart_without_state(run.hooks, snapshot, but=error.plugin)
-        restore(run, snapshot)
-
-
 def _pause(run: Run, seconds: float) -> None:
     """Wait, but no longer than until the user wants the run to stop."""
     until = time.monotonic() + seconds
@@ -176,11 +205,24 @@ def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: Run
     if _has_diverged(run, error):
         raise _aborted(run, snapshot, _diverged(error), _with_smaller_steps(run)) from error
     if _would_fail_again(run, error):
-        error.cause += _tied(run, error.cause)
-        run.hooks.failures.abort(error, place, str(error))
-        if not run.resumed:
-            raise error
-        raise _aborted(run, snapshot, str(error)) from error
+        _end(run, error, place, _tied(run, error.cause), nothing_trained=not run.resumed)
+
+
+def _end(
+    run: Run,
+    error: PluginError,
+    place: RunPosition,
+    why: str,
+    then: str = "",
+    *,
+    nothing_trained: bool = False,
+) -> NoReturn:
+    """Note that a fault ends the run, and raise what says so, and ``why``."""
+    error.cause += why
+    run.hooks.failures.abort(error, place, f"{error}{then}")
+    if run.snapshot is None or nothing_trained:
+        raise error
+    raise _aborted(run, run.snapshot, f"{error}{then}") from error
 
 
 def _would_fail_again(run: Run, error: PluginError) -> bool:
