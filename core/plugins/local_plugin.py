@@ -28,7 +28,8 @@ from .call_context import CallContext, openblas_pools
 from .interface import PluginSpec, PluginUsage, excess_state
 from .plugin_class import accepted_arguments, load_class, raised_during
 from .plugin_frames import raised_at
-from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_result, check_scalars
+from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_scalars
+from .result_kinds import kinds_of
 
 
 def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -48,13 +49,12 @@ class LocalPlugin:
         self.spec = spec
         self.usage = PluginUsage()
         self._instance: Any = instance
-        self._changes = spec.role_info.changes
+        self._kinds = kinds_of(spec.role_info)
         self._canonical = Canonical()
         self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
         self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
         self._as_in_sandbox = CallContext(spec.threads)
-        self._changes = spec.role_info.changes
         if instance is None:
             self._construct()
         # An attribute, and no name to import: one that leaves it out draws as it likes.
@@ -71,11 +71,11 @@ class LocalPlugin:
     ) -> Any:
         """Run one method and check its result."""
         spec = self.spec
-        changes = self._changes.get(method)
+        kind = self._kinds[method]
         changeable = None
-        if into is not None and changes is not None:
-            changeable = self._with_place(arguments[changes], into)
-            arguments = {**arguments, changes: changeable}
+        if into is not None and kind.is_map:
+            changeable = self._with_place(arguments[kind.measured_by], into)
+            arguments = {**arguments, kind.measured_by: changeable}
         hook = f"{spec.role}.{method}"
         given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         started = time.perf_counter()
@@ -84,7 +84,9 @@ class LocalPlugin:
                 result = getattr(self._instance, method)(**given)
             if changeable is not None:
                 result = changeable.result(result)
-            checked = self._canonical(changes, check_result(changes, result, arguments), arguments, into)
+            checked = None if result is None else kind.check(result, arguments, finite=True)
+            if kind.is_map and checked is not None:
+                checked = self._canonical(checked, arguments[kind.measured_by], into)
             if step.scalars or isinstance(checked, Report):
                 check_scalars(step.scalars)
                 self._names.add(step.scalars, checked)

@@ -29,8 +29,6 @@ MAX_HISTOGRAM_NUMBERS = 42_000
 MAX_PICTURE_BYTES = 3 * MAX_IMAGE_SIDE**2
 _NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
 _IMAGE_DIMS = (2, 3)
-#: Arguments that are named tensors.
-NAMED_TENSORS = ("gradients", "parameters")
 _MAX_LAYOUTS = 8
 
 
@@ -40,40 +38,6 @@ class ResultError(ValueError):
 
 class NotFiniteError(ResultError):
     """A result is of the right form, and holds what is no finite number."""
-
-
-def check_result(
-    changes: str | None, result: Any, arguments: Mapping[str, Any], *, finite: bool = True
-) -> Any:
-    """Return ``result`` if it may replace the argument ``changes``.
-
-    Args:
-        changes: Name of the argument that the hook changes; None for a hook that only reports.
-        result: What the plugin returned.
-        arguments: What the hook was called with.
-        finite: Whether to look for numbers that are not finite. The inside of a
-            sandbox leaves that to the host, which does not take its word anyway.
-
-    Raises:
-        ResultError: It does not fit.
-    """
-    if result is None:
-        return None
-    match changes:
-        case "batch":
-            return check_batch(result, arguments["batch"], finite=finite)
-        case "gradients":
-            return check_tensors("gradient", result, arguments["gradients"], finite=finite)
-        case "parameters":
-            if isinstance(result, AnotherPass):
-                parameters = result.parameters
-                return AnotherPass(
-                    check_tensors("parameter", parameters, arguments["parameters"], finite=finite)
-                )
-            return check_tensors("parameter", result, arguments["parameters"], finite=finite)
-        case "loss":
-            return check_loss(result, arguments["outputs"], finite=finite)
-    return check_report(result)
 
 
 def check_batch(result: Any, batch: Batch, *, finite: bool = True) -> Batch:
@@ -152,19 +116,18 @@ class Canonical:
         self._maps: dict[int, TensorMap] = {}
 
     def __call__(
-        self, changes: str | None, result: Any, arguments: Mapping[str, Any], into: TensorMap | None = None
-    ) -> Any:
-        """Return a checked ``result``, its mappings copied into maps that the next call reuses.
+        self,
+        result: Mapping[str, Tensor] | AnotherPass,
+        expected: Mapping[str, Tensor],
+        into: TensorMap | None = None,
+    ) -> Mapping[str, Tensor] | AnotherPass:
+        """Return a checked ``result``, its mapping copied into a map that the next call reuses.
 
         Args:
-            changes: As for ``check_result``.
-            result: What that returned.
-            arguments: What the hook was called with.
-            into: Where a mapping goes instead.
+            result: Named tensors, or a request for another pass with them.
+            expected: The argument that it replaces.
+            into: Where the mapping goes instead.
         """
-        if changes not in NAMED_TENSORS or result is None:
-            return result
-        expected = arguments[changes]
         if isinstance(result, AnotherPass):
             return AnotherPass(self._laid_out(result.parameters, expected, into))
         return self._laid_out(result, expected, into)

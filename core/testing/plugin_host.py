@@ -11,11 +11,11 @@ from typing import Any, Self
 from ..compat.findings import Verdict
 from ..hooks.errors import IncompatiblePluginError, PluginError
 from ..hooks.types import Batch, StepInfo
-from ..isolation.host.isolated_plugin import MEASURED_BY
 from ..isolation.sandbox import Sandbox
 from ..job.job_file import check_job
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.interface import Plugin, PluginUsage
+from ..plugins.result_kinds import kinds_of
 from ..run.load_plugins import Planned, confirm, plan
 from ..tensors import pytree
 from .job_runs import SmallJob
@@ -80,9 +80,8 @@ class StartedPlugin:
         taken = self.accepts.get(method)
         if taken is None:
             raise ValueError(f"'{spec.name}' has nothing to call; its {method} is a pass-through")
-        changed = spec.role_info.changes.get(method)
-        needed = dict.fromkeys([*taken, *([MEASURED_BY.get(changed, changed)] if changed else [])])
-        missing = [name for name in needed if name != "step" and name not in arguments]
+        needed = dict.fromkeys([*taken, kinds_of(spec.role_info)[method].measured_by])
+        missing = [name for name in needed if name not in {"step", "", *arguments}]
         if missing:
             raise ValueError(f"{spec.role}.{method} of '{spec.name}' needs {', '.join(missing)} too")
         own = _job_step(step).for_plugin(spec.job_seed, spec.name)

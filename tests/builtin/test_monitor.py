@@ -13,7 +13,7 @@ from ringfence.builtin.monitor.plugin import MAX_LAYERS
 from ringfence.builtin.monitor.summary import CHUNK, norm_of, summarise
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
-from ringfence.plugins.result_checks import check_result
+from ringfence.plugins.result_kinds import check_result
 
 SHAPES = {"conv.weight": (8, 3, 5, 5), "conv.bias": (8,), "head.weight": (10, 40), "head.bias": (10,)}
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ringfence import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap
-from ringfence.plugins.result_checks import ResultError, check_result, check_scalars
+from ringfence.plugins.result_checks import ResultError, check_scalars
+from ringfence.plugins.result_kinds import check_result
 from ringfence.tensors.finite import is_finite
 
 BATCH = Batch(torch.rand(4, 1, 3, 3), torch.tensor([0, 1, 2, 1]), torch.arange(4), 3)

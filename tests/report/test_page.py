@@ -23,7 +23,7 @@ from ringfence import Batch, Histogram, StepInfo
 from ringfence.hooks.types import Report
 from ringfence.plugins.failure_policy import FaultRecord
 from ringfence.plugins.observer import RunInfo
-from ringfence.plugins.result_checks import check_result
+from ringfence.plugins.result_kinds import check_result
 from ringfence.report import page as html
 from ringfence.report import run_data
 from ringfence.report.charts import WHOLE, heat_map, line_chart

@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 from ...hooks.errors import CutOffError, PluginError, PluginMemoryError
 from ...hooks.types import Batch, StepInfo, TensorMap
 from ...plugins.interface import PluginSpec, PluginUsage, excess_state
-from ...plugins.result_checks import NAMED_TENSORS, Names, ResultError, check_result, check_scalars
+from ...plugins.result_checks import Names, ResultError, check_scalars
+from ...plugins.result_kinds import RESULT_KINDS, check_result
 from ...tensors import pytree
 from ...tensors.tensor_file import TensorFile
 from ..policy.layer_status import LayerStatus
@@ -35,9 +36,6 @@ from .calls.call_memory import CallMemory
 from .calls.channel import Channel, Pending
 from .limits.memory_budget import budget_bytes
 from .processes.worker_group import SLOTS_PER_WORKER, Services, WorkerGroup, WorkerHandle
-
-#: Argument whose shape a result must have, where it is not the one that it replaces.
-MEASURED_BY = {"loss": "outputs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +374,7 @@ class IsolatedPlugin:
                 raise MessageError(f"a {type(reply).__name__} in answer to a call")
             check_scalars(reply.scalars)
             result = slot.unpack(reply, changes, arguments, into)
-            if changes not in NAMED_TENSORS:
+            if not RESULT_KINDS[changes].is_map:
                 # Those were checked as they were copied.
                 result = check_result(changes, result, arguments)
             self._names.add(reply.scalars, result)
@@ -424,11 +422,10 @@ class IsolatedPlugin:
 
     def _form(self, method: str, accepted: tuple[str, ...]) -> _Form:
         changes = self.spec.role_info.changes.get(method)
-        names = dict.fromkeys(name for name in accepted if name != "step")
-        if changes is not None:
-            # The inside needs it to tell the plugin what is wrong with a result.
-            names[MEASURED_BY.get(changes, changes)] = None
-        return _Form(f"{self.spec.role}.{method}", changes, tuple(names))
+        # The inside needs what a result is measured by, to tell the plugin what is wrong with it.
+        names = dict.fromkeys([*accepted, RESULT_KINDS[changes].measured_by])
+        sent = tuple(name for name in names if name not in {"step", ""})
+        return _Form(f"{self.spec.role}.{method}", changes, sent)
 
     def _forget_posted(self) -> None:
         self._posted.clear()

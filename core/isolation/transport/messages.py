@@ -19,6 +19,7 @@ import msgspec
 from ...hooks.errors import Phase
 from ...plugins.earlier_series import Lack
 from ...plugins.result_checks import MAX_BINS, MAX_HISTOGRAMS, MAX_IMAGES, MAX_SCALARS
+from ...plugins.result_kinds import Form
 from ..policy.confinement import Confinement, Network, ProbeContext
 from ..policy.layer_status import LayerStatus
 
@@ -237,11 +238,6 @@ class WireReport(_Message, frozen=True):
     images: Annotated[dict[str, WireImage], msgspec.Meta(max_length=MAX_IMAGES)]
 
 
-ResultKind = Literal[
-    "none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report"
-]
-
-
 class Done(_Message, frozen=True):
     """A call has finished.
 
@@ -253,7 +249,7 @@ class Done(_Message, frozen=True):
     """
 
     seq: int
-    result: ResultKind
+    result: Form
     value: float
     seconds: float
     scalars: _Scalars

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import msgspec
@@ -25,11 +25,8 @@ from ...hooks.connect import route_through
 from ...hooks.errors import JobError, Phase, may_pass
 from ...hooks.specs import ROLES
 from ...hooks.types import (
-    AnotherPass,
     Batch,
     Changeable,
-    LossScale,
-    LossTerm,
     Report,
     StepInfo,
     TensorMap,
@@ -40,13 +37,12 @@ from ...imports.module_finder import add_roots
 from ...plugins.local_plugin import not_passed
 from ...plugins.plugin_class import accepted_arguments, load_class, raised_during
 from ...plugins.result_checks import (
-    NAMED_TENSORS,
     NotFiniteError,
     ResultError,
     apart,
-    check_result,
     check_scalars,
 )
+from ...plugins.result_kinds import Form, ResultKind, kinds_of
 from ...reproducibility.deterministic import be_repeatable
 from ...tensors import pytree
 from ...tensors.tensor_file import TensorFile
@@ -74,7 +70,6 @@ from ..transport.messages import (
     Number,
     Open,
     Ready,
-    ResultKind,
     Save,
     Size,
     Start,
@@ -134,8 +129,7 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._plugin: Any = None
-        #: Method to the argument that its result replaces.
-        self._changes: Mapping[str, str] = {}
+        self._kinds: Mapping[str, ResultKind] = {}
         self._accepts: dict[str, tuple[str, ...]] = {}
         self._regions: dict[int, Tensor] = {}
         self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
@@ -259,7 +253,7 @@ class Worker:
         if start.lack is not None:
             start.lack.hide([start.module, *start.roots])
         cls = load_class(start.module, start.qualname)
-        self._changes = ROLES[start.role].changes
+        self._kinds = kinds_of(ROLES[start.role])
         if getattr(cls, "role", None) != start.role:
             raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
         self._accepts = accepted_arguments(cls)
@@ -273,11 +267,12 @@ class Worker:
         self._send(Ready(self._accepts, keeps_state))
 
     def _call(self, call: Call) -> None:
-        changes = self._changes.get(call.method)
+        kind = self._kinds[call.method]
         arguments = {name: self._argument(argument) for name, argument in call.arguments.items()}
         changeable = None
-        if changes in NAMED_TENSORS:
-            changeable = arguments[changes] = self._with_place(call, changes, arguments[changes])
+        if kind.is_map:
+            of = kind.measured_by
+            changeable = arguments[of] = self._with_place(arguments[of], self._result_map(call, of))
         step = StepInfo(*msgspec.structs.astuple(call.step))
         given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
         self._generators.seed(step)
@@ -286,68 +281,30 @@ class Worker:
         seconds = time.perf_counter() - started
         if changeable is not None:
             result = changeable.result(result)
-        checked = check_result(changes, result, arguments, finite=False)
+        checked = None if result is None else kind.check(result, arguments, finite=False)
         check_scalars(step.scalars)
-        kind, value, report = self._write(call, changes, checked, arguments)
+        form: Form = "none"
+        value = 0.0
+        written = _ResultWriter(self._regions.get(call.result), lambda of: self._result_map(call, of))
+        if checked is not None:
+            form, value = kind.write(checked, arguments, written)
         scalars = {name: float(number) for name, number in step.scalars.items()}
-        self._reply(call, Done(call.seq, kind, value, seconds, scalars, report))
+        self._reply(call, Done(call.seq, form, value, seconds, scalars, written.sent))
         self._generators.prepare(call.method, step)
 
-    def _with_place(self, call: Call, changes: str, argument: TensorMap) -> Changeable:
-        at = call.arguments[changes]
+    def _result_map(self, call: Call, argument: str) -> TensorMap:
+        """Return the result region as tensors that lie as those of an argument."""
+        at = call.arguments[argument]
         assert isinstance(at, MapAt)  # noqa: S101 - the host says so
-        place = self._map(at.layout, call.result, 0, at.nbytes)
+        return self._map(at.layout, call.result, 0, at.nbytes)
+
+    def _with_place(self, argument: TensorMap, place: TensorMap) -> Changeable:
         key = (id(argument), id(place))
         known = self._changeable.get(key)
         if known is None:
             # Holding both keeps their ids from being given to others.
             known = self._changeable[key] = Changeable(argument, place)
         return known.begin()
-
-    def _write(
-        self, call: Call, changes: str | None, result: Any, arguments: Mapping[str, Any]
-    ) -> tuple[ResultKind, float, WireReport | None]:
-        """Put ``result`` into the result region; return its kind, its value and its report for ``Done``."""
-        match result:
-            case None:
-                return "none", 0.0, None
-            case Batch():
-                soft = result.targets.dtype != arguments["batch"].targets.dtype or (
-                    result.targets.shape != arguments["batch"].targets.shape
-                )
-                end = self._put(call, 0, result.inputs)
-                self._put(call, end, result.targets)
-                return "soft_batch" if soft else "batch", 0.0, None
-            case LossScale(factor):
-                return "loss_scale", factor, None
-            case LossTerm(value, gradient):
-                self._put(call, 0, gradient)
-                return "loss_term", value, None
-            case Report():
-                return "report", 0.0, _wire_report(result)
-            case AnotherPass(parameters):
-                self._put_map(call, str(changes), parameters)
-                return "another_pass", 0.0, None
-        self._put_map(call, str(changes), result)
-        return "map", 0.0, None
-
-    def _put(self, call: Call, offset: int, tensor: Tensor) -> int:
-        """Copy ``tensor`` to ``offset``; returns where the next may start."""
-        nbytes = tensor.numel() * tensor.element_size()
-        place = self._regions[call.result][offset : offset + nbytes].view(tensor.dtype).view(tensor.shape)
-        place.copy_(tensor)
-        return offset + aligned(nbytes)
-
-    def _put_map(self, call: Call, changes: str, tensors: Mapping[str, Tensor]) -> None:
-        argument = call.arguments[changes]
-        assert isinstance(argument, MapAt)  # noqa: S101 - the host says so
-        place = self._map(argument.layout, call.result, 0, argument.nbytes)
-        if tensors is place:
-            return  # it was computed there
-        if isinstance(tensors, TensorMap) and tensors.specs is place.specs:
-            place.buffer.copy_(tensors.buffer[: place.buffer.numel()])
-            return
-        torch._foreach_copy_(list(place.values()), apart(tensors, place))
 
     def _reply(self, call: Call, done: Done) -> None:
         data = encoder.encode(done)
@@ -419,6 +376,38 @@ class Worker:
             error.__traceback__ = None
             del error
             self._send(fault)
+
+
+class _ResultWriter:
+    """The memory that one result goes to; a ``Writer``.
+
+    Attributes:
+        sent: What goes along with the reply.
+    """
+
+    def __init__(self, region: Tensor | None, map_of: Callable[[str], TensorMap]) -> None:
+        self.sent: WireReport | None = None
+        self._region = region
+        self._map_of = map_of
+        self._end = 0
+
+    def tensor(self, tensor: Tensor) -> None:
+        assert self._region is not None  # noqa: S101 - the host says so
+        offset = aligned(self._end)
+        self._end = offset + tensor.numel() * tensor.element_size()
+        self._region[offset : self._end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+    def map(self, argument: str, tensors: Mapping[str, Tensor]) -> None:
+        place = self._map_of(argument)
+        if tensors is place:
+            return  # it was computed there
+        if isinstance(tensors, TensorMap) and tensors.specs is place.specs:
+            place.buffer.copy_(tensors.buffer[: place.buffer.numel()])
+            return
+        torch._foreach_copy_(list(place.values()), apart(tensors, place))
+
+    def report(self, report: Report) -> None:
+        self.sent = _wire_report(report)
 
 
 def _done(seq: int) -> Done:

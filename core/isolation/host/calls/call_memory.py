@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....hooks.types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap, TensorSpec
+from ....hooks.types import Batch, Histogram, Report, TensorMap, TensorSpec
+from ....plugins.result_kinds import RESULT_KINDS, as_map
 from ....tensors.buffer_pool import BufferPool
 from ...transport.messages import (
     Argument,
@@ -31,16 +32,6 @@ from .worker_memory import _MAX_LAYOUT_ALIASES, WorkerMemory, _dtype_name
 OUTBOX_BYTES = 12 * 1024 * 1024
 SMALL_OUTBOX_BYTES = 256 * 1024
 _RGB = 3
-
-#: The argument that a method changes to the kinds of result that it may have.
-_RESULTS: Mapping[str | None, tuple[str, ...]] = {
-    None: ("report",),
-    "batch": ("batch", "soft_batch"),
-    "loss": ("loss_term", "loss_scale"),
-    "gradients": ("map",),
-    "parameters": ("map", "another_pass"),
-}
-_SINGULAR = {"gradients": "gradient", "parameters": "parameter"}
 
 
 class CallMemory:
@@ -82,7 +73,7 @@ class CallMemory:
         for name in names:
             value = arguments[name]
             if isinstance(value, Mapping):
-                value = _as_map(value)
+                value = as_map(value)
                 place = None if snapshot else self._exchange.place(value)
                 if place is not None:
                     packed[name] = place
@@ -107,17 +98,12 @@ class CallMemory:
 
     def place_result(self, changes: str | None, arguments: Mapping[str, Any]) -> int:
         """Make room for what the method may change; returns the region's number, or 0."""
-        match changes:
-            case None:
-                return 0
-            case "batch":
-                batch: Batch = arguments["batch"]
-                soft = len(batch) * (batch.num_classes or 0) * torch.float32.itemsize
-                nbytes = aligned(batch.inputs.nbytes) + max(batch.targets.nbytes, soft)
-            case "loss":
-                nbytes = arguments["outputs"].nbytes
-            case _:
-                nbytes = _as_map(arguments[changes]).buffer.numel()
+        sizes = RESULT_KINDS[changes].room(arguments)
+        if not sizes:
+            return 0
+        nbytes = 0
+        for size in sizes:
+            nbytes = aligned(nbytes) + size
         self._result = self._ensure(self._result, nbytes, writable=True)
         return self._result.id if self._result else 0
 
@@ -141,25 +127,45 @@ class CallMemory:
 
         Raises:
             MessageError: The reply names a result that this hook does not have.
-            ResultError: A map holds a number that is not finite; ``into`` is then undefined.
+            ResultError: There can be no such result; or a map holds a number that is not finite, and
+                ``into`` is then undefined.
         """
-        expected = _RESULTS[changes]
+        kind = RESULT_KINDS[changes]
         if done.result == "none":
             return None
-        if done.result not in expected:
-            raise MessageError(f"a result of kind {done.result!r:.40}; expected {' or '.join(expected)}")
-        match done.result:
-            case "report":
-                return _report(done.report)
-            case "loss_scale":
-                return LossScale(done.value)
-            case "loss_term":
-                return LossTerm(done.value, self._copy_like(arguments["outputs"], 0))
-            case "another_pass":
-                return AnotherPass(self._copy_map("parameters", arguments, into))
-            case "map":
-                return self._copy_map(str(changes), arguments, into)
-        return self._copy_batch(arguments["batch"], soft=done.result == "soft_batch")
+        if done.result not in kind.forms:
+            raise MessageError(f"a result of kind {done.result!r:.40}; expected {' or '.join(kind.forms)}")
+        return kind.read(done.result, done.value, arguments, _ResultReader(self, done.report, into))
+
+    def copy_tensor(self, example: Tensor, offset: int) -> Tensor:
+        """Return a copy of what lies at ``offset`` of the result, as ``example`` lies."""
+        assert self._result is not None  # noqa: S101 - place_result has run for this call
+        place = self._result.buffer[offset : offset + example.nbytes]
+        if example.dtype == torch.bool:
+            # A byte that is neither 0 nor 1 is no bool, and what torch does with it is not defined.
+            return place.ne(0).view(example.shape)
+        written = place.view(example.dtype).view(example.shape)
+        return self._spares.take(example.shape, example.dtype).copy_(written)
+
+    def copy_map(self, argument: TensorMap, what: str, into: TensorMap | None) -> TensorMap:
+        """Return a checked copy of the result, which lies as ``argument``; see ``unpack``."""
+        size = argument.buffer.numel()
+        target = self._own_copy(size) if into is None else into.buffer
+        if into is None and argument.specs is not self._copied_specs:
+            # What one layout has, another may lack: that must not show in a flat pass.
+            target.zero_()
+            self._copied_specs = argument.specs
+        key = (id(argument.specs), id(target))
+        known = self._copies.get(key)
+        if known is None:
+            if len(self._copies) >= _MAX_LAYOUT_ALIASES:
+                self._copies.clear()
+            assert self._result is not None  # noqa: S101 - place_result has run for this call
+            # Holding the tuple and the target keeps their ids from being given to others.
+            copy = CheckedCopy(argument.specs, self._result.buffer[:size], target[:size])
+            known = self._copies[key] = (argument.specs, target, copy)
+        copied = known[2].run(what)
+        return copied if into is None else into
 
     def close(self) -> None:
         """Let go of all memory at once: the error that ended its worker may hold the slot for long."""
@@ -206,44 +212,6 @@ class CallMemory:
         self._staging = self._exchange.new_region(1, writable=False)
         return self._staging.id
 
-    def _copy_like(self, example: Tensor, offset: int) -> Tensor:
-        assert self._result is not None  # noqa: S101 - place_result has run for this call
-        place = self._result.buffer[offset : offset + example.nbytes]
-        if example.dtype == torch.bool:
-            # A byte that is neither 0 nor 1 is no bool, and what torch does with it is not defined.
-            return place.ne(0).view(example.shape)
-        written = place.view(example.dtype).view(example.shape)
-        return self._spares.take(example.shape, example.dtype).copy_(written)
-
-    def _copy_batch(self, batch: Batch, *, soft: bool) -> Batch:
-        inputs = self._copy_like(batch.inputs, 0)
-        example = batch.targets
-        if soft:
-            if batch.num_classes is None:
-                raise MessageError("class probabilities for a regression")
-            example = torch.empty((len(batch), batch.num_classes), dtype=torch.float32)
-        return batch.with_(inputs=inputs, targets=self._copy_like(example, aligned(inputs.nbytes)))
-
-    def _copy_map(self, changes: str, arguments: Mapping[str, Any], into: TensorMap | None) -> TensorMap:
-        argument = _as_map(arguments[changes])
-        size = argument.buffer.numel()
-        target = self._own_copy(size) if into is None else into.buffer
-        if into is None and argument.specs is not self._copied_specs:
-            # What one layout has, another may lack: that must not show in a flat pass.
-            target.zero_()
-            self._copied_specs = argument.specs
-        key = (id(argument.specs), id(target))
-        known = self._copies.get(key)
-        if known is None:
-            if len(self._copies) >= _MAX_LAYOUT_ALIASES:
-                self._copies.clear()
-            assert self._result is not None  # noqa: S101 - place_result has run for this call
-            # Holding the tuple and the target keeps their ids from being given to others.
-            copy = CheckedCopy(argument.specs, self._result.buffer[:size], target[:size])
-            known = self._copies[key] = (argument.specs, target, copy)
-        copied = known[2].run(_SINGULAR[changes])
-        return copied if into is None else into
-
     def _own_copy(self, size: int) -> Tensor:
         """Return memory for a map that is to be handed on, in which other plugins can read it.
 
@@ -258,6 +226,27 @@ class CallMemory:
         return self._copy
 
 
+class _ResultReader:
+    """What one call has left in its memory; a ``Reader``."""
+
+    def __init__(self, memory: CallMemory, report: WireReport | None, into: TensorMap | None) -> None:
+        self._memory = memory
+        self._report = report
+        self._into = into
+        self._end = 0
+
+    def tensor(self, example: Tensor) -> Tensor:
+        offset = aligned(self._end)
+        self._end = offset + example.nbytes
+        return self._memory.copy_tensor(example, offset)
+
+    def map(self, argument: Mapping[str, Tensor], what: str) -> TensorMap:
+        return self._memory.copy_map(as_map(argument), what, self._into)
+
+    def report(self) -> Report:
+        return _report(self._report)
+
+
 def _tensors(value: Any) -> tuple[Tensor, ...]:
     match value:
         case Batch():
@@ -267,16 +256,6 @@ def _tensors(value: Any) -> tuple[Tensor, ...]:
         case Tensor():
             return (value,)
     return ()
-
-
-def _as_map(value: Mapping[str, Tensor]) -> TensorMap:
-    """Lay out a mapping that a trusted plugin returned, so that it can be shared."""
-    if isinstance(value, TensorMap):
-        return value
-    tensors = TensorMap.like(value)
-    for name, tensor in value.items():
-        tensors[name].copy_(tensor)
-    return tensors
 
 
 def _report(report: WireReport | None) -> Report:
