@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..hooks.errors import JobError, visible
+from ..hooks.permissions import MAX_MEMORY_FRACTION
 from ..isolation.coverage import NOT_COVERED
 from ..isolation.doctor import Diagnosis, diagnose
-from ..isolation.host.limits.memory_budget import MAX_FRACTION
 from ..isolation.host.processes.layer_report import is_held, way_out
 from ..isolation.policy.layer_status import CONSEQUENCES, REQUIRED, LayerStatus
 
@@ -102,7 +102,7 @@ def _meaning(status: LayerStatus) -> str:
 
 def _memory(diagnosis: Diagnosis) -> Table:
     budget, total = diagnosis.budget_bytes / _GIB, diagnosis.total_bytes / _GIB
-    told = f"{budget:.2f} GiB for each plugin at most: {MAX_FRACTION:.0%} of {total:.2f} GiB"
+    told = f"{budget:.2f} GiB for each plugin at most: {MAX_MEMORY_FRACTION:.0%} of {total:.2f} GiB"
     held = ", ".join(diagnosis.memory_is_held_by) or "nothing"
     return _rows(
         [

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..engine.data import Data
 from ..hooks.errors import DataError
-from ..job.function_options import OptionError, check_options
-from ..job.user_code import is_import_path, suggest_own
+from ..job.function_options import OptionError, check_named
+from ..job.user_code import is_import_path
 from .arrays import Task, arrays
 from .idx import idx, mnist10k
 from .image_folder import folder
@@ -25,19 +25,8 @@ DATASETS: dict[str, Callable[..., Data]] = {
 
 
 def check_data(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the reader's types; nothing is read.
-
-    Options of a ``module:function`` are returned as they are: it is not imported yet.
-
-    Raises:
-        DataError: There is no such reader.
-        OptionError: An option does not fit; it lists the problems with their paths.
-    """
-    if is_import_path(name):
-        return dict(options)
-    if name not in DATASETS:
-        raise DataError(f"data '{name}' is unknown; {suggest_own(name, DATASETS)}")
-    return check_options(DATASETS[name], options)
+    """Return ``options`` with the reader's types; nothing is read; raises as ``check_named``."""
+    return check_named("data", name, options, DATASETS, DataError)
 
 
 def load_data(name: str, options: Mapping[str, Any], *, base: Path, task: Task = "auto") -> Data:

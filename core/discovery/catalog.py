@@ -22,11 +22,10 @@ from ..compat.source.plugin_source import PluginSource, read_plugin
 from ..compat.version_range import CORE, Candidate, check
 from ..hooks.errors import JobError, shortened, visible
 from ..hooks.series import Index
+from ..imports.module_owners import GROUP
 from ..job.problems import suggest
 from ..version import __version__
 from .installed_layout import CodeLocation, Environment, InstalledLayout, check_files
-
-GROUP = "ringfence.plugins"
 
 #: Of the entry points of a distribution that declares plugins.
 MAX_POINTS_BYTES = 2**16

@@ -24,7 +24,8 @@ from ..compat.findings import Finding, Verdict
 from ..compat.source.module_files import file_in, is_inside, modules_below, outermost
 from ..compat.version_range import CORE
 from ..hooks.errors import JobError, visible
-from .catalog import GROUP, Catalog, Found, catalog_of
+from ..imports.module_owners import GROUP
+from .catalog import Catalog, Found, catalog_of
 from .installed_layout import read_small
 from .wheel import unpack
 

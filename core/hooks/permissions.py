@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, get_args
 
+#: Most of the machine's memory that one plugin may have, all its workers together.
+MAX_MEMORY_FRACTION = 0.15
 Kind = Literal["read", "write", "connect"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from ..hooks.errors import PluginError, SandboxUnavailableError
+from ..hooks.permissions import MAX_MEMORY_FRACTION
 from ..plugins.interface import PluginSpec, PluginUsage
 from .coverage import NOT_COVERED
-from .host.limits.memory_budget import MAX_FRACTION, budget_bytes, total_bytes
+from .host.limits.memory_budget import budget_bytes, total_bytes
 from .host.processes.layer_report import grade, is_held, way_out
 from .host.processes.worker_group import WorkerGroup
 from .policy.layer_status import CONSEQUENCES, REQUIRED, LayerStatus
@@ -105,7 +106,7 @@ def examine(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = None
         with Sandbox(skip_layers=skip_layers) as own:
             return examine(sandbox=own)
     spec = PluginSpec("any plugin", "ringfence", "", "", "", role="monitor")
-    return WorkerGroup(spec, PluginUsage(budget_bytes=budget_bytes(MAX_FRACTION)), sandbox).examine()
+    return WorkerGroup(spec, PluginUsage(budget_bytes=budget_bytes(MAX_MEMORY_FRACTION)), sandbox).examine()
 
 
 def diagnose(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = None) -> Diagnosis:
@@ -128,6 +129,6 @@ def diagnose(*, skip_layers: tuple[str, ...] = (), sandbox: Sandbox | None = Non
     except PluginError as error:
         fault = str(error)
     try:
-        return Diagnosis(layers, total_bytes(), budget_bytes(MAX_FRACTION), fault)
+        return Diagnosis(layers, total_bytes(), budget_bytes(MAX_MEMORY_FRACTION), fault)
     except (OSError, ValueError):
         return Diagnosis(layers, 0, 0, fault)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pydantic
 
+from ..hooks.errors import RingfenceError
 from .problems import Problem, describe, dotted, either, explain, suggest
+from .user_code import is_import_path, suggest_own
 
 _FINITE = pydantic.ConfigDict(allow_inf_nan=False)
 
@@ -58,6 +60,28 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> d
     if problems:
         raise OptionError(problems)
     return {name: getattr(checked, name) for name in known}
+
+
+def check_named(
+    kind: str,
+    name: str,
+    options: Mapping[str, Any],
+    known: Mapping[str, Callable[..., Any]],
+    error: type[RingfenceError],
+) -> dict[str, Any]:
+    """Return ``options`` with the types of what the job names; nothing is made.
+
+    Options of a ``module:function`` are returned as they are: it is not imported yet.
+
+    Raises:
+        RingfenceError: Of type ``error``: there is no such ``kind``.
+        OptionError: An option does not fit; it lists the problems with their paths.
+    """
+    if is_import_path(name):
+        return dict(options)
+    if name not in known:
+        raise error(f"{kind} '{name}' is unknown; {suggest_own(name, known)}")
+    return check_options(known[name], options)
 
 
 def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: Collection[str] = ()) -> None:

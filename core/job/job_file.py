@@ -16,11 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ..hooks.permissions import MAX_MEMORY_FRACTION
 from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
 from .problems import Path, Problem, explain, suggest
 from .yaml_document import Document, dump_yaml, read_yaml
-
-MAX_MEMORY_FRACTION = 0.15
 
 
 def _named(value: object) -> object:

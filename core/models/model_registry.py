@@ -10,8 +10,8 @@ from torch import nn
 
 from ..engine.data import Data
 from ..hooks.errors import JobError
-from ..job.function_options import OptionError, check_options
-from ..job.user_code import is_import_path, suggest_own
+from ..job.function_options import OptionError, check_named
+from ..job.user_code import is_import_path
 from .cnn import cnn
 from .data_shape import shape_of
 from .mlp import mlp
@@ -24,19 +24,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "resnet18
 
 
 def check_model(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the types of the model's own; nothing is built.
-
-    Options of a ``module:function`` are returned as they are: it is not imported yet.
-
-    Raises:
-        JobError: There is no such model.
-        OptionError: An option does not fit; it lists the problems with their paths.
-    """
-    if is_import_path(name):
-        return dict(options)
-    if name not in MODELS:
-        raise JobError(f"model '{name}' is unknown; {suggest_own(name, MODELS)}")
-    return check_options(MODELS[name], options)
+    """Return ``options`` with the types of the model's own; nothing is built; raises as ``check_named``."""
+    return check_named("model", name, options, MODELS, JobError)
 
 
 def build_model(name: str, options: Mapping[str, Any], data: Data, *, base: Path) -> nn.Module:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..hooks.errors import PluginError
-from ..hooks.permissions import Permissions
+from ..hooks.permissions import MAX_MEMORY_FRACTION, Permissions
 from ..hooks.role import OnFailure, Role
 from ..hooks.specs import ROLES
 from ..hooks.types import Batch, StepInfo, TensorMap
@@ -88,7 +88,7 @@ class PluginSpec:
     deadline_s: float = 30.0
     start_deadline_s: float = 60.0
     on_failure: OnFailure = "restart"
-    memory_fraction: float = 0.15
+    memory_fraction: float = MAX_MEMORY_FRACTION
     search_path: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     roots: Mapping[str, str] = field(default_factory=dict)

@@ -30,12 +30,13 @@ from ..hooks.errors import (
     shortened,
     visible,
 )
+from ..hooks.permissions import MAX_MEMORY_FRACTION
 from ..hooks.roles.augment import AUGMENT
 from ..hooks.series import Index, SeriesSnapshot, series_of
 from ..hooks.specs import ROLES
 from ..imports.import_guard import current
 from ..isolation.host.limits.memory_budget import BudgetTooSmallError, total_bytes
-from ..job.job_file import MAX_MEMORY_FRACTION, JobFile, PluginJob
+from ..job.job_file import JobFile, PluginJob
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Problem
 from ..plugins.interface import Plugin, PluginSpec

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from ..hooks.permissions import MAX_MEMORY_FRACTION
 from ..isolation.host.limits.memory_budget import BudgetTooSmallError
-from ..job.job_file import MAX_MEMORY_FRACTION, JobFile
+from ..job.job_file import JobFile
 from ..job.problems import Path, Problem
 from ..plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
 

@@ -11,10 +11,9 @@ import pytest
 from packaging.version import Version
 
 from ..compat.version_range import window
-from ..hooks.permissions import VERBS
+from ..hooks.permissions import MAX_MEMORY_FRACTION, VERBS
 from ..hooks.series import Index
 from ..isolation.host.limits.memory_budget import total_bytes
-from ..job.job_file import MAX_MEMORY_FRACTION
 from ..version import __version__
 from .job_runs import JobRun, SmallJob, run_jobs
 

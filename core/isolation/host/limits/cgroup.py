@@ -116,10 +116,6 @@ class Cgroup:
         members = (self._memory / "cgroup.procs").read_text().split()
         return str(pid) in members and read_limit(self._memory / self._files.limit) is not None
 
-    def used_bytes(self) -> int:
-        """Return what the group is charged with now, file cache included; 0 once it is closed."""
-        return read_limit(self._memory / self._files.usage) or 0
-
     def peak_bytes(self) -> int:
         """Return the most that it was ever charged with; what the kernel keeps no record of is 0."""
         return read_limit(self._memory / self._files.peak) or self._last[0]

@@ -10,11 +10,9 @@ import math
 from pathlib import Path
 
 from ....hooks.errors import PluginLoadError
+from ....hooks.permissions import MAX_MEMORY_FRACTION
 from ...policy.procfs import _PROC, kilobyte_fields
 from . import cgroup
-
-#: Most of the machine's memory that one plugin may have, all its workers together.
-MAX_FRACTION = 0.15
 
 #: Kernels write "no limit" as the largest multiple of a page; nothing real comes near 2**60 bytes.
 NO_LIMIT_BYTES = 1 << 60
@@ -55,13 +53,15 @@ def budget_bytes(fraction: float) -> int:
     """Return the budget of one plugin, in bytes: the floor of ``fraction`` of the total.
 
     Args:
-        fraction: Share of ``total_bytes()``, above 0 and at most ``MAX_FRACTION``.
+        fraction: Share of ``total_bytes()``, above 0 and at most ``MAX_MEMORY_FRACTION``.
 
     Raises:
         ValueError: ``fraction`` is out of range.
     """
-    if not 0 < fraction <= MAX_FRACTION:
-        raise ValueError(f"memory_fraction is {fraction}; it must be above 0 and at most {MAX_FRACTION}")
+    if not 0 < fraction <= MAX_MEMORY_FRACTION:
+        raise ValueError(
+            f"memory_fraction is {fraction}; it must be above 0 and at most {MAX_MEMORY_FRACTION}"
+        )
     return math.floor(fraction * total_bytes())
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ....hooks.role import METHODS
 from ...policy.layer_status import LAYER_PROBES
 from ...transport.messages import Locked, MessageError, Ready
 
 _PROBES = frozenset(name for names in LAYER_PROBES.values() for name in names)
-_METHODS = ("forward", "backward")
 _MAX_ARGUMENTS = 64
 _MAX_NAME = 200
 
@@ -35,8 +35,8 @@ def check_ready(ready: Ready) -> None:
         MessageError: They have not.
     """
     for method, arguments in ready.accepts.items():
-        if method not in _METHODS:
-            raise MessageError(f"a method {method!r:.80}; plugins have {' and '.join(_METHODS)}")
+        if method not in METHODS:
+            raise MessageError(f"a method {method!r:.80}; plugins have {' and '.join(METHODS)}")
         if len(arguments) > _MAX_ARGUMENTS:
             raise MessageError(f"{len(arguments)} arguments of {method}(); at most {_MAX_ARGUMENTS}")
         odd = [name for name in arguments if not name.isidentifier() or len(name) > _MAX_NAME]
