@@ -233,9 +233,10 @@ def train(
             "--accept says what may differ from a run that is resumed; name its folder with --resume"
         )
     gc.enable()
+    from ..isolation.host.processes.zygote_process import early_zygote  # noqa: PLC0415 - other commands need none
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
-    with StopFlag() as stop:
+    with StopFlag() as stop, early_zygote():
         from .train_job import train_job  # noqa: PLC0415 - imports torch
 
         status = train_job(

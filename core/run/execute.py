@@ -29,6 +29,7 @@ from ..hooks.errors import (
     SandboxUnavailableError,
 )
 from ..hooks.roles.optimizer import OPTIMIZER
+from ..isolation.host.processes.zygote_process import drop_early
 from ..isolation.sandbox import Sandbox
 from ..job.problems import Problem
 from ..plugins.interface import Plugin, PluginSpec
@@ -356,6 +357,7 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
 def _sandbox(planned: Sequence[Planned], stack: ExitStack, stop: StopRequest) -> Sandbox | None:
     """Start a sandbox if a plugin needs one."""
     if all(item.spec.isolation == "trusted" for item in planned):
+        drop_early()
         return None
     roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
     return stack.enter_context(Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, stop=stop))

@@ -76,8 +76,8 @@ UNGUARDED = """\
     import sys
     from ringfence.imports import import_guard
     import_guard.guard = lambda: None
-    from ringfence.isolation.host.processes import zygote_client
-    zygote_client._BOOT = zygote_client._BOOT.replace("\\nguard()\\n", "\\n")
+    from ringfence.isolation.host.processes import zygote_process
+    zygote_process._BOOT = zygote_process._BOOT.replace("\\nguard()\\n", "\\n")
     from ringfence.cli.main import main
     sys.exit(main())
 """

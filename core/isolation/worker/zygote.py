@@ -41,14 +41,17 @@ PRELOAD = ("torch", "numpy", "numpy.random")
 FOR_OPTIMIZERS = ("torch._dynamo", "torch.optim")
 
 
-def main() -> None:
+def main(*, eager: bool = False) -> None:
     """Serve the host that passed its socket as the first argument, until it closes.
 
     The host has made it the leader of a session, and it has asked to be ended with the host.
+
+    Args:
+        eager: Import at once what is otherwise imported for the first optimizer.
     """
     sock = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    load(PRELOAD)
+    load((*PRELOAD, *FOR_OPTIMIZERS) if eager else PRELOAD)
     confine.prepare()
     serve(sock)
 

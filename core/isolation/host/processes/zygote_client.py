@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import subprocess
-import sys
 import time
 
-from ....imports.search_paths import import_paths, user_site
 from ....plugins.stop_request import StopRequest
-from ...policy.confinement import ENV_CANARY
 from ...transport.messages import (
     Fork,
     Forked,
@@ -28,6 +24,7 @@ from ...transport.messages import (
     send,
 )
 from ..limits.worker_process import DEATH_S
+from .zygote_process import first_process, start_process
 
 #: Importing torch takes seconds on a loaded machine; the first reply waits for it.
 START_S = 120.0
@@ -37,25 +34,6 @@ _LAST_REPLY_S = 0.5
 _STARTING = "starting a process for a plugin"
 #: How long one that has closed its socket may take to end, before it is killed.
 _END_S = 1.0
-
-# Isolated from environment and current folder, but not from where packages are. What takes time comes
-# after the kernel was asked to end it with its parent: importing torch takes seconds.
-_BOOT = """
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None)
-libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[2]):
-    os._exit(1)
-libc.prctl(15, b"rf:zygote", 0, 0, 0)  # PR_SET_NAME
-import site
-if sys.argv[3]:
-    site.addsitedir(sys.argv[3])
-sys.path[:] = sys.argv[4:]
-from ringfence.imports.import_guard import guard
-guard()
-from ringfence.isolation.worker.zygote import main
-main()
-"""
 
 
 class ZygoteLostError(Exception):
@@ -92,27 +70,12 @@ class Zygote:
         self._has_answered = False
         self._has_optimizers = False
         self._is_closed = False
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process, self._control = start_process() if generation else first_process()
         self._control.settimeout(REPLY_S)
         #: How long the next reply may take.
         self._patience_s = START_S
         self._readable = select.poll()
         self._readable.register(self._control, select.POLLIN)
-        arguments = [str(theirs.fileno()), str(os.getpid()), user_site(), *import_paths()]
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-c", _BOOT, *arguments],
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    cwd="/",
-                    # Ctrl-C and Ctrl-Z in the trainer's terminal are for the trainer to act on.
-                    start_new_session=True,
-                    pass_fds=(theirs.fileno(),),
-                )
-        except BaseException:
-            self._control.close()
-            raise
 
     @property
     def pid(self) -> int:
@@ -236,22 +199,3 @@ class Zygote:
                 "process does, but not from the current folder or that of a script: install them there"
             )
         return ZygoteLostError(reason, may_retry=not failed)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        # No thread pool of any library may exist before a fork.
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        # Workers share the processors with the trainer: one that waits must not spin.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "NO_ALBUMENTATIONS_UPDATE": "1",
-        # A plugin's distribution may declare what these libraries load as they are
-        # imported; here that would run outside any sandbox.
-        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-        "PYDANTIC_DISABLE_PLUGINS": "__all__",
-        ENV_CANARY: "a value that no plugin may see",
-    }
