@@ -28,9 +28,11 @@ SOURCES = (
 
 
 def pytest_configure():
-    """Let SIGINT end the commands that tests start, also if a shell ignores it for what `&` starts."""
+    """Let SIGINT and SIGHUP end what tests start, also if a shell ignores them, for `&` and under nohup."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def call(*command, cwd, env=None, status=0):
