@@ -69,7 +69,8 @@ def test_a_worker_that_does_not_end_costs_no_other_plugin_and_is_collected_later
         with pytest.raises(PluginTimeoutError):
             plugin.call("backward", {"gradients": gradients}, StepInfo(0))
         plugin.close()
-        assert time.monotonic() - started < 3
+        # A busy machine takes some seconds for what is done; whoever waited for the worker would take twenty.
+        assert time.monotonic() - started < 15
         assert process.hangs
         assert process.status is None
         assert exists(process.pid)
@@ -82,7 +83,7 @@ def test_a_worker_that_does_not_end_costs_no_other_plugin_and_is_collected_later
         assert exists(process.pid)
 
         let_go()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while exists(process.pid) and time.monotonic() < deadline:
             sandbox.start(spec("obedient:Halve")).close()
         assert not exists(process.pid)
