@@ -26,9 +26,14 @@ import site
 if sys.argv[4]:
     site.addsitedir(sys.argv[4])
 sys.path[:] = sys.argv[5:]
-from ringfence.imports.import_guard import guard
+from ringfence.imports.import_guard import GuardedModuleError, guard
 guard()
-from ringfence.isolation.worker.zygote import main
+try:
+    from ringfence.isolation.worker.zygote import main
+except GuardedModuleError:
+    if sys.argv[3]:
+        os._exit(1)  # the trainer imports the same beside this, and tells it in a line
+    raise
 main(eager=sys.argv[3] == "eager")
 """
 
