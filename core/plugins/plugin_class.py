@@ -14,8 +14,6 @@ from ..hooks.types import passthrough
 
 #: Kinds of parameters that an argument can be given to by name.
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
 #: Hook to the names of its arguments.
 _ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
 

@@ -1,6 +1,6 @@
 """One run: wire job, plugins, engine and sandbox together, and leave a folder.
 
-Everything that can be wrong with a job is told before a process is started or a
+Everything that can be wrong with a job is told before any of a plugin's code runs or a
 file is written; what the run leaves is written also when it fails.
 """
 

@@ -8,7 +8,6 @@ from typing import Literal
 import msgspec
 
 Status = Literal["active", "degraded", "unavailable", "failed", "disabled"]
-
 #: Order of application. ``cgroup``, ``watchdog`` and ``messages`` are the host's.
 LAYERS = (
     "process",
@@ -23,10 +22,8 @@ LAYERS = (
     "watchdog",
     "messages",
 )
-
 #: Layers without which a plugin is not run untrusted.
 REQUIRED = ("fds", "environment", "rlimits", "privileges", "landlock", "seccomp", "watchdog")
-
 #: What a plugin could do if this layer alone were missing, in plain words.
 CONSEQUENCES: dict[str, str] = {
     "process": "a plugin may outlive a trainer that was killed or is short of memory, and share its terminal",
@@ -41,8 +38,6 @@ CONSEQUENCES: dict[str, str] = {
     "watchdog": "a plugin that hangs or goes past its budget is not stopped from outside",
     "messages": "what a plugin sends is not checked before use",
 }
-
-
 #: Layers that can be left out, to show what each of them stops; the other two are the host itself.
 SKIPPABLE = tuple(name for name in LAYERS if name not in ("watchdog", "messages"))
 

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _OWN = ("RssAnon:", "VmSwap:", "VmPTE:", "HugetlbPages:")
-
-
 _PROC = Path("/proc")
-
-
 _PF_EXITING = 0x4
 
 

@@ -9,8 +9,6 @@ SYSTEM = (
     *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom"),
     *("/sys/devices/system/cpu", "/sys/devices/system/node"),
 )
-
-
 #: These are held open, as names only: the kernel makes a new file of each once it has run short of
 #: memory and forgotten the old one, and a rule knows the old one.
 PINNED = (

@@ -19,8 +19,6 @@ from ...transport.shared_memory import Arena, Region, whole_pages
 from .channel import Channel
 
 _MAX_LAYOUT_ALIASES = 64
-
-
 _MAX_LAYOUTS = 256
 
 

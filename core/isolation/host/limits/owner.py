@@ -7,11 +7,7 @@ import re
 from pathlib import Path
 
 _PROC = Path("/proc")
-
-
 _PREFIX = "ringfence"
-
-
 _STALE = re.compile(rf"{_PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-")
 
 
@@ -37,6 +33,5 @@ def _started(pid: int) -> int:
         stat = (_PROC / str(pid) / "stat").read_text()
     except OSError:
         return -1
-    return int(
-        stat.rpartition(")")[2].split()[19]
-    )  # field 22, counted after the name: the name may hold spaces
+    # Field 22, counted after the name: the name may hold spaces.
+    return int(stat.rpartition(")")[2].split()[19])

@@ -12,8 +12,6 @@ from ....imports.search_paths import user_site
 from ....plugins.interface import PluginSpec
 
 _SYSTEM_FILES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime")
-
-
 #: What libraries read to know how many threads to start: OpenMP, OpenBLAS, MKL, OpenCV, numexpr, numba,
 #: polars, and those written in Rust.
 _POOLS = (

@@ -31,7 +31,7 @@ guard()
 try:
     from ringfence.isolation.worker.zygote import main
 except GuardedModuleError:
-    if sys.argv[3]:
+    if sys.argv[3] == "eager":
         os._exit(1)  # the trainer imports the same beside this, and tells it in a line
     raise
 main(eager=sys.argv[3] == "eager")
