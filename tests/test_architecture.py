@@ -263,6 +263,7 @@ def run(code):
     [
         "ringfence",
         "ringfence.cli.app",
+        "ringfence.cli.train_job",
         "ringfence.discovery.catalog",
         "ringfence.compat.version_range",
         "ringfence.cli.project_template",

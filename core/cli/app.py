@@ -233,23 +233,23 @@ def train(
             "--accept says what may differ from a run that is resumed; name its folder with --resume"
         )
     gc.enable()
-    from ..isolation.host.processes.zygote_process import early_zygote  # noqa: PLC0415 - other commands need none
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
-    with StopFlag() as stop, early_zygote():
-        from .train_job import train_job  # noqa: PLC0415 - imports torch
+    with StopFlag() as stop:
+        from .train_job import train_job  # noqa: PLC0415 - takes time
+        from .train_request import TrainRequest  # noqa: PLC0415 - as above
 
-        status = train_job(
-            job,
-            sets or [],
-            plugins or [],
+        request = TrainRequest(
+            path=job,
+            sets=sets or (),
+            plugins=plugins or (),
             out=out,
             resume=resume,
-            accept=accept or [],
+            accept=accept or (),
             quiet=quiet,
             debug=context.meta.get(_DEBUG, False),
-            stop=stop,
         )
+        status = train_job(request, stop)
     raise typer.Exit(status)
 
 

@@ -29,6 +29,7 @@ from .host.limits.worker_process import DEATH_S, Process, ends_within
 from .host.processes.layer_report import explain_missing
 from .host.processes.zombies import Zombies
 from .host.processes.zygote_client import ForkRefusedError, NotEndedError, Zygote, ZygoteLostError
+from .host.processes.zygote_process import EarlyZygote
 from .policy.layer_status import lacking, require_known
 from .transport.shared_memory import Arena
 
@@ -102,6 +103,7 @@ class Sandbox:
         optimizer: One of them is an optimizer: all start with what those import, so that one that is started
             anew has as much of its budget left as before.
         stop: Cuts off what is waited for, once the user wants the run to end.
+        zygote: Taken if it is there still.
 
     Raises:
         SandboxUnavailableError: This is not Linux, or it has not what every sandbox needs: ``/proc``, a
@@ -123,6 +125,7 @@ class Sandbox:
         plugins: int = 1,
         optimizer: bool = False,
         stop: StopRequest | None = None,
+        zygote: EarlyZygote | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise SandboxUnavailableError(
@@ -147,7 +150,7 @@ class Sandbox:
             self.arena = Arena()
             self._at_end.append(self.arena.close)
             self._make_folder()
-            self._start_zygote()
+            self._start_zygote(zygote)
             self._start_threads()
         except BaseException:
             self.close()
@@ -164,9 +167,9 @@ class Sandbox:
         except OSError as error:
             raise _unavailable("environment", f"no folder for plugins could be made: {error}") from error
 
-    def _start_zygote(self) -> None:
+    def _start_zygote(self, early: EarlyZygote | None) -> None:
         try:
-            self._zygote = Zygote(0, self.stop)
+            self._zygote = Zygote(0, self.stop, None if early is None else early.take())
         except OSError as error:
             raise SandboxUnavailableError(_NO_PROCESS.format(error)) from error
         self._at_end.append(self._close_zygote)

@@ -29,7 +29,7 @@ from ..hooks.errors import (
     SandboxUnavailableError,
 )
 from ..hooks.roles.optimizer import OPTIMIZER
-from ..isolation.host.processes.zygote_process import drop_early
+from ..isolation.host.processes.zygote_process import EarlyZygote
 from ..isolation.sandbox import Sandbox
 from ..job.problems import Problem
 from ..plugins.interface import Plugin, PluginSpec
@@ -100,6 +100,7 @@ def run(
     watchers: Sequence[Observer] = (),
     stop: StopRequest | None = None,
     report: bool = True,
+    zygote: EarlyZygote | None = None,
 ) -> RunOutcome:
     """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
 
@@ -113,6 +114,7 @@ def run(
             checkpoints and ends. Once it is over, what a plugin has in hand is cut off; where it never is, a
             plugin may take its whole deadline.
         report: Whether to make the HTML report.
+        zygote: For the sandbox, if there is to be one.
 
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
@@ -162,6 +164,7 @@ def run(
             stop=stop or StopRequest(),
             made=made,
             report=report,
+            zygote=zygote,
         )
 
 
@@ -176,6 +179,7 @@ def _recorded(
     stop: StopRequest,
     made: bool,
     report: bool,
+    zygote: EarlyZygote | None,
 ) -> RunOutcome:
     """Train, and have ``record`` and the folder say what became of it, however it ends."""
     folder = record.folder
@@ -194,6 +198,7 @@ def _recorded(
                 resume=resume,
                 accept=accept,
                 stop=stop,
+                zygote=zygote,
             )
             if result.status == "interrupted" and not (resume or record.stepped):
                 # To go on from its start is to start it: one way to end, whichever moment the signal met.
@@ -287,6 +292,7 @@ def _train(
     resume: bool,
     accept: Collection[str],
     stop: StopRequest,
+    zygote: EarlyZygote | None,
 ) -> Result:
     """Start the plugins, train, and end the plugins."""
     ingredients = prepared.ingredients
@@ -304,7 +310,7 @@ def _train(
     if resume:
         check_resumable(checkpoints, course)
     with ExitStack() as stack:
-        sandbox = _sandbox(prepared.plugins, stack, stop)
+        sandbox = _sandbox(prepared.plugins, stack, stop, zygote)
         # Meanwhile the process that plugins are forked from imports torch.
         ingredients.warm_up()
         hooks = Hooks(prepared.job_file.job.seed, keeper)
@@ -354,13 +360,16 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
         raise prepared.job_file.error(problems)
 
 
-def _sandbox(planned: Sequence[Planned], stack: ExitStack, stop: StopRequest) -> Sandbox | None:
+def _sandbox(
+    planned: Sequence[Planned], stack: ExitStack, stop: StopRequest, zygote: EarlyZygote | None
+) -> Sandbox | None:
     """Start a sandbox if a plugin needs one."""
     if all(item.spec.isolation == "trusted" for item in planned):
-        drop_early()
         return None
     roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
-    return stack.enter_context(Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, stop=stop))
+    return stack.enter_context(
+        Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, stop=stop, zygote=zygote)
+    )
 
 
 def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:

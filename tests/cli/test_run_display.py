@@ -19,8 +19,8 @@ from ringfence.cli.run_display import (
     rate_words,
     status_words,
 )
+from ringfence.cli.run_job import _view
 from ringfence.cli.terminal_display import TerminalView
-from ringfence.cli.train_job import _view
 from ringfence.plugins.interface import PluginSpec, PluginUsage
 from ringfence.plugins.observer import RunInfo
 

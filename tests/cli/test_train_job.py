@@ -47,6 +47,31 @@ def all_four(tmp_path_factory):
     return folder, Done(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("text", "flags", "zygotes"),
+    [
+        (SMALL_JOB, (), 1),
+        (TRUSTED_JOB, (), 0),
+        (SMALL_JOB.replace("steps", "stepps"), (), 0),
+        (SMALL_JOB, ("--set", "steps=none"), 0),
+        (SMALL_JOB, ("--resume", "nowhere"), 0),
+    ],
+)
+def test_a_process_to_fork_from_is_started_for_a_job_that_can_be_read_and_has_a_sandboxed_plugin_alone(
+    ringfence, job, monkeypatch, text, flags, zygotes
+):
+    started = []
+
+    def note(**settings):
+        started.append(settings)
+        raise OSError("none is needed here")
+
+    monkeypatch.setattr("ringfence.isolation.host.processes.zygote_process.start_process", note)
+    monkeypatch.setattr("ringfence.cli.run_job.run_job", lambda *_: 0)
+    done = ringfence("train", job(text), *flags)
+    assert (done.status, len(started)) == (0 if started or text == TRUSTED_JOB else 2, zygotes)
+
+
 def record(folder="runs/job-1"):
     return json.loads((Path(folder) / "run.json").read_text())
 

@@ -8,31 +8,38 @@ import pytest
 
 from ringfence.isolation.host.processes import zygote_process
 from ringfence.isolation.host.processes.zygote_client import Zygote
-from ringfence.isolation.host.processes.zygote_process import drop_early, early_zygote
+from ringfence.isolation.host.processes.zygote_process import EarlyZygote
+from ringfence.isolation.sandbox import Sandbox
 
 
-def early_pid():
-    (early,) = zygote_process._EARLY
-    return early.started[0].pid
+@pytest.fixture
+def early(monkeypatch):
+    """One that is started early, and the ids of all that are started."""
+    start, pids = zygote_process.start_process, []
+
+    def note(**settings):
+        started = start(**settings)
+        pids.append(started[0].pid)
+        return started
+
+    monkeypatch.setattr(zygote_process, "start_process", note)
+    with EarlyZygote() as zygote:
+        yield zygote, pids
 
 
-def test_the_first_zygote_is_the_one_that_was_started_early_and_no_other_is():
-    with early_zygote():
-        pid = early_pid()
-        zygotes = [Zygote(0), Zygote(0), Zygote(1)]
-        try:
-            assert [zygote.pid == pid for zygote in zygotes] == [True, False, False]
-        finally:
-            for zygote in zygotes:
-                zygote.close()
+def test_the_first_sandbox_takes_it_and_no_other_does(early):
+    zygote, (pid,) = early
+    with Sandbox(zygote=zygote) as first, Sandbox(zygote=zygote) as second:
+        assert first._zygote.pid == pid
+        assert second._zygote.pid != pid
+    assert not psutil.pid_exists(pid)
 
 
-def test_the_one_started_early_forks_workers_as_any_other():
-    with early_zygote():
-        zygote = Zygote(0)
+def test_it_answers_as_any_other(early):
+    zygote = Zygote(0, started=early[0].take())
     try:
         assert not zygote.has_ended()
-        # It answers: of a process that it never had it knows nothing.
+        # Of a process that it never had it knows nothing.
         assert zygote.reap(1) is None
         assert not zygote.has_ended()
     finally:
@@ -40,38 +47,32 @@ def test_the_one_started_early_forks_workers_as_any_other():
 
 
 def test_it_ends_with_the_context_if_nobody_takes_it():
-    with early_zygote():
-        pid = early_pid()
+    with EarlyZygote() as zygote:
+        pid = zygote._started[0].pid
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
 
 
-def test_it_ends_where_it_is_known_that_no_plugin_needs_it():
-    with early_zygote():
-        pid = early_pid()
-        drop_early()
-        assert not psutil.pid_exists(pid)
+def test_it_is_not_taken_where_one_now_would_search_other_folders(early, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert early[0].take() is None
+    assert not psutil.pid_exists(early[1][0])
 
 
-def test_it_is_not_taken_where_one_now_would_search_other_folders(monkeypatch, tmp_path):
-    with early_zygote():
-        pid = early_pid()
-        monkeypatch.syspath_prepend(str(tmp_path))
-        zygote = Zygote(0)
-        try:
-            assert zygote.pid != pid
-            assert not psutil.pid_exists(pid)
-        finally:
-            zygote.close()
+def test_where_none_can_be_started_or_is_needed_there_is_none(monkeypatch):
+    asked = []
 
-
-def test_where_none_can_be_started_the_sandbox_is_to_tell(monkeypatch):
-    def refuse(**_):
+    def refuse(**settings):
+        asked.append(settings)
         raise OSError("no more processes")
 
     monkeypatch.setattr(zygote_process, "start_process", refuse)
-    with early_zygote(), pytest.raises(OSError, match="no more processes"):
-        Zygote(0)
+    with EarlyZygote() as zygote:
+        assert zygote.take() is None
+    assert asked == [{"eager": True}]
+    with EarlyZygote(needed=False) as zygote:
+        assert zygote.take() is None
+    assert len(asked) == 1
 
 
 def test_to_start_it_takes_no_torch():

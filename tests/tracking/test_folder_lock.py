@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli.train_job import _run_in_a_free_one
+from ringfence.cli.run_job import _run_in_a_free_one
 from ringfence.hooks.errors import JobError
 from ringfence.tracking import run_folder
 from ringfence.tracking.folder_lock import FolderTakenError, check_free, hold

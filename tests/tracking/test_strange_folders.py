@@ -19,6 +19,7 @@ from ringfence import JobError, RunAbortedError, StepInfo
 from ringfence.cli.report_page import rewrite_report
 from ringfence.cli.signals import StopFlag
 from ringfence.cli.train_job import train_job
+from ringfence.cli.train_request import TrainRequest
 from ringfence.hooks.types import Report
 from ringfence.job.job_file import read_job
 from ringfence.report import run_data
@@ -164,7 +165,7 @@ def test_resuming_waits_for_no_fifo(folder, name):
     os.mkfifo(folder / name)
     check_free(folder, "--resume")
     with pytest.raises(JobError, match=f"{name} is a FIFO"):
-        train_job(None, [], [], out=None, resume=folder, accept=[], quiet=True, stop=StopFlag())
+        train_job(TrainRequest(resume=folder, quiet=True), StopFlag())
 
 
 def test_the_folder_itself_may_be_a_link(folder, tmp_path):

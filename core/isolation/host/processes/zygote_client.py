@@ -24,7 +24,7 @@ from ...transport.messages import (
     send,
 )
 from ..limits.worker_process import DEATH_S
-from .zygote_process import first_process, start_process
+from .zygote_process import Started, start_process
 
 #: Importing torch takes seconds on a loaded machine; the first reply waits for it.
 START_S = 120.0
@@ -62,15 +62,18 @@ class Zygote:
     Args:
         generation: How many there were before it in this run.
         stop: Cuts off what is waited for, once the user wants the run to end.
+        started: Its process, where that was started before.
     """
 
-    def __init__(self, generation: int, stop: StopRequest | None = None) -> None:
+    def __init__(
+        self, generation: int, stop: StopRequest | None = None, started: Started | None = None
+    ) -> None:
         self.generation = generation
         self._stop = stop or StopRequest()
         self._has_answered = False
         self._has_optimizers = False
         self._is_closed = False
-        self._process, self._control = start_process() if generation else first_process()
+        self._process, self._control = started or start_process()
         self._control.settimeout(REPLY_S)
         #: How long the next reply may take.
         self._patience_s = START_S

@@ -7,8 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ....imports.search_paths import import_paths, user_site
 from ...policy.confinement import ENV_CANARY
@@ -41,47 +39,43 @@ main(eager=sys.argv[3] == "eager")
 Started = tuple[subprocess.Popen[bytes], socket.socket]
 
 
-@dataclass(frozen=True, slots=True)
-class _Early:
-    """One that nobody has taken.
-
-    Attributes:
-        started: It.
-        owner: The process that it ends with.
-        paths: Where it finds packages.
-    """
-
-    started: Started
-    owner: int
-    paths: tuple[str, ...]
-
-
-_EARLY: list[_Early] = []
-
-
-@contextlib.contextmanager
-def early_zygote() -> Iterator[None]:
-    """Start one now, for the first sandbox in the context: it and this process import torch side by side.
+class EarlyZygote(contextlib.AbstractContextManager["EarlyZygote"]):
+    """One that is started before it is known what for, so that it and this process import torch side by side.
 
     It imports what optimizers need as well, since nearly every job has one. Where none can be started nothing
-    is: the sandbox tries again, and tells why.
+    is: the sandbox tries again, and tells why. One that nobody has taken ends with the context.
+
+    Args:
+        needed: Whether to start one.
     """
-    with contextlib.suppress(OSError):
-        _EARLY.append(_Early(start_process(eager=True), os.getpid(), import_paths()))
-    try:
-        yield
-    finally:
-        drop_early()
 
+    def __init__(self, *, needed: bool = True) -> None:
+        self._started: Started | None = None
+        self._owner, self._paths = os.getpid(), import_paths()
+        if needed:
+            with contextlib.suppress(OSError):
+                self._started = start_process(eager=True)
 
-def first_process() -> Started:
-    """Return the one that was started early, if it is ours and one now would be the same; or a new one."""
-    early = _EARLY[-1] if _EARLY else None
-    if early is not None and (early.owner, early.paths) == (os.getpid(), import_paths()):
-        _EARLY.clear()
-        return early.started
-    drop_early()
-    return start_process()
+    def take(self) -> Started | None:
+        """Return it, once, if it is this process's and one that is started now would be the same."""
+        if (self._owner, self._paths) != (os.getpid(), import_paths()):
+            self.close()
+        started, self._started = self._started, None
+        return started
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, if nobody has taken it and it is this process's."""
+        started, self._started = self._started, None
+        if started is None:
+            return
+        process, control = started
+        control.close()
+        if self._owner == os.getpid():
+            process.kill()
+            process.wait()
 
 
 def start_process(*, eager: bool = False) -> Started:
@@ -113,17 +107,6 @@ def start_process(*, eager: bool = False) -> Started:
         control.close()
         raise
     return process, control
-
-
-def drop_early() -> None:
-    """End the one that was started early, if nobody has taken it."""
-    while _EARLY:
-        early = _EARLY.pop()
-        process, control = early.started
-        control.close()
-        if early.owner == os.getpid():
-            process.kill()
-            process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,110 @@
+"""What the user asks of ``ringfence train``, and the job that is meant, read and checked as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..hooks.errors import CheckpointError, JobError
+from ..job.job_file import JobFile, read_job
+from ..tracking import run_folder
+from ..tracking.folder_lock import check_free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """A job to run, and how.
+
+    Attributes:
+        path: The job; None takes the one that ``resume`` ran.
+        sets: Values of ``--set``.
+        plugins: Values of ``--plugin``.
+        out: Folder of the run; chosen if None.
+        resume: Folder of the run to go on with.
+        accept: Values of ``--accept``.
+        quiet: Show the result only.
+        debug: Show the tracebacks of plugins' faults.
+    """
+
+    path: Path | None = None
+    sets: Sequence[str] = ()
+    plugins: Sequence[str] = ()
+    out: Path | None = None
+    resume: Path | None = None
+    accept: Sequence[str] = ()
+    quiet: bool = False
+    debug: bool = False
+
+
+def nothing_to_do(request: TrainRequest) -> str:
+    """Return what to say where a run is to be resumed that has taken all the steps of its job, or ``""``.
+
+    Raises:
+        JobError: The folder that is named cannot be this run's.
+    """
+    resume = request.resume
+    if resume is not None:
+        check_free(resume, "--resume")
+        run_folder.check_old(resume)
+        named = request.path or request.sets or request.plugins or request.accept
+        return "" if named else _over(resume)
+    if request.out is not None:
+        check_free(request.out, "--out")
+        run_folder.check_new(request.out)
+    return ""
+
+
+def _over(folder: Path) -> str:
+    """Return what to say of a run that has taken all the steps of its job, or ``""``."""
+    record = run_folder.read_record(folder)
+    steps, epochs = record.get("steps"), record.get("epochs")
+    if record.get("status") != "completed" or not isinstance(steps, int) or not isinstance(epochs, int):
+        return ""
+    # It may have been edited since.
+    data = run_folder.job_of(folder)
+    job = None if data is None else read_job(folder / run_folder.JOB, data=data).job
+    if job is None or (job.steps or 0) > steps or (job.epochs or 0) > epochs or _last_whole(folder) < steps:
+        return ""
+    return (
+        f"completed after {steps} steps: nothing to do. To go on, ask for more, for example: "
+        f"ringfence train --resume {run_folder.quoted(folder)} --set steps={2 * steps}"
+    )
+
+
+def _last_whole(folder: Path) -> int:
+    """Return the step of the newest checkpoint that is not damaged; -1 if there is none.
+
+    It is read whole: one whose bytes have rotted has its length, and then there is something to do.
+    """
+    from ..engine.checkpoints.checkpoint import read_latest  # noqa: PLC0415 - imports torch, which takes a second
+
+    try:
+        _, contents = read_latest(folder / run_folder.CHECKPOINTS, lambda *_: None, note=lambda _: None)
+    except CheckpointError:
+        return -1
+    return contents.step
+
+
+def read_request(request: TrainRequest) -> tuple[JobFile, Path]:
+    """Return the job and the folder that its relative paths start from."""
+    path, resume = request.path, request.resume
+    if path is not None:
+        job_file = read_job(path, request.sets, request.plugins)
+        return job_file, job_file.job.base(path)
+    if resume is None:
+        raise JobError("name a job file")
+    data = run_folder.job_of(resume)
+    if data is None:
+        raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
+    job_file = read_job(resume / run_folder.JOB, request.sets, request.plugins, data=data)
+    if job_file.job.base_folder is not None:
+        return job_file, job_file.job.base(resume / run_folder.JOB)
+    # A run of 0.2 or earlier has it in its record only.
+    base = run_folder.read_record(resume).get("base_folder")
+    if not isinstance(base, str):
+        raise JobError(
+            f"--resume {resume}: {run_folder.RECORD} is missing or damaged, and tells no base_folder; "
+            "name the job file as well"
+        )
+    return job_file, Path(base)
