@@ -1,13 +1,16 @@
-"""Begin a series of the core, or release a patch of the present one: all that has to change together.
+"""Open a series of the core, close it, or release a patch of it: all that has to change together.
 
-    python tools/cut_series.py 0.3      begins series 0.3, whose first version is 0.3.0
-    python tools/cut_series.py 0.2.1    the next patch of series 0.2
+    python tools/cut_series.py 1.7         opens series 1.7; the version is the candidate 1.7.0rc1
+    python tools/cut_series.py 1.7.0rc2    the next candidate of the open series
+    python tools/cut_series.py 1.7.0       closes it: its hooks are a promise from now on
+    python tools/cut_series.py 1.7.1       the next patch of a closed series
 
-Both move ``core/version.py``, ``core/hooks/snapshots/index.json`` and the changelog. A series
-also gets a snapshot, the same as that of the one before, and the template and the example plugins
-their new bounds; and the tests learn from which commit the core of the one before is built.
-Hooks are changed after that, with ``python tools/snapshot.py``, until the series is released.
-Everything is checked before the first file is written.
+All move ``core/version.py``. A series that opens gets a snapshot, the same as that of the one before, and the
+template and the example plugins the oldest series that they now have to fit; and the tests learn from
+which commit the core of the one before is built. Hooks are changed while it is open, with
+``python tools/snapshot.py``. What closes it, or is a patch, comes into
+``core/hooks/snapshots/index.json`` and gets a heading in the changelog; once a series is closed, new
+plugins are tested with its kit. Everything is checked before the first file is written.
 """
 
 from __future__ import annotations
@@ -19,13 +22,20 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from packaging.version import Version
 
 import ringfence
 from ringfence.compat.version_range import window
-from ringfence.hooks.series import Index, Series, SeriesSnapshot, removed_without_notice, series_of
+from ringfence.hooks.series import (
+    Index,
+    Series,
+    SeriesSnapshot,
+    lower_bound,
+    removed_without_notice,
+    series_of,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,8 +48,18 @@ CHANGELOG = "CHANGELOG.md"
 CORES = "tests/run/cores.toml"
 UNRELEASED = "## Unreleased"
 
-_SERIES_PARTS = 2
 _GIT_S = 30.0
+
+
+Step = Literal["open", "candidate", "close", "patch"]
+_REGENERATE = "run tools/snapshot.py, which writes them anew as long as the series is open"
+#: What to do about hooks that are not those on record.
+_REMEDIES: dict[Step, str] = {
+    "open": "a closed series does not change: take the change back, open the next, and change the hooks then",
+    "candidate": _REGENERATE,
+    "close": _REGENERATE,
+    "patch": "a patch never changes the hooks: take the change back, or make it a series",
+}
 
 
 class RefusedError(Exception):
@@ -47,35 +67,36 @@ class RefusedError(Exception):
 
 
 def cut(root: Path, wanted: str, live: Mapping[str, Any], head: str) -> list[str]:
-    """Begin a series, or release a patch; return what to do next.
+    """Open or close a series, or release a patch; return what to do next.
 
     Args:
         root: The clone.
-        wanted: ``X.Y`` or ``X.Y.Z``.
+        wanted: ``X.Y`` to open, ``X.Y.0`` to close, ``X.Y.0rcN`` or ``X.Y.Z``.
         live: What ``tools/snapshot.py`` makes of the core in ``root``.
-        head: The present commit, which is the last of its series when another begins.
+        head: The present commit, which is the last of its series when another opens.
 
     Raises:
         RefusedError: Something is not as it has to be.
     """
     current = _current(root)
-    if not re.fullmatch(r"\d+\.\d+(\.\d+)?", wanted):
-        raise RefusedError(f"'{wanted}' is neither a series (X.Y) nor a patch (X.Y.Z)")
-    is_series = wanted.count(".") + 1 == _SERIES_PARTS
-    version = Version(f"{wanted}.0" if is_series else wanted)
-    _check_next(current, version, is_series=is_series)
+    step, version = _step(current, wanted)
     index = Index.read(root / SNAPSHOTS)
-    _check_record(root, index, current, live, is_series=is_series)
-    if is_series:
-        files = _series(root, index, version, live)
-        files[CORES] = f'{(root / CORES).read_text(encoding="utf-8")}"{series_of(current)}" = "{head}"\n'
-    else:
-        files = _patch(root, index, version)
-    files[VERSION] = _replaced(root, VERSION, r'(?<=__version__ = ")[^"]+', str(version))
-    files[CHANGELOG] = _changelog(root, version)
+    _check_record(root, index, current, live, step)
+    files = {VERSION: _replaced(root, VERSION, r'(?<=__version__ = ")[^"]+', str(version))}
+    match step:
+        case "open":
+            commits = (root / CORES).read_text(encoding="utf-8")
+            files[CORES] = f'{commits}"{series_of(current)}" = "{head}"\n'
+            files[f"{SNAPSHOTS}/{series_of(version)}.json"] = _written({**live, "series": series_of(version)})
+            files |= _template(root, index, version, live, kit=_settings(root)["_kit_series"])
+        case "close":
+            files |= _released(root, index, version)
+            files |= _template(root, index, version, live, kit=series_of(version))
+        case "patch":
+            files |= _released(root, index, version)
     for name, text in files.items():
         (root / name).write_text(text, encoding="utf-8")
-    return [f"{version}: wrote {', '.join(sorted(files))}", *_next(live, version, is_series=is_series)]
+    return [f"{version}: wrote {', '.join(sorted(files))}", *_next(live, version, step)]
 
 
 def _current(root: Path) -> Version:
@@ -85,33 +106,50 @@ def _current(root: Path) -> Version:
     return Version(found[1])
 
 
-def _check_next(current: Version, version: Version, *, is_series: bool) -> None:
+def _step(current: Version, wanted: str) -> tuple[Step, Version]:
+    """Return what is asked for and the version that the core has afterwards.
+
+    Raises:
+        RefusedError: It is not what comes next.
+    """
+    if not re.fullmatch(r"\d+\.\d+(\.\d+(rc\d+)?)?", wanted):
+        raise RefusedError(
+            f"'{wanted}' is neither a series (X.Y) nor a patch (X.Y.Z), nor the candidate (X.Y.0rcN) or the "
+            "first version (X.Y.0) of an open one"
+        )
     major, minor, patch = current.release
-    allowed = [f"{major}.{minor + 1}", f"{major + 1}.0"] if is_series else [f"{major}.{minor}.{patch + 1}"]
-    asked = series_of(version) if is_series else str(version)
-    if asked not in allowed:
-        raise RefusedError(f"{current} is followed by {' or '.join(allowed)}, not by {asked}")
+    steps: dict[str, Step]
+    if current.pre is not None:
+        final = current.base_version
+        steps = {f"{final}rc{current.pre[1] + 1}": "candidate", final: "close"}
+    else:
+        steps = {
+            f"{major}.{minor + 1}": "open",
+            f"{major + 1}.0": "open",
+            f"{major}.{minor}.{patch + 1}": "patch",
+        }
+    if wanted not in steps:
+        raise RefusedError(f"{current} is followed by {' or '.join(steps)}, not by {wanted}")
+    step = steps[wanted]
+    return step, Version(f"{wanted}.0rc1" if step == "open" else wanted)
 
 
-def _check_record(
-    root: Path, index: Index, current: Version, live: Mapping[str, Any], *, is_series: bool
-) -> None:
+def _check_record(root: Path, index: Index, current: Version, live: Mapping[str, Any], step: Step) -> None:
     """Check that what the series so far had is on record, and that nothing went unannounced."""
     name = series_of(current)
-    names = [series.name for series in index.series]
-    if names[-1] != name:
-        raise RefusedError(f"{INDEX} ends with {names[-1]}, and the core is {current}; add {name} to it")
+    names = [series.name for series in index.up_to(current)]
+    released = [series.name for series in index.series]
+    if released != (names if current.pre is None else names[:-1]):
+        raise RefusedError(
+            f"{INDEX} ends with {released[-1]}, and the core is {current}; it lists what is closed, in order"
+        )
     lost = [known for known in names if known not in index.snapshots]
     if lost:
         raise RefusedError(f"{SNAPSHOTS} has no {lost[0]}.json; take it from the history")
     if (root / SNAPSHOTS / f"{name}.json").read_text(encoding="utf-8") != _written(live):
-        remedy = (
-            "run tools/snapshot.py if that is meant to be part of it; if it is to come with the next "
-            "series, cut first and change the hooks then"
-            if is_series
-            else "a patch never changes the hooks: take the change back, or make it a series"
+        raise RefusedError(
+            f"the hooks or names of the core are not those on record for {name}; {_REMEDIES[step]}"
         )
-        raise RefusedError(f"the hooks or names of the core are not those on record for {name}; {remedy}")
     faults = removed_without_notice([index.snapshots[known] for known in names])
     if faults:
         listed = "\n  ".join(faults)
@@ -121,23 +159,35 @@ def _check_record(
         )
 
 
-def _series(root: Path, index: Index, version: Version, live: Mapping[str, Any]) -> dict[str, str]:
+def _template(
+    root: Path, index: Index, version: Version, live: Mapping[str, Any], kit: str
+) -> dict[str, str]:
+    """Return the template and the example plugins with their bounds.
+
+    Args:
+        root: The clone.
+        index: The series so far.
+        version: What the core is now.
+        live: What it offers.
+        kit: The series whose ``ringfence.testing`` their tests use.
+    """
     name = series_of(version)
-    snapshot = {**live, "series": name}
-    begun = Index(
-        (*index.series, Series(name, (str(version),))), index.snapshots | {name: SeriesSnapshot.of(snapshot)}
-    )
-    before = json.loads((root / TEMPLATE).read_text(encoding="utf-8"))
-    oldest = {role: window(begun, version, role)[0].name for role in before["role"]}
-    template = _replaced(root, TEMPLATE, r'(?<="_kit_series": ")[^"]+', name)
+    snapshots = index.snapshots | {name: SeriesSnapshot.of({**live, "series": name})}
+    known = Index((*index.series, Series(name)), snapshots)
+    before = _settings(root)
+    oldest = {role: lower_bound(window(known, version, role)[0].name, version) for role in before["role"]}
+    template = _replaced(root, TEMPLATE, r'(?<="_kit_series": ")[^"]+', kit)
     template = re.sub(r'(?<="_oldest_series": )\{[^}]*\}', _spaced(oldest), template)
     projects = sorted((root / EXAMPLES).glob("*/pyproject.toml"))
     return {
-        f"{SNAPSHOTS}/{name}.json": _written(snapshot),
-        INDEX: _index(root, {"name": name, "finals": [str(version)], "yanked": []}),
         TEMPLATE: template,
-        **{str(path.relative_to(root)): _bounds(root, path, name, oldest, before) for path in projects},
+        **{str(path.relative_to(root)): _bounds(root, path, kit, oldest, before) for path in projects},
     }
+
+
+def _settings(root: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((root / TEMPLATE).read_text(encoding="utf-8"))
+    return told
 
 
 def _bounds(root: Path, path: Path, kit: str, oldest: Mapping[str, str], before: Mapping[str, Any]) -> str:
@@ -146,7 +196,7 @@ def _bounds(root: Path, path: Path, kit: str, oldest: Mapping[str, str], before:
     Args:
         root: The clone.
         path: The project.
-        kit: The new series.
+        kit: The series whose ``ringfence.testing`` its tests use.
         oldest: Role to the oldest series that a plugin of it has to fit.
         before: The template's settings so far.
     """
@@ -170,17 +220,19 @@ def _spaced(oldest: Mapping[str, str]) -> str:
     return f"{{ {json.dumps(oldest)[1:-1]} }}"
 
 
-def _patch(root: Path, index: Index, version: Version) -> dict[str, str]:
-    last = index.series[-1]
-    entry = {"name": last.name, "finals": [*last.finals, str(version)], "yanked": sorted(last.yanked)}
-    return {INDEX: _index(root, entry)}
+def _released(root: Path, index: Index, version: Version) -> dict[str, str]:
+    """Return the index and the changelog with a version that is a promise from now on."""
+    name = series_of(version)
+    last = index.series[-1] if index.series[-1].name == name else Series(name)
+    entry = {"name": name, "finals": [*last.finals, str(version)], "yanked": sorted(last.yanked)}
+    return {INDEX: _index(root, entry), CHANGELOG: _changelog(root, version)}
 
 
 def _index(root: Path, entry: Mapping[str, Any]) -> str:
     """Return the index with ``entry`` at its end, in the place of one of that name."""
     told = json.loads((root / INDEX).read_text(encoding="utf-8"))
-    kept = [series for series in told["series"] if series["name"] != entry["name"]]
-    return json.dumps({**told, "series": [*kept, entry]}, indent=2) + "\n"
+    others = [series for series in told["series"] if series["name"] != entry["name"]]
+    return json.dumps({**told, "series": [*others, entry]}, indent=2) + "\n"
 
 
 def _written(snapshot: Mapping[str, Any]) -> str:
@@ -207,10 +259,13 @@ def _changelog(root: Path, version: Version) -> str:
     return f"{before}\n{heading}\n{mark}{after}"
 
 
-def _next(live: Mapping[str, Any], version: Version, *, is_series: bool) -> list[str]:
-    due = [item for item, series in live["deprecated"].items() if is_series and series == series_of(version)]
+def _next(live: Mapping[str, Any], version: Version, step: Step) -> list[str]:
+    anew = "install the core anew (pip install --no-deps -e .), run the tests, and commit"
+    if step in {"close", "patch"}:
+        return [f"write what changed under '## {version}' in {CHANGELOG}", anew]
+    due = [item for item, series in live["deprecated"].items() if series == series_of(version)]
     told = [f"{item} was announced to go now: take it out, and run tools/snapshot.py" for item in due]
-    return [*told, f"write what changed under '## {version}' in {CHANGELOG}, run the tests, and commit"]
+    return [*told, anew, f"when its hooks are settled: python tools/cut_series.py {version.base_version}"]
 
 
 def _head(root: Path) -> str:

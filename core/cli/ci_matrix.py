@@ -12,7 +12,7 @@ from packaging.version import Version
 from ..compat.version_range import CORE, MAX_ENTRY, Declaration, admitted, window
 from ..discovery.project import PYPROJECT, read_project
 from ..hooks.errors import JobError
-from ..hooks.series import Index
+from ..hooks.series import Index, lower_bound
 from ..version import __version__
 
 _PYTHON = re.compile(r"Programming Language :: Python :: (3\.\d+)")
@@ -38,7 +38,7 @@ def matrix_record(path: Path) -> dict[str, list[dict[str, str]]]:
         said = f"declares {declaration}" if str(declaration) else f"declares no range of {CORE}"
         raise JobError(
             f"{where} {said}, which admits no series of {CORE} up to {__version__}; "
-            f"write {CORE}>={window(index, running)[0].name} into its dependencies"
+            f"write {CORE}>={lower_bound(window(index, running)[0].name, running)} into its dependencies"
         )
     pythons = _pythons(project.requires_python, where)
     return {"include": [{"core": core, "python": python} for core in series for python in pythons]}

@@ -23,7 +23,7 @@ from ..compat.source.module_files import file_on_path
 from ..compat.version_range import window
 from ..discovery.catalog import catalog
 from ..hooks.errors import JobError
-from ..hooks.series import Index
+from ..hooks.series import Index, lower_bound
 from ..job.problems import suggest
 from ..version import __version__
 from .shipped import shipped
@@ -107,7 +107,8 @@ class Template:
         return str(self._derived({"name": name})["__distribution"])
 
     def _context(self, answers: Answers) -> dict[str, Any]:
-        oldest = window(Index.read(), Version(__version__), answers.role)[0].name
+        running = Version(__version__)
+        oldest = lower_bound(window(Index.read(), running, answers.role)[0].name, running)
         # The template states it as well, for cookiecutter, which cannot work it out.
         return {**self._derived(asdict(answers)), "_oldest_series": {answers.role: oldest}}
 

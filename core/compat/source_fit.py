@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from packaging.version import Version
+
 from ..hooks.errors import shortened
-from ..hooks.series import SeriesSnapshot
+from ..hooks.series import SeriesSnapshot, lower_bound
 from .findings import Finding, join_words
 from .source.attribute_reads import Use
 from .source.imported_names import ALL, PUBLIC, WHOLE, Import
@@ -36,13 +38,16 @@ _OPEN: dict[About, str] = {
 _SETTLED_BY_LOADING = "U-DYNAMIC"
 
 
-def fit(source: PluginSource, claimed: Sequence[SeriesSnapshot], needed: Sequence[str]) -> list[Finding]:
+def fit(
+    source: PluginSource, claimed: Sequence[SeriesSnapshot], needed: Sequence[str], running: Version
+) -> list[Finding]:
     """Return what keeps a plugin from fitting the series that it claims.
 
     Args:
         source: The plugin.
         claimed: Snapshots of the series that its range admits, in order.
         needed: The series that it must span, in order.
+        running: Version of the core.
     """
     if source.path is None:
         return [_unreadable(item) for item in source.unresolved]
@@ -57,22 +62,29 @@ def fit(source: PluginSource, claimed: Sequence[SeriesSnapshot], needed: Sequenc
             advice[what] = finding.advice  # that of the newest: each series may have other roles
     order = [snapshot.series for snapshot in claimed]
     return findings + [
-        replace(what, series=tuple(series), advice=_advice(what, advice[what], series, order, needed))
+        replace(
+            what, series=tuple(series), advice=_advice(what, advice[what], series, order, needed, running)
+        )
         for what, series in merged.items()
     ]
 
 
 def _advice(
-    finding: Finding, advice: str, failing: Sequence[str], claimed: Sequence[str], needed: Sequence[str]
+    finding: Finding,
+    advice: str,
+    failing: Sequence[str],
+    claimed: Sequence[str],
+    needed: Sequence[str],
+    running: Version,
 ) -> str:
     """Say which bound would be true, if one is, and what to change where none would be accepted."""
     if not finding.rule.startswith("E-"):
         return ""
     after = claimed[claimed.index(failing[-1]) + 1 :]
     if after and not set(failing) & set(needed):
-        return f"declare {PUBLIC}>={after[0]}"
+        return f"declare {PUBLIC}>={lower_bound(after[0], running)}"
     change = advice or "change it"
-    return f"{change} and declare {PUBLIC}>={needed[0]}" if after else change
+    return f"{change} and declare {PUBLIC}>={lower_bound(needed[0], running)}" if after else change
 
 
 def _unreadable(item: Unresolved) -> Finding:

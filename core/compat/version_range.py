@@ -7,11 +7,12 @@ else. It is accepted only if
 2. contains the running core,
 3. admits a version of each of the last three series that end with the running one
    (fewer, while fewer exist or have its role), and
-4. its source, read as text, fits every series that the range admits (``fit.py``);
-5. its class, once loaded in a sandbox, then has to fit them too (``loaded.py``).
+4. its source, read as text, fits every series that the range admits (``source_fit.py``);
+5. its class, once loaded in a sandbox, then has to fit them too (``class_fit.py``).
 
 A series is X.Y; its patches never change the hooks, so one admitted patch speaks
-for the series. Nothing here imports the plugin or asks the network.
+for the series. A candidate stands for its series: ``>=1.7`` admits 1.7.0rc1 and ``<1.7``
+does not, whatever the order of versions says. Nothing here imports the plugin or asks the network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from ..hooks.series import Index, Series, SeriesSnapshot, series_of
+from ..hooks.series import Index, Series, SeriesSnapshot, lower_bound, series_of
 from .findings import Finding, Verdict, join_words, ordered
 from .source.plugin_source import PluginSource
 from .source_fit import fit
@@ -203,7 +204,7 @@ def check(candidate: Candidate, source: PluginSource, index: Index, running: str
     else:
         findings = _declared(declaration, candidate, needed, index, version)
         claimed = admitted(declaration, index, version)
-    findings += fit(source, claimed_snapshots(claimed, index), [series.name for series in needed])
+    findings += fit(source, claimed_snapshots(claimed, index), [series.name for series in needed], version)
     return Verdict(
         plugin=candidate.name,
         distribution=candidate.distribution,
@@ -231,7 +232,7 @@ def _declared(
     declaration: Declaration, candidate: Candidate, needed: Sequence[Series], index: Index, running: Version
 ) -> list[Finding]:
     """Judge steps 1 to 3."""
-    bound = f"declare {CORE}>={needed[0].name}"
+    bound = f"declare {CORE}>={lower_bound(needed[0].name, running)}"
     if declaration.url:
         text = f"declares {CORE} @ {declaration.url}, which says nothing of versions"
         return [Finding("E-URL", text, advice=f"{bound} instead of a URL")]
@@ -292,7 +293,8 @@ def _notes(
             Finding("W-YANKED-CORE", f"the running core {running} was withdrawn; install another")
         )
     if running.is_prerelease:
-        findings.append(Finding("I-PROVISIONAL", f"core {running} is not final; its hooks may still change"))
+        what = f"core {running} is not final" if current.finals else f"series {current.name} is still open"
+        findings.append(Finding("I-PROVISIONAL", f"{what}; its hooks may still change"))
     return findings
 
 

@@ -2,6 +2,8 @@
 
 ``snapshots/X.Y.json`` holds one series; ``python tools/snapshot.py`` writes the
 current one from the live specifications, and a test fails when it is stale.
+A series is open while the version is a candidate, X.Y.0rcN: its snapshot is written
+anew with every change, and only that of X.Y.0 is a promise.
 ``snapshots/index.json`` lists the released series in order, with their final
 versions and those withdrawn. A core knows the series up to itself.
 """
@@ -123,6 +125,15 @@ class Index:
 def series_of(version: Version) -> str:
     """Return the series ``X.Y`` of a version."""
     return f"{version.major}.{version.minor}"
+
+
+def lower_bound(series: str, running: Version) -> str:
+    """Return what ``>=`` names in a range that begins with a series.
+
+    Of an open series that is its first candidate: ``>=1.7`` leaves out 1.7.0rc1 for pip.
+    """
+    is_open = running.is_prerelease and Version(running.base_version) == Version(series)
+    return f"{running.base_version}rc1" if is_open else series
 
 
 def removed_without_notice(snapshots: Sequence[SeriesSnapshot]) -> list[str]:

@@ -21,7 +21,7 @@ from ringfence.cli.ci_matrix import matrix_record
 from ringfence.cli.project_template import Answers, Template, write_project
 from ringfence.compat.version_range import window
 from ringfence.hooks.errors import JobError
-from ringfence.hooks.series import Index
+from ringfence.hooks.series import Index, lower_bound
 from ringfence.hooks.specs import ROLES
 from ringfence.version import __version__
 
@@ -79,8 +79,9 @@ def contents(folder):
 
 
 def oldest_series(role):
-    """Return the first series that a new plugin of a role has to fit."""
-    return window(Index.read(), Version(__version__), role)[0].name
+    """Return where the range of a new plugin of a role begins."""
+    running = Version(__version__)
+    return lower_bound(window(Index.read(), running, role)[0].name, running)
 
 
 @pytest.fixture(scope="module")

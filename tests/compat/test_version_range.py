@@ -41,6 +41,9 @@ def index_of(*names, yanked=(), snapshots=None):
     return Index(tuple(series), {name: snapshot(name) for name in names} if snapshots is None else snapshots)
 
 
+#: Of a range that ends before a candidate.
+OUTSIDE = ["E-EXCLUDES-CORE", "I-CAPPED", "I-PROVISIONAL"]
+
 FIVE = index_of("0.9", "1.4", "1.5", "1.6", "1.7")
 FOUR = index_of("0.9", "1.4", "1.5", "1.6")
 
@@ -174,6 +177,20 @@ def test_a_range_in_thousands_of_entries_is_not_joined(judge):
             ("1.5", "1.6", "1.7"),
             ["E-EXCLUDES-CORE", "I-CAPPED", "I-PROVISIONAL"],
         ),
+        # A candidate is judged as its series, wherever the order of versions puts it.
+        ("ringfence>=1.4,<1.8", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["I-CAPPED", "I-PROVISIONAL"]),
+        ("ringfence>=1.4,<=1.7", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["I-CAPPED", "I-PROVISIONAL"]),
+        ("ringfence~=1.5", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["I-CAPPED", "I-PROVISIONAL"]),
+        ("ringfence>=1.4,<=1.6.99", "1.7.0rc1", ("1.5", "1.6", "1.7"), OUTSIDE),
+        ("ringfence>=1.4,!=1.7.*", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["E-EXCLUDES-CORE", "I-PROVISIONAL"]),
+        ("ringfence>=1.6", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["E-SPAN", "I-PROVISIONAL"]),
+        ("ringfence>=1.7.0rc2", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["E-SPAN", "I-PROVISIONAL"]),
+        (
+            "ringfence>=1.7.1",
+            "1.7.0rc1",
+            ("1.5", "1.6", "1.7"),
+            ["E-EXCLUDES-CORE", "E-SPAN", "I-PROVISIONAL"],
+        ),
         ("ringfence>=1.4", "1.6.0+cu121", ("1.4", "1.5", "1.6"), []),
         ("ringfence>=1.4", "1.6.1.dev0+g12ab", ("1.4", "1.5", "1.6"), ["I-PROVISIONAL"]),
         ("ringfence>=1.4", "1.6.3", ("1.4", "1.5", "1.6"), []),
@@ -188,6 +205,36 @@ def test_prereleases_and_local_labels_of_the_core(judge, requires, running, seri
 
     assert verdict.window == series
     assert rules(verdict) == expected
+
+
+def test_a_range_that_ends_before_an_open_series_is_told_of_the_core_and_what_to_write(judge):
+    index = Index(FOUR.series, FOUR.snapshots | {"1.7": snapshot("1.7")})
+
+    message = judge("ringfence>=1.4,<1.7", index=index, running="1.7.0rc1").message()
+
+    assert "core 1.7.0rc1 needs a plugin valid for 1.5, 1.6 and 1.7" in message
+    assert "declares ringfence<1.7,>=1.4, which leaves out the running core 1.7.0rc1" in message
+    assert "I-PROVISIONAL    series 1.7 is still open; its hooks may still change" in message
+    assert "plugin author:   declare ringfence>=1.5\n" in message
+    assert "you:             install a core that ringfence<1.7,>=1.4 admits" in message
+
+
+@pytest.mark.parametrize("running", ["1.7.0rc1", "1.7.0rc2", "1.7.0.dev3", "1.7.0", "1.7.1rc1"])
+def test_a_role_of_an_open_series_is_bound_to_its_first_candidate(judge, running):
+    """``>=1.7`` is no bound that pip would take 1.7.0rc1 for."""
+    series = Series("1.7", () if running.startswith("1.7.0") and running != "1.7.0" else ("1.7.0",))
+    hooks = {"probe_forward": ARGUMENTS, "probe_backward": ARGUMENTS}
+    probed = snapshot("1.7", roles=frozenset({"probe"}), hooks=hooks)
+    index = Index((*FOUR.series, *([series] if series.finals else [])), FOUR.snapshots | {"1.7": probed})
+    bound = "1.7" if series.finals else "1.7.0rc1"
+
+    def advised(requires):
+        verdict = judge(requires, index=index, running=running, text=CLIP.replace("gradient", "probe", 1))
+        return verdict.window, verdict.decision, {item.advice for item in verdict.findings if item.refuses}
+
+    assert advised(f"ringfence>={bound}") == (("1.7",), "accepted", set())
+    assert advised("ringfence>=1.6") == (("1.7",), "refused", {f"declare ringfence>={bound}"})
+    assert advised("ringfence") == (("1.7",), "refused", {f"declare ringfence>={bound}"})
 
 
 def test_the_window_moves_with_the_running_core(judge):

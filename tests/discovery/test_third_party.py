@@ -7,7 +7,7 @@ import textwrap
 import pytest
 from packaging.version import Version
 
-from ringfence.compat.version_range import SPAN
+from ringfence.compat.version_range import SPAN, window
 from ringfence.hooks.series import Index
 from ringfence.version import __version__
 
@@ -65,8 +65,11 @@ JOB = """
       - optim: {algorithm: sgd, lr: 0.01}
 """
 
+RUNNING = Version(__version__)
+#: The series before the last of invented ones, which the running core does not reach.
+NOW, LATER, LAST = (f"{RUNNING.major}.{RUNNING.minor + more}" for more in range(3))
 #: Distribution to the range that it declares.
-DECLARED = {"acme-halve": "ringfence>=0.1", "acme-open": "ringfence", "acme-late": "ringfence>=0.4"}
+DECLARED = {"acme-halve": "ringfence>=0.1", "acme-open": "ringfence", "acme-late": f"ringfence>={LATER}"}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +123,7 @@ def test_it_passes_the_check_that_loads_it_in_a_sandbox(environment, tmp_path):
     done = call(environment.command, "plugins", "check", "halve", cwd=tmp_path)
 
     assert "OK  plugin 'halve' (acme-halve 0.3.0)" in done.stdout
-    known = Index.read().up_to(Version(__version__))
+    known = Index.read().up_to(RUNNING)
     assert (f"this core has had {len(known)} series so far" in done.stdout) == (len(known) < SPAN)
     assert "I-REPLAYED" in done.stdout
 
@@ -170,9 +173,10 @@ def test_an_open_range_is_refused_before_anything_starts(environment, job, tmp_p
     done = call(environment.command, "train", job, "--out", tmp_path / "run", cwd=tmp_path, status=2)
 
     assert "REFUSED  plugin 'open' (acme-open 0.3.0)" in done.stderr
-    assert f"core {__version__} needs a plugin valid for 0.1" in done.stderr
+    oldest = window(Index.read(), RUNNING)[0].name
+    assert f"core {__version__} needs a plugin valid for {oldest}" in done.stderr
     assert "E-NO-LOWER-BOUND declares ringfence, without a lower bound" in done.stderr
-    assert "plugin author:   declare ringfence>=0.1" in done.stderr
+    assert f"plugin author:   declare ringfence>={oldest}" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -180,12 +184,12 @@ def test_a_range_that_leaves_out_the_core_is_refused(environment, job, tmp_path)
     done = call(environment.command, "plugins", "check", "late", cwd=tmp_path, status=2)
 
     assert "E-EXCLUDES-CORE" in done.stdout + done.stderr
-    said = f"declares ringfence>=0.4, which leaves out the running core {__version__}"
+    said = f"declares ringfence>={LATER}, which leaves out the running core {__version__}"
     assert said in done.stdout + done.stderr
 
 
 def test_a_range_of_fewer_than_three_series_is_refused(environment, job, tmp_path):
-    """Five invented series, since there are fewer real ones; the core plays 0.5.0."""
+    """Two invented series more than there are; the core plays the last of them."""
     job.write_text(job.read_text().replace("halve: {factor: 0.25}", "late"))
     code = (
         "from dataclasses import replace\n"
@@ -193,21 +197,22 @@ def test_a_range_of_fewer_than_three_series_is_refused(environment, job, tmp_pat
         "from ringfence.hooks.series import Index, Series\n"
         "from ringfence.job.job_file import read_job\n"
         "from ringfence.run.load_plugins import plan\n"
-        "names = [f'0.{n}' for n in range(1, 6)]\n"
-        "first = Index.read().snapshots['0.1']\n"
+        "known = Index.read()\n"
+        f"names = [*known.snapshots, '{LATER}', '{LAST}']\n"
+        "first = known.snapshots['0.1']\n"
         "index = Index(\n"
         "    tuple(Series(name, (f'{name}.0',)) for name in names),\n"
         "    {name: replace(first, series=name) for name in names},\n"
         ")\n"
         "with exit_on_error():\n"
-        "    plan(read_job('job.yaml'), index=index, running='0.5.0')\n"
+        "    plan(read_job('job.yaml'), index=index, running='LAST.0')\n"
     )
 
-    done = call(environment.python, "-c", code, cwd=tmp_path, status=2)
+    done = call(environment.python, "-c", code.replace("LAST", LAST), cwd=tmp_path, status=2)
 
     assert (
-        "REFUSED  plugin 'late' (acme-late 0.3.0)   core 0.5.0 needs a plugin valid for 0.3, 0.4 and 0.5"
-        in (done.stderr)
+        f"REFUSED  plugin 'late' (acme-late 0.3.0)   core {LAST}.0 needs a plugin valid for "
+        f"{NOW}, {LATER} and {LAST}" in done.stderr
     )
-    assert "declares ringfence>=0.4   covers 0.4 and 0.5 (2 of 3); missing 0.3" in done.stderr
-    assert "plugin author:   declare ringfence>=0.3" in done.stderr
+    assert f"declares ringfence>={LATER}   covers {LATER} and {LAST} (2 of 3); missing {NOW}" in done.stderr
+    assert f"plugin author:   declare ringfence>={NOW}" in done.stderr

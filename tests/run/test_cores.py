@@ -226,9 +226,10 @@ def test_what_the_template_makes_today_runs_on_each_core_that_it_declares(core, 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.skipif("'0.1' not in WINDOW", reason="0.1 is none of the last three series any more")
-@pytest.mark.parametrize("series", ["0.1", CURRENT])
-def test_what_was_written_for_the_first_core_runs_on_it_and_on_todays(core, yesterday, tmp_path, series):
+@pytest.mark.parametrize("series", [EARLIER[0], *WINDOW])
+def test_what_was_written_for_the_first_core_runs_on_it_and_on_the_last_three(
+    core, yesterday, tmp_path, series
+):
     environment = core(series)
 
     environment.install(*yesterday)

@@ -1,4 +1,4 @@
-"""The command that begins a series or releases a patch, tried on copies of what it changes."""
+"""The command that opens and closes a series or releases a patch, tried on copies of what it changes."""
 
 import importlib.util
 import json
@@ -10,9 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from ringfence.compat.version_range import window
-from ringfence.hooks.series import Index
+from ringfence.hooks.series import Index, Series
 from ringfence.version import __version__
 
 from ..conftest import call
@@ -29,8 +30,10 @@ COPIED = (
     "CHANGELOG.md",
     "tests/run/cores.toml",
 )
-MAJOR, MINOR, PATCH = (int(part) for part in __version__.split("."))
+MAJOR, MINOR, PATCH = Version(__version__).release
 NOW, NEXT = f"{MAJOR}.{MINOR}", f"{MAJOR}.{MINOR + 1}"
+#: What the present series is released as, or was.
+FINAL = f"{NOW}.{PATCH}"
 SNAPSHOTS = Path("core/hooks/snapshots")
 HEAD = "0123456789" * 4
 
@@ -46,8 +49,8 @@ tool = script("cut_series")
 
 
 @pytest.fixture
-def clone(tmp_path):
-    """A copy of the tree, as far as it matters here."""
+def clone(tmp_path, live):
+    """A copy of the tree, as far as it matters here, with the present series closed."""
     folder = tmp_path / "clone"
     for name in COPIED:
         source, target = ROOT / name, folder / name
@@ -56,7 +59,16 @@ def clone(tmp_path):
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.gz"))
         else:
             shutil.copy(source, target)
+    if Version(__version__).pre is not None:
+        tool.cut(folder, FINAL, live, HEAD)
     return folder
+
+
+@pytest.fixture
+def opened(clone, live):
+    """The same, with the next series open; what its core offers is ``{**live, "series": NEXT}``."""
+    tool.cut(clone, NEXT, live, HEAD)
+    return clone
 
 
 @pytest.fixture
@@ -82,8 +94,29 @@ def refusal(clone, wanted, live):
     return str(caught.value)
 
 
-def test_a_series_gets_a_record_a_version_and_a_place_everywhere(clone, live):
-    before = contents(clone)
+def bounds(clone):
+    """Return what the template and the example plugins ask of the core, themselves and for their tests."""
+    template = json.loads((clone / "plugin_template/cookiecutter.json").read_text())
+    asked = [(set(template["_oldest_series"].values()), template["_kit_series"])]
+    for path in (clone / "examples/plugins").glob("*/pyproject.toml"):
+        project = tomllib.loads(path.read_text())["project"]
+        entries = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+        oldest, kit = (text.removeprefix("ringfence>=") for text in entries if text.startswith("ringfence"))
+        asked.append(({oldest}, kit))
+    return asked
+
+
+def without_monitors(clone, but):
+    """Make the record say that one series brought monitors."""
+    for path in (clone / SNAPSHOTS).glob("*.*.json"):
+        told = json.loads(path.read_text())
+        if path.stem != but:
+            told["roles"].remove("monitor")
+            path.write_text(json.dumps(told))
+
+
+def test_a_series_opens_with_a_record_a_candidate_and_bounds(clone, live):
+    before, kits = contents(clone), {kit for _, kit in bounds(clone)}
 
     told = tool.cut(clone, NEXT, live, HEAD)
 
@@ -91,33 +124,88 @@ def test_a_series_gets_a_record_a_version_and_a_place_everywhere(clone, live):
     record = str(SNAPSHOTS / f"{NEXT}.json")
     examples = {name for name in after if re.fullmatch(r"examples/plugins/[\w-]+/pyproject\.toml", name)}
     assert changed(before, after) == {
-        *("CHANGELOG.md", "core/version.py", "plugin_template/cookiecutter.json"),
-        *(record, str(SNAPSHOTS / "index.json"), "tests/run/cores.toml", *examples),
+        *("core/version.py", "plugin_template/cookiecutter.json", "tests/run/cores.toml"),
+        *(record, *examples),
     }
     assert tomllib.loads(after["tests/run/cores.toml"].decode())[NOW] == HEAD
     assert json.loads(after[record]) == {**live, "series": NEXT}
-    assert f'__version__ = "{NEXT}.0"' in after["core/version.py"].decode()
+    assert f'__version__ = "{NEXT}.0rc1"' in after["core/version.py"].decode()
     index = Index.read(clone / SNAPSHOTS)
-    assert (index.series[-1].name, index.series[-1].finals) == (NEXT, (f"{NEXT}.0",))
-    template = json.loads(after["plugin_template/cookiecutter.json"])
-    oldest = window(index, tool.Version(f"{NEXT}.0"))[0].name
-    assert template["_kit_series"] == NEXT
-    assert template["_oldest_series"] == dict.fromkeys(template["role"], oldest)
-    for name in examples:
-        project = tomllib.loads(after[name].decode())["project"]
-        assert f"ringfence>={oldest}" in project["dependencies"]
-        assert f"ringfence>={NEXT}" in project["optional-dependencies"]["test"]
+    assert index.series[-1].name == NOW, "only what is closed is listed"
+    oldest = window(index, Version(f"{NEXT}.0rc1"))[0].name
+    assert bounds(clone) == [({oldest}, *kits)] * (1 + len(examples))
+    assert told[0].startswith(f"{NEXT}.0rc1: wrote core/")
+    assert f"cut_series.py {NEXT}.0" in told[-1]
+
+
+def test_hooks_change_while_a_series_is_open_and_its_candidates_follow(opened, live):
+    """A name may come with the open series and go again before it is closed: nobody was promised it."""
+    record = opened / SNAPSHOTS / f"{NEXT}.json"
+    first = {**live, "series": NEXT, "names": [*live["names"], "newer"]}
+    second = {**live, "series": NEXT}
+    record.write_text(json.dumps(first, indent=2, sort_keys=True) + "\n")
+
+    assert "run tools/snapshot.py" in refusal(opened, f"{NEXT}.0rc2", second)
+    tool.cut(opened, f"{NEXT}.0rc2", first, HEAD)
+    record.write_text(json.dumps(second, indent=2, sort_keys=True) + "\n")
+    before = contents(opened)
+    tool.cut(opened, f"{NEXT}.0rc3", second, HEAD)
+
+    assert changed(before, contents(opened)) == {"core/version.py"}
+    tool.cut(opened, f"{NEXT}.0", second, HEAD)
+    assert "newer" not in Index.read(opened / SNAPSHOTS).snapshots[NEXT].names
+
+
+def test_a_series_closes_into_the_index_and_the_changelog(opened, live):
+    before = contents(opened)
+
+    told = tool.cut(opened, f"{NEXT}.0", {**live, "series": NEXT}, HEAD)
+
+    after = contents(opened)
+    assert changed(before, after) == {
+        *("CHANGELOG.md", "core/version.py", "plugin_template/cookiecutter.json"),
+        *(str(SNAPSHOTS / "index.json"), *(name for name in after if name.endswith("/pyproject.toml"))),
+    } - {name for name in after if name.startswith("plugin_template/{")}
+    assert f'__version__ = "{NEXT}.0"' in after["core/version.py"].decode()
+    index = Index.read(opened / SNAPSHOTS)
+    assert index.series[-1] == Series(NEXT, (f"{NEXT}.0",))
+    oldest = window(index, Version(f"{NEXT}.0"))[0].name
+    assert {kit for _, kit in bounds(opened)} == {NEXT}
+    assert all(bound == {oldest} for bound, _ in bounds(opened))
     headings = [line for line in after["CHANGELOG.md"].decode().splitlines() if line.startswith("## ")]
     assert headings[0] == f"## {NEXT}.0"
     assert "## Unreleased" not in headings
     assert told[0].startswith(f"{NEXT}.0: wrote CHANGELOG.md, ")
 
 
-def test_what_was_unreleased_comes_under_the_heading(clone, live):
-    changelog = clone / "CHANGELOG.md"
+@pytest.mark.parametrize(
+    "wanted", [NEXT, f"{NEXT}.0rc1", f"{NEXT}.0rc3", f"{NEXT}.1", f"{MAJOR}.{MINOR + 2}"]
+)
+def test_an_open_series_is_followed_by_a_candidate_or_its_first_version(opened, live, wanted):
+    said = refusal(opened, wanted, {**live, "series": NEXT})
+
+    assert said == f"{NEXT}.0rc1 is followed by {NEXT}.0rc2 or {NEXT}.0, not by {wanted}"
+
+
+def test_a_role_that_an_open_series_brings_is_bound_to_its_candidate_until_it_closes(opened, live):
+    """``>=X.Y`` leaves out X.Y.0rc1, so that pip would not install the plugin beside that core."""
+    without_monitors(opened, but=NEXT)
+    now = {**live, "series": NEXT}
+    again = tool._template(opened, Index.read(opened / SNAPSHOTS), Version(f"{NEXT}.0rc1"), now, NOW)
+    oldest = json.loads(again["plugin_template/cookiecutter.json"])["_oldest_series"]
+    assert oldest["monitor"] == f"{NEXT}.0rc1"
+
+    tool.cut(opened, f"{NEXT}.0", now, HEAD)
+
+    oldest = json.loads((opened / "plugin_template/cookiecutter.json").read_text())["_oldest_series"]
+    assert oldest["monitor"] == NEXT
+
+
+def test_what_was_unreleased_comes_under_the_heading(opened, live):
+    changelog = opened / "CHANGELOG.md"
     changelog.write_text("# Changelog\n\n## Unreleased\n\n- A thing.\n\n## 0.1.0\n\n- Old.\n")
 
-    tool.cut(clone, NEXT, live, HEAD)
+    tool.cut(opened, f"{NEXT}.0", {**live, "series": NEXT}, HEAD)
 
     assert changelog.read_text() == f"# Changelog\n\n## {NEXT}.0\n\n- A thing.\n\n## 0.1.0\n\n- Old.\n"
 
@@ -126,15 +214,16 @@ def test_without_anything_unreleased_a_heading_stands_on_top(clone, live):
     changelog = clone / "CHANGELOG.md"
     changelog.write_text("# Changelog\n\nWords.\n\n## 0.1.0\n\n- Old.\n")
 
-    tool.cut(clone, NEXT, live, HEAD)
+    tool.cut(clone, f"{NOW}.{PATCH + 1}", live, HEAD)
 
-    assert changelog.read_text() == f"# Changelog\n\nWords.\n\n## {NEXT}.0\n\n## 0.1.0\n\n- Old.\n"
+    assert changelog.read_text() == (f"# Changelog\n\nWords.\n\n## {NOW}.{PATCH + 1}\n\n## 0.1.0\n\n- Old.\n")
 
 
 def test_four_series_on_the_oldest_moves(clone, live):
     for minor in range(MINOR + 1, MINOR + 4):
-        record = {**live, "series": f"{MAJOR}.{minor - 1}"}
-        tool.cut(clone, f"{MAJOR}.{minor}", record, HEAD)
+        before, name = f"{MAJOR}.{minor - 1}", f"{MAJOR}.{minor}"
+        tool.cut(clone, name, {**live, "series": before}, HEAD)
+        tool.cut(clone, f"{name}.0", {**live, "series": name}, HEAD)
 
     template = json.loads((clone / "plugin_template/cookiecutter.json").read_text())
 
@@ -142,23 +231,19 @@ def test_four_series_on_the_oldest_moves(clone, live):
 
 
 def test_the_oldest_of_a_role_is_the_series_that_brought_it(clone, live):
-    path = clone / SNAPSHOTS / f"{NOW}.json"
-    for name in ("0.1", "0.2"):
-        old = json.loads((clone / SNAPSHOTS / f"{name}.json").read_text())
-        old["roles"].remove("monitor")
-        (clone / SNAPSHOTS / f"{name}.json").write_text(json.dumps(old))
-    assert json.loads(path.read_text())["roles"] == live["roles"], "it is there in the present series"
+    without_monitors(clone, but=NOW)
 
     tool.cut(clone, NEXT, live, HEAD)
 
     oldest = json.loads((clone / "plugin_template/cookiecutter.json").read_text())["_oldest_series"]
-    assert (oldest.pop("monitor"), set(oldest.values())) == (NOW, {"0.2"})
-    bounds = {
+    others = window(Index.read(clone / SNAPSHOTS), Version(f"{NEXT}.0rc1"))[0].name
+    assert (oldest.pop("monitor"), set(oldest.values())) == (NOW, {others})
+    asked = {
         path.parent.name: tomllib.loads(path.read_text())["project"]["dependencies"]
         for path in (clone / "examples/plugins").glob("*/pyproject.toml")
     }
-    assert f"ringfence>={NOW}" in bounds["label-noise"]  # a monitor
-    assert "ringfence>=0.2" in bounds["gradient-centralisation"]
+    assert f"ringfence>={NOW}" in asked["label-noise"]  # a monitor
+    assert f"ringfence>={others}" in asked["gradient-centralisation"]
 
 
 def test_a_patch_changes_nothing_on_record_but_its_own_version(clone, live):
@@ -169,14 +254,14 @@ def test_a_patch_changes_nothing_on_record_but_its_own_version(clone, live):
     after = contents(clone)
     assert changed(before, after) == {"CHANGELOG.md", "core/version.py", str(SNAPSHOTS / "index.json")}
     index = Index.read(clone / SNAPSHOTS)
-    assert index.series[-1].finals[-2:] == (__version__, f"{NOW}.{PATCH + 1}")
+    assert index.series[-1].finals[-2:] == (FINAL, f"{NOW}.{PATCH + 1}")
     assert index.snapshots == Index.read().snapshots
 
 
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (NEXT, "cut first and change the hooks then"),
+        (NEXT, "open the next, and change the hooks then"),
         (f"{NOW}.{PATCH + 1}", "a patch never changes the hooks"),
     ],
 )
@@ -189,12 +274,13 @@ def test_hooks_that_are_not_on_record_are_refused(clone, live, wanted, says):
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (NOW, f"is followed by {NEXT} or {MAJOR + 1}.0, not by {NOW}"),
+        (NOW, f"is followed by {NEXT} or {MAJOR + 1}.0 or {NOW}.{PATCH + 1}, not by {NOW}"),
         (f"{MAJOR}.{MINOR + 2}", "is followed by"),
-        (__version__, f"is followed by {NOW}.{PATCH + 1}, not by"),
+        (FINAL, f"or {NOW}.{PATCH + 1}, not by {FINAL}"),
         (f"{NEXT}.1", "is followed by"),
         ("next", "is neither a series (X.Y) nor a patch (X.Y.Z)"),
-        (f"{NEXT}.0rc1", "is neither a series"),
+        (f"{NEXT}.0rc1", "is followed by"),
+        (f"{NEXT}.0b1", "is neither a series"),
     ],
 )
 def test_only_what_comes_next_can_be_cut(clone, live, wanted, says):
@@ -238,14 +324,16 @@ def test_a_record_that_is_lost_is_refused(clone, live):
     assert "has no 0.1.json" in refusal(clone, NEXT, live)
 
 
-def test_a_heading_that_is_there_already_is_refused(clone, live):
-    changelog = clone / "CHANGELOG.md"
+def test_a_heading_that_is_there_already_is_refused(opened, live):
+    changelog = opened / "CHANGELOG.md"
     changelog.write_text(f"# Changelog\n\n## {NEXT}.0\n")
 
-    assert f"has '## {NEXT}.0' already" in refusal(clone, NEXT, live)
+    said = refusal(opened, f"{NEXT}.0", {**live, "series": NEXT})
+
+    assert f"has '## {NEXT}.0' already" in said
 
 
-def test_the_command_cuts_a_series_and_the_core_then_is_of_it(clone, tmp_path):
+def test_the_command_opens_a_series_and_the_core_then_is_of_it(clone, tmp_path):
     """As it is called, with the core of the clone: its snapshot is what is compared and written."""
     git = ["git", "-C", clone, "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
     call("git", "init", "--quiet", clone, cwd=tmp_path)
@@ -257,7 +345,7 @@ def test_the_command_cuts_a_series_and_the_core_then_is_of_it(clone, tmp_path):
     done = call(sys.executable, clone / "tools" / "cut_series.py", NEXT, cwd=tmp_path, env=env)
     stale = call(sys.executable, clone / "tools" / "snapshot.py", "--check", cwd=tmp_path, env=env)
 
-    assert f"{NEXT}.0: wrote" in done.stdout
+    assert f"{NEXT}.0rc1: wrote" in done.stdout
     assert stale.stderr == ""
 
 
