@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,25 @@ class Usage:
     threads: int
     held_bytes: int = 0
     file_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file system where it is mounted.
+
+    Attributes:
+        place: Where.
+        kind: Its type, for example ``tmpfs``.
+        device: Major and minor number, for example ``0:25``.
+        root: Which folder of it is mounted there.
+        options: Its own options, joined by commas.
+    """
+
+    place: Path
+    kind: str
+    device: str
+    root: str
+    options: str
 
 
 def usage(pid: int) -> Usage | None:
@@ -143,11 +163,22 @@ def network_inode() -> int:
         return 0
 
 
-def mounts() -> list[tuple[Path, str]]:
-    """Return where what kind of file system is mounted."""
-    mounts = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        fields, _, source = line.partition(b" - ")
-        place = fields.split(b" ")[4].decode("unicode_escape").encode("latin-1")
-        mounts.append((Path(os.fsdecode(place)), source.split(b" ")[0].decode()))
-    return mounts
+def mounts(proc: Path = _PROC) -> list[Mount]:
+    """Return what is mounted for this process.
+
+    Raises:
+        OSError: ``mountinfo`` cannot be read.
+    """
+    found = []
+    for line in (proc / "self/mountinfo").read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        _, _, device, root, place, *_ = before.split(b" ")
+        kind, _, options = after.split(b" ", 2)
+        where, what = Path(_unescaped(place)), _unescaped(root)
+        found.append(Mount(where, kind.decode(), device.decode(), what, os.fsdecode(options)))
+    return found
+
+
+def _unescaped(text: bytes) -> str:
+    r"""Return a path of ``mountinfo``, which writes a space as ``\040``."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text))

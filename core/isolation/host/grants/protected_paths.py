@@ -214,13 +214,14 @@ def _about_names(path: Path) -> Iterator[str]:
 
 
 def _about_mounts(path: Path) -> Iterator[str]:
-    for place, kind in mounts():
-        if kind in _KERNEL_FILE_SYSTEMS and place.is_relative_to(path):
-            yield f"a file system of the kernel ({kind}) is mounted in it, at {place}"
-    holding = [(place, kind) for place, kind in mounts() if path.is_relative_to(place)]
-    place, kind = max(holding, key=lambda mount: len(mount[0].parts), default=(path, ""))
-    if kind in _KERNEL_FILE_SYSTEMS:
-        yield f"it is of a file system of the kernel ({kind}, mounted at {place})"
+    mounted = mounts()
+    for mount in mounted:
+        if mount.kind in _KERNEL_FILE_SYSTEMS and mount.place.is_relative_to(path):
+            yield f"a file system of the kernel ({mount.kind}) is mounted in it, at {mount.place}"
+    holding = [mount for mount in mounted if path.is_relative_to(mount.place)]
+    nearest = max(holding, key=lambda mount: len(mount.place.parts), default=None)
+    if nearest is not None and nearest.kind in _KERNEL_FILE_SYSTEMS:
+        yield f"it is of a file system of the kernel ({nearest.kind}, mounted at {nearest.place})"
 
 
 def _about_hidden(path: Path) -> Iterator[str]:

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...policy.procfs import _PROC, Mount, mounts
 from .owner import _PREFIX, is_stale, owner_prefix
-
-_PROC = Path("/proc")
 
 #: Threads of a plugin's processes together; a thread costs kernel memory that only this bounds.
 MAX_TASKS = 256
@@ -150,25 +149,24 @@ class Cgroup:
 
 def own_groups(proc: Path = _PROC) -> dict[str, Path]:
     """Return the folders of the groups that we run in, by controller; ``""`` is version 2's."""
-    mounts = _mounts(proc)
+    hierarchies = _mounts(proc)
     groups = {}
     for line in _lines(proc / "self/cgroup"):
         _, controllers, inside = line.split(":", 2)
         for controller in controllers.split(","):
-            if controller in mounts:
-                root, mounted = mounts[controller]
-                groups[controller] = _locate(mounted, root, inside)
+            if controller in hierarchies:
+                groups[controller] = _locate(hierarchies[controller], inside)
     return groups
 
 
 def memory_groups(proc: Path = _PROC) -> list[Path]:
     """Return our own groups and all above them that may limit memory, nearest first."""
-    own, mounts = own_groups(proc), _mounts(proc)
+    own, hierarchies = own_groups(proc), _mounts(proc)
     return [
         folder
         for controller in ("memory", "")
         if controller in own
-        for folder in _upwards(own[controller], mounts[controller][1])
+        for folder in _upwards(own[controller], hierarchies[controller].place)
     ]
 
 
@@ -284,26 +282,26 @@ def _remove(folder: Path, tries: int) -> bool:
     return False
 
 
-def _mounts(proc: Path) -> dict[str, tuple[str, Path]]:
-    """Return (root inside the hierarchy, where it is mounted) by controller."""
-    mounts: dict[str, tuple[str, Path]] = {}
-    for line in _lines(proc / "self/mountinfo"):
-        before, _, after = line.partition(" - ")
-        _, _, _, root, mounted, *_ = before.split()
-        kind, _, options = after.split(maxsplit=2)
-        names = {"cgroup": options.split(","), "cgroup2": [""]}.get(kind, [])
-        for name in names:
-            mounts.setdefault(name, (root, Path(_unescape(mounted))))
-    return mounts
+def _mounts(proc: Path) -> dict[str, Mount]:
+    """Return where the hierarchy of each controller is mounted; ``""`` is version 2's."""
+    found: dict[str, Mount] = {}
+    try:
+        everything = mounts(proc)
+    except FileNotFoundError:
+        return {}
+    for mount in everything:
+        for name in {"cgroup": mount.options.split(","), "cgroup2": [""]}.get(mount.kind, []):
+            found.setdefault(name, mount)
+    return found
 
 
-def _locate(mounted: Path, root: str, inside: str) -> Path:
-    """Return the folder of the group ``inside`` a hierarchy of which ``root`` is mounted."""
-    if root != "/" and (inside == root or inside.startswith(root + "/")):
-        inside = inside[len(root) :]
-    folder = mounted / inside.lstrip("/")
+def _locate(mount: Mount, inside: str) -> Path:
+    """Return the folder of the group ``inside`` a hierarchy."""
+    if mount.root != "/" and (inside == mount.root or inside.startswith(mount.root + "/")):
+        inside = inside[len(mount.root) :]
+    folder = mount.place / inside.lstrip("/")
     # In a container the path may be told from outside; then what is mounted is our own group.
-    return folder if folder.is_dir() else mounted
+    return folder if folder.is_dir() else mount.place
 
 
 def _upwards(folder: Path, top: Path) -> Iterator[Path]:
@@ -312,10 +310,6 @@ def _upwards(folder: Path, top: Path) -> Iterator[Path]:
         if folder in (top, folder.parent):
             return
         folder = folder.parent
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,8 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from ...policy.procfs import mounts
+
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs", "hugetlbfs")
-_MOUNTS = Path("/proc/self/mountinfo")
 
 
 def scratch_parent() -> Path:
@@ -26,27 +27,15 @@ def scratch_parents() -> tuple[Path, ...]:
     return tuple(dict.fromkeys((Path(tempfile.gettempdir()), Path("/var/tmp"), Path(cache))))  # noqa: S108 - a safe name is made in it
 
 
-def is_in_memory(path: Path | str, mounts: Path = _MOUNTS) -> bool:
-    """Tell whether what is written to ``path`` stays in memory.
-
-    Args:
-        path: A folder that exists.
-        mounts: Where this process's mounts are told.
+def is_in_memory(path: Path | str) -> bool:
+    """Tell whether what is written to a folder stays in memory; one of a device unknown is taken for a disk.
 
     Raises:
         OSError: There is no such folder.
     """
-    device = Path(path).stat().st_dev
-    return _kinds(mounts).get(f"{os.major(device)}:{os.minor(device)}", "") in _IN_MEMORY
-
-
-def _kinds(mounts: Path) -> dict[str, str]:
-    """Return the kind of file system by device; one whose device is told nowhere is taken for a disk."""
-    kinds = {}
-    for line in mounts.read_text(errors="replace").splitlines():
-        before, _, after = line.partition(" - ")
-        kinds[before.split()[2]] = after.split()[0]
-    return kinds
+    number = Path(path).stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    return any(mount.kind in _IN_MEMORY for mount in mounts() if mount.device == device)
 
 
 def _is_writable(path: Path) -> bool:
