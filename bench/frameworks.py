@@ -154,7 +154,7 @@ def ringfence(task: Task, recorder: MetricsLog | None = None) -> Trained:
     )
     with closing(Hooks(0, recorder)) as hooks:
         hooks.register(LocalPlugin(spec))
-        train(model, Data(dataset, test), hooks, config, recorder=recorder, stop=Asking(between_steps))
+        train(model, Data(dataset, test), hooks, config, observer=recorder, stop=Asking(between_steps))
     return Trained(stamps, weights_sha256(model))
 
 

@@ -271,7 +271,7 @@ def run(
                 data(),
                 hooks,
                 _config(10**6),
-                recorder=recorder,
+                observer=recorder,
                 allocate=sandbox.allocate,
                 stop=Asking(injector),
             )

@@ -232,7 +232,7 @@ def _ringfence(job: _Job, folder: Path) -> _Trained:
             job.data,
             hooks,
             config,
-            recorder=recorder,
+            observer=recorder,
             checkpoints=folder / "checkpoints",
             allocate=sandbox.allocate,
             stop=Asking(trained.stamp),

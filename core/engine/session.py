@@ -31,7 +31,7 @@ class Run:
         hooks: The plugins.
         state: What training changes.
         stepper: What one step works on.
-        recorder: Told what happens.
+        observer: Told what happens.
         checkpoints: Folder for checkpoints; None writes none.
         course: What a resumed run must agree with.
         stop: Looked at between steps, and between the batches of a step and of an evaluation.
@@ -56,7 +56,7 @@ class Run:
     hooks: Hooks
     state: TrainState
     stepper: Stepper
-    recorder: Observer
+    observer: Observer
     checkpoints: Path | None
     course: Fingerprint
     stop: StopRequest

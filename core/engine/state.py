@@ -37,7 +37,7 @@ class Snapshot:
         rng: States of the generators.
         progress: Counters.
         plugins: Plugin name to its state, as ``hooks.plain`` encodes it.
-        recorder: The recorder's position; plain data.
+        position: The observer's; plain data.
         extra_state: Name of a module to what its ``get_extra_state`` gave.
     """
 
@@ -46,7 +46,7 @@ class Snapshot:
     rng: RunRng
     progress: Progress
     plugins: Mapping[str, TensorFile]
-    recorder: Any
+    position: Any
     extra_state: Mapping[str, Any]
 
     def contents(self, metric: float | None, *, higher_is_better: bool) -> CheckpointContents:
@@ -56,7 +56,7 @@ class Snapshot:
             metric: The job's metric if it was evaluated at this step.
             higher_is_better: Its direction.
         """
-        engine = EngineState(self.progress, self.rng, self.recorder, self.extra_state)
+        engine = EngineState(self.progress, self.rng, self.position, self.extra_state)
         return CheckpointContents(
             step=self.progress.step,
             tensors={**self.parameters, **self.buffers},
@@ -88,12 +88,12 @@ class TrainState:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shared", shared_buffers(self.model))
 
-    def snapshot(self, hooks: Hooks, recorder: Observer, old: Snapshot | None = None) -> Snapshot:
+    def snapshot(self, hooks: Hooks, observer: Observer, old: Snapshot | None = None) -> Snapshot:
         """Copy everything that the run needs to come back to this point.
 
         Args:
             hooks: The plugins.
-            recorder: Asked for its position.
+            observer: Asked for its position.
             old: The snapshot before, whose parameters' memory the new one takes over: it is of no
                 use afterwards. If this raises, it is as it was.
 
@@ -103,7 +103,7 @@ class TrainState:
         """
         # Plugins first: asking for states drains the monitors, whose reports belong before the position.
         plugins = hooks.state_dict()
-        position = recorder.position()
+        position = observer.position()
         extra_state = copy_extra_state(self.model)
         buffers = {name: buffer.cpu() for name, buffer in copy_buffers(self.model).items()}
         if old is None:
@@ -118,7 +118,7 @@ class TrainState:
             rng=RunRng.capture(self.device),
             progress=self.progress.copy(),
             plugins=plugins,
-            recorder=position,
+            position=position,
             extra_state=extra_state,
         )
 
@@ -169,7 +169,7 @@ class TrainState:
             rng=engine.rng,
             progress=engine.progress,
             plugins={plugin: _renamed(state, names) for plugin, state in contents.plugins.items()},
-            recorder=engine.recorder,
+            position=engine.position,
             extra_state={plain_name(name): state for name, state in engine.extra_state.items()},
         )
 

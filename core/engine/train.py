@@ -81,7 +81,7 @@ def train(
     hooks: Hooks,
     config: TrainConfig,
     *,
-    recorder: Observer | None = None,
+    observer: Observer | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     course: Fingerprint | None = None,
@@ -114,7 +114,7 @@ def train(
         data: What to train and test on.
         hooks: The plugins, started.
         config: How to train.
-        recorder: Told what happens; nobody by default.
+        observer: Told what happens; nobody by default.
         checkpoints: Folder for checkpoints; None writes none.
         resume: Go on from the latest intact checkpoint in ``checkpoints``.
         course: What a resumed run must agree with, and what of it may differ.
@@ -138,7 +138,7 @@ def train(
         PluginError: A plugin failed for good before the first snapshot was taken, or in the first step in a
             way in which it would fail again; nothing was trained.
     """  # fmt: skip
-    run = _prepare(model, data, hooks, config, recorder or Observer(), allocate, stop or StopRequest(), tried)
+    run = _prepare(model, data, hooks, config, observer or Observer(), allocate, stop or StopRequest(), tried)
     run.checkpoints, run.course = checkpoints, course or Fingerprint()
     compared = Comparison()
     if resume:
@@ -147,15 +147,15 @@ def train(
         refuse_used_folder(run)
     run.resumed, run.first_step = resume, run.progress.step
     run.stop.check("the start of the run")
-    run.recorder.started(_info(run))
+    run.observer.started(_info(run))
     run.told.update(run.tried.told)
     for sentence in (*compared.told, *run.tried.told):
-        run.recorder.event(sentence)
+        run.observer.event(sentence)
     if run.checkpoint is None:
         _keep_first(run)
     else:
         # A run that ends before its next checkpoint can be resumed from this one.
-        run.recorder.checkpointed(run.checkpointed_step, run.checkpoint)
+        run.observer.checkpointed(run.checkpointed_step, run.checkpoint)
     started = time.perf_counter()
     try:
         with run.state.weights.pinned():
@@ -185,7 +185,7 @@ def _prepare(
     data: Data,
     hooks: Hooks,
     config: TrainConfig,
-    recorder: Observer,
+    observer: Observer,
     allocate: Allocate | None,
     stop: StopRequest,
     tried: Tried | None,
@@ -212,7 +212,7 @@ def _prepare(
         hooks=hooks,
         state=TrainState(model, weights, device, Progress()),
         stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device, stop),
-        recorder=recorder,
+        observer=observer,
         checkpoints=None,
         course=Fingerprint(),
         stop=stop,
@@ -302,10 +302,10 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
 
 
 def _record(run: Run, step: FinishedStep, samples: int) -> None:
-    recorder, info = run.recorder, step.info
+    observer, info = run.observer, step.info
     if info.global_step == 0:
-        recorder.sampled(step.first_batch, info)
-    recorder.step(info, step.loss.item() if recorder.wants_loss(info) else None, samples)
+        observer.sampled(step.first_batch, info)
+    observer.step(info, step.loss.item() if observer.wants_loss(info) else None, samples)
 
 
 @contextlib.contextmanager
@@ -368,14 +368,14 @@ def _evaluate(run: Run) -> bool:
         patience=None if early is None else early.patience,
         min_delta=0.0 if early is None else early.min_delta,
     )
-    run.recorder.evaluated(progress.step, run.plan.epoch(progress.step), metrics, best=best)
+    run.observer.evaluated(progress.step, run.plan.epoch(progress.step), metrics, best=best)
     if math.isnan(metrics[config.metric]):
-        run.recorder.event(
+        run.observer.event(
             f"at step {progress.step} the model's outputs for test samples are not finite: {config.metric} "
             "is NaN, which is no improvement and never the best; a lower learning rate, or gradclip, may help"
         )
     if progress.stopped_early and early is not None:
-        run.recorder.event(
+        run.observer.event(
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "
             f"{early.min_delta} in {early.patience} evaluations"
         )

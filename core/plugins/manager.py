@@ -42,19 +42,19 @@ class Hooks:
 
     Args:
         seed: Seed of the job; each plugin derives its own from it.
-        listener: Told of reports and faults.
+        observer: Told of reports and faults.
 
     Attributes:
         plugins: In the job's order.
         failures: What became of each fault.
     """
 
-    def __init__(self, seed: int = 0, listener: Observer | None = None) -> None:
+    def __init__(self, seed: int = 0, observer: Observer | None = None) -> None:
         self.seed = seed
         self.plugins: list[Plugin] = []
-        self._listener = listener or Observer()
-        self._news = PluginNews(self._listener.event)
-        self.failures = FailurePolicy(self._listener.event)
+        self._observer = observer or Observer()
+        self._news = PluginNews(self._observer.event)
+        self.failures = FailurePolicy(self._observer.event)
         self._step = 0
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(type("HookSpecs", (), {hook.__name__: hook for hook in specs.HOOKS}))
@@ -354,7 +354,7 @@ class Hooks:
     def _reported(self, plugin: Plugin, step: StepInfo, result: object) -> None:
         report = result if isinstance(result, Report) else None
         if step.scalars or report is not None:
-            self._listener.reported(plugin.spec.name, step, step.scalars, report)
+            self._observer.reported(plugin.spec.name, step, step.scalars, report)
 
     @contextlib.contextmanager
     def _disabling(self, plugin: Plugin) -> Iterator[None]:

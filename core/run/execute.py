@@ -326,7 +326,7 @@ def _train(
                 ingredients.data,
                 hooks,
                 ingredients.config,
-                recorder=keeper,
+                observer=keeper,
                 checkpoints=checkpoints,
                 resume=resume,
                 course=course,

@@ -365,8 +365,8 @@ class Listener:
         self.events.append(message)
 
 
-def hooks_of(*plugins: Any, seed: int = 0, listener: Listener | None = None) -> Hooks:
-    hooks = Hooks(seed, listener)
+def hooks_of(*plugins: Any, seed: int = 0, observer: Listener | None = None) -> Hooks:
+    hooks = Hooks(seed, observer)
     for item in plugins:
         hooks.register(item)
     return hooks

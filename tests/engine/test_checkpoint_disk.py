@@ -221,14 +221,14 @@ def test_no_more_files_may_be_open(tmp_path):
 def test_what_cannot_be_removed_is_told_once_and_ends_nothing(tmp_path):
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
-    recorder = TapeRecorder()
+    observer = TapeRecorder()
     with disk(checkpoints / ".removing-step-00000009", "size=64k") as stuck:
-        run(mlp(), image_data(), hooks_of(sgd()), config(), recorder=recorder, checkpoints=checkpoints)
-        told = [event for event in recorder.events if "cannot be removed" in event]
+        run(mlp(), image_data(), hooks_of(sgd()), config(), observer=observer, checkpoints=checkpoints)
+        told = [event for event in observer.events if "cannot be removed" in event]
         assert len(told) == 1
         assert str(stuck) in told[0]
         assert "remove it yourself" in told[0]
-    assert sum("checkpoint " in event for event in recorder.events) > 2
+    assert sum("checkpoint " in event for event in observer.events) > 2
 
 
 def test_an_old_one_that_cannot_be_removed_is_told_and_the_new_one_is_there(tmp_path):

@@ -76,15 +76,15 @@ class Course:
         self.optim = adamw()
         self.watcher = plugin(Watcher)
         self.listener = Listener()
-        self.recorder = TapeRecorder()
+        self.observer = TapeRecorder()
         self.hooks = hooks_of(
-            self.noise, self.jitter, self.momentum, self.optim, self.watcher, listener=self.listener
+            self.noise, self.jitter, self.momentum, self.optim, self.watcher, observer=self.listener
         )
 
     def train(self, **more):
-        self.recorder = more.pop("recorder", self.recorder)
+        self.observer = more.pop("observer", self.observer)
         settings = config(**{"snapshot_every": SNAPSHOT_EVERY} | more.pop("settings", {}))
-        return run(self.model, image_data(), self.hooks, settings, recorder=self.recorder, **more)
+        return run(self.model, image_data(), self.hooks, settings, observer=self.observer, **more)
 
     @property
     def faults(self):
@@ -102,7 +102,7 @@ def reference():
 def agree(course, reference):
     """Compare weights and record with those of a run without a fault."""
     assert weights_sha256(course.model) == weights_sha256(reference.model)
-    assert course.recorder.tape == reference.recorder.tape
+    assert course.observer.tape == reference.observer.tape
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_fault_after_the_last_step(tmp_path, reference, calls):
 
     def sometimes():
         drained.append(course.hooks.failures.log.count)
-        if course.recorder.tape and course.recorder.tape[-1][:2] == ("evaluated", STEPS) and not drained[-1]:
+        if course.observer.tape and course.observer.tape[-1][:2] == ("evaluated", STEPS) and not drained[-1]:
             raise crash(course.watcher, "backward")
         return drain()
 
@@ -244,7 +244,7 @@ def test_a_fault_as_the_run_is_interrupted(tmp_path, reference, at):
 
     course.momentum.state_dict = once_stopped
     last = (at - 1) // SNAPSHOT_EVERY * SNAPSHOT_EVERY
-    result = course.train(recorder=stopping, checkpoints=tmp_path, stop=asking(stopping.stop))
+    result = course.train(observer=stopping, checkpoints=tmp_path, stop=asking(stopping.stop))
     assert (result.status, result.steps, result.checkpoint.name) == (
         "interrupted", last, f"step-{last:08d}"
     )  # fmt: skip
@@ -253,7 +253,7 @@ def test_a_fault_as_the_run_is_interrupted(tmp_path, reference, at):
     assert course.listener.events == [course.faults[0].message]
 
     resumed = Course()
-    resumed.train(recorder=TapeRecorder(stopping.tape), checkpoints=tmp_path, resume=True)
+    resumed.train(observer=TapeRecorder(stopping.tape), checkpoints=tmp_path, resume=True)
     agree(resumed, reference)
 
 
@@ -299,7 +299,7 @@ def test_an_abort_on_a_full_disk_still_tells_of_the_fault_and_of_the_checkpoint_
     failing(course.optim, "restart", 1, 2, 3, 4)
     FAULTS.append(("optim", "backward", 10))
     with pytest.raises(RunAbortedError) as caught:
-        course.train(recorder=NoRoom(), checkpoints=tmp_path / "checkpoints")
+        course.train(observer=NoRoom(), checkpoints=tmp_path / "checkpoints")
     message = str(caught.value)
     assert "plugin 'optim'" in message
     assert "could not be kept: the disk is full" in message
@@ -310,10 +310,10 @@ def test_a_resumed_run_that_ends_at_once_names_the_checkpoint_that_it_came_from(
     checkpoints = tmp_path / "checkpoints"
     first = Course()
     stopping = StopAt(9)
-    first.train(recorder=stopping, checkpoints=checkpoints, stop=asking(stopping.stop))
+    first.train(observer=stopping, checkpoints=checkpoints, stop=asking(stopping.stop))
 
     second, told = Course(), []
-    second.recorder.checkpointed = lambda step, path: told.append((step, path.name))
+    second.observer.checkpointed = lambda step, path: told.append((step, path.name))
     failing(second.optim, "restart", 1, 2, 3, 4)
     FAULTS.append(("optim", "backward", 10))
     with pytest.raises(RunAbortedError, match=r"after 9 steps is in .*step-00000009"):
@@ -328,10 +328,10 @@ def test_a_resumed_run_that_ends_at_once_names_the_checkpoint_that_it_came_from(
 @pytest.mark.parametrize("name", ["jitter", "momentum", "optim"])
 def test_a_crash_as_a_resumed_plugin_is_given_its_state_is_recovered(tmp_path, reference, name):
     stopping = StopAt(9)
-    Course().train(recorder=stopping, checkpoints=tmp_path, stop=asking(stopping.stop))
+    Course().train(observer=stopping, checkpoints=tmp_path, stop=asking(stopping.stop))
     resumed = Course()
     failing(getattr(resumed, name), "load_state_dict", 1)
-    resumed.train(recorder=TapeRecorder(stopping.tape), checkpoints=tmp_path, resume=True)
+    resumed.train(observer=TapeRecorder(stopping.tape), checkpoints=tmp_path, resume=True)
     agree(resumed, reference)
     assert [(fault.plugin, fault.steps_lost) for fault in resumed.faults] == [(name, 0)]
 
@@ -340,7 +340,7 @@ def test_a_fault_while_a_checkpoint_cannot_be_written_loses_no_checkpoint_before
     """A plugin dies, and the disk is gone, in the same step."""
     checkpoints = tmp_path / "checkpoints"
     course = Course()
-    course.recorder.checkpointed = lambda step, path: (
+    course.observer.checkpointed = lambda step, path: (
         step == 14
         and (
             checkpoints.rename(tmp_path / "away"),

@@ -126,11 +126,11 @@ class NotFinite(Gradient):
     ],
 )
 def test_what_could_never_succeed_ends_at_once(broken, error, words, starts):
-    recorder, listener, faulty = TapeRecorder(), Listener(), of(broken())
+    observer, listener, faulty = TapeRecorder(), Listener(), of(broken())
     with pytest.raises(error, match=words):
-        run(mlp(), image_data(), hooks_of(faulty, sgd(), listener=listener), config(), recorder=recorder)
+        run(mlp(), image_data(), hooks_of(faulty, sgd(), observer=listener), config(), observer=observer)
     assert len(faulty.starts) == starts
-    assert recorder.tape == []
+    assert observer.tape == []
     assert len([event for event in listener.events if "restarted" in event]) == starts
 
 
@@ -149,7 +149,7 @@ def test_a_resumed_run_that_meets_such_a_plugin_keeps_its_checkpoint(tmp_path):
         image_data(),
         hooks_of(of(Gradient()), sgd()),
         config(),
-        recorder=stop,
+        observer=stop,
         checkpoints=tmp_path,
         stop=asking(stop.stop),
     )
@@ -193,12 +193,12 @@ class Secretive(TorchOptim):
 
 
 def test_a_state_that_cannot_be_saved_is_found_in_the_first_step():
-    recorder, optimizer = TapeRecorder(), of(Secretive())
+    observer, optimizer = TapeRecorder(), of(Secretive())
     with pytest.raises(
         PluginProtocolError, match=r"'optimizer.state_dict'.*state\['own'\] is of type object"
     ):
-        run(mlp(), image_data(), hooks_of(optimizer), config(snapshot_every=50), recorder=recorder)
-    assert recorder.tape == []
+        run(mlp(), image_data(), hooks_of(optimizer), config(snapshot_every=50), observer=observer)
+    assert observer.tape == []
     assert optimizer.starts == []
 
 

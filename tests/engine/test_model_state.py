@@ -60,7 +60,7 @@ def resumed(cls, folder):
         image_data(),
         hooks_of(adamw()),
         settings,
-        recorder=stop,
+        observer=stop,
         checkpoints=folder,
         stop=asking(stop.stop),
     )
@@ -147,7 +147,7 @@ class Queue(nn.Module):
 
 
 def test_a_buffer_that_grows_is_rolled_back_and_told_once(tmp_path):
-    expected, recorder = straight(Queue), TapeRecorder()
+    expected, observer = straight(Queue), TapeRecorder()
     FAULTS.append(("optim", "backward", 6))
     model = Queue()
     run(
@@ -155,11 +155,11 @@ def test_a_buffer_that_grows_is_rolled_back_and_told_once(tmp_path):
         image_data(),
         hooks_of(adamw()),
         config(snapshot_every=4, epochs=2),
-        recorder=recorder,
+        observer=observer,
         checkpoints=tmp_path,
     )
     assert same_weights(model, expected)
-    assert len([event for event in recorder.events if "buffer 'queue'" in event]) == 1
+    assert len([event for event in observer.events if "buffer 'queue'" in event]) == 1
     with pytest.raises(CheckpointError, match=r"'queue' is \(100, 4\).* there and \(0, 4\)"):
         run(Queue(), image_data(), hooks_of(adamw()), config(epochs=3), checkpoints=tmp_path, resume=True)
 
@@ -253,10 +253,10 @@ class Late(nn.Module):
 
 
 def test_a_buffer_that_changes_later_is_told_at_the_next_snapshot():
-    recorder = TapeRecorder()
-    run(Late(), image_data(), hooks_of(sgd()), config(epochs=1, snapshot_every=3), recorder=recorder)
-    assert len([event for event in recorder.events if "buffer 'mask'" in event]) == 1
-    assert not [event for event in recorder.events if "passes" in event]
+    observer = TapeRecorder()
+    run(Late(), image_data(), hooks_of(sgd()), config(epochs=1, snapshot_every=3), observer=observer)
+    assert len([event for event in observer.events if "buffer 'mask'" in event]) == 1
+    assert not [event for event in observer.events if "passes" in event]
 
 
 def test_buffers_that_came_went_or_were_replaced_are_put_back():

@@ -56,17 +56,17 @@ def _no_faults_left(monkeypatch):
 def train_once(tmp_path=None, *, faults=(), momentum=None, **changes):
     """Train the network with dropout and batch norm, and plugins of all roles that have state."""
     FAULTS.extend(faults)
-    model, recorder, listener = drawing_convnet(), TapeRecorder(), Listener()
+    model, observer, listener = drawing_convnet(), TapeRecorder(), Listener()
     plugins = [plugin(Jitter), plugin(Momentum, settings=momentum), adamw(), plugin(Watcher)]
     result = run(
         model,
         image_data(),
-        hooks_of(*plugins, listener=listener),
+        hooks_of(*plugins, observer=listener),
         config(snapshot_every=4, **changes),
-        recorder=recorder,
+        observer=observer,
         checkpoints=tmp_path,
     )
-    return model, result, recorder, listener, plugins
+    return model, result, observer, listener, plugins
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def train_once(tmp_path=None, *, faults=(), momentum=None, **changes):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_faults_change_neither_weights_nor_record(faults, accumulate):
     fitting = [fault for fault in faults if fault[2] < 21 // accumulate]
-    model, result, recorder, _, _ = train_once(grad_accum_steps=accumulate)
+    model, result, observer, _, _ = train_once(grad_accum_steps=accumulate)
     other, faulty, tape, listener, plugins = train_once(faults=fitting, grad_accum_steps=accumulate)
     assert same_weights(model, other)
     assert faulty.weights_sha256 == result.weights_sha256
-    assert tape.tape == recorder.tape
+    assert tape.tape == observer.tape
     assert len(tape.rollbacks) == len(fitting)
     assert sum(p.usage.restarts for p in plugins) == len(fitting)
     assert len(listener.events) == len(fitting)
@@ -99,7 +99,7 @@ def test_monitor_that_fails_is_disabled_and_the_run_goes_on():
     FAULTS.append(("watcher", "backward", 3))
     model, alone, listener = mlp(), mlp(), Listener()
     watcher = plugin(Watcher, settings={"on_failure": "disable"})
-    run(model, image_data(), hooks_of(sgd(), watcher, listener=listener), config())
+    run(model, image_data(), hooks_of(sgd(), watcher, observer=listener), config())
     run(alone, image_data(), hooks_of(sgd()), config())
     assert same_weights(model, alone)
     assert watcher.usage.state == "disabled"
@@ -118,11 +118,11 @@ def test_monitor_whose_state_cannot_be_had_is_disabled():
 
     asked: list[int] = []
     watcher.state_dict = failing
-    model, alone, recorder = mlp(), mlp(), TapeRecorder()
-    run(model, image_data(), hooks_of(sgd(), watcher), config(snapshot_every=5), recorder=recorder)
+    model, alone, observer = mlp(), mlp(), TapeRecorder()
+    run(model, image_data(), hooks_of(sgd(), watcher), config(snapshot_every=5), observer=observer)
     run(alone, image_data(), hooks_of(sgd()), config())
     assert same_weights(model, alone)
-    assert (watcher.usage.state, recorder.rollbacks) == ("disabled", [])
+    assert (watcher.usage.state, observer.rollbacks) == ("disabled", [])
 
 
 def test_gradient_plugin_that_is_disabled_leaves_gradients_as_they_were():
@@ -157,9 +157,9 @@ def test_fourth_fault_in_a_row_aborts(tmp_path):
 
 def test_faults_with_progress_between_them_are_not_in_a_row():
     faults = [("optim", "backward", step) for step in (1, 2, 3, 5, 6, 7)]
-    _, result, recorder, _, _ = train_once(faults=faults)
+    _, result, observer, _, _ = train_once(faults=faults)
     assert result.status == "completed"
-    assert recorder.rollbacks == [0, 0, 0, 4, 4, 4]
+    assert observer.rollbacks == [0, 0, 0, 4, 4, 4]
 
 
 def test_abort_without_checkpoint_folder_says_that_nothing_was_kept():
@@ -231,7 +231,7 @@ def test_state_that_cannot_be_saved_is_refused_before_the_first_step():
 def test_fault_while_a_plugin_gives_its_state_is_recovered():
     """The snapshot at step 8 fails once: the run goes back to step 4 and takes it again."""
     reference, _, _, _, _ = train_once()
-    model, recorder = drawing_convnet(), TapeRecorder()
+    model, observer = drawing_convnet(), TapeRecorder()
     momentum = plugin(Momentum)
     original = momentum.state_dict
     calls = []
@@ -244,8 +244,8 @@ def test_fault_while_a_plugin_gives_its_state_is_recovered():
 
     momentum.state_dict = failing
     hooks = hooks_of(plugin(Jitter), momentum, adamw(), plugin(Watcher))
-    run(model, image_data(), hooks, config(snapshot_every=4), recorder=recorder)
-    assert recorder.rollbacks == [4]
+    run(model, image_data(), hooks, config(snapshot_every=4), observer=observer)
+    assert observer.rollbacks == [4]
     assert weights_sha256(model) == weights_sha256(reference)
 
 
@@ -391,7 +391,7 @@ def test_a_record_that_cannot_be_written_ends_the_run_at_its_last_snapshot(tmp_p
                 raise RunAbortedError("the disk is full; continue with --resume")
 
     with pytest.raises(RunAbortedError, match=r"^the disk is full; continue with --resume$"):
-        resumable(drawing_convnet(), tmp_path, recorder=Full())
+        resumable(drawing_convnet(), tmp_path, observer=Full())
     assert list_checkpoints(tmp_path)[-1].name == "step-00000008"
 
 
@@ -414,7 +414,7 @@ def test_a_process_that_the_model_forks_and_leaves_touches_nothing_of_the_run(tm
 
     straight, forking, told = drawing_convnet(), broken_convnet(11, fork), TapeRecorder()
     resumable(straight, None)
-    resumable(forking, tmp_path, recorder=told)
+    resumable(forking, tmp_path, observer=told)
 
     assert statuses == [status]
     assert same_weights(forking, straight)

@@ -54,7 +54,7 @@ def plugins():
 def test_stopped_and_resumed_equals_straight_through(tmp_path, name, at):
     settings = config(**SETTINGS[name])
     straight = TapeRecorder()
-    expected = run(convnet(), image_data(), plugins(), settings, recorder=straight)
+    expected = run(convnet(), image_data(), plugins(), settings, observer=straight)
 
     first = StopAt(at)
     stopped = run(
@@ -62,7 +62,7 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path, name, at):
         image_data(),
         plugins(),
         settings,
-        recorder=first,
+        observer=first,
         checkpoints=tmp_path,
         stop=asking(first.stop),
     )
@@ -71,7 +71,7 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path, name, at):
     assert stopped.status == ("interrupted" if at <= expected.steps else expected.status)
     second = TapeRecorder(first.tape)
     resumed = run(
-        convnet(), image_data(), plugins(), settings, recorder=second, checkpoints=tmp_path, resume=True
+        convnet(), image_data(), plugins(), settings, observer=second, checkpoints=tmp_path, resume=True
     )
     assert resumed.weights_sha256 == expected.weights_sha256
     assert (resumed.status, resumed.steps) == (expected.status, expected.steps)
@@ -84,14 +84,14 @@ def test_stopped_and_resumed_equals_straight_through(tmp_path, name, at):
 def test_killed_and_resumed_equals_straight_through(tmp_path, at):
     settings = config(checkpoint_every=3)
     straight = TapeRecorder()
-    expected = run(convnet(), image_data(), plugins(), settings, recorder=straight)
+    expected = run(convnet(), image_data(), plugins(), settings, observer=straight)
 
     dying = DieAt(at)
     with pytest.raises(Killed):
-        run(convnet(), image_data(), plugins(), settings, recorder=dying, checkpoints=tmp_path)
+        run(convnet(), image_data(), plugins(), settings, observer=dying, checkpoints=tmp_path)
     revived = TapeRecorder(dying.tape)
     resumed = run(
-        convnet(), image_data(), plugins(), settings, recorder=revived, checkpoints=tmp_path, resume=True
+        convnet(), image_data(), plugins(), settings, observer=revived, checkpoints=tmp_path, resume=True
     )
     assert revived.rollbacks == [at // 3 * 3]
     assert resumed.weights_sha256 == expected.weights_sha256
@@ -150,14 +150,14 @@ def test_damaged_checkpoint_is_passed_over_by_name_and_the_result_is_the_same(tm
         image_data(),
         plugins(),
         settings,
-        recorder=first,
+        observer=first,
         checkpoints=tmp_path,
         stop=asking(first.stop),
     )
     (tmp_path / "step-00000016" / "model.safetensors").write_bytes(b"half a file")
     second = TapeRecorder(first.tape)
     resumed = run(
-        convnet(), image_data(), plugins(), settings, recorder=second, checkpoints=tmp_path, resume=True
+        convnet(), image_data(), plugins(), settings, observer=second, checkpoints=tmp_path, resume=True
     )
     assert second.rollbacks == [14]
     assert "step-00000016 is damaged: model.safetensors does not match its digest" in second.events[0]

@@ -81,32 +81,32 @@ def settings(**changes):
     return config(**(SETTINGS | changes))
 
 
-def train(recorder, checkpoints=None, fuse=None, **more):
+def train(observer, checkpoints=None, fuse=None, **more):
     changes = more.pop("changes", {})
     model: nn.Module = drawing_convnet()
     if fuse is not None:
         model.register_forward_pre_hook(fuse)
-    stop = {"stop": asking(recorder.stop)} if isinstance(recorder, StopAt) else {}
+    stop = {"stop": asking(observer.stop)} if isinstance(observer, StopAt) else {}
     return run(
         model, image_data(**DATA), all_plugins(), settings(**changes),
-        recorder=recorder, checkpoints=checkpoints, **stop, **more,
+        observer=observer, checkpoints=checkpoints, **stop, **more,
     )  # fmt: skip
 
 
 @functools.cache
 def straight():
-    recorder = TapeRecorder()
-    return train(recorder), recorder.tape
+    observer = TapeRecorder()
+    return train(observer), observer.tape
 
 
-def assert_same_as_straight(result, recorder):
+def assert_same_as_straight(result, observer):
     expected, tape = straight()
     assert expected.steps == STEPS
     assert result.weights_sha256 == expected.weights_sha256
     assert (result.status, result.steps, result.epochs) == (expected.status, expected.steps, expected.epochs)
     assert result.final_metrics == expected.final_metrics
     assert (result.best_metric, result.best_step) == (expected.best_metric, expected.best_step)
-    assert recorder.tape == tape
+    assert observer.tape == tape
 
 
 def stopped_at(folder, *steps):
@@ -116,8 +116,8 @@ def stopped_at(folder, *steps):
         result = train(StopAt(step, tape), folder, resume=resume)
         assert (result.status, result.steps) == ("interrupted", step)
         resume = True
-    recorder = TapeRecorder(tape)
-    return train(recorder, folder, resume=True), recorder
+    observer = TapeRecorder(tape)
+    return train(observer, folder, resume=True), observer
 
 
 @pytest.mark.parametrize("step", range(STEPS - 1))
@@ -143,8 +143,8 @@ def killed(folder, *fuses):
                 tape.clear()
         else:
             return result, TapeRecorder(tape), where
-    recorder = TapeRecorder(tape)
-    return train(recorder, folder, resume=resume), recorder, where
+    observer = TapeRecorder(tape)
+    return train(observer, folder, resume=resume), observer, where
 
 
 def batches_of_a_run():
@@ -160,8 +160,8 @@ def test_a_run_killed_before_any_batch_equals_one_that_was_not(folder, part):
     assert total > 30
     seen = set()
     for left in range(part, total, 4):
-        result, recorder, where = killed(folder / str(left), left)
-        assert_same_as_straight(result, recorder)
+        result, observer, where = killed(folder / str(left), left)
+        assert_same_as_straight(result, observer)
         seen |= {(len(fuse.during) > 1, *fuse.during[-2:]) for fuse in where}
     assert {True, False} <= {mode for modes in seen for mode in modes[1:]}
 
@@ -170,8 +170,8 @@ def test_a_run_killed_again_and_again_at_random_equals_one_that_was_not(folder):
     draw = random.Random(4)  # noqa: S311 - repeatable, not secret
     for trial in range(6):
         fuses = [draw.randrange(1, 18) for _ in range(6)]
-        result, recorder, where = killed(folder / str(trial), *fuses)
-        assert_same_as_straight(result, recorder)
+        result, observer, where = killed(folder / str(trial), *fuses)
+        assert_same_as_straight(result, observer)
         assert len(where) > 1
 
 
@@ -187,8 +187,8 @@ def test_the_record_on_disk_of_a_run_killed_twice_is_that_of_one_that_was_not(fo
     def start(name, left=10**9, *, resume=False):
         place = folder / name
         place.mkdir(exist_ok=True)
-        with contextlib.closing(MetricsLog(place, resumed=resume)) as recorder:
-            return train(recorder, place / "checkpoints", Fuse(left), resume=resume)
+        with contextlib.closing(MetricsLog(place, resumed=resume)) as observer:
+            return train(observer, place / "checkpoints", Fuse(left), resume=resume)
 
     expected = start("straight")
     for first, second in ((4, 9), (7, 8), (21, 15)):
@@ -207,8 +207,8 @@ def test_a_run_killed_before_its_first_checkpoint_has_nothing_to_go_on_from(fold
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         train(TapeRecorder(), folder, resume=True)
     # A new run may have the folder: nothing in it would be lost.
-    recorder = TapeRecorder()
-    assert_same_as_straight(train(recorder, folder), recorder)
+    observer = TapeRecorder()
+    assert_same_as_straight(train(observer, folder), observer)
 
 
 @pytest.mark.parametrize("step", [1, 5, 9])
@@ -216,19 +216,19 @@ def test_another_cadence_of_snapshots_and_checkpoints_changes_nothing(folder, st
     tape = []
     train(StopAt(step, tape), folder, changes={"checkpoint_every": 5, "snapshot_every": 1})
     train(StopAt(step + 1, tape), folder, resume=True, changes={"checkpoint_every": 1})
-    recorder = TapeRecorder(tape)
-    result = train(recorder, folder, resume=True, changes={"keep_checkpoints": 1, "snapshot_every": 2})
-    assert_same_as_straight(result, recorder)
+    observer = TapeRecorder(tape)
+    result = train(observer, folder, resume=True, changes={"keep_checkpoints": 1, "snapshot_every": 2})
+    assert_same_as_straight(result, observer)
 
 
 def test_a_run_that_early_stopping_ended_goes_on_once_it_is_more_patient(folder):
     early = {"early_stopping": EarlyStopping(patience=1, min_delta=1.0)}
-    recorder = TapeRecorder()
-    ended = train(recorder, folder, changes=early)
+    observer = TapeRecorder()
+    ended = train(observer, folder, changes=early)
     assert (ended.status, ended.steps) == ("stopped_early", 4)
-    again = train(TapeRecorder(recorder.tape), folder, resume=True, changes=early)
+    again = train(TapeRecorder(observer.tape), folder, resume=True, changes=early)
     assert (again.status, again.steps) == ("stopped_early", 4)
-    last = TapeRecorder(recorder.tape)
+    last = TapeRecorder(observer.tape)
     result = train(last, folder, resume=True, changes={"early_stopping": None})
     expected, tape = straight()
     assert (result.status, result.steps) == ("completed", STEPS)

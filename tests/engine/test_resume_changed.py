@@ -79,8 +79,8 @@ def names(*plugins):
     return [{each.spec.name: dict(each.spec.options)} for each in plugins]
 
 
-def train(folder, plugins, *, accept=(), stop=None, resume=False, recorder=None, fingerprint=None, **changes):
-    recorder = recorder or (TapeRecorder() if stop is None else StopAt(stop))
+def train(folder, plugins, *, accept=(), stop=None, resume=False, observer=None, fingerprint=None, **changes):
+    observer = observer or (TapeRecorder() if stop is None else StopAt(stop))
     accepted = []
     course = Fingerprint(
         fingerprint={"plugins": names(*plugins)} | (fingerprint or {}),
@@ -91,9 +91,9 @@ def train(folder, plugins, *, accept=(), stop=None, resume=False, recorder=None,
     settings = {"steps": STEPS, "checkpoint_every": 3} | changes
     result = run(
         convnet(), image_data(), hooks_of(*plugins), config(**settings),
-        recorder=recorder, **more, **({} if stop is None else {"stop": asking(recorder.stop)}),
+        observer=observer, **more, **({} if stop is None else {"stop": asking(observer.stop)}),
     )  # fmt: skip
-    return result, recorder, accepted
+    return result, observer, accepted
 
 
 def test_an_added_plugin_starts_without_state_where_the_run_goes_on(tmp_path):
@@ -101,24 +101,24 @@ def test_an_added_plugin_starts_without_state_where_the_run_goes_on(tmp_path):
     train(tmp_path, [adamw()], stop=STOPPED)
     with pytest.raises(CheckpointError, match="momentum: not in the checkpoint; it starts without"):
         train(tmp_path, [plugin(Momentum), adamw()], resume=True)
-    result, recorder, accepted = train(
+    result, observer, accepted = train(
         tmp_path, [plugin(Momentum), adamw()], resume=True, accept=["plugins.momentum"]
     )
     assert result.weights_sha256 == expected.weights_sha256
     assert accepted == [(STOPPED, ["plugins.momentum"])]
-    assert "accepted: plugins.momentum: not in the checkpoint; it starts without state" in recorder.events
+    assert "accepted: plugins.momentum: not in the checkpoint; it starts without state" in observer.events
     assert read_manifest(tmp_path / "step-00000009")["plugins"].keys() == {"momentum", "optim"}
 
 
 def test_a_removed_plugin_leaves_its_state_behind_in_the_checkpoints_before(tmp_path):
     expected, _, _ = train(None, [started(Between(0, STOPPED)), adamw()])
     train(tmp_path, [plugin(Momentum), adamw()], stop=STOPPED)
-    result, recorder, _ = train(
+    result, observer, _ = train(
         tmp_path, [adamw()], resume=True, accept=["plugins.momentum"], keep_checkpoints=9
     )
     assert result.weights_sha256 == expected.weights_sha256
     assert "accepted: plugins.momentum: in the checkpoint, not in this job; its state is left behind" in (
-        recorder.events
+        observer.events
     )
     kept = {path.name: set(read_manifest(path)["plugins"]) for path in tmp_path.iterdir()}
     assert kept["step-00000005"] == {"momentum", "optim"}
@@ -152,13 +152,13 @@ def test_a_plugin_that_does_not_take_its_state_is_told_with_the_way_out(tmp_path
     assert "plugin 'picky' in 'gradient.load_state_dict': raised ValueError: version 1 is not mine" in message
     assert message.endswith("to start it without, add: --accept state.picky")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
-    result, recorder, accepted = train(
+    result, observer, accepted = train(
         tmp_path, [started(PickyLater(), "picky"), adamw()], resume=True, accept=["state.picky"]
     )
     assert (result.status, result.steps) == ("completed", STEPS)
     assert (
         "accepted: state.picky: the plugin starts without its state; that stays in the checkpoint"
-        in recorder.events
+        in observer.events
     )
     assert accepted == [(STOPPED, ["state.picky"])]
 
@@ -199,11 +199,11 @@ def test_another_metric_or_loss_is_judged_anew(tmp_path, accept, new):
     train(tmp_path, [adamw()], stop=4, fingerprint=OLD, **settings)
     changed = OLD | new
     settings |= {"metric": changed["metric"], "loss": CrossEntropy(changed["loss"].get("smoothing", 0.0))}
-    result, recorder, accepted = train(
+    result, observer, accepted = train(
         tmp_path, [adamw()], resume=True, fingerprint=changed, accept=accept, **settings
     )
     assert accepted == [(4, accept)]
-    judged = [entry for entry in recorder.tape if entry[0] == "evaluated"]
+    judged = [entry for entry in observer.tape if entry[0] == "evaluated"]
     # The last evaluation was that of the old job.
     assert [step for _, step, _ in judged] == [4, 6, 8, 9]
     _, metrics, best = judged[0][2]

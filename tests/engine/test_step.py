@@ -171,7 +171,7 @@ def test_loss_scale_and_term_act_on_value_and_gradient_in_order():
 
 def test_monitors_fire_when_due_and_are_given_the_update():
     listener = Listener()
-    hooks = hooks_of(sgd(), plugin(Watcher, settings={"every": 3}), listener=listener)
+    hooks = hooks_of(sgd(), plugin(Watcher, settings={"every": 3}), observer=listener)
     model = mlp()
     run(model, image_data(train=56), hooks, config(epochs=1))
     assert [(step, *scalars) for _, step, scalars in listener.reports] == [

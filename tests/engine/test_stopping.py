@@ -38,7 +38,7 @@ class StopInEvaluation(StopAt):
 def test_an_evaluation_that_is_left_out_is_made_up_for(tmp_path, at):
     settings = config(eval_batch_size=5, early_stopping=EarlyStopping(patience=9), keep_checkpoints=9)
     whole, straight = mlp(), TapeRecorder()
-    expected = run(whole, image_data(), hooks_of(sgd()), settings, recorder=straight)
+    expected = run(whole, image_data(), hooks_of(sgd()), settings, observer=straight)
     folder = tmp_path / "checkpoints"
     first = StopInEvaluation(at)
     stopped = run(
@@ -46,7 +46,7 @@ def test_an_evaluation_that_is_left_out_is_made_up_for(tmp_path, at):
         image_data(),
         hooks_of(sgd()),
         settings,
-        recorder=first,
+        observer=first,
         checkpoints=folder,
         stop=asking(first.stop),
     )
@@ -55,7 +55,7 @@ def test_an_evaluation_that_is_left_out_is_made_up_for(tmp_path, at):
     assert [step for kind, step, _ in first.tape if kind == "evaluated"] == list(range(7, at, 7))
     model, second = mlp(), TapeRecorder(first.tape)
     resumed = run(
-        model, image_data(), hooks_of(sgd()), settings, recorder=second, checkpoints=folder, resume=True
+        model, image_data(), hooks_of(sgd()), settings, observer=second, checkpoints=folder, resume=True
     )
     assert resumed.status == "completed"
     assert second.tape == straight.tape
@@ -82,31 +82,31 @@ class CutOff(StopAt):
 def test_a_step_of_many_batches_is_cut_off_and_the_last_snapshot_kept(tmp_path):
     settings = config(grad_accum_steps=2, snapshot_every=3, checkpoint_every=99)
     whole, straight = mlp(), TapeRecorder()
-    run(whole, image_data(), hooks_of(sgd()), settings, recorder=straight)
+    run(whole, image_data(), hooks_of(sgd()), settings, observer=straight)
     folder, first = tmp_path / "checkpoints", CutOff(5)
     stopped = run(
-        mlp(), image_data(), hooks_of(sgd()), settings, recorder=first, checkpoints=folder, stop=first.request
+        mlp(), image_data(), hooks_of(sgd()), settings, observer=first, checkpoints=folder, stop=first.request
     )
     assert (stopped.status, stopped.steps, stopped.steps_given_up) == ("interrupted", 3, 2)
     assert first.rollbacks == [3]
     assert "step 5 had not ended" in first.events[-1]
     assert "after 3 steps, its last snapshot, with 2 to take again" in first.events[-1]
     model, second = mlp(), TapeRecorder(first.tape)
-    run(model, image_data(), hooks_of(sgd()), settings, recorder=second, checkpoints=folder, resume=True)
+    run(model, image_data(), hooks_of(sgd()), settings, observer=second, checkpoints=folder, resume=True)
     assert second.tape == straight.tape
     assert same_weights(model, whole)
 
 
 def test_a_run_that_may_not_begin_any_more_keeps_nothing(tmp_path):
-    stop, recorder = StopRequest(), TapeRecorder()
+    stop, observer = StopRequest(), TapeRecorder()
     stop.make(0.0)
     with pytest.raises(CutOffError, match="the start of the run had not ended"):
         run(
             mlp(), image_data(), hooks_of(sgd()), config(),
-            recorder=recorder, checkpoints=tmp_path / "checkpoints", stop=stop,
+            observer=observer, checkpoints=tmp_path / "checkpoints", stop=stop,
         )  # fmt: skip
     assert not (tmp_path / "checkpoints").exists()
-    assert recorder.tape == []
+    assert observer.tape == []
 
 
 def test_the_time_for_a_stop_ends_once_and_never_later():

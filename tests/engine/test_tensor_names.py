@@ -59,7 +59,7 @@ def test_a_run_goes_on_with_or_without_compiling(tmp_path, first, then):
         image_data(),
         hooks_of(sgd()),
         config(epochs=1),
-        recorder=stop,
+        observer=stop,
         checkpoints=tmp_path,
         stop=asking(stop.stop),
     )
@@ -116,7 +116,7 @@ def test_a_compiled_run_of_0_3_0_goes_on_with_its_weights_and_its_optimizers_sta
         image_data(),
         hooks_of(optimizer()),
         config(),
-        recorder=stop,
+        observer=stop,
         checkpoints=tmp_path,
         stop=asking(stop.stop),
     )

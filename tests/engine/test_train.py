@@ -48,8 +48,8 @@ def test_weights_are_those_of_the_plain_loop_bit_for_bit(make_model, optimizer, 
     ours, plain = make_model(), make_model()
     make_plugin, make_optimizer = OPTIMIZERS[optimizer]
     settings = config(grad_accum_steps=accumulate, **({} if schedule is None else {"schedule": schedule}))
-    recorder = TapeRecorder()
-    result = run(ours, data, hooks_of(make_plugin()), settings, recorder=recorder)
+    observer = TapeRecorder()
+    result = run(ours, data, hooks_of(make_plugin()), settings, observer=observer)
 
     losses = plain_loop(
         plain,
@@ -63,7 +63,7 @@ def test_weights_are_those_of_the_plain_loop_bit_for_bit(make_model, optimizer, 
     assert same_weights(ours, plain)
     assert result.weights_sha256 == weights_sha256(plain)
     assert result.steps == len(losses) == 3 * math.ceil(7 / accumulate)
-    recorded = [loss for kind, _, (loss, *_) in recorder.tape if kind == "step"]
+    recorded = [loss for kind, _, (loss, *_) in observer.tape if kind == "step"]
     assert recorded == pytest.approx(losses, rel=1e-6)
 
 
@@ -94,19 +94,19 @@ def test_seed_decides_the_weights():
 
 
 def test_steps_end_the_run_in_the_middle_of_an_epoch():
-    recorder = TapeRecorder()
-    result = run(mlp(), image_data(), hooks_of(sgd()), config(steps=10), recorder=recorder)
+    observer = TapeRecorder()
+    result = run(mlp(), image_data(), hooks_of(sgd()), config(steps=10), observer=observer)
     assert (result.status, result.steps, result.epochs) == ("completed", 10, 1)
-    assert [step for kind, step, _ in recorder.tape if kind == "evaluated"] == [7, 10]
-    assert result.final_metrics == recorder.tape[-1][2][1]
+    assert [step for kind, step, _ in observer.tape if kind == "evaluated"] == [7, 10]
+    assert result.final_metrics == observer.tape[-1][2][1]
 
 
 def test_recorder_hears_each_step_with_loss_and_samples():
-    recorder = TapeRecorder()
-    run(mlp(), image_data(), hooks_of(sgd()), config(epochs=1, grad_accum_steps=2), recorder=recorder)
-    steps = [(step, samples) for kind, step, (_, samples, *_) in recorder.tape if kind == "step"]
+    observer = TapeRecorder()
+    run(mlp(), image_data(), hooks_of(sgd()), config(epochs=1, grad_accum_steps=2), observer=observer)
+    steps = [(step, samples) for kind, step, (_, samples, *_) in observer.tape if kind == "step"]
     assert steps == [(0, 16), (1, 16), (2, 16), (3, 2)]
-    (sample,) = recorder.samples
+    (sample,) = observer.samples
     assert sample.shape == (8, 1, 8, 8)
     assert 0 <= sample.min() <= sample.max() <= 1
 
@@ -114,11 +114,11 @@ def test_recorder_hears_each_step_with_loss_and_samples():
 def test_early_stopping_ends_the_run_after_patience():
     # A learning rate of 0 never improves: the first evaluation sets the mark, two more use up the patience.
     settings = config(epochs=20, early_stopping=EarlyStopping(patience=2, min_delta=0.001))
-    recorder = TapeRecorder()
+    observer = TapeRecorder()
     still = plugin(type(sgd()._instance), "optim", algorithm="SGD", lr=0.0)
-    result = run(mlp(), image_data(), hooks_of(still), settings, recorder=recorder)
+    result = run(mlp(), image_data(), hooks_of(still), settings, observer=observer)
     assert (result.status, result.epochs) == ("stopped_early", 3)
-    assert "accuracy has not improved" in recorder.events[-1]
+    assert "accuracy has not improved" in observer.events[-1]
 
 
 class FallsApart(nn.Module):
@@ -140,20 +140,20 @@ class FallsApart(nn.Module):
 
 def test_an_evaluation_without_numbers_is_never_the_best_and_no_gain():
     settings = config(epochs=20, early_stopping=EarlyStopping(patience=2))
-    recorder = TapeRecorder()
-    result = run(FallsApart(), image_data(), hooks_of(sgd()), settings, recorder=recorder)
+    observer = TapeRecorder()
+    result = run(FallsApart(), image_data(), hooks_of(sgd()), settings, observer=observer)
     assert (result.status, result.epochs, result.best_step) == ("stopped_early", 3, 7)
     assert 0 <= result.best_metric <= 1
     assert math.isnan(result.final_metrics["accuracy"])
-    told = [event for event in recorder.events if "not finite" in event]
+    told = [event for event in observer.events if "not finite" in event]
     assert [event.partition(" the model")[0] for event in told] == ["at step 14", "at step 21"]
     assert "accuracy is NaN, which is no improvement and never the best" in told[0]
 
 
 def test_best_metric_is_the_best_evaluation():
-    recorder = TapeRecorder()
-    result = run(mlp(), image_data(), hooks_of(sgd()), config(epochs=6), recorder=recorder)
-    evaluations = [(step, told) for kind, step, told in recorder.tape if kind == "evaluated"]
+    observer = TapeRecorder()
+    result = run(mlp(), image_data(), hooks_of(sgd()), config(epochs=6), observer=observer)
+    evaluations = [(step, told) for kind, step, told in observer.tape if kind == "evaluated"]
     values = [told[1]["accuracy"] for _, told in evaluations]
     assert result.best_metric == max(values)
     assert result.best_step == evaluations[values.index(max(values))][0]
@@ -163,10 +163,10 @@ def test_best_metric_is_the_best_evaluation():
 
 
 def test_stop_checkpoints_and_ends_as_interrupted(tmp_path):
-    recorder = StopAt(4)
+    observer = StopAt(4)
     result = run(
         mlp(), image_data(), hooks_of(sgd()), config(),
-        recorder=recorder, checkpoints=tmp_path / "checkpoints", stop=asking(recorder.stop),
+        observer=observer, checkpoints=tmp_path / "checkpoints", stop=asking(observer.stop),
     )  # fmt: skip
     assert (result.status, result.steps) == ("interrupted", 4)
     assert result.checkpoint == tmp_path / "checkpoints" / "step-00000004"
@@ -183,10 +183,10 @@ def test_optimizer_is_told_the_mean_loss_of_the_step():
         def event(self, message):
             raise AssertionError(message)
 
-    recorder = TapeRecorder()
-    hooks = hooks_of(plugin(LogsLosses), listener=Keep())
-    run(mlp(), image_data(), hooks, config(epochs=1, grad_accum_steps=3), recorder=recorder)
-    assert told == [loss for kind, _, (loss, *_) in recorder.tape if kind == "step"]
+    observer = TapeRecorder()
+    hooks = hooks_of(plugin(LogsLosses), observer=Keep())
+    run(mlp(), image_data(), hooks, config(epochs=1, grad_accum_steps=3), observer=observer)
+    assert told == [loss for kind, _, (loss, *_) in observer.tape if kind == "step"]
 
 
 def test_batch_too_small_for_batch_norm_is_told_before_training():

@@ -405,9 +405,9 @@ def test_parameters_without_a_gradient_are_told_and_no_fault():
 
 
 def test_what_is_told_reaches_the_record():
-    recorder = TapeRecorder()
-    run(Counts(), image_data(), hooks_of(sgd()), settings(steps=2), recorder=recorder)
-    assert any("'calls' of the model (Counts)" in event for event in recorder.events)
+    observer = TapeRecorder()
+    run(Counts(), image_data(), hooks_of(sgd()), settings(steps=2), observer=observer)
+    assert any("'calls' of the model (Counts)" in event for event in observer.events)
 
 
 def test_modules_that_take_their_shape_from_the_first_batch_can_be_trained():

@@ -126,7 +126,7 @@ def test_such_a_buffer_is_right_in_a_plain_loop_and_after_a_resume(tmp_path):
     plain_loop(plain, data, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), epochs=1, batch_size=8)
     run(ours, data, hooks_of(sgd()), settings)
     assert same_weights(plain, ours)
-    run(stopped, data, hooks_of(sgd()), settings, recorder=stop, checkpoints=tmp_path, stop=asking(stop.stop))
+    run(stopped, data, hooks_of(sgd()), settings, observer=stop, checkpoints=tmp_path, stop=asking(stop.stop))
     run(resumed, data, hooks_of(sgd()), settings, checkpoints=tmp_path, resume=True)
     assert same_weights(resumed, ours)
 

@@ -25,7 +25,7 @@ def run(start, gradients):
 
     def ran(where, **options):
         told = Told()
-        hooks = Hooks(listener=told)
+        hooks = Hooks(observer=told)
         plugin = start(where, options=options)
         hooks.register(plugin)
         try:
@@ -69,7 +69,7 @@ def test_what_python_writes_as_a_signal_ends_it_is_no_line_of_its_own(run, start
 @pytest.mark.parametrize("on_failure", ["restart", "disable"])
 def test_its_last_lines_before_a_fault_are_told_with_the_fault(start, gradients, fault, on_failure):
     told = Told()
-    hooks = Hooks(listener=told)
+    hooks = Hooks(observer=told)
     options = {"lines": 40, "fault": fault}
     hooks.register(start("talking:Talking", options=options, on_failure=on_failure, deadline_s=1.0))
     with contextlib.nullcontext() if on_failure == "disable" else pytest.raises(PluginError):
@@ -86,7 +86,7 @@ def test_its_last_lines_before_a_fault_are_told_with_the_fault(start, gradients,
 
 def test_without_a_monitor_news_are_told_at_a_snapshot(start, gradients):
     told = Told()
-    hooks = Hooks(listener=told)
+    hooks = Hooks(observer=told)
     plugin = start("talking:Talking")
     hooks.register(plugin)
     hooks.gradient_backward(gradients, gradients, StepInfo(0))

@@ -141,7 +141,7 @@ def killer(sandbox):
             )
             allocate, stop = sandbox.allocate, StopRequest()
             stop.is_made = killer.stop
-            train(trained, data(), hooks, config, recorder=killer, allocate=allocate, stop=stop)
+            train(trained, data(), hooks, config, observer=killer, allocate=allocate, stop=stop)
     finally:
         gc.enable()
     assert all(plugin.usage.restarts == FAULTS.count(plugin.spec.name) for plugin in hooks.plugins)

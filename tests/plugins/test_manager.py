@@ -94,7 +94,7 @@ BATCH = Batch(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0]), 2)
 @pytest.mark.parametrize("order", [("scale", "addone"), ("addone", "scale")])
 def test_plugins_run_in_the_jobs_order_each_on_the_result_before(order):
     notes = Notes()
-    hooks = Hooks(listener=notes)
+    hooks = Hooks(observer=notes)
     made = {"scale": Scale(3.0), "addone": AddOne()}
     for name in order:
         hooks.register(plugin(made[name], name))
@@ -132,7 +132,7 @@ def test_two_plugins_of_one_name_are_refused():
 
 def test_disable_goes_on_without_the_plugin_and_says_so():
     notes = Notes()
-    hooks = Hooks(listener=notes)
+    hooks = Hooks(observer=notes)
     hooks.register(plugin(Failing(), on_failure="disable"))
     hooks.register(plugin(AddOne()))
     result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
@@ -183,7 +183,7 @@ class Watch:
 
 def test_monitors_are_called_every_so_many_steps_and_reported():
     notes = Notes()
-    hooks = Hooks(listener=notes)
+    hooks = Hooks(observer=notes)
     hooks.register(plugin(Watch(), every=3))
     due = [step for step in range(7) if hooks.observes(monitor_backward, StepInfo(step))]
     for step in range(7):
@@ -257,7 +257,7 @@ def test_all_plugins_are_ended_even_if_some_cannot_be():
 
 
 def test_a_pause_comes_between_the_decision_and_the_restart():
-    hooks, happened = Hooks(listener=(notes := Notes())), []
+    hooks, happened = Hooks(observer=(notes := Notes())), []
     failing = plugin(Failing())
     failing.restart = lambda: happened.append("restarted")
     hooks.register(failing)
@@ -290,7 +290,7 @@ STATES = {
 @pytest.mark.parametrize("method", STATES)
 def test_a_plugin_that_may_be_disabled_is_where_its_state_fails(method):
     """No step is lost for it."""
-    hooks = Hooks(listener=(notes := Notes()))
+    hooks = Hooks(observer=(notes := Notes()))
     hooks.register(without_state(on_failure="disable"))
     STATES[method](hooks)
     assert hooks.plugins[0].usage.state == "disabled"

@@ -2,7 +2,7 @@
 
     step-00000123/
       model.safetensors      parameters and buffers, by their names in the model
-      engine.safetensors     counters, random states, recorder position (``engine_state``)
+      engine.safetensors     counters, random states, observer's position (``engine_state``)
       plugin-000.safetensors state of a plugin (``hooks.plain``); ``state.json`` says whose
       state.json             format, step, fingerprint of the job, SHA-256 of every file (``manifest``)
 

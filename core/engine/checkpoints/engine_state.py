@@ -1,4 +1,4 @@
-"""The engine's own state in a checkpoint: counters, random states and the recorder's position."""
+"""The engine's own state in a checkpoint: counters, random states and the observer's position."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class EngineState:
     Attributes:
         progress: Counters and judgements.
         rng: States of the generators.
-        recorder: The recorder's position: plain data, which the recorder itself checks.
+        position: The observer's: plain data, which the observer itself checks.
         extra_state: Name of a module to what it keeps beside parameters and buffers: plain data, which the
             module itself checks.
     """
 
     progress: Progress
     rng: RunRng
-    recorder: Any
+    position: Any
     extra_state: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> TensorFile:
@@ -55,7 +55,7 @@ class EngineState:
             "rng_cuda": self.rng.torch_rng.cuda,
             "rng_python": self.rng.python,
             _NUMPY: self.rng.numpy,
-            "recorder": self.recorder,
+            "recorder": self.position,
         }
         if self.extra_state:
             value[_EXTRA] = dict(self.extra_state)
@@ -87,7 +87,7 @@ class EngineState:
                     _python(value["rng_python"]),
                     _numpy(value.get(_NUMPY)),
                 ),
-                recorder=value["recorder"],
+                position=value["recorder"],
                 extra_state=value.get(_EXTRA, {}),
             )
         except ValueError as error:

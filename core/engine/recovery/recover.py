@@ -144,7 +144,7 @@ def end_at_snapshot(run: Run, error: CutOffError) -> None:
         raise error
     run.steps_given_up = run.progress.step - snapshot.progress.step
     _go_back(run, snapshot)
-    run.recorder.event(
+    run.observer.event(
         f"{error}; the run ends as it was after {snapshot.progress.step} steps, its last snapshot, with "
         f"{run.steps_given_up} to take again"
     )
@@ -284,7 +284,7 @@ def _go_back(run: Run, snapshot: Snapshot) -> None:
 
 def _put_on_disk(run: Run, snapshot: Snapshot) -> None:
     """Have the record and the newest checkpoint say what ``snapshot`` does; needs nothing of the model."""
-    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
+    run.observer.rolled_back(snapshot.progress.step, snapshot.position)
     write(run, snapshot)
 
 

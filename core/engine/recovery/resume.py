@@ -67,7 +67,7 @@ def resume_run(run: Run) -> Comparison:
         run.checkpoints,
         agree,
         run.state.read,
-        note=run.recorder.event,
+        note=run.observer.event,
         limits=run.state.limits(run.hooks),
     )
     run.snapshot = replace(

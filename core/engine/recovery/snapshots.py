@@ -16,7 +16,7 @@ def keep(run: Run, *, checkpoint: bool) -> None:
     """Take a snapshot, and write it to disk if asked to."""
     for sentence in run.state.changed_buffers(run.snapshot):
         _tell_once(run, sentence)
-    snapshot = run.state.snapshot(run.hooks, run.recorder, run.snapshot)
+    snapshot = run.state.snapshot(run.hooks, run.observer, run.snapshot)
     run.snapshot = snapshot
     run.hooks.progressed()
     if checkpoint:
@@ -50,14 +50,14 @@ def write(run: Run, snapshot: Snapshot) -> None:
         note=functools.partial(_tell_once, run),
     )
     run.checkpointed_step = progress.step
-    run.recorder.checkpointed(progress.step, run.checkpoint)
+    run.observer.checkpointed(progress.step, run.checkpoint)
 
 
 def _tell_once(run: Run, message: str) -> None:
     """Tell what is found anew at each checkpoint."""
     if message not in run.told:
         run.told.add(message)
-        run.recorder.event(message)
+        run.observer.event(message)
 
 
 def refuse_used_folder(run: Run) -> None:
@@ -77,4 +77,4 @@ def restore(run: Run, snapshot: Snapshot) -> None:
     """Bring model, plugins and record back to ``snapshot``."""
     load_plugin_states(run.hooks, snapshot)
     run.state.restore(snapshot)
-    run.recorder.rolled_back(snapshot.progress.step, snapshot.recorder)
+    run.observer.rolled_back(snapshot.progress.step, snapshot.position)
