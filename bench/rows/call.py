@@ -261,7 +261,7 @@ def _read(peers: dict[str, Peer], tensors: dict[int, Tensor], rounds: int, messa
     table.axes = ("bytes", "seconds a call")
     table.notes = [
         f"{_ALONE.capitalize()}: {len(_MESSAGE)} bytes from one Python process to another and back.",
-        "No call takes less than that: it is the time to wake a process, twice.",
+        "It is the time to wake a process, twice; where a core is free ringfence's host is awake still.",
     ]
     return table
 

@@ -125,7 +125,7 @@ class IsolatedPlugin:
         self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
     ) -> Any:
         """Run one method in the first worker and return its checked result."""
-        worker = self._workers[0]
+        worker = self._crew.workers[0]
         slot = worker.slots[0]
         pending = self._submit(worker, slot, method, arguments, step, snapshot=False)
         return self._finish(worker, pending, slot, method, arguments, step, into)

@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import struct
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -50,6 +50,7 @@ from ..limits.account import Account
 from ..limits.deadlines import HostClock, is_ready_by
 from ..limits.stray_descriptors import Queue, refuse_descriptors
 from ..limits.worker_process import DEATH_S, Process
+from .spin import Spin
 
 MIB = 1024 * 1024
 
@@ -134,6 +135,7 @@ class Channel:
         self._step: int | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._spins: defaultdict[str | None, Spin] = defaultdict(Spin)
         self._room = select.poll()
         self._room.register(sock, select.POLLOUT)
         # One system call waits and receives. The kernel ends it in time for a look whether the run is to end.
@@ -330,6 +332,7 @@ class Channel:
         due = self._due(deadline_s)
         if not self._stop.is_made() and due - self._clock.now() > StopRequest.LOOK_S:
             # Nothing ends before this wait does, so that it needs no more than one system call.
+            self._spins[oldest.hook].wait(self._poll)
             try:
                 return self._receive(oldest)
             except BlockingIOError:
