@@ -120,7 +120,7 @@ def _sandboxed(workers: int, stack: ExitStack) -> Hooks:
 def _from_sandbox(hooks: Hooks, data: Dataset, count: int) -> Iterator[_Batch]:
     """Yield what the engine would train on."""
     plan = Plan(len(data), _BATCH_SIZE)
-    source = batches(data, plan, 0, first_step=0, steps_total=count, lr_factor=lambda _: 1.0)
+    source = batches(data, plan, 0, first_step=0, steps_total=count, lr_factor=lambda _: 1.0, as_stored=True)
     for batch, _ in hooks.augment(source):
         yield batch.inputs, batch.targets
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..hooks.errors import DataError
 from ..hooks.types import Batch, StepInfo, derive_seed
 from ..tensors.buffer_pool import LARGE_BYTES, BufferPool
+from ..tensors.byte_batch import ByteBatch, in_numbers
 
 #: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
 #: all those of a large data set would take more memory than the order itself.
@@ -69,17 +70,17 @@ class Dataset:
             indices: Which.
             spares: Where their memory comes from; new memory by default.
         """
+        return in_numbers(self.stored(indices, spares), spares or BufferPool())
+
+    def stored(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
+        """Return what ``batch`` does, with images of bytes as those: a ``ByteBatch``."""
         if spares is None:
             inputs = self.inputs.index_select(0, indices)
-            if inputs.dtype == torch.uint8:
-                inputs = inputs.to(torch.float32).div_(255)
         else:
-            shape = (len(indices), *self.inputs.shape[1:])
-            inputs = spares.take(shape, self.inputs.dtype)
+            inputs = spares.take((len(indices), *self.inputs.shape[1:]), self.inputs.dtype)
             torch.index_select(self.inputs, 0, indices, out=inputs)
-            if inputs.dtype == torch.uint8:
-                inputs = spares.take(shape, torch.float32).copy_(inputs).div_(255)
-        return Batch(inputs, self.targets.index_select(0, indices), indices, self.num_classes)
+        kind = ByteBatch if inputs.dtype == torch.uint8 else Batch
+        return kind(inputs, self.targets.index_select(0, indices), indices, self.num_classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ def batches(
     first_step: int,
     steps_total: int,
     lr_factor: Callable[[int], float],
+    as_stored: bool = False,
 ) -> Iterator[tuple[Batch, StepInfo]]:
     """Yield the batches of the steps from ``first_step`` on, each with its counters.
 
@@ -202,7 +204,9 @@ def batches(
         first_step: Steps done already.
         steps_total: Steps of the whole run.
         lr_factor: Step to the schedule's factor.
+        as_stored: Leave bytes for whoever takes them to make numbers of.
     """
+    take = dataset.stored if as_stored else dataset.batch
     of_epoch = -1
     sample_bytes = dataset.inputs[0].numel() * torch.float32.itemsize
     spares = BufferPool() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
@@ -215,7 +219,7 @@ def batches(
         factor = lr_factor(step)
         # The last step of an epoch has the parts that are left.
         for micro_batch, indices in enumerate(itertools.islice(parts, per_step)):
-            yield dataset.batch(indices, spares), StepInfo(step, epoch, micro_batch, steps_total, factor)
+            yield take(indices, spares), StepInfo(step, epoch, micro_batch, steps_total, factor)
 
 
 def _parts(plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:

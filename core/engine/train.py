@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
+from ..hooks.roles.augment import augment_forward
 from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import Allocate
 from ..plugins.manager import Hooks
@@ -320,6 +321,7 @@ def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
             first_step=run.progress.step,
             steps_total=steps_total,
             lr_factor=lambda step: config.schedule.factor(step, steps_total),
+            as_stored=run.hooks.wants(augment_forward),
         )
     )
     try:

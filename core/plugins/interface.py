@@ -162,6 +162,10 @@ class Plugin(Protocol):
     def keeps_state(self) -> bool:
         """Whether its class has both ``state_dict`` and ``load_state_dict``."""
 
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether it is given images of bytes as a ``ByteBatch``; it returns numbers all the same."""
+
     def call(
         self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
     ) -> Any:

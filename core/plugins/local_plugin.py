@@ -37,6 +37,12 @@ def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[s
     return {name: taken for name, taken in accepts.items() if getattr(plugin, name) is not passthrough}
 
 
+def reads_bytes(plugin: object) -> bool:
+    """Tell whether a plugin says that it takes images of bytes as those."""
+    # An attribute, and no name to import: one that leaves it out sees numbers.
+    return getattr(plugin, "reads_bytes", False) is True
+
+
 class LocalPlugin:
     """A plugin that runs in this process; see ``Plugin`` for the methods.
 
@@ -147,6 +153,11 @@ class LocalPlugin:
     def keeps_state(self) -> bool:
         """Whether its class has both methods for that."""
         return hasattr(self._instance, "state_dict") and hasattr(self._instance, "load_state_dict")
+
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether it says so."""
+        return reads_bytes(self._instance)
 
     def state_dict(self) -> TensorFile | None:
         """Return a copy of the plugin's state; None if it lacks one of the two methods, as in a sandbox."""

@@ -24,6 +24,8 @@ from ..hooks.types import (
     StepInfo,
     TensorMap,
 )
+from ..tensors.buffer_pool import BufferPool
+from ..tensors.byte_batch import in_numbers
 from ..tensors.tensor_file import TensorFile
 from .failure_policy import Disable, FailurePolicy, RunPosition
 from .interface import Plugin
@@ -108,13 +110,18 @@ class Hooks:
     def augment(self, batches: Iterable[tuple[Batch, StepInfo]]) -> Iterator[tuple[Batch, StepInfo]]:
         """Chain the augment plugins over ``batches``; each runs ahead unless one learns from losses.
 
+        Batches that are still in bytes come out in numbers.
         When the result is closed, or a plugin raises, all of them let go of the calls in flight.
         """
         streams = [iter(batches)]
-        ahead = not self.wants(augment_backward)
-        for plugin in self._implementers("augment_forward"):
+        ahead, plugins = not self.wants(augment_backward), self._implementers("augment_forward")
+        for plugin in plugins:
+            if not plugin.reads_bytes:
+                streams.append(_in_numbers(streams[-1]))
             source = streams[-1]
             streams.append(self._stream(plugin, source) if ahead else self._in_step(plugin, source))
+        if plugins:
+            streams.append(_in_numbers(streams[-1]))
         return _closing(streams)
 
     def optimizer_forward(self, parameters: Parameters, step: StepInfo) -> Mapping[str, Tensor] | None:
@@ -372,6 +379,12 @@ class Hooks:
         if not isinstance(self.failures.decide(error, place, plugin.spec), Disable):
             raise error
         self.disable(plugin, error, place)
+
+
+def _in_numbers(batches: Iterable[tuple[Batch, StepInfo]]) -> Iterator[tuple[Batch, StepInfo]]:
+    spares = BufferPool()
+    for batch, step in batches:
+        yield in_numbers(batch, spares), step
 
 
 def _closing(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..hooks.role import Role
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, TensorMap
+from ..tensors.byte_batch import as_seen
 from .result_checks import ResultError, check_batch, check_loss, check_report, check_tensors
 
 #: What a reply says of a result.
@@ -90,10 +91,10 @@ class _BatchKind(ResultKind):
     measured_by = "batch"
 
     def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Batch:
-        return check_batch(result, arguments["batch"], finite=finite)
+        return check_batch(result, as_seen(arguments["batch"]), finite=finite)
 
     def room(self, arguments: Arguments) -> tuple[int, ...]:
-        batch: Batch = arguments["batch"]
+        batch = as_seen(arguments["batch"])
         soft = len(batch) * (batch.num_classes or 0) * torch.float32.itemsize
         return batch.inputs.nbytes, max(batch.targets.nbytes, soft)
 
@@ -105,7 +106,7 @@ class _BatchKind(ResultKind):
         return "soft_batch" if is_soft else "batch", 0.0
 
     def read(self, form: Form, value: float, arguments: Arguments, source: Reader) -> Batch:
-        batch: Batch = arguments["batch"]
+        batch = as_seen(arguments["batch"])
         targets = batch.targets
         if form == "soft_batch":
             if batch.num_classes is None:

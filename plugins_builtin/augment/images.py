@@ -66,8 +66,10 @@ class Converter:
             yield slice(begin, begin + size)
 
     def to_images(self, inputs: Tensor) -> list[NDArray[Any]]:
-        """Return each image of a part, which is contiguous, in memory that transforms may write into."""
+        """Return each image of a part, uint8 or float32, in memory that transforms may write into."""
         images = inputs.numpy()
+        if images.dtype == np.uint8:
+            return [_joined(planes) for planes in images]
         rows, levels = images.reshape(-1, images.shape[-1]), self._levels_like(images)
         cv2.convertScaleAbs(rows, dst=levels.reshape(rows.shape), alpha=_LEVELS - 1)
         # The very numbers that the engine makes of levels; what differs from them was none.

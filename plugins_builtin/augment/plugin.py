@@ -84,6 +84,8 @@ class Augment:
         if not isinstance(ops, (list, tuple)) or not ops:
             raise ValueError("ops must be a list of at least one operation, such as [mixup]")
         self._ops = _joined([_parse(item, i) for i, item in enumerate(ops)])
+        # Bytes as they are, which the core of the same release honours: albumentations is made for them.
+        self.reads_bytes = isinstance(self._ops[0][1], Chain)
         self._range_is_known = input_range is not None
         if input_range is not None:
             self._check_range(*input_range)
@@ -94,7 +96,7 @@ class Augment:
         Raises:
             ValueError: An operation does not fit the batch; the message names it.
         """
-        if not self._range_is_known:
+        if not self._range_is_known and batch.inputs.dtype != torch.uint8:
             low, high = batch.inputs.aminmax()
             self._check_range(low.item(), high.item())
             self._range_is_known = True
@@ -179,10 +181,12 @@ def _joined(items: list[tuple[str, Op | Transform]]) -> list[tuple[str, Op | Cha
 
 def _check_fit(op: Op | Chain, batch: Batch) -> None:
     inputs, targets = batch.inputs, batch.targets
-    if op.needs_images and (inputs.dim() != _IMAGE_DIMS or inputs.dtype != torch.float32):
+    # Bytes are what a chain is given in place of the numbers that they stand for.
+    is_bytes = isinstance(op, Chain) and inputs.dtype == torch.uint8
+    dtype = torch.float32 if is_bytes else inputs.dtype
+    if op.needs_images and (inputs.dim() != _IMAGE_DIMS or dtype != torch.float32):
         raise ValueError(
-            f"it works on images, (B, C, H, W) torch.float32; this batch is "
-            f"{tuple(inputs.shape)} {inputs.dtype}"
+            f"it works on images, (B, C, H, W) torch.float32; this batch is {tuple(inputs.shape)} {dtype}"
         )
     if (
         op.moves

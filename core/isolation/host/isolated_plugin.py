@@ -111,6 +111,11 @@ class IsolatedPlugin:
         return self._crew.ready is not None and self._crew.ready.keeps_state
 
     @property
+    def reads_bytes(self) -> bool:
+        """Whether it takes images of bytes as those, as it said when it was loaded."""
+        return self._crew.ready is not None and self._crew.ready.reads_bytes
+
+    @property
     def is_running(self) -> bool:
         """Whether it has processes."""
         return bool(self._crew.workers)

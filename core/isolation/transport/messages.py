@@ -116,12 +116,13 @@ class TensorAt(_Message, frozen=True):
 
 
 class BatchAt(_Message, frozen=True):
-    """A ``Batch`` argument."""
+    """A ``Batch`` argument; ``in_bytes`` if it is a ``ByteBatch``."""
 
     inputs: TensorRef
     targets: TensorRef
     indices: TensorRef
     num_classes: int | None
+    in_bytes: bool = False
 
 
 class MapAt(_Message, frozen=True):
@@ -212,6 +213,7 @@ class Ready(_Message, frozen=True):
 
     accepts: dict[str, tuple[str, ...]]
     keeps_state: bool
+    reads_bytes: bool = False
 
 
 class WireHistogram(_Message, frozen=True):

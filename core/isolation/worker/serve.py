@@ -34,7 +34,7 @@ from ...hooks.types import (
 )
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
-from ...plugins.local_plugin import not_passed
+from ...plugins.local_plugin import not_passed, reads_bytes
 from ...plugins.plugin_class import accepted_arguments, load_class, raised_during
 from ...plugins.result_checks import (
     NotFiniteError,
@@ -45,6 +45,7 @@ from ...plugins.result_checks import (
 from ...plugins.result_kinds import Form, ResultKind, kinds_of
 from ...reproducibility.deterministic import be_repeatable
 from ...tensors import pytree
+from ...tensors.byte_batch import ByteBatch
 from ...tensors.tensor_file import TensorFile
 from ..policy.layer_status import LayerError, lacking
 from ..policy.procfs import held_bytes
@@ -233,8 +234,9 @@ class Worker:
                 return value
             case TensorAt(ref):
                 return self._tensor(ref)
-            case BatchAt(inputs, targets, indices, num_classes):
-                return Batch(self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes)
+            case BatchAt(inputs, targets, indices, num_classes, in_bytes):
+                kind = ByteBatch if in_bytes else Batch
+                return kind(self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes)
             case MapAt(layout, region, offset, nbytes):
                 return self._map(layout, region, offset, nbytes)
 
@@ -264,7 +266,7 @@ class Worker:
         self._phase = "call"
         self._accepts = not_passed(self._plugin, self._accepts)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
-        self._send(Ready(self._accepts, keeps_state))
+        self._send(Ready(self._accepts, keeps_state, reads_bytes(self._plugin)))
 
     def _call(self, call: Call) -> None:
         kind = self._kinds[call.method]

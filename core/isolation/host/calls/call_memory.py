@@ -11,6 +11,7 @@ from torch import Tensor
 from ....hooks.types import Batch, Histogram, Report, TensorMap, TensorSpec
 from ....plugins.result_kinds import RESULT_KINDS, as_map
 from ....tensors.buffer_pool import BufferPool
+from ....tensors.byte_batch import ByteBatch
 from ...transport.messages import (
     Argument,
     BatchAt,
@@ -187,7 +188,8 @@ class CallMemory:
         """Describe an argument by what ``_put`` returned for each of its tensors."""
         match value:
             case Batch():
-                return BatchAt(next(refs), next(refs), next(refs), value.num_classes)
+                in_bytes = isinstance(value, ByteBatch)
+                return BatchAt(next(refs), next(refs), next(refs), value.num_classes, in_bytes)
             case TensorMap():
                 region, offset, _, _ = next(refs)
                 return MapAt(self._exchange.layout(value.specs), region, offset, value.buffer.numel())
