@@ -25,7 +25,6 @@ import gc
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -39,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import torch
 from torch import nn
 
@@ -206,8 +206,8 @@ class Peak:
 
 def _own() -> int:
     """Return the private memory of this process, in bytes."""
-    fields = Path("/proc/self/statm").read_text().split()
-    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def measure_memory(what: str, size: str, folder: Path) -> dict[str, float]:

@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 _SETTLES_S = 10.0
 
 
@@ -30,10 +32,16 @@ def settled_descriptors(expected):
 
 def is_running(pid):
     """Tell whether there is such a process that has not ended, collected or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    return False
+
+
+def children(pid, *, recursive=False):
+    """Return the children of a process, and theirs if so asked for; none if it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children(recursive)]
+    return []
 
 
 def until(condition, seconds=5.0):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import torch
 from frameworks import adamw
 from harness import Asking, Figure, Goal, Row, Table, in_turn, pin_threads
@@ -97,8 +97,8 @@ class _Stamps:
 
 def _own_bytes() -> int:
     """Return the private memory of this process."""
-    fields = Path("/proc/self/statm").read_text().split()
-    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)
 
 
 def _train(model: nn.Module, data: Data, plugins: Sequence[Plugin], sandbox: Sandbox, steps: int) -> _Stamps:

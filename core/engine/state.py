@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..hooks.errors import CheckpointError
 from ..hooks.types import TensorMap
-from ..plugins.interface import machine_bytes
+from ..plugins.machine_memory import machine_bytes
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..reproducibility.generator_states import RunRng

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -14,6 +13,7 @@ from ..hooks.specs import ROLES
 from ..hooks.types import Batch, StepInfo, TensorMap
 from ..tensors.tensor_file import TensorFile
 from .earlier_series import Lack
+from .machine_memory import machine_bytes
 from .printed_output import Output
 
 #: Share of the machine's memory that all sandboxed plugins of a job may have together; the rest is the
@@ -39,11 +39,6 @@ def excess_state(nbytes: int, memory_bytes: int) -> str | None:
         f"saving takes up to {COPIES_OF_STATE} copies. Keep less in state_dict(), give it a larger "
         "memory_fraction, or use a machine with more memory"
     )
-
-
-def machine_bytes() -> int:
-    """Return the physical memory of this machine, in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 
 from ringfence.isolation.host.limits.cgroup import own_groups
 
-from ..watching import is_running
+from ..watching import children, is_running
 from .conftest import SMALL_JOB
 from .forking import Runs
 
@@ -91,13 +91,6 @@ def runs(server):
 def folder(tmp_path):
     (tmp_path / "job.yaml").write_text(JOB)
     return tmp_path
-
-
-def children(pid):
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def read(pid, name):

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import watching
 from ..watching import descriptors
 from .attacks.files import CREDENTIALS
 
@@ -123,14 +124,7 @@ def facts(folder):
 
 def children(pid):
     """Return all processes below ``pid``."""
-    found, left = set(), [pid]
-    while left:
-        for path in Path(f"/proc/{left.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                more = {int(text) for text in path.read_text().split()} - found
-                found |= more
-                left += more
-    return found
+    return set(watching.children(pid, recursive=True))
 
 
 def system_v():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from ringfence.isolation.host.limits import cgroup, memory_budget
@@ -11,6 +12,8 @@ from ringfence.isolation.policy import procfs
 
 KIB = 1024
 MIB = 1 << 20
+#: What psutil reads of /proc/meminfo, in KiB.
+MEMINFO = dict.fromkeys(("MemFree", "Buffers", "Cached", "Shmem", "Active", "Inactive"), 1)
 LEAK = """
 import sys
 sys.stdin.readline()
@@ -21,13 +24,17 @@ sys.stdin.readline()
 
 
 @pytest.fixture
-def machine(tmp_path):
+def machine(tmp_path, monkeypatch):
     """Lay out a /proc and control groups as some machine has them; memory is 1000 MiB."""
 
     def lay(mounts, memberships, limits):
         own = tmp_path / "proc/self"
         own.mkdir(parents=True)
-        (tmp_path / "proc/meminfo").write_text(f"MemTotal: {1000 * KIB} kB\nMemFree: 1 kB\n")
+        told = {"MemTotal": 1000 * KIB} | MEMINFO
+        (tmp_path / "proc/meminfo").write_text("\n".join(f"{name}: {told[name]} kB" for name in told))
+            "\n".join(f"{name}: {kib} kB" for name, kib in MEMINFO.items())
+        )
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
         lines = [
             f"{number} 1 0:{number} {root} {tmp_path / where} rw,relatime - {kind} {kind} rw,{options}"
             for number, (root, where, kind, options) in enumerate(mounts)

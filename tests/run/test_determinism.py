@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+
+from ..watching import children, is_running
 
 JOB = """\
 model: {name: cnn, width: 8}
@@ -120,12 +121,12 @@ def test_a_killed_run_leaves_no_process_and_resumes_elsewhere_to_the_same_weight
     while not list(out.glob("checkpoints/step-*8")) and time.monotonic() < deadline:
         assert running.poll() is None, "the run ended before it could be killed"
         time.sleep(0.005)
-    family = descendants(running.pid)
+    family = children(running.pid, recursive=True)
     assert len(family) >= 5
     running.send_signal(signal.SIGKILL)
     running.wait()
     time.sleep(1)
-    assert [pid for pid in family if is_alive(pid)] == []
+    assert [pid for pid in family if is_running(pid)] == []
     assert resume(job, out, "plugins.augment.workers=4", "steps=20", "checkpoint_every=7")["steps"] == 20
     trusted = [f"plugins.{name}.isolation=trusted" for name in ("gradclip", "optim", "monitor")]
     end = resume(job, out, "plugins.augment.workers=2", *trusted)
@@ -139,15 +140,6 @@ def test_a_killed_run_leaves_no_process_and_resumes_elsewhere_to_the_same_weight
     assert steps == sorted(set(steps))
 
 
-def is_alive(pid):
-    """Tell whether a process runs; one that ended and waits for init to collect it does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
 def resume(job, out, *sets):
     flags = [flag for text in sets for flag in ("--set", text)]
     done = subprocess.run(
@@ -159,24 +151,6 @@ def resume(job, out, *sets):
     )
     assert done.returncode == 0, done.stderr
     return json.loads((out / "run.json").read_text())
-
-
-def descendants(pid):
-    """Return all processes that descend from ``pid``."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, todo = [], [pid]
-    while todo:
-        children = parents.get(todo.pop(), [])
-        found += children
-        todo += children
-    return found
 
 
 def test_plugins_killed_in_the_middle_are_restarted_and_the_weights_stay_the_same(job, runs, tmp_path):
@@ -204,12 +178,6 @@ def wait_for_step(running, out, step):
             return
         time.sleep(0.002)
     raise TimeoutError(step)
-
-
-def children(pid):
-    """Return the processes whose parent is ``pid``."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()]
 
 
 def test_the_host_never_imports_a_builtin_plugin_in_a_sandbox(runs, reference):

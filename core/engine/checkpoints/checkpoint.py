@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ...hooks.errors import CheckpointError, visible
-from ...plugins.interface import excess_state, machine_bytes
+from ...plugins.interface import excess_state
+from ...plugins.machine_memory import machine_bytes
 from ...tensors import pytree, tensor_file
 from ...tensors.tensor_file import TensorFile, TensorFileError
 from ...version import __version__

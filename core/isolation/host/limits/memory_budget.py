@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ....hooks.errors import PluginLoadError
 from ....hooks.permissions import MAX_MEMORY_FRACTION
-from ...policy.procfs import _PROC, kilobyte_fields
+from ....plugins.machine_memory import machine_bytes
+from ...policy.procfs import _PROC
 from . import cgroup
 
 #: Kernels write "no limit" as the largest multiple of a page; nothing real comes near 2**60 bytes.
@@ -39,14 +40,13 @@ def total_bytes(proc: Path = _PROC) -> int:
     control group or one above it. Read anew on each call: limits change at run time.
 
     Args:
-        proc: Where the proc file system is.
+        proc: Where the proc file system tells our groups and where they are mounted.
 
     Raises:
-        OSError: ``/proc/meminfo`` cannot be read.
-        ValueError: It does not tell physical memory.
+        OSError, ValueError: The machine does not tell its physical memory.
     """
     limits = [limit for group in cgroup.memory_groups(proc) for limit in _limits(group)]
-    return min([_physical_bytes(proc), *limits])
+    return min([machine_bytes(), *limits])
 
 
 def budget_bytes(fraction: float) -> int:
@@ -63,13 +63,6 @@ def budget_bytes(fraction: float) -> int:
             f"memory_fraction is {fraction}; it must be above 0 and at most {MAX_MEMORY_FRACTION}"
         )
     return math.floor(fraction * total_bytes())
-
-
-def _physical_bytes(proc: Path) -> int:
-    fields = kilobyte_fields((proc / "meminfo").read_text())
-    if "MemTotal:" not in fields:
-        raise ValueError(f"{proc}/meminfo tells no MemTotal; cannot work out a memory budget")
-    return fields["MemTotal:"]
 
 
 def _limits(group: Path) -> list[int]:
