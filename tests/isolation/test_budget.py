@@ -32,8 +32,6 @@ def machine(tmp_path, monkeypatch):
         own.mkdir(parents=True)
         told = {"MemTotal": 1000 * KIB} | MEMINFO
         (tmp_path / "proc/meminfo").write_text("\n".join(f"{name}: {told[name]} kB" for name in told))
-            "\n".join(f"{name}: {kib} kB" for name, kib in MEMINFO.items())
-        )
         monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
         lines = [
             f"{number} 1 0:{number} {root} {tmp_path / where} rw,relatime - {kind} {kind} rw,{options}"
