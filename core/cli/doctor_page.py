@@ -18,8 +18,8 @@ from ..isolation.coverage import NOT_COVERED
 from ..isolation.doctor import Diagnosis, diagnose
 from ..isolation.host.processes.layer_report import is_held, way_out
 from ..isolation.policy.layer_status import CONSEQUENCES, REQUIRED, LayerStatus
+from ..plugins.machine_memory import GIB
 
-_GIB = 2**30
 #: Probes of a layer that are named; more are counted, and named with --json.
 _NAMED = 3
 _STYLES = {"active": "green", "degraded": "yellow", "failed": "bold red"}
@@ -101,7 +101,7 @@ def _meaning(status: LayerStatus) -> str:
 
 
 def _memory(diagnosis: Diagnosis) -> Table:
-    budget, total = diagnosis.budget_bytes / _GIB, diagnosis.total_bytes / _GIB
+    budget, total = diagnosis.budget_bytes / GIB, diagnosis.total_bytes / GIB
     told = f"{budget:.2f} GiB for each plugin at most: {MAX_MEMORY_FRACTION:.0%} of {total:.2f} GiB"
     held = ", ".join(diagnosis.memory_is_held_by) or "nothing"
     return _rows(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
 
 from ..hooks.errors import JobError
 from ..job.problems import suggest
-from .shipped import shipped
 
 _INDEX = "index"
 #: A link to another page, which a terminal cannot follow.
@@ -20,7 +21,7 @@ def pages(rules: Sequence[str]) -> str:
     Raises:
         JobError: There is no such rule.
     """
-    folder = shipped("_rules")
+    folder = Path(str(files("ringfence._rules")))
     known = sorted(path.stem for path in folder.glob("*.md") if path.stem != _INDEX)
     asked = [rule.upper() for rule in rules]
     unknown = [f"there is no rule '{rule}'; {suggest(rule, known)}" for rule in asked if rule not in known]

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,7 +27,6 @@ from ..hooks.errors import JobError
 from ..hooks.series import Index, lower_bound
 from ..job.problems import suggest
 from ..version import __version__
-from .shipped import shipped
 
 _PROJECT = "{{cookiecutter.__distribution}}"
 _SHARED = "templates"
@@ -57,7 +57,7 @@ class Template:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = shipped("_template") if folder is None else folder
+        self._folder = folder or Path(str(files("ringfence._template")))
         text = (self._folder / "cookiecutter.json").read_text(encoding="utf-8")
         self._settings: dict[str, Any] = json.loads(text)
 

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 from ..hooks.errors import visible
 from ..hooks.types import StepInfo
 from ..plugins.interface import Plugin
+from ..plugins.machine_memory import MIB
 from ..plugins.observer import Observer, RunInfo
 
 #: Span that steps/s is averaged over.
 RATE_WINDOW_S = 10.0
 #: Reading the loss makes the host wait for a GPU, and drawing costs time: not at every step.
 REFRESH_S = 0.25
-MIB = 2**20
 
 
 @dataclass

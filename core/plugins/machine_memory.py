@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MIB = 1 << 20
+GIB = 1 << 30
+
 
 def machine_bytes() -> int:
     """Return the physical memory of this machine, in bytes.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ..hooks.errors import shortened
 from ..hooks.permissions import KINDS, Need, covers
+from ..plugins.machine_memory import MIB
 from ..plugins.notices import described
 from ..plugins.result_checks import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
 from ..tracking.metrics_log import REPORTS, SAMPLES
@@ -25,7 +26,6 @@ from .run_data import Curve, Layer, RunData, read_run
 
 T = TypeVar("T")
 
-MIB = 2**20
 MAX_HEAT_MAPS = 48
 MAX_CHARTS = 12
 MAX_PICTURES = 24

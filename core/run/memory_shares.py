@@ -11,13 +11,12 @@ from ..isolation.host.limits.memory_budget import BudgetTooSmallError
 from ..job.job_file import JobFile
 from ..job.problems import Path, Problem
 from ..plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
+from ..plugins.machine_memory import GIB, MIB
 
 #: Shares are rounded down to this, so that they can be read and written without loss.
 _FINEST = 10_000
 #: What sums of decimal fractions may be off by.
 _ROUNDING = 1e-9
-_GIB = 1 << 30
-_MIB = 1 << 20
 
 
 def shares(written: Sequence[float | None]) -> list[float]:
@@ -106,7 +105,7 @@ def told_shares(file: JobFile, specs: Sequence[PluginSpec], total_bytes: int) ->
     others = "" if len(equal) == len(sandboxed) else "what the others leave of "
     return (
         f"{len(equal)} plugins share {others}{MAX_FRACTION_TOGETHER:.0%} of this machine's memory: "
-        f"{equal[0]:.4g} ({equal[0] * total_bytes / _GIB:.1f} GiB) each"
+        f"{equal[0]:.4g} ({equal[0] * total_bytes / GIB:.1f} GiB) each"
     )
 
 
@@ -129,7 +128,7 @@ def too_small(file: JobFile, position: int, error: BudgetTooSmallError, total_by
     if needed > MAX_MEMORY_FRACTION:
         advice = "use fewer workers" if entry.workers > 1 else "this machine has too little memory for it"
     path: Path = ("plugins", position, "memory_fraction") if own else ("memory_fraction",)
-    given, least = (f"{size / _MIB:.0f}" for size in (error.limit_bytes, error.least_bytes))
+    given, least = (f"{size / MIB:.0f}" for size in (error.limit_bytes, error.least_bytes))
     said = f"{fraction} of this machine's memory gives each worker of '{entry.name}' {given} MiB, and torch "
     return Problem(path, f"{said}needs {least} to start; {advice}")
 

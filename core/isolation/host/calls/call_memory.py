@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ....hooks.types import Batch, Histogram, Report, TensorMap, TensorSpec
+from ....plugins.machine_memory import MIB
 from ....plugins.result_kinds import RESULT_KINDS, as_map
 from ....tensors.buffer_pool import BufferPool
 from ....tensors.byte_batch import ByteBatch
@@ -30,7 +31,7 @@ from .worker_memory import _MAX_LAYOUT_ALIASES, WorkerMemory, _dtype_name
 
 #: A reply that is larger than a message goes here: histograms and pictures of a monitor.
 #: Larger than any report that the check admits, once encoded.
-OUTBOX_BYTES = 12 * 1024 * 1024
+OUTBOX_BYTES = 12 * MIB
 SMALL_OUTBOX_BYTES = 256 * 1024
 _RGB = 3
 

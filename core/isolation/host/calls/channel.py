@@ -29,6 +29,7 @@ from ....hooks.errors import (
     visible,
     with_raised,
 )
+from ....plugins.machine_memory import MIB
 from ....plugins.plugin_frames import raised_at, spot
 from ....plugins.stop_request import StopRequest
 from ...transport.messages import (
@@ -51,8 +52,6 @@ from ..limits.deadlines import HostClock, is_ready_by
 from ..limits.stray_descriptors import Queue, refuse_descriptors
 from ..limits.worker_process import DEATH_S, Process
 from .spin import Spin
-
-MIB = 1024 * 1024
 
 #: For what is sent outside of a call: locking up, starting, state.
 _LIFE_DEADLINE_S = 30.0

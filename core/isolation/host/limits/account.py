@@ -45,7 +45,6 @@ _LOOKING = 0.25
 MAX_THREADS = 128
 #: Looks in a row at which a plugin that is to go last has threads that do not.
 _MAX_ESCAPES = 40
-_MIB = 1 << 20
 
 
 @dataclass(slots=True, eq=False)

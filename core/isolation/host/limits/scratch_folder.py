@@ -15,19 +15,19 @@ from itertools import islice
 from pathlib import Path
 
 from ....hooks.errors import shortened, visible
+from ....plugins.machine_memory import MIB
 from .deleted_files import MAX_MAPPINGS_BYTES, TooManyMappingsError, unlinked_bytes
 from .owner import is_stale, owner_prefix
 from .scratch_place import scratch_parent, scratch_parents
 
-MAX_SCRATCH_BYTES = 256 * 1024 * 1024
+MAX_SCRATCH_BYTES = 256 * MIB
 MAX_SCRATCH_FILES = 10_000
 #: Instead, of one worker, where there is no disk for it; taken from the worker's budget beforehand.
-MAX_IN_MEMORY_BYTES = 32 * 1024 * 1024
+MAX_IN_MEMORY_BYTES = 32 * MIB
 #: Largest file that the kernel lets a worker make.
-MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_FILE_BYTES = 64 * MIB
 #: Each level costs a look two descriptors.
 MAX_SCRATCH_DEPTH = 32
-_MIB = 1024 * 1024
 _BLOCK_BYTES = 512
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The longest that removing one tree may take; what is left is for the next trainer to sweep.
@@ -148,14 +148,14 @@ def look_into(
     try:
         nameless = 0 if pid is None else unlinked_bytes(pid, path, min(MAX_FILE_BYTES, max_bytes))
     except TooManyMappingsError:
-        most = MAX_MAPPINGS_BYTES // _MIB
+        most = MAX_MAPPINGS_BYTES // MIB
         return ScratchUse(used, f"has so much mapped that the list of it is longer than {most} MiB")
     used += nameless
     if used <= max_bytes:
         return ScratchUse(used)
-    among = f", {nameless / _MIB:.0f} MiB of it in deleted files that it keeps" if nameless else ""
-    limit = f"at most {max_bytes / _MIB:.0f} MiB"
-    return ScratchUse(used, f"has {used / _MIB:.0f} MiB in its scratch folder{among}; {limit}")
+    among = f", {nameless / MIB:.0f} MiB of it in deleted files that it keeps" if nameless else ""
+    limit = f"at most {max_bytes / MIB:.0f} MiB"
+    return ScratchUse(used, f"has {used / MIB:.0f} MiB in its scratch folder{among}; {limit}")
 
 
 def remove_tree(path: Path) -> bool:

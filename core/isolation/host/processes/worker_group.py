@@ -14,6 +14,7 @@ from ....hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, S
 from ....hooks.roles.optimizer import OPTIMIZER
 from ....hooks.types import derive_seed
 from ....plugins.interface import PluginSpec, PluginUsage
+from ....plugins.machine_memory import MIB
 from ....plugins.notices import described
 from ....plugins.stop_request import StopRequest
 from ....tensors.buffer_pool import BufferPool
@@ -24,7 +25,7 @@ from ...policy.system_paths import SYSTEM
 from ...transport.messages import Locked, MessageError, Open, Ready, Start
 from ...transport.shared_memory import Arena, Region
 from ..calls.call_memory import OUTBOX_BYTES, SMALL_OUTBOX_BYTES, CallMemory
-from ..calls.channel import MIB, Channel, Pending
+from ..calls.channel import Channel, Pending
 from ..calls.worker_memory import WorkerMemory
 from ..grants.connection_broker import ConnectionBroker
 from ..grants.denials import Answerer, Denials
