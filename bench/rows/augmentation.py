@@ -121,7 +121,7 @@ def _from_sandbox(hooks: Hooks, data: Dataset, count: int) -> Iterator[_Batch]:
     """Yield what the engine would train on."""
     plan = Plan(len(data), _BATCH_SIZE)
     source = batches(data, plan, 0, first_step=0, steps_total=count, lr_factor=lambda _: 1.0, as_stored=True)
-    for batch, _ in hooks.augment(source):
+    for batch, _ in hooks.stream(source):
         yield batch.inputs, batch.targets
 
 

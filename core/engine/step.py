@@ -15,12 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.errors import PluginProtocolError
-from ..hooks.roles.augment import augment_backward
-from ..hooks.roles.gradient import gradient_backward, gradient_forward
-from ..hooks.roles.monitor import monitor_backward, monitor_forward
-from ..hooks.roles.optimizer import OPTIMIZER, optimizer_backward, optimizer_forward
+from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
 from ..plugins.manager import Hooks
+from ..plugins.moments import (
+    Change,
+    Firing,
+    GradientValues,
+    LossValues,
+    ParameterValues,
+    SampleValues,
+    UpdatedValues,
+    UpdateValues,
+)
 from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import TorchRng
 from .buffers import copy_buffers, restore_buffers
@@ -32,63 +39,6 @@ MAX_FURTHER_PASSES = 100
 
 #: A batch as the augment plugins left it, and its counters.
 Prepared = tuple[Batch, StepInfo]
-
-
-@dataclass(frozen=True, slots=True)
-class Wants:
-    """Which hooks anybody implements: asked once, not at every step.
-
-    Attributes:
-        states: The plugins' states when it was asked; when they differ, ask again.
-        optimizer_forward: Somebody changes parameters before the pass.
-        gradient_forward: Somebody changes the loss.
-        gradient_loss: … and reads it.
-        monitor_forward: Somebody watches the forward pass.
-        monitor_loss: … and reads the loss.
-        gradient_backward: Somebody changes gradients.
-        optimizer_loss: The optimizer reads the loss.
-        monitor_backward: Somebody watches the end of a step.
-        updates: … and reads what it added to the parameters.
-        augment_backward: Somebody learns from the loss of each sample.
-        monitors: There are reports to collect.
-    """
-
-    states: tuple[str, ...]
-    optimizer_forward: bool
-    gradient_forward: bool
-    gradient_loss: bool
-    monitor_forward: bool
-    monitor_loss: bool
-    gradient_backward: bool
-    optimizer_loss: bool
-    monitor_backward: bool
-    updates: bool
-    augment_backward: bool
-    monitors: bool
-
-    @classmethod
-    def of(cls, hooks: Hooks) -> Wants:
-        """Ask ``hooks``."""
-        forward, backward = hooks.wants(monitor_forward), hooks.wants(monitor_backward)
-        return cls(
-            states=plugin_states(hooks),
-            optimizer_forward=hooks.wants(optimizer_forward),
-            gradient_forward=hooks.wants(gradient_forward),
-            gradient_loss=hooks.wants(gradient_forward, "loss"),
-            monitor_forward=forward,
-            monitor_loss=hooks.wants(monitor_forward, "loss"),
-            gradient_backward=hooks.wants(gradient_backward),
-            optimizer_loss=hooks.wants(optimizer_backward, "loss"),
-            monitor_backward=backward,
-            updates=hooks.wants(monitor_backward, "updates"),
-            augment_backward=hooks.wants(augment_backward),
-            monitors=forward or backward,
-        )
-
-
-def plugin_states(hooks: Hooks) -> tuple[str, ...]:
-    """Return the state of each plugin, to notice when one is disabled."""
-    return tuple([plugin.usage.state for plugin in hooks.plugins])
 
 
 @dataclass(slots=True)
@@ -103,7 +53,6 @@ class Stepper:
         hooks: The plugins.
         device: Where the model is.
         stop: Cuts a step off between two batches.
-        wants: Kept up to date by ``refresh``.
         on_host: Batches are where the model is already.
     """
 
@@ -114,17 +63,10 @@ class Stepper:
     hooks: Hooks
     device: torch.device
     stop: StopRequest = field(default_factory=StopRequest)
-    wants: Wants = field(init=False)
     on_host: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.wants = Wants.of(self.hooks)
         self.on_host = self.device.type == "cpu"
-
-    def refresh(self) -> None:
-        """Ask again who implements what if a plugin was disabled or came back."""
-        if self.wants.states != plugin_states(self.hooks):
-            self.wants = Wants.of(self.hooks)
 
 
 @dataclass(slots=True)
@@ -185,18 +127,20 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
             counters may then be half-way; the caller restores a snapshot.
         CutOffError: The user wants the run to end, and the time for that is over; likewise.
     """  # fmt: skip
-    hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
+    hooks, weights = stepper.hooks, stepper.weights
+    at = hooks.at
     first = next(stream)
     info = first[1]
-    watched = wants.monitor_backward and hooks.observes(monitor_backward, info)
-    before = None
-    if watched and wants.updates and hooks.observes(monitor_backward, info, "updates"):
-        before = weights.values.clone()
+    watched, before = False, None
+    if at.after_update.methods:
+        watched = at.after_update.is_due(info)
+        if "updates" in at.after_update.needs and at.after_update.is_due(info, "updates"):
+            before = weights.values.clone()
     rng = TorchRng.capture(stepper.device)
-    if wants.optimizer_forward:
-        parameters = hooks.optimizer_forward(weights.values, info)
-        if parameters is not None:
-            weights.write(parameters)
+    if at.parameters.methods:
+        given: ParameterValues = {"parameters": weights.values}
+        if hooks.fire(at.parameters, given, info):
+            weights.write(given["parameters"])
     batches = (
         (first,) if len(sizes) == 1 else itertools.chain((first,), itertools.islice(stream, len(sizes) - 1))
     )
@@ -209,11 +153,13 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
     if watched:
         updates = None if before is None else _difference(weights.values, before)
         # A monitor that does not take ``updates`` is never given them.
-        hooks.monitor_backward(weights.values, updates, gradients, info)
+        values: UpdatedValues = {"parameters": weights.values, "updates": updates, "gradients": gradients}
+        hooks.fire(at.after_update, values, info)
     weights.let_go()
-    if wants.augment_backward:
+    if at.after_step.methods:
         for (_, batch_info), losses in zip(done.batches, done.sample_losses, strict=True):
-            hooks.augment_backward(losses, batch_info)
+            told: SampleValues = {"losses": losses}
+            hooks.fire(at.after_step, told, batch_info)
     return FinishedStep(info, done.loss, first[0])
 
 
@@ -244,7 +190,7 @@ def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int
 
 def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Tensor | None]:
     """Return the loss of one batch with the plugins' terms, and the loss of each sample if wanted."""
-    hooks, wants = stepper.hooks, stepper.wants
+    hooks, at = stepper.hooks, stepper.hooks.at
     inputs, targets = batch.inputs, batch.targets
     if not stepper.on_host:
         inputs = inputs.to(stepper.device, non_blocking=True)
@@ -252,34 +198,38 @@ def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Te
     outputs = stepper.model(stepper.normalise(inputs))
     loss = stepper.loss(outputs, targets)
     sample_losses = None
-    if wants.augment_backward and info.pass_index == 0:
+    if at.after_step.methods and info.pass_index == 0:
         with torch.no_grad():
             sample_losses = stepper.loss.per_sample(outputs, targets).float().cpu()
-    if wants.gradient_forward:
-        value = loss.item() if wants.gradient_loss else math.nan
-        changes = hooks.gradient_forward(batch, outputs.detach().cpu(), value, info)
+    if at.loss.methods:
+        changes = hooks.fire(at.loss, _loss_values(at.loss, batch, outputs, loss), info)
         loss = apply_changes(changes, loss, outputs)
-    if wants.monitor_forward and info.micro_batch == info.pass_index == 0:
-        _watch_forward(stepper, batch, outputs, loss, info)
+    if at.after_loss.methods and at.after_loss.is_due(info):
+        hooks.fire(at.after_loss, _loss_values(at.after_loss, batch, outputs, loss), info)
     return loss, sample_losses
 
 
-def _watch_forward(stepper: Stepper, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> None:
-    if stepper.hooks.observes(monitor_forward, info):
-        value = loss.item() if stepper.wants.monitor_loss else math.nan
-        stepper.hooks.monitor_forward(batch, outputs.detach().cpu(), value, info)
+def _loss_values(
+    firing: Firing[LossValues, Change], batch: Batch, outputs: Tensor, loss: Tensor
+) -> LossValues:
+    value = loss.item() if "loss" in firing.needs else math.nan
+    return {"batch": batch, "outputs": outputs.detach().cpu(), "loss": value}
 
 
 def _update(
     stepper: Stepper, done: Pass, info: StepInfo
 ) -> tuple[Mapping[str, Tensor] | AnotherPass | None, Gradients]:
     """Hand the gradients of a pass to the plugins; return what the optimizer wants, and its gradients."""
-    hooks, weights, wants = stepper.hooks, stepper.weights, stepper.wants
+    hooks, weights, at = stepper.hooks, stepper.weights, stepper.hooks.at
     gradients = weights.collect_gradients()
-    if wants.gradient_backward:
-        gradients = weights.replace_gradients(hooks.gradient_backward(gradients, weights.values, info))
-    loss = done.loss.item() if wants.optimizer_loss else math.nan
-    return hooks.optimizer_backward(weights.values, gradients, loss, info), gradients
+    if at.gradients.methods:
+        values: GradientValues = {"gradients": gradients, "parameters": weights.values}
+        hooks.fire(at.gradients, values, info)
+        gradients = weights.replace_gradients(values["gradients"])
+    loss = done.loss.item() if "loss" in at.update.needs else math.nan
+    update: UpdateValues = {"parameters": weights.values, "gradients": gradients, "loss": loss}
+    changes = hooks.fire(at.update, update, info)
+    return (changes[-1] if changes else None), gradients
 
 
 def _further_passes(

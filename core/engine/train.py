@@ -13,7 +13,6 @@ from typing import Literal
 from torch import nn
 
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
-from ..hooks.roles.augment import augment_forward
 from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import Allocate
 from ..plugins.manager import Hooks
@@ -95,7 +94,7 @@ def train(
         seed torch; restore the latest checkpoint, or take a snapshot of the start
         while steps are left:
             try:
-                stream = hooks.augment(batches from this step on)
+                stream = hooks.stream(batches from this step on)
                 for each step:
                     stop if asked to
                     take_step(stream)                          # see step.take_step
@@ -285,14 +284,13 @@ def _train_from_here(run: Run) -> Status:
 
 def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
     stepper, progress = run.stepper, run.progress
-    stepper.refresh()
     sizes = run.plan.sizes(progress.step)
     step = take_step(stepper, stream, sizes)
     if progress.step == run.first_step:
         # What cannot be saved is to be known now, and not at the first checkpoint.
         run.hooks.try_state(OPTIMIZER.name)
     progress.step += 1
-    if stepper.wants.monitors:
+    if run.hooks.observers:
         run.hooks.poll()
     _record(run, step, sum(sizes))
     if progress.step % run.eval_every == 0 and not _evaluate(run):
@@ -313,7 +311,7 @@ def _record(run: Run, step: FinishedStep, samples: int) -> None:
 def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
     """Give the batches from the present step on; workers let go of them at the end."""
     config, steps_total = run.config, run.steps_total
-    stream = run.hooks.augment(
+    stream = run.hooks.stream(
         batches(
             run.data.train,
             run.plan,
@@ -321,7 +319,7 @@ def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
             first_step=run.progress.step,
             steps_total=steps_total,
             lr_factor=lambda step: config.schedule.factor(step, steps_total),
-            as_stored=run.hooks.wants(augment_forward),
+            as_stored=bool(run.hooks.at.batch.methods),
         )
     )
     try:

@@ -169,7 +169,8 @@ class Plugin(Protocol):
         Args:
             method: ``"forward"`` or ``"backward"``; must be in ``accepts``.
             arguments: At least those of ``accepts[method]``, without ``step``.
-            step: Made by ``StepInfo.for_plugin``; afterwards ``step.scalars`` holds what was logged.
+            step: Made by ``StepInfo.for_plugin``; afterwards ``step.scalars`` holds what was logged, a
+                result that is a number by the name of its method.
             into: Where a map goes that replaces an argument, laid out like that argument and maybe the
                 argument itself; the result then is this. A fault leaves it undefined. By default the result
                 is valid until the next call, and a fault changes nothing.

@@ -93,8 +93,11 @@ class LocalPlugin:
             checked = None if result is None else kind.check(result, arguments, finite=True)
             if kind.is_map and checked is not None:
                 checked = self._canonical(checked, arguments[kind.measured_by], into)
-            if step.scalars or isinstance(checked, Report):
+            if step.scalars:
                 check_scalars(step.scalars)
+            if kind.is_logged and checked is not None:
+                step.scalars[method] = checked
+            if step.scalars or isinstance(checked, Report):
                 self._names.add(step.scalars, checked)
         except ResultError as error:
             raise PluginProtocolError(

@@ -7,28 +7,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import pluggy
-from torch import Tensor
 
 from ..hooks import specs
-from ..hooks.errors import PluginError, PluginLoadError, PluginProtocolError, traceback_of
+from ..hooks.errors import PluginError, PluginLoadError, traceback_of
 from ..hooks.role import PROJECT
-from ..hooks.roles.augment import augment_backward
-from ..hooks.types import (
-    AnotherPass,
-    Batch,
-    Gradients,
-    LossScale,
-    LossTerm,
-    Parameters,
-    Report,
-    StepInfo,
-    TensorMap,
-)
+from ..hooks.types import Batch, Report, StepInfo
 from ..tensors.buffer_pool import BufferPool
 from ..tensors.byte_batch import in_numbers
 from ..tensors.tensor_file import TensorFile
 from .failure_policy import Disable, FailurePolicy, RunPosition
 from .interface import Plugin
+from .moments import Change, Firing, Moments, PluginMethod, Values
 from .notices import PluginNews
 from .observer import Observer
 from .pluggy_adapter import implementations
@@ -39,8 +28,8 @@ class Hooks:
 
     pluggy validates each plugin against the specifications and keeps the order;
     since it would hand every implementation the original argument, the folds
-    here pass on results instead. Who implements which hook is asked of pluggy once a
-    plugin is registered, never in a step.
+    here pass on results instead. Who implements which hook is asked of pluggy as a
+    plugin comes or goes, never in a step.
 
     Args:
         seed: Seed of the job; each plugin derives its own from it.
@@ -49,6 +38,8 @@ class Hooks:
     Attributes:
         plugins: In the job's order.
         failures: What became of each fault.
+        at: What running plugins do at each moment of a step.
+        observers: The plugins that observe: their reports are to be collected.
     """
 
     def __init__(self, seed: int = 0, observer: Observer | None = None) -> None:
@@ -60,7 +51,8 @@ class Hooks:
         self._step = 0
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(type("HookSpecs", (), {hook.__name__: hook for hook in specs.HOOKS}))
-        self._implementing: dict[str, list[Plugin]] = {hook.__name__: [] for hook in specs.HOOKS}
+        self.at = Moments()
+        self.observers: tuple[Plugin, ...] = ()
 
     # registration
 
@@ -78,138 +70,77 @@ class Hooks:
             self._manager.unregister(name=name)
             raise PluginLoadError(str(error), plugin=name) from error
         self.plugins.append(plugin)
-        for hook in self._implementing:
-            found = getattr(self._manager.hook, hook).get_hookimpls()
-            self._implementing[hook] = [implementation.plugin.plugin for implementation in found]
+        self._settle()
         self._news.tell(plugin)  # of what it did while it was imported
 
     def order(self) -> dict[str, list[str]]:
         """Return hook name to plugin names, in firing order; hooks that nobody implements are absent."""
-        found = {spec.__name__: self._implementers(spec.__name__) for spec in specs.HOOKS}
+        found = self._implementers()
         return {hook: [plugin.spec.name for plugin in plugins] for hook, plugins in found.items() if plugins}
 
-    def wants(self, hook: Callable[..., Any], argument: str | None = None) -> bool:
-        """Tell whether a running plugin implements ``hook`` (and takes ``argument``)."""
-        method = hook.__name__.rpartition("_")[2]
-        return any(
-            argument is None or argument in plugin.accepts[method]
-            for plugin in self._implementers(hook.__name__)
-        )
+    # what a step does
 
-    def observes(self, hook: Callable[..., Any], step: StepInfo, argument: str | None = None) -> bool:
-        """Tell whether a monitor is due for ``hook`` at ``step`` (and takes ``argument``)."""
-        method = hook.__name__.rpartition("_")[2]
-        return any(
-            step.global_step % plugin.spec.every == 0
-            and (argument is None or argument in plugin.accepts[method])
-            for plugin in self._implementers(hook.__name__)
-        )
-
-    # the hooks of a step, in firing order
-
-    def augment(self, batches: Iterable[tuple[Batch, StepInfo]]) -> Iterator[tuple[Batch, StepInfo]]:
-        """Chain the augment plugins over ``batches``; each runs ahead unless one learns from losses.
+    def stream(self, batches: Iterable[tuple[Batch, StepInfo]]) -> Iterator[tuple[Batch, StepInfo]]:
+        """Chain what changes ``batches``; each runs ahead that may, unless one learns from what comes of it.
 
         Batches that are still in bytes come out in numbers.
         When the result is closed, or a plugin raises, all of them let go of the calls in flight.
         """
         streams = [iter(batches)]
-        ahead, plugins = not self.wants(augment_backward), self._implementers("augment_forward")
-        for plugin in plugins:
+        methods = self.at.batch.methods
+        ahead = not any(
+            plugin.spec.role_info.runs_ahead and "backward" in plugin.accepts for plugin in self._running()
+        )
+        for method in methods:
+            plugin = method.plugin
             if not plugin.reads_bytes:
                 streams.append(_in_numbers(streams[-1]))
             source = streams[-1]
-            streams.append(self._stream(plugin, source) if ahead else self._in_step(plugin, source))
-        if plugins:
+            runs_ahead = ahead and plugin.spec.role_info.runs_ahead
+            streams.append(self._stream(plugin, source) if runs_ahead else self._in_step(method, source))
+        if methods:
             streams.append(_in_numbers(streams[-1]))
         return _closing(streams)
 
-    def optimizer_forward(self, parameters: Parameters, step: StepInfo) -> Mapping[str, Tensor] | None:
-        """Return the parameters to use for this step, or None to keep them.
+    def fire(self, at: Firing[Values, Change], values: Values, step: StepInfo) -> list[Change]:
+        """Call what fires at a moment, each on the changes of those before; return the changes, in order.
 
-        What is returned is ``parameters``, changed: one copy less. A fault may leave them half changed; no
-        run goes on without its optimizer, so that each ends in a snapshot being restored.
-        """
-        result = None
-        for plugin in self._implementers("optimizer_forward"):
-            result = self._call(plugin, "forward", {"parameters": parameters}, step, into=parameters)
-            if isinstance(result, AnotherPass):
-                error = PluginProtocolError(
-                    "asked for another pass before the first; only backward may ask for one",
-                    plugin=plugin.spec.name,
-                    hook="optimizer.forward",
-                    step=step.global_step,
-                    by_its_code=True,
-                )
-                self._failed(plugin, error)
-        return result
+        Those that observe are handed a copy if they are due and idle. What is changed in place is the
+        argument itself: one copy less. A fault may leave it half changed; no run goes on from there.
 
-    def gradient_forward(
-        self, batch: Batch, outputs: Tensor, loss: float, step: StepInfo
-    ) -> list[LossTerm | LossScale]:
-        """Return what the plugins do to the loss, in order."""
-        changes: list[LossTerm | LossScale] = []
-        for plugin in self._implementers("gradient_forward"):
-            arguments = {"batch": batch, "outputs": outputs, "loss": loss}
-            change = self._call(plugin, "forward", arguments, step)
-            if change is None:
-                continue
-            loss = loss * change.factor if isinstance(change, LossScale) else loss + change.value
-            changes.append(change)
-        return changes
-
-    def monitor_forward(self, batch: Batch, outputs: Tensor, loss: float, step: StepInfo) -> None:
-        """Hand a copy to the monitors that are due and idle."""
-        self._post("forward", {"batch": batch, "outputs": outputs, "loss": loss}, step)
-
-    def gradient_backward(self, gradients: Gradients, parameters: Parameters, step: StepInfo) -> Gradients:
-        """Return the gradients after all plugins."""
-        for plugin in self._implementers("gradient_backward"):
-            arguments = {"gradients": gradients, "parameters": parameters}
-            changed = self._call(plugin, "backward", arguments, step)
-            if changed is not None:
-                gradients = changed
-        return gradients
-
-    def optimizer_backward(
-        self, parameters: Parameters, gradients: Gradients, loss: float, step: StepInfo
-    ) -> Mapping[str, Tensor] | AnotherPass | None:
-        """Return the updated parameters, a request for another pass, or None.
-
-        The parameters are changed in place, as by ``optimizer_forward``.
+        Args:
+            at: One of ``self.at``.
+            values: What there is, by the names of arguments; where one is changed, its last value is put.
+            step: Counters.
         """
         self._step = step.global_step
-        result = None
-        for plugin in self._implementers("optimizer_backward"):
-            arguments = {"parameters": parameters, "gradients": gradients, "loss": loss}
-            result = self._call(plugin, "backward", arguments, step, into=parameters)
-        return result
+        arguments: Any = values
+        changes: list[Change] = []
+        for method in at.methods:
+            if method.plugin.usage.state != "running":
+                continue
+            if method.observes:
+                if method.is_due(step):
+                    self._post(method, arguments, step)
+                continue
+            result = self._call(method, arguments, step)
+            if result is not None and method.changes is not None:
+                arguments[method.changes] = method.kind.replace(arguments[method.changes], result)
+                changes.append(result)
+        return changes
 
-    def monitor_backward(
-        self, parameters: Parameters, updates: Parameters | None, gradients: Gradients, step: StepInfo
-    ) -> None:
-        """Hand a copy to the monitors that are due and idle."""
-        self._post("backward", {"parameters": parameters, "updates": updates, "gradients": gradients}, step)
-
-    def augment_backward(self, losses: Tensor, step: StepInfo) -> None:
-        """Tell the augment plugins that learn the loss of each sample."""
-        for plugin in self._implementers("augment_backward"):
-            self._call(plugin, "backward", {"losses": losses}, step)
-
-    # monitors report when they are done
+    # those that observe report when they are done
 
     def poll(self) -> None:
-        """Collect what monitors have finished, without waiting, and tell what plugins tried and printed."""
+        """Collect what observers have finished, without waiting, and tell what plugins tried and printed."""
         self._tell_news()
-        for plugin in self._running():
-            if plugin.spec.role_info.observes:
-                self._collect(plugin, plugin.poll)
+        for plugin in self.observers:
+            self._collect(plugin, plugin.poll)
 
     def drain(self) -> None:
         """Wait for monitors to finish what they hold, each for at most its deadline."""
-        for plugin in self._running():
-            if plugin.spec.role_info.observes:
-                self._collect(plugin, plugin.drain)
+        for plugin in self.observers:
+            self._collect(plugin, plugin.drain)
 
     # state and faults
 
@@ -268,6 +199,7 @@ class Hooks:
     def disable(self, plugin: Plugin, error: PluginError, place: RunPosition) -> None:
         """Go on without ``plugin``, which raised ``error``."""
         plugin.usage.state = "disabled"
+        self._settle()
         plugin.close()
         self._news.tell(plugin)
         plugin.usage.traceback = traceback_of(error)
@@ -300,20 +232,28 @@ class Hooks:
     def _running(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.usage.state == "running"]
 
-    def _implementers(self, hook: str) -> list[Plugin]:
-        return [plugin for plugin in self._implementing[hook] if plugin.usage.state == "running"]
+    def _implementers(self) -> dict[str, list[Plugin]]:
+        """Return hook to the running plugins that implement it, as pluggy knows them."""
+        found: dict[str, list[Plugin]] = {}
+        for hook in specs.HOOKS:
+            implementations = getattr(self._manager.hook, hook.__name__).get_hookimpls()
+            plugins = [implementation.plugin.plugin for implementation in implementations]
+            found[hook.__name__] = [plugin for plugin in plugins if plugin.usage.state == "running"]
+        return found
 
-    def _call(
-        self,
-        plugin: Plugin,
-        method: str,
-        arguments: Mapping[str, Any],
-        step: StepInfo,
-        into: TensorMap | None = None,
-    ) -> Any:
+    def _settle(self) -> None:
+        """Find out who fires when, as a plugin has come or gone."""
+        self.at.settle(self._implementers())
+        self.observers = tuple(
+            plugin for plugin in self._running() if plugin.spec.role_info.observes and plugin.accepts
+        )
+
+    def _call(self, method: PluginMethod, arguments: Mapping[str, Any], step: StepInfo) -> Any:
+        plugin = method.plugin
         own = step.for_plugin(self.seed, plugin.spec.name)
+        into = arguments[method.kind.measured_by] if method.in_place else None
         try:
-            result = plugin.call(method, arguments, own, into)
+            result = plugin.call(method.name, arguments, own, into)
         except PluginError as error:
             self._failed(plugin, error)
             return None
@@ -321,13 +261,13 @@ class Hooks:
         return result
 
     def _in_step(
-        self, plugin: Plugin, batches: Iterable[tuple[Batch, StepInfo]]
+        self, method: PluginMethod, batches: Iterable[tuple[Batch, StepInfo]]
     ) -> Iterator[tuple[Batch, StepInfo]]:
         for batch, step in batches:
             changed = None
-            if plugin.usage.state == "running":
-                changed = self._call(plugin, "forward", {"batch": batch}, step)
-            yield (batch if changed is None else changed), step
+            if method.plugin.usage.state == "running":
+                changed = self._call(method, {"batch": batch}, step)
+            yield (batch if changed is None or method.changes is None else changed), step
 
     def _stream(
         self, plugin: Plugin, batches: Iterable[tuple[Batch, StepInfo]]
@@ -338,18 +278,17 @@ class Hooks:
             failed=lambda error: self._failed(plugin, error),
         )
 
-    def _post(self, method: str, arguments: Mapping[str, Any], step: StepInfo) -> None:
-        for plugin in self._implementers(f"monitor_{method}"):
-            if step.global_step % plugin.spec.every:
-                continue
-            own = step.for_plugin(self.seed, plugin.spec.name)
-            try:
-                if not plugin.post(method, arguments, own):
-                    plugin.usage.skipped += 1
-            except PluginError as error:
-                self._failed(plugin, error)
+    def _post(self, method: PluginMethod, arguments: Mapping[str, Any], step: StepInfo) -> None:
+        plugin = method.plugin
+        try:
+            if not plugin.post(method.name, arguments, step.for_plugin(self.seed, plugin.spec.name)):
+                plugin.usage.skipped += 1
+        except PluginError as error:
+            self._failed(plugin, error)
 
     def _collect(self, plugin: Plugin, take: Callable[[], list[tuple[StepInfo, Any]]]) -> None:
+        if plugin.usage.state != "running":
+            return
         try:
             finished = take()
         except PluginError as error:

@@ -202,6 +202,18 @@ def check_loss(result: Any, outputs: Tensor, *, finite: bool = True) -> LossTerm
     return LossTerm(value, result.gradient)
 
 
+def check_number(result: Any, *, finite: bool = True) -> float:
+    """Check a plain number."""
+    if not isinstance(result, (int, float)) or isinstance(result, bool):
+        hint = "; write .item()" if isinstance(result, Tensor) else ""
+        raise ResultError(f"returned {type(result).__name__}; expected a number or None{hint}")
+    if isinstance(result, int) and abs(result) > sys.float_info.max:
+        raise ResultError(f"returned a number of {result.bit_length()} bits; expected one that a float holds")
+    if finite and not math.isfinite(result):
+        raise NotFiniteError("returned a number that is not finite")
+    return float(result)
+
+
 def check_report(result: Any) -> Report:
     """Check names, counts and sizes of what a monitor reports."""
     if not isinstance(result, Report):

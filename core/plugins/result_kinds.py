@@ -1,6 +1,6 @@
 """What hooks may return: a kind each, with all that is to be known of it.
 
-A kind is found by the argument that its result replaces. The host makes room for a result; inside the
+A kind is found by the types that a hook says it returns. The host makes room for a result; inside the
 sandbox it is checked and written; the host reads it, which is a copy of a size that the host knows, and
 checks that. A trusted plugin's result is checked only. Whatever the kind, tensors, maps, numbers and reports
 cross.
@@ -8,20 +8,31 @@ cross.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from types import NoneType
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
-from ..hooks.role import Role
+from ..hooks.role import Method, Role
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, TensorMap
 from ..tensors.byte_batch import as_seen
-from .result_checks import ResultError, check_batch, check_loss, check_report, check_tensors
+from .result_checks import (
+    ResultError,
+    check_batch,
+    check_loss,
+    check_number,
+    check_report,
+    check_tensors,
+)
 
 #: What a reply says of a result.
-Form = Literal["none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report"]
+Form = Literal[
+    "none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report", "number"
+]
 Arguments = Mapping[str, Any]
 
 
@@ -58,11 +69,13 @@ class ResultKind(ABC):
         forms: In which it travels.
         measured_by: The argument that it is held to, which the inside is given too; ``""`` if there is none.
         is_map: Whether it is named tensors, in the layout of ``measured_by`` and checked as they are read.
+        is_logged: Whether it is a number, which is logged under the name of its method.
     """
 
     forms: ClassVar[tuple[Form, ...]]
     measured_by: str = ""
     is_map: ClassVar[bool] = False
+    is_logged: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Any:
@@ -84,6 +97,11 @@ class ResultKind(ABC):
         Raises:
             ResultError: There can be no such result.
         """
+
+    def replace(self, argument: Any, result: Any) -> Any:
+        """Return what stands in place of ``argument`` for whoever comes next."""
+        del argument
+        return result
 
 
 class _BatchKind(ResultKind):
@@ -137,16 +155,19 @@ class _LossKind(ResultKind):
             return LossScale(value)
         return LossTerm(value, source.tensor(arguments["outputs"]))
 
+    def replace(self, argument: float, result: LossTerm | LossScale) -> float:
+        return argument * result.factor if isinstance(result, LossScale) else argument + result.value
+
 
 class _MapKind(ResultKind):
-    """Named tensors, each a ``what``, as those of an argument."""
+    """Named tensors as those of an argument, which is named for them in the plural."""
 
     forms: ClassVar[tuple[Form, ...]] = ("map",)
     is_map = True
 
-    def __init__(self, argument: str, what: str) -> None:
+    def __init__(self, argument: str) -> None:
         self.measured_by = argument
-        self._what = what
+        self._what = argument.removesuffix("s")
 
     def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Any:
         return check_tensors(self._what, result, arguments[self.measured_by], finite=finite)
@@ -163,23 +184,30 @@ class _MapKind(ResultKind):
 
 
 class _ParametersKind(_MapKind):
+    def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Any:
+        if isinstance(result, AnotherPass):
+            raise ResultError("asked for another pass before the first; only backward may ask for one")
+        return super().check(result, arguments, finite=finite)
+
+
+class _PassKind(_MapKind):
     """A map, or a request for another pass with it."""
 
     forms = ("map", "another_pass")
 
     def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Any:
-        another = isinstance(result, AnotherPass)
-        tensors = result.parameters if another else result
-        checked = check_tensors(self._what, tensors, arguments[self.measured_by], finite=finite)
-        return AnotherPass(checked) if another else checked
+        if isinstance(result, AnotherPass):
+            return AnotherPass(super().check(result.parameters, arguments, finite=finite))
+        return super().check(result, arguments, finite=finite)
 
     def write(self, result: Any, arguments: Arguments, to: Writer) -> tuple[Form, float]:
-        another = isinstance(result, AnotherPass)
-        to.map(self.measured_by, result.parameters if another else result)
-        return "another_pass" if another else "map", 0.0
+        if isinstance(result, AnotherPass):
+            super().write(result.parameters, arguments, to)
+            return "another_pass", 0.0
+        return super().write(result, arguments, to)
 
     def read(self, form: Form, value: float, arguments: Arguments, source: Reader) -> Any:
-        tensors = source.map(arguments[self.measured_by], self._what)
+        tensors = super().read(form, value, arguments, source)
         return AnotherPass(tensors) if form == "another_pass" else tensors
 
 
@@ -197,37 +225,58 @@ class _ReportKind(ResultKind):
         return source.report()
 
 
-#: The argument that a result replaces to its kind; a method that replaces none reports.
-RESULT_KINDS: Mapping[str | None, ResultKind] = {
-    None: _ReportKind(),
-    "batch": _BatchKind(),
-    "loss": _LossKind(),
-    "gradients": _MapKind("gradients", "gradient"),
-    "parameters": _ParametersKind("parameters", "parameter"),
+class _NumberKind(ResultKind):
+    forms = ("number",)
+    is_logged = True
+
+    def check(self, result: Any, arguments: Arguments, *, finite: bool) -> float:
+        return check_number(result, finite=finite)
+
+    def write(self, result: float, arguments: Arguments, to: Writer) -> tuple[Form, float]:
+        return "number", result
+
+    def read(self, form: Form, value: float, arguments: Arguments, source: Reader) -> float:
+        return value
+
+
+BATCH, LOSS, REPORT, NUMBER = _BatchKind(), _LossKind(), _ReportKind(), _NumberKind()
+GRADIENTS, PARAMETERS = _MapKind("gradients"), _ParametersKind("parameters")
+UPDATED = _PassKind("parameters")
+
+#: The types that a hook returns beside None, and the argument that they replace, to their kind. A hook that
+#: returns nothing may report all the same.
+RESULT_KINDS: Mapping[tuple[frozenset[type], str | None], ResultKind] = {
+    (frozenset({Batch}), "batch"): BATCH,
+    (frozenset({LossTerm, LossScale}), "loss"): LOSS,
+    (frozenset({TensorMap}), "gradients"): GRADIENTS,
+    (frozenset({TensorMap}), "parameters"): PARAMETERS,
+    (frozenset({TensorMap, AnotherPass}), "parameters"): UPDATED,
+    (frozenset({Report}), None): REPORT,
+    (frozenset(), None): REPORT,
+    (frozenset({float}), None): NUMBER,
 }
+
+
+@functools.cache
+def kind_of(method: Method) -> ResultKind:
+    """Return what a method of a role may return.
+
+    Raises:
+        TypeError: There is no kind of what its hook says.
+    """
+    returned = get_type_hints(method.hook)["return"]
+    kind = RESULT_KINDS.get((frozenset(get_args(returned)) - {NoneType}, method.changes))
+    if kind is None:
+        raise TypeError(
+            f"{method.hook.__name__} returns {returned} in place of {method.changes}; RESULT_KINDS has no "
+            "kind of result for that"
+        )
+    return kind
 
 
 def kinds_of(role: Role) -> dict[str, ResultKind]:
     """Return what each method of a role may return."""
-    return {name: RESULT_KINDS[method.changes] for name, method in role.methods.items()}
-
-
-def check_result(
-    changes: str | None, result: Any, arguments: Mapping[str, Any], *, finite: bool = True
-) -> Any:
-    """Return ``result`` if it may replace the argument ``changes``.
-
-    Args:
-        changes: Name of the argument that the hook changes; None for a hook that only reports.
-        result: What the plugin returned.
-        arguments: What the hook was called with.
-        finite: Whether to look for numbers that are not finite. The inside of a
-            sandbox leaves that to the host, which does not take its word anyway.
-
-    Raises:
-        ResultError: It does not fit.
-    """
-    return None if result is None else RESULT_KINDS[changes].check(result, arguments, finite=finite)
+    return {name: kind_of(method) for name, method in role.methods.items()}
 
 
 def as_map(value: Mapping[str, Tensor]) -> TensorMap:

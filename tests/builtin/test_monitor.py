@@ -13,7 +13,7 @@ from ringfence.builtin.monitor.plugin import MAX_LAYERS
 from ringfence.builtin.monitor.summary import CHUNK, norm_of, summarise
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
-from ringfence.plugins.result_kinds import check_result
+from ringfence.plugins.result_checks import check_report
 
 SHAPES = {"conv.weight": (8, 3, 5, 5), "conv.bias": (8,), "head.weight": (10, 40), "head.bias": (10,)}
 
@@ -241,7 +241,7 @@ def test_histograms_of_a_large_model_are_reported_up_to_what_a_report_holds(bins
     assert found.scalars["histograms_left_out"] == MAX_LAYERS - drawn
     assert f"weights/layer{drawn - 1}.weight" in found.histograms
     assert len(found.histograms) == 2 * drawn
-    assert check_result(None, found, {}) is found
+    assert check_report(found) is found
     assert f"weight_mean/layer{MAX_LAYERS - 1}.weight" in found.scalars
 
 

@@ -1,5 +1,7 @@
 """What happens within one step: accumulation, further passes, terms of the loss."""
 
+import types
+
 import pluggy
 import pytest
 import torch
@@ -36,6 +38,7 @@ from ringfence.engine.buffers import copy_buffers
 from ringfence.hooks.errors import RunAbortedError
 from ringfence.hooks.types import derive_seed
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.moments import Firing
 from ringfence.reproducibility.generator_states import TorchRng
 
 
@@ -53,12 +56,18 @@ def test_hooks_that_nobody_implements_are_neither_looked_up_nor_called_in_a_step
     def refuse(*_arguments, **_more):
         raise AssertionError("called, though nobody implements it")
 
+    fired = []
+
+    def fire(self, at, values, step):
+        fired.append(at)
+        return Hooks.fire(self, at, values, step)
+
     monkeypatch.setattr(pluggy.HookCaller, "get_hookimpls", refuse)
-    unused = ("optimizer_forward", "augment_backward", "observes", "poll")
-    both = [f"{role}_{method}" for role in ("gradient", "monitor") for method in ("forward", "backward")]
-    for name in (*unused, *both):
-        monkeypatch.setattr(Hooks, name, refuse)
+    monkeypatch.setattr(Hooks, "poll", refuse)
+    monkeypatch.setattr(Firing, "is_due", refuse)
+    hooks.fire = types.MethodType(fire, hooks)
     assert run(mlp(), image_data(), hooks, config(epochs=1)).steps == 7
+    assert fired == [hooks.at.update] * 7
 
 
 def test_accumulation_repeats_the_forward_hooks_only():

@@ -27,6 +27,7 @@ from ringfence.isolation.policy.layer_status import LAYER_PROBES, LAYERS, LayerS
 from ringfence.isolation.transport.messages import Done, Locked, Ready, Size, encoder
 from ringfence.isolation.transport.shared_memory import Arena
 from ringfence.plugins.interface import PluginSpec
+from ringfence.plugins.result_kinds import kinds_of
 from ringfence.plugins.stop_request import StopRequest
 
 #: Role and method to the arguments that a plugin under attack takes.
@@ -187,8 +188,7 @@ class Attacked:
             ``("accepted", result)``, or the error's type and the error.
         """
         slot = self.worker.slots[0]
-        changes = self.plugin.spec.role_info.changes.get(method)
-        slot.place_result(changes, self.arguments)
+        slot.place_result(kinds_of(self.plugin.spec.role_info)[method], self.arguments)
         spread(slot._result, fill)
         place(slot.outbox, outbox)
         self._step += 1

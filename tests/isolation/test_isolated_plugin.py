@@ -393,5 +393,8 @@ def test_hooks_fold_isolated_plugins_in_the_jobs_order(start, gradients):
     hooks = Hooks(seed=3)
     hooks.register(start("obedient:Halve"))
     hooks.register(start("obedient:HalveIntoNew"))
-    result = hooks.gradient_backward(gradients, gradients, StepInfo(0))
+    given = {"gradients": gradients, "parameters": gradients}
+    changes = hooks.fire(hooks.at.gradients, given, StepInfo(0))
+    result = given["gradients"]
+    assert changes[-1] is result
     assert torch.equal(result["bias"], gradients["bias"] * 0.25)

@@ -29,7 +29,7 @@ def run(start, gradients):
         plugin = start(where, options=options)
         hooks.register(plugin)
         try:
-            hooks.gradient_backward(gradients, gradients, StepInfo(0))
+            hooks.fire(hooks.at.gradients, {"gradients": gradients, "parameters": gradients}, StepInfo(0))
         finally:
             hooks.close()
         return told.events, plugin
@@ -73,7 +73,7 @@ def test_its_last_lines_before_a_fault_are_told_with_the_fault(start, gradients,
     options = {"lines": 40, "fault": fault}
     hooks.register(start("talking:Talking", options=options, on_failure=on_failure, deadline_s=1.0))
     with contextlib.nullcontext() if on_failure == "disable" else pytest.raises(PluginError):
-        hooks.gradient_backward(gradients, gradients, StepInfo(0))
+        hooks.fire(hooks.at.gradients, {"gradients": gradients, "parameters": gradients}, StepInfo(0))
 
     lines = [f"line {number}" for number in range(31, 40)] + ["to stderr"]
     last = [f"plugin 'talking' printed last: {line}" for line in lines]
@@ -89,7 +89,7 @@ def test_without_a_monitor_news_are_told_at_a_snapshot(start, gradients):
     hooks = Hooks(observer=told)
     plugin = start("talking:Talking")
     hooks.register(plugin)
-    hooks.gradient_backward(gradients, gradients, StepInfo(0))
+    hooks.fire(hooks.at.gradients, {"gradients": gradients, "parameters": gradients}, StepInfo(0))
     deadline = time.monotonic() + 10
     while plugin.usage.output.count < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,6 +1,7 @@
 """Plugins are validated, kept in the job's order and folded; a fault does what the job says."""
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -19,12 +20,13 @@ from ringfence import (
 )
 from ringfence.engine.recovery.recover import act
 from ringfence.hooks import specs
-from ringfence.hooks.roles.monitor import monitor_backward
+from ringfence.hooks.role import Moment
 from ringfence.hooks.types import Batch
 from ringfence.plugins.failure_policy import Abort, RunPosition
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.moments import Moments
 
 #: Line of ``Failing`` that raises.
 BROKEN = Path(__file__).read_text().splitlines().index('        raise RuntimeError("broken")') + 1
@@ -91,6 +93,13 @@ OUTPUTS = torch.zeros(1, 2)
 BATCH = Batch(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0]), 2)
 
 
+def changed(hooks, step):
+    """Return the gradients after all plugins."""
+    given = {"gradients": GRADIENTS, "parameters": GRADIENTS}
+    hooks.fire(hooks.at.gradients, given, step)
+    return given["gradients"]
+
+
 @pytest.mark.parametrize("order", [("scale", "addone"), ("addone", "scale")])
 def test_plugins_run_in_the_jobs_order_each_on_the_result_before(order):
     notes = Notes()
@@ -98,9 +107,11 @@ def test_plugins_run_in_the_jobs_order_each_on_the_result_before(order):
     made = {"scale": Scale(3.0), "addone": AddOne()}
     for name in order:
         hooks.register(plugin(made[name], name))
-    result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(0))
+    result = changed(hooks, StepInfo(0))
     assert result["w"].tolist() == ([1, 1] if order[0] == "scale" else [3, 3])
-    changes = hooks.gradient_forward(BATCH, OUTPUTS, 2.0, StepInfo(0))
+    given = {"batch": BATCH, "outputs": OUTPUTS, "loss": 2.0}
+    changes = hooks.fire(hooks.at.loss, given, StepInfo(0))
+    assert given["loss"] == (7.0 if order[0] == "scale" else 9.0)
     assert [type(change).__name__ for change in changes] == [
         {"scale": "LossScale", "addone": "LossTerm"}[name] for name in order
     ]
@@ -135,7 +146,7 @@ def test_disable_goes_on_without_the_plugin_and_says_so():
     hooks = Hooks(observer=notes)
     hooks.register(plugin(Failing(), on_failure="disable"))
     hooks.register(plugin(AddOne()))
-    result = hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
+    result = changed(hooks, StepInfo(5))
     assert result["w"].tolist() == [1, 1]
     assert notes.events == [
         (
@@ -154,7 +165,7 @@ def test_restart_is_given_up_after_three_in_a_row():
     hooks.register(failing)
     for _ in range(3):
         with pytest.raises(PluginRaisedError) as caught:
-            hooks.gradient_backward(GRADIENTS, GRADIENTS, StepInfo(5))
+            changed(hooks, StepInfo(5))
         recover(hooks, caught.value)
     assert recover(hooks, caught.value).why.startswith("; it was restarted 3 times in a row before")
     assert failing.usage.restarts == 3
@@ -185,13 +196,16 @@ def test_monitors_are_called_every_so_many_steps_and_reported():
     notes = Notes()
     hooks = Hooks(observer=notes)
     hooks.register(plugin(Watch(), every=3))
-    due = [step for step in range(7) if hooks.observes(monitor_backward, StepInfo(step))]
+    at = hooks.at.after_update
+    due = [step for step in range(7) if at.is_due(StepInfo(step))]
     for step in range(7):
-        hooks.monitor_backward(GRADIENTS, None, GRADIENTS, StepInfo(step))
+        hooks.fire(at, {"parameters": GRADIENTS, "updates": None, "gradients": GRADIENTS}, StepInfo(step))
         hooks.poll()
     assert due == [0, 3, 6]
     assert [step for _, step, _, _ in notes.reports] == due
-    assert not hooks.observes(monitor_backward, StepInfo(0), "updates")
+    assert not any(at.is_due(step) for step in (StepInfo(0, micro_batch=1), StepInfo(0, pass_index=1)))
+    assert not at.is_due(StepInfo(0), "updates")
+    assert at.needs == {"parameters"}
 
 
 class Learner:
@@ -217,16 +231,41 @@ def test_an_augment_plugin_that_learns_runs_in_step():
             pulled.append(number)
             yield BATCH, StepInfo(number)
 
-    for (batch, step), expected in zip(hooks.augment(source()), (0.0, 1.0, 2.0), strict=True):
+    for (batch, step), expected in zip(hooks.stream(source()), (0.0, 1.0, 2.0), strict=True):
         assert batch.inputs[0, 0] == expected
         assert len(pulled) == step.global_step + 1
-        hooks.augment_backward(torch.tensor([1.0]), step)
+        hooks.fire(hooks.at.after_step, {"losses": torch.tensor([1.0])}, step)
 
 
-def test_a_hook_without_plugins_wants_nothing():
+def test_without_plugins_nothing_fires_and_nothing_is_computed():
     hooks = Hooks()
-    assert not any(hooks.wants(hook) for hook in specs.HOOKS)
+    for moment in Moment:
+        firing = getattr(hooks.at, moment.name.lower())
+        assert (firing.methods, firing.needs) == ((), frozenset())
     assert hooks.order() == {}
+
+
+def test_a_plugin_that_was_disabled_fires_no_more():
+    hooks = Hooks()
+    hooks.register(failing := plugin(Failing()))
+    hooks.register(watch := plugin(Watch()))
+    assert [method.plugin for method in hooks.at.gradients.methods] == [failing]
+    assert hooks.observers == (watch,)
+    for one in (failing, watch):
+        hooks.disable(one, PluginRaisedError("x", plugin=one.spec.name), RunPosition(0))
+    assert hooks.at.gradients.methods == hooks.at.after_update.methods == hooks.observers == ()
+
+
+@pytest.mark.parametrize("hook", specs.HOOKS, ids=lambda hook: hook.__name__)
+def test_every_argument_of_a_hook_is_to_be_had_when_it_fires(hook):
+    (method,) = [m for role in specs.ROLES.values() for m in role.methods.values() if m.hook is hook]
+    firing = get_type_hints(Moments)[method.fires.name.lower()]
+    values = get_type_hints(get_args(firing)[0])
+
+    taken = {name for name in get_type_hints(hook) if name not in {"step", "return"}}
+
+    assert taken <= values.keys()
+    assert method.changes in {None, *taken}
 
 
 def test_a_fault_of_the_first_kind_is_not_told_as_one_after_restarts():
@@ -323,4 +362,4 @@ def test_another_pass_before_the_first_is_the_optimizers_fault():
     with pytest.raises(
         PluginProtocolError, match=r"'early' in 'optimizer\.forward' at step 3: asked for another"
     ):
-        hooks.optimizer_forward(parameters, StepInfo(3))
+        hooks.fire(hooks.at.parameters, {"parameters": parameters}, StepInfo(3))

@@ -7,7 +7,9 @@ import torch
 
 from ringfence import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap
 from ringfence.plugins.result_checks import ResultError, check_scalars
-from ringfence.plugins.result_kinds import check_result
+from ringfence.plugins.result_kinds import BATCH as BATCHES
+from ringfence.plugins.result_kinds import GRADIENTS as MAPS
+from ringfence.plugins.result_kinds import LOSS, NUMBER, PARAMETERS, REPORT, UPDATED
 from ringfence.tensors.finite import is_finite
 
 BATCH = Batch(torch.rand(4, 1, 3, 3), torch.tensor([0, 1, 2, 1]), torch.arange(4), 3)
@@ -15,27 +17,26 @@ GRADIENTS = TensorMap.like({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}
 OUTPUTS = torch.zeros(4, 3)
 
 
-def refused(changes, result, **arguments):
+def check_result(kind, result, arguments):
+    return kind.check(result, arguments, finite=True)
+
+
+def refused(kind, result, **arguments):
     with pytest.raises(ResultError) as caught:
-        check_result(changes, result, arguments)
+        check_result(kind, result, arguments)
     return str(caught.value)
-
-
-def test_none_passes_for_every_hook():
-    for changes in ("batch", "gradients", "parameters", "loss", None):
-        assert check_result(changes, None, {}) is None
 
 
 def test_a_batch_keeps_the_hosts_indices():
     result = Batch(BATCH.inputs + 1, BATCH.targets, torch.tensor([9, 9, 9, 9]), 99)
-    checked = check_result("batch", result, {"batch": BATCH})
+    checked = check_result(BATCHES, result, {"batch": BATCH})
     assert torch.equal(checked.indices, BATCH.indices)
     assert checked.num_classes == 3
 
 
 def test_mixed_labels_are_accepted_as_probabilities():
     soft = BATCH.with_(targets=torch.full((4, 3), 1 / 3))
-    assert check_result("batch", soft, {"batch": BATCH}).targets.shape == (4, 3)
+    assert check_result(BATCHES, soft, {"batch": BATCH}).targets.shape == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,12 @@ def test_mixed_labels_are_accepted_as_probabilities():
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(result, says):
-    assert says in refused("batch", result, batch=BATCH)
+    assert says in refused(BATCHES, result, batch=BATCH)
 
 
 def test_regression_targets_must_keep_their_shape():
     batch = Batch(torch.rand(4, 2), torch.rand(4), torch.arange(4))
-    assert "targets of shape" in refused("batch", batch.with_(targets=torch.rand(4, 3)), batch=batch)
+    assert "targets of shape" in refused(BATCHES, batch.with_(targets=torch.rand(4, 3)), batch=batch)
 
 
 @pytest.mark.parametrize(
@@ -77,34 +78,34 @@ def test_regression_targets_must_keep_their_shape():
 def test_gradients_that_do_not_fit_are_refused(change, says):
     result = dict(GRADIENTS)
     change(result)
-    assert says in refused("gradients", result, gradients=GRADIENTS)
+    assert says in refused(MAPS, result, gradients=GRADIENTS)
 
 
 def test_a_nan_is_named_in_a_map_of_the_same_layout():
     """Maps of one layout take a fast path; it must not lose the name."""
     result = GRADIENTS.clone()
     result["bias"][1] = math.inf
-    assert "gradient 'bias'" in refused("gradients", result, gradients=GRADIENTS)
+    assert "gradient 'bias'" in refused(MAPS, result, gradients=GRADIENTS)
 
 
 def test_another_pass_is_checked_inside():
-    good = check_result("parameters", AnotherPass(GRADIENTS.clone()), {"parameters": GRADIENTS})
+    good = check_result(UPDATED, AnotherPass(GRADIENTS.clone()), {"parameters": GRADIENTS})
     assert isinstance(good, AnotherPass)
     bad = GRADIENTS.clone()
     bad["weight"][0, 0] = math.nan
-    assert "parameter 'weight'" in refused("parameters", AnotherPass(bad), parameters=GRADIENTS)
+    assert "parameter 'weight'" in refused(UPDATED, AnotherPass(bad), parameters=GRADIENTS)
 
 
 def test_loss_terms_need_the_shape_of_the_outputs():
-    assert check_result("loss", LossTerm(1.0, torch.zeros(4, 3)), {"outputs": OUTPUTS}).value == 1.0
+    assert check_result(LOSS, LossTerm(1.0, torch.zeros(4, 3)), {"outputs": OUTPUTS}).value == 1.0
     flat = LossTerm(1.0, torch.zeros(4))
-    assert "a loss term's gradient of shape" in refused("loss", flat, outputs=OUTPUTS)
-    assert "not finite" in refused("loss", LossTerm(math.nan, OUTPUTS), outputs=OUTPUTS)
-    assert "not finite" in refused("loss", LossScale(math.inf), outputs=OUTPUTS)
+    assert "a loss term's gradient of shape" in refused(LOSS, flat, outputs=OUTPUTS)
+    assert "not finite" in refused(LOSS, LossTerm(math.nan, OUTPUTS), outputs=OUTPUTS)
+    assert "not finite" in refused(LOSS, LossScale(math.inf), outputs=OUTPUTS)
     # Finite as a double, and not as the loss will be.
-    assert "not finite as torch.float32" in refused("loss", LossScale(-1e39), outputs=OUTPUTS)
-    assert "not finite as torch.float32" in refused("loss", LossTerm(1e39, OUTPUTS), outputs=OUTPUTS)
-    assert "returned float" in refused("loss", 1.0, outputs=OUTPUTS)
+    assert "not finite as torch.float32" in refused(LOSS, LossScale(-1e39), outputs=OUTPUTS)
+    assert "not finite as torch.float32" in refused(LOSS, LossTerm(1e39, OUTPUTS), outputs=OUTPUTS)
+    assert "returned float" in refused(LOSS, 1.0, outputs=OUTPUTS)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_loss_terms_need_the_shape_of_the_outputs():
     ],
 )
 def test_a_report_that_does_not_fit_is_refused(report, says):
-    assert says in refused(None, report)
+    assert says in refused(REPORT, report)
 
 
 def test_numbers_that_are_not_finite_may_be_logged():
@@ -146,7 +147,7 @@ def test_a_complex_number_is_finite_if_both_its_parts_are(bad):
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 4, 3), (1025, 1), (1, 1025)])
 def test_a_picture_has_one_to_1024_pixels_a_side(shape):
-    assert "1 to 1024 pixels" in refused(None, Report(images={"i": torch.zeros(shape, dtype=torch.uint8)}))
+    assert "1 to 1024 pixels" in refused(REPORT, Report(images={"i": torch.zeros(shape, dtype=torch.uint8)}))
 
 
 def reported(histograms: int, bins: int, pictures: int = 0) -> Report:
@@ -161,30 +162,58 @@ def reported(histograms: int, bins: int, pictures: int = 0) -> Report:
 
 def test_histograms_of_a_report_are_bounded_together():
     """Those of 161 parameters and their gradients, of 64 bins each, are not too many."""
-    assert len(check_result(None, reported(322, 64), {}).histograms) == 322
-    message = refused(None, reported(1020, 510))
+    assert len(check_result(REPORT, reported(322, 64), {}).histograms) == 322
+    message = refused(REPORT, reported(1020, 510))
     assert "reported histograms of 1,041,420 counts and edges in one call; at most 42,000" in message
     assert "fewer bins" in message
 
 
 def test_pictures_of_a_report_are_bounded_together():
-    assert len(check_result(None, reported(1, 1, pictures=3), {}).images) == 3
+    assert len(check_result(REPORT, reported(1, 1, pictures=3), {}).images) == 3
     assert "reported pictures of 4.0 MiB in one call; at most 3 MiB" in refused(
-        None, reported(1, 1, pictures=4)
+        REPORT, reported(1, 1, pictures=4)
     )
 
 
 @pytest.mark.parametrize("counts", [3, None, torch.tensor(1.0)])
 def test_a_histogram_without_a_length_is_refused_in_words(counts):
-    assert "holds what is no number" in refused(None, Report(histograms={"h": Histogram(counts, [0.0, 1.0])}))
+    assert "holds what is no number" in refused(
+        REPORT, Report(histograms={"h": Histogram(counts, [0.0, 1.0])})
+    )
 
 
 @pytest.mark.parametrize("hostile", [10**400, -(10**400)])
 def test_an_integer_that_no_float_holds_is_refused(hostile):
     with pytest.raises(ResultError, match="of 1329 bits"):
         check_scalars({"x": hostile})
-    assert "no number" in refused(None, Report(histograms={"h": Histogram([hostile], [0.0, 1.0])}))
+    assert "no number" in refused(REPORT, Report(histograms={"h": Histogram([hostile], [0.0, 1.0])}))
 
 
 def test_a_number_that_a_float_holds_may_be_an_integer():
     check_scalars({"x": 10**300, "y": True})
+
+
+@pytest.mark.parametrize("result", [0.5, 3, -(2**60)])
+def test_a_number_is_a_float(result):
+    assert NUMBER.check(result, {}, finite=True) == float(result)
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("1", "returned str; expected a number or None"),
+        (True, "returned bool; expected a number or None"),
+        (torch.tensor(1.0), "returned Tensor; expected a number or None; write .item()"),
+        (10**400, "returned a number of 1329 bits; expected one that a float holds"),
+        (math.nan, "returned a number that is not finite"),
+        (-math.inf, "returned a number that is not finite"),
+    ],
+)
+def test_what_is_no_number_is_refused(result, says):
+    assert refused(NUMBER, result) == says
+
+
+def test_only_backward_may_ask_for_another_pass():
+    assert refused(PARAMETERS, AnotherPass(GRADIENTS), parameters=GRADIENTS) == (
+        "asked for another pass before the first; only backward may ask for one"
+    )

@@ -6,24 +6,39 @@ import pytest
 import torch
 
 from ringfence import AnotherPass, LossScale, LossTerm, Report
+from ringfence.hooks.role import Method, Moment
 from ringfence.hooks.specs import ROLES
 from ringfence.plugins.result_checks import ResultError
-from ringfence.plugins.result_kinds import RESULT_KINDS, Form, kinds_of
+from ringfence.plugins.result_kinds import (
+    BATCH,
+    GRADIENTS,
+    LOSS,
+    NUMBER,
+    PARAMETERS,
+    REPORT,
+    RESULT_KINDS,
+    UPDATED,
+    Form,
+    kind_of,
+    kinds_of,
+)
 from ringfence.testing import samples
 
 GIVEN = samples.arguments(4)
-PARAMETERS = GIVEN["parameters"].clone()
+VALUES = GIVEN["parameters"].clone()
 RESULTS = {
-    "batch": (
+    BATCH: (
         ("batch", GIVEN["batch"].with_(inputs=GIVEN["batch"].inputs / 2)),
         ("soft_batch", GIVEN["batch"].with_(targets=torch.full((4, samples.CLASSES), 0.1))),
     ),
-    "loss": (("loss_term", LossTerm(0.5, torch.ones(4, samples.CLASSES))), ("loss_scale", LossScale(2.0))),
-    "gradients": (("map", GIVEN["gradients"].clone()),),
-    "parameters": (("map", PARAMETERS), ("another_pass", AnotherPass(PARAMETERS))),
-    None: (("report", Report({"norm": 1.0})),),
+    LOSS: (("loss_term", LossTerm(0.5, torch.ones(4, samples.CLASSES))), ("loss_scale", LossScale(2.0))),
+    GRADIENTS: (("map", GIVEN["gradients"].clone()),),
+    PARAMETERS: (("map", VALUES),),
+    UPDATED: (("map", VALUES), ("another_pass", AnotherPass(VALUES))),
+    REPORT: (("report", Report({"norm": 1.0})),),
+    NUMBER: (("number", 0.5), ("number", 3)),
 }
-CASES = [(changes, form, result) for changes, found in RESULTS.items() for form, result in found]
+CASES = [(kind, form, result) for kind, found in RESULTS.items() for form, result in found]
 
 
 class Memory:
@@ -69,16 +84,16 @@ def parts(result):
             return [value, gradient.tolist()]
         case AnotherPass(parameters):
             return ["another", parts(parameters)]
-        case LossScale() | Report():
+        case LossScale() | Report() | float() | int():
             return result
     if hasattr(result, "targets"):
         return [result.inputs.tolist(), result.targets.tolist(), result.indices.tolist()]
     return {name: tensor.tolist() for name, tensor in result.items()}
 
 
-@pytest.mark.parametrize(("changes", "form", "result"), CASES, ids=[form for _, form, _ in CASES])
-def test_a_result_is_read_as_it_was_written(changes, form, result):
-    kind, memory = RESULT_KINDS[changes], Memory()
+@pytest.mark.parametrize(("kind", "form", "result"), CASES, ids=[form for _, form, _ in CASES])
+def test_a_result_is_read_as_it_was_written(kind, form, result):
+    memory = Memory()
 
     written = kind.write(kind.check(result, GIVEN, finite=False), GIVEN, memory)
     read = kind.read(*written, GIVEN, Read(memory))
@@ -87,9 +102,9 @@ def test_a_result_is_read_as_it_was_written(changes, form, result):
     assert parts(kind.check(read, GIVEN, finite=True)) == parts(result)
 
 
-@pytest.mark.parametrize(("changes", "form", "result"), CASES, ids=[form for _, form, _ in CASES])
-def test_there_is_room_for_all_that_is_written(changes, form, result):
-    kind, memory = RESULT_KINDS[changes], Memory()
+@pytest.mark.parametrize(("kind", "form", "result"), CASES, ids=[form for _, form, _ in CASES])
+def test_there_is_room_for_all_that_is_written(kind, form, result):
+    memory = Memory()
     kind.write(result, GIVEN, memory)
     tensors = [part for part in memory.written if isinstance(part, torch.Tensor)]
 
@@ -97,11 +112,11 @@ def test_there_is_room_for_all_that_is_written(changes, form, result):
 
     assert len(room) >= len(tensors)
     assert all(tensor.nbytes <= nbytes for tensor, nbytes in zip(tensors, room, strict=False))
-    assert not kind.is_map or room == (GIVEN[changes].buffer.numel(),)
+    assert not kind.is_map or room == (GIVEN[kind.measured_by].buffer.numel(),)
 
 
 def test_probabilities_of_a_regression_are_not_read():
-    kind, batch = RESULT_KINDS["batch"], GIVEN["batch"]
+    kind, batch = BATCH, GIVEN["batch"]
     regression = type(batch)(batch.inputs, torch.rand(4), batch.indices)
 
     with pytest.raises(ResultError, match="sent class probabilities for a regression"):
@@ -109,11 +124,25 @@ def test_probabilities_of_a_regression_are_not_read():
 
 
 def test_every_hook_has_a_kind_and_every_form_belongs_to_one():
-    used = {kind for role in ROLES.values() for kind in kinds_of(role).values()}
-
-    assert used == set(RESULT_KINDS.values())
-    assert {form for kind in used for form in kind.forms} == set(get_args(Form)) - {"none"}
     for role in ROLES.values():
         for name, kind in kinds_of(role).items():
             arguments = role.methods[name].hook.__annotations__
             assert not kind.measured_by or kind.measured_by in arguments
+    assert set(RESULTS) == set(RESULT_KINDS.values())
+    assert {form for kind in RESULTS for form in kind.forms} == set(get_args(Form)) - {"none"}
+
+
+def test_a_hook_that_returns_what_is_no_kind_is_told():
+    def odd_forward(losses: torch.Tensor) -> str | None:
+        """Return a text."""
+
+    with pytest.raises(
+        TypeError, match=r"odd_forward returns str \| None in place of None; RESULT_KINDS has"
+    ):
+        kind_of(Method(odd_forward, Moment.AFTER_STEP))
+
+
+def test_what_comes_next_sees_what_was_changed():
+    assert LOSS.replace(2.0, LossScale(3.0)) == 6.0
+    assert LOSS.replace(2.0, LossTerm(3.0, torch.zeros(1))) == 5.0
+    assert GRADIENTS.replace(GIVEN["gradients"], VALUES) is VALUES

@@ -23,7 +23,7 @@ from ringfence import Batch, Histogram, StepInfo
 from ringfence.hooks.types import Report
 from ringfence.plugins.failure_policy import FaultRecord
 from ringfence.plugins.observer import RunInfo
-from ringfence.plugins.result_kinds import check_result
+from ringfence.plugins.result_checks import check_report
 from ringfence.report import page as html
 from ringfence.report import run_data
 from ringfence.report.charts import WHOLE, heat_map, line_chart
@@ -297,7 +297,7 @@ def test_hostile_numbers_go_through_recorder_and_page(tmp_path):
     with MetricsLog(tmp_path) as recorder:
         recorder.started(RunInfo(0, 4, 4, 64, 64, 9, "cpu", "accuracy", higher_is_better=True))
         for step in range(4):
-            told = check_result(None, Report(numbers, histograms), {})
+            told = check_report(Report(numbers, histograms))
             recorder.reported("hostile", StepInfo(step), {"x": -1.7e308}, told)
             recorder.reported("hostile", StepInfo(step), {"x": -1.7e308}, told)
             recorder.step(StepInfo(step), 1.7e308 if step % 2 else math.inf, 16)
@@ -491,7 +491,7 @@ def test_what_a_page_draws_is_bounded_and_shared_among_plugins(tmp_path, monkeyp
     with MetricsLog(tmp_path) as recorder:
         for step in range(2):
             for name, told in {"aaa": flood, "monitor": honest}.items():
-                recorder.reported(name, StepInfo(step), {}, check_result(None, told, {}))
+                recorder.reported(name, StepInfo(step), {}, check_report(told))
             recorder.step(StepInfo(step), None, 1)
             recorder.evaluated(step + 1, 0, {f"m{n}": 1.0 for n in range(100)}, best=False)
     text = write_report(tmp_path).read_text()

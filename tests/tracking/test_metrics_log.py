@@ -25,7 +25,7 @@ from ringfence.plugins import result_checks
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.observer import RunInfo
-from ringfence.plugins.result_kinds import check_result
+from ringfence.plugins.result_checks import check_report
 from ringfence.plugins.stop_request import StopRequest
 from ringfence.report.run_data import read_run
 from ringfence.run.execute import run
@@ -321,7 +321,7 @@ def test_a_report_as_large_as_it_may_be_is_kept_in_about_a_mebibyte(tmp_path):
         [1.2345678901234567e-300] * bins, [-1.2345678901234567e-300 / (n + 1) for n in range(bins + 1)]
     )
     told = Report({}, {f"h{n}": worst for n in range(result_checks.MAX_HISTOGRAM_NUMBERS // (2 * bins + 1))})
-    assert check_result(None, told, {}) is told
+    assert check_report(told) is told
     with MetricsLog(tmp_path) as recorder:
         recorder.reported("spy", StepInfo(0), {}, told)
     assert (tmp_path / "reports" / "spy.jsonl").stat().st_size < 1.1 * 2**20

@@ -14,7 +14,7 @@ from ...hooks.errors import CutOffError, PluginError, PluginMemoryError
 from ...hooks.types import Batch, StepInfo, TensorMap
 from ...plugins.interface import PluginSpec, PluginUsage, excess_state
 from ...plugins.result_checks import Names, ResultError, check_scalars
-from ...plugins.result_kinds import RESULT_KINDS, check_result
+from ...plugins.result_kinds import ResultKind, kinds_of
 from ...tensors import pytree
 from ...tensors.tensor_file import TensorFile
 from ..policy.layer_status import LayerStatus
@@ -44,12 +44,12 @@ class _Form:
 
     Attributes:
         hook: For messages.
-        changes: The argument that its result replaces.
+        kind: Of its results.
         names: Arguments to send.
     """
 
     hook: str
-    changes: str | None
+    kind: ResultKind
     names: tuple[str, ...]
 
 
@@ -336,7 +336,7 @@ class IsolatedPlugin:
         worker.channel.begin(self.spec.deadline_s, form.hook, step.global_step)
         packed = slot.pack(form.names, arguments, snapshot=snapshot)
         held = worker.exchange.result_bytes
-        place = slot.place_result(form.changes, arguments)
+        place = slot.place_result(form.kind, arguments)
         if worker.exchange.result_bytes != held:
             self._crew.count_results()
         seq = worker.channel.next_seq()
@@ -371,17 +371,19 @@ class IsolatedPlugin:
         channel = worker.channel
         reply = channel.wait(pending, self.spec.deadline_s)
         self.usage.calls += 1
-        changes = self._forms[method].changes
+        kind = self._forms[method].kind
         try:
             if isinstance(reply, Large):
                 reply = _from_outbox(slot.outbox, reply.nbytes)
             if not isinstance(reply, Done):
                 raise MessageError(f"a {type(reply).__name__} in answer to a call")
             check_scalars(reply.scalars)
-            result = slot.unpack(reply, changes, arguments, into)
-            if not RESULT_KINDS[changes].is_map:
-                # Those were checked as they were copied.
-                result = check_result(changes, result, arguments)
+            result = slot.unpack(reply, kind, arguments, into)
+            if result is not None and not kind.is_map:
+                # Maps were checked as they were copied.
+                result = kind.check(result, arguments, finite=True)
+                if kind.is_logged:
+                    reply.scalars[method] = result
             self._names.add(reply.scalars, result)
         except MessageError as error:
             raise channel.reject(f"sent {error}", pending) from error
@@ -426,11 +428,11 @@ class IsolatedPlugin:
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")
 
     def _form(self, method: str, accepted: tuple[str, ...]) -> _Form:
-        changes = self.spec.role_info.changes.get(method)
+        kind = kinds_of(self.spec.role_info)[method]
         # The inside needs what a result is measured by, to tell the plugin what is wrong with it.
-        names = dict.fromkeys([*accepted, RESULT_KINDS[changes].measured_by])
+        names = dict.fromkeys([*accepted, kind.measured_by])
         sent = tuple(name for name in names if name not in {"step", ""})
-        return _Form(f"{self.spec.role}.{method}", changes, sent)
+        return _Form(f"{self.spec.role}.{method}", kind, sent)
 
     def _forget_posted(self) -> None:
         self._posted.clear()

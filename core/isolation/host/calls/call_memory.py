@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....hooks.types import Batch, Histogram, Report, TensorMap, TensorSpec
 from ....plugins.machine_memory import MIB
-from ....plugins.result_kinds import RESULT_KINDS, as_map
+from ....plugins.result_kinds import ResultKind, as_map
 from ....tensors.buffer_pool import BufferPool
 from ....tensors.byte_batch import ByteBatch
 from ...transport.messages import (
@@ -98,9 +98,9 @@ class CallMemory:
         for name, value in values.items():
             packed[name] = self._describe(value, refs)
 
-    def place_result(self, changes: str | None, arguments: Mapping[str, Any]) -> int:
-        """Make room for what the method may change; returns the region's number, or 0."""
-        sizes = RESULT_KINDS[changes].room(arguments)
+    def place_result(self, kind: ResultKind, arguments: Mapping[str, Any]) -> int:
+        """Make room for what the method may return; returns the region's number, or 0."""
+        sizes = kind.room(arguments)
         if not sizes:
             return 0
         nbytes = 0
@@ -112,7 +112,7 @@ class CallMemory:
     def unpack(
         self,
         done: Done,
-        changes: str | None,
+        kind: ResultKind,
         arguments: Mapping[str, Any],
         into: TensorMap | None = None,
     ) -> Any:
@@ -120,7 +120,7 @@ class CallMemory:
 
         Args:
             done: What the worker said of it.
-            changes: The argument that it replaces.
+            kind: Of what it may be.
             arguments: Of the call.
             into: Where a map goes, of the argument's layout; memory of the slot's by default.
 
@@ -132,7 +132,6 @@ class CallMemory:
             ResultError: There can be no such result; or a map holds a number that is not finite, and
                 ``into`` is then undefined.
         """
-        kind = RESULT_KINDS[changes]
         if done.result == "none":
             return None
         if done.result not in kind.forms:
