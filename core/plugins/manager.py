@@ -257,7 +257,8 @@ class Hooks:
         except PluginError as error:
             self._failed(plugin, error)
             return None
-        self._reported(plugin, own, result)
+        if own.scalars or isinstance(result, Report):  # else most calls would make one more, for nothing
+            self._reported(plugin, own, result)
         return result
 
     def _in_step(
