@@ -7,6 +7,7 @@ before they are asked for, so that no second thread is needed.
 """
 
 import contextlib
+import inspect
 import os
 import socket
 import subprocess
@@ -16,7 +17,9 @@ from pathlib import Path
 import msgspec
 import torch
 
+from ringfence.hooks import specs
 from ringfence.hooks.errors import PluginError
+from ringfence.hooks.role import METHODS
 from ringfence.hooks.types import Batch, StepInfo, TensorMap
 from ringfence.isolation.host.calls.channel import Channel
 from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
@@ -30,19 +33,13 @@ from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.result_kinds import kinds_of
 from ringfence.plugins.stop_request import StopRequest
 
-#: Role and method to the arguments that a plugin under attack takes.
+#: Role and method to all the arguments of its hook: a plugin under attack takes them.
 HOOKS = {
-    ("augment", "forward"): ("batch", "step"),
-    ("augment", "backward"): ("losses", "step"),
-    ("gradient", "forward"): ("batch", "outputs", "loss", "step"),
-    ("gradient", "backward"): ("gradients", "parameters", "step"),
-    ("optimizer", "forward"): ("parameters", "step"),
-    ("optimizer", "backward"): ("parameters", "gradients", "loss", "step"),
-    ("monitor", "forward"): ("batch", "outputs", "loss", "step"),
-    ("monitor", "backward"): ("parameters", "gradients", "step"),
+    (role.name, name): tuple(inspect.signature(method.hook).parameters)
+    for role in specs.ROLES.values()
+    for name, method in role.methods.items()
 }
-ROLES = ("augment", "gradient", "optimizer", "monitor")
-METHODS = ("forward", "backward")
+ROLES = tuple(specs.ROLES)
 
 #: A call that gets no reply ends after this.
 DEADLINE_S = 0.05
@@ -62,10 +59,10 @@ def arguments():
     """Return one of everything that a hook may be given."""
     generator = torch.Generator().manual_seed(7)
     tensors = {"weight": torch.randn(4, 3, generator=generator), "bias": torch.randn(4, generator=generator)}
-    gradients, parameters = TensorMap.like(tensors), TensorMap.like(tensors)
+    gradients, parameters, updates = (TensorMap.like(tensors) for _ in range(3))
     for name, value in tensors.items():
-        gradients[name].copy_(value)
-        parameters[name].copy_(value)
+        for each in (gradients, parameters, updates):
+            each[name].copy_(value)
     inputs, targets = torch.rand(4, 1, 2, 2, generator=generator), torch.tensor([0, 2, 1, 0])
     return {
         "batch": Batch(inputs, targets, torch.arange(4), 3),
@@ -74,7 +71,7 @@ def arguments():
         "losses": torch.rand(4, generator=generator),
         "gradients": gradients,
         "parameters": parameters,
-        "updates": None,
+        "updates": updates,
     }
 
 

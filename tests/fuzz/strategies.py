@@ -1,9 +1,12 @@
 """What an attacker may send: messages of every type, with everything in them that does not belong."""
 
 import struct
+from typing import get_args
 
 import msgspec
 from hypothesis import strategies as st
+
+from ringfence.plugins.result_kinds import Form
 
 _NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 _EXTREME = (0, -1, 1, 3, 513, 2**31, 2**63 - 1, -(2**63), 2**64 - 1, 0.0, -0.0, 1e308, -1e308, 5e-324)
@@ -75,9 +78,7 @@ REPORTS = _often(
         _often(st.dictionaries(GOOD_NAMES | NAMES, IMAGES, max_size=2)),
     ).map(list)
 )
-KINDS = st.sampled_from(
-    ["none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report", "pickle", ""]
-)
+KINDS = st.sampled_from([*get_args(Form), "pickle", ""])
 DONE = st.tuples(
     st.just("Done"),
     st.just(0),

@@ -4,6 +4,8 @@ A target is called with bytes. It returns if what came of them is right, and
 raises whatever else came.
 """
 
+from typing import get_args
+
 import torch
 from other_end import HOOKS, LOCKED, Attacked, Ground, ready
 from verdict import assert_contained
@@ -21,6 +23,7 @@ from ringfence.isolation.transport.messages import (
     encoder,
 )
 from ringfence.plugins.manager import Hooks
+from ringfence.plugins.result_kinds import Form
 from ringfence.tensors import pytree
 
 _HOOKS = list(HOOKS)
@@ -29,7 +32,6 @@ _REPORT = WireReport(
     {"h": WireHistogram([1.0, 2.0], [0.0, 0.5, 1.0])},
     {"picture": WireImage(2, 2, 3, bytes(12)), "grey": WireImage(1, 2, 0, bytes(2))},
 )
-_KINDS = ("none", "batch", "soft_batch", "map", "another_pass", "loss_term", "loss_scale", "report")
 
 
 def _done(kind, report=None):
@@ -37,7 +39,7 @@ def _done(kind, report=None):
 
 
 _MESSAGES = (
-    *(_done(kind, _REPORT if kind == "report" else None) for kind in _KINDS),
+    *(_done(kind, _REPORT if kind == "report" else None) for kind in get_args(Form)),
     encoder.encode(Large(0, 100)),
     encoder.encode(Size(0, 0)),
     encoder.encode(Fault(0, "raised", "ValueError: x", 'File "a.py", line 3', 0)),

@@ -70,7 +70,13 @@ def peak_bytes():
 
 
 def assert_contained(kind, result, given):
-    """Fail unless ``result`` is one that a hook may return, or a plugin's error that is fit to be shown."""
+    """Fail unless ``result`` is one that a hook may return, or a plugin's error that is fit to be shown.
+
+    Args:
+        kind: What came of it, as ``Attacked.call`` says.
+        result: The result or the error.
+        given: The arguments of the call.
+    """
     if kind != "accepted":
         assert isinstance(result, FAULTS), repr(result)
         text = str(result)
@@ -95,6 +101,8 @@ def _assert_valid(value, given):
             else:
                 _assert_like(value.targets, batch.targets)
                 assert 0 <= int(value.targets.min()) <= int(value.targets.max()) < batch.num_classes
+        case float():
+            assert math.isfinite(value)
         case LossScale(factor):
             assert math.isfinite(factor)
         case LossTerm(number, gradient):

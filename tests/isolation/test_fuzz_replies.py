@@ -1,13 +1,29 @@
 """Whatever a worker answers to a call, the host has a checked result or an error that names the plugin."""
 
+import struct
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from other_end import METHODS, ROLES, Attacked
+from other_end import HOOKS, METHODS, ROLES, Attacked
 from strategies import BYTES, DONE, FILLS, MESSAGES, REPORTS, encoded
 from verdict import Bounds, assert_contained
 
+from ringfence.hooks import specs
+from ringfence.plugins.result_kinds import (
+    BATCH,
+    GRADIENTS,
+    LOSS,
+    NUMBER,
+    PARAMETERS,
+    REPORT,
+    RESULT_KINDS,
+    UPDATED,
+    kinds_of,
+)
+
+ZEROS, ONES = b"\x00", struct.pack("<f", 1.0)
 EXAMPLES = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -46,6 +62,39 @@ def test_any_well_formed_answer_is_a_checked_result_or_a_protocol_error(
     plugin = attacked[role]
     kind, result = bounds(lambda: plugin.call(method, msgspec.msgpack.encode(done), fill=fill))
     assert_contained(kind, result, plugin.arguments)
+
+
+#: Each kind of result to what a worker says and writes that keeps to it.
+HONEST = {
+    BATCH: [("batch", 0.0, ZEROS), ("soft_batch", 0.0, ZEROS)],
+    LOSS: [("loss_term", 0.5, ZEROS), ("loss_scale", 2.0, ZEROS)],
+    GRADIENTS: [("map", 0.0, ONES)],
+    PARAMETERS: [("map", 0.0, ONES)],
+    UPDATED: [("map", 0.0, ONES), ("another_pass", 0.0, ONES)],
+    REPORT: [("report", 0.0, ZEROS)],
+    NUMBER: [("number", 0.5, ZEROS)],
+}
+
+
+def test_every_kind_of_result_is_fuzzed():
+    """Its forms are among those that are sent, and what is accepted of them is looked at."""
+    assert set(HONEST) == set(RESULT_KINDS.values())
+    for kind, answers in HONEST.items():
+        assert [form for form, _, _ in answers] == list(kind.forms)
+
+
+@pytest.mark.parametrize(("role", "method"), HOOKS)
+def test_an_honest_answer_of_every_form_is_accepted_and_looked_at(attacked, role, method):
+    plugin = attacked[role]
+    for form, value, fill in HONEST[kinds_of(specs.ROLES[role])[method]]:
+        report = ["WireReport", {"norm": 1.0}, {}, {}] if form == "report" else None
+        done = msgspec.msgpack.encode(["Done", 0, form, value, 0.0, {}, report])
+
+        kind, result = plugin.call(method, done, fill=fill)
+
+        assert kind == "accepted", result
+        assert result not in (None, [])
+        assert_contained(kind, result, plugin.arguments)
 
 
 def lying(nbytes):
