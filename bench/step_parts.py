@@ -22,7 +22,7 @@ from harness import Table, difference, in_turn, pin_threads, say
 from rows.step import tiny
 
 from ringfence.plugins import local_plugin
-from ringfence.plugins.result_kinds import RESULT_KINDS
+from ringfence.plugins.result_kinds import UPDATED
 from ringfence.reproducibility.generator_states import TorchRng
 
 _STEPS, _ROUNDS = 400, 9
@@ -58,7 +58,7 @@ def _parts() -> dict[str, Callable[[], Any]]:
             local_plugin, "CallContext", _NoGradient
         ),
         "without the look at what the plugin returns": lambda: mock.patch.object(
-            type(RESULT_KINDS["parameters"]), "check", lambda _kind, result, _arguments, **_how: result
+            type(UPDATED), "check", lambda _kind, result, _arguments, **_how: result
         ),
         "without the generator's state for a further pass": lambda: mock.patch.object(
             TorchRng, "capture", staticmethod(lambda _device: kept)

@@ -41,7 +41,7 @@ def through(plugins, data, *, as_stored, steps=10):
         source = batches(
             data, plan, 3, first_step=0, steps_total=steps, lr_factor=lambda _: 1.0, as_stored=as_stored
         )
-        return [(batch.inputs.clone(), batch.targets.clone()) for batch, _ in hooks.augment(source)]
+        return [(batch.inputs.clone(), batch.targets.clone()) for batch, _ in hooks.stream(source)]
 
 
 def assert_same(one, other):
