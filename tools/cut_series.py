@@ -20,7 +20,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +28,7 @@ from packaging.version import Version
 
 import ringfence
 from ringfence.compat.version_range import window
-from ringfence.hooks.series import (
-    Index,
-    Series,
-    SeriesSnapshot,
-    lower_bound,
-    removed_without_notice,
-    series_of,
-)
+from ringfence.hooks.series import Index, Series, SeriesSnapshot, lower_bound, series_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +42,8 @@ CORES = "tests/run/cores.toml"
 UNRELEASED = "## Unreleased"
 
 _GIT_S = 30.0
+#: What will go must have been announced for this many series before.
+NOTICE_SERIES = 2
 
 
 Step = Literal["open", "candidate", "close", "patch"]
@@ -157,6 +152,27 @@ def _check_record(root: Path, index: Index, current: Version, live: Mapping[str,
             f"what goes has to be announced in the two series before (DEPRECATED in core/hooks/specs.py); "
             f"bring it back:\n  {listed}"
         )
+
+
+def removed_without_notice(snapshots: Sequence[SeriesSnapshot]) -> list[str]:
+    """Return what each series dropped that the two before it did not both announce.
+
+    Args:
+        snapshots: In the order of release.
+    """
+    faults = []
+    for position, snapshot in enumerate(snapshots[1:], start=1):
+        gone = set(snapshots[position - 1].items()) - set(snapshot.items())
+        before = snapshots[max(0, position - NOTICE_SERIES) : position]
+        for item in sorted(gone):
+            announced = len(before) == NOTICE_SERIES and all(_announces(old, item) for old in before)
+            if not announced:
+                faults.append(f"{snapshot.series} drops {item}")
+    return faults
+
+
+def _announces(snapshot: SeriesSnapshot, item: str) -> bool:
+    return item in snapshot.deprecated or item.partition(".")[0] in snapshot.deprecated
 
 
 def _template(

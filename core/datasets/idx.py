@@ -18,7 +18,6 @@ from .preparation import Limit, Normalize, finish
 
 #: Third byte of an IDX file to its numbers' type; all are big-endian.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_UBYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = 4
 _IMAGES_DIMS = 3

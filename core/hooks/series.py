@@ -11,7 +11,7 @@ versions and those withdrawn. A core knows the series up to itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from typing import Any
 from packaging.version import Version
 
 FOLDER = Path(__file__).parent / "snapshots"
-#: A series that will go must have said so for this many series before.
-NOTICE_SERIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,27 +132,6 @@ def lower_bound(series: str, running: Version) -> str:
     """
     is_open = running.is_prerelease and Version(running.base_version) == Version(series)
     return f"{running.base_version}rc1" if is_open else series
-
-
-def removed_without_notice(snapshots: Sequence[SeriesSnapshot]) -> list[str]:
-    """Return what each series dropped that the two before it did not both announce.
-
-    Args:
-        snapshots: In the order of release.
-    """
-    faults = []
-    for position, snapshot in enumerate(snapshots[1:], start=1):
-        gone = set(snapshots[position - 1].items()) - set(snapshot.items())
-        before = snapshots[max(0, position - NOTICE_SERIES) : position]
-        for item in sorted(gone):
-            announced = len(before) == NOTICE_SERIES and all(_announces(old, item) for old in before)
-            if not announced:
-                faults.append(f"{snapshot.series} drops {item}")
-    return faults
-
-
-def _announces(snapshot: SeriesSnapshot, item: str) -> bool:
-    return item in snapshot.deprecated or item.partition(".")[0] in snapshot.deprecated
 
 
 def _argument(text: str) -> tuple[str, str]:

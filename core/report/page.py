@@ -42,7 +42,6 @@ _LEAST_WIDTH = 220
 #: Signature of a PNG, and the head of its first chunk; width and height follow.
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _MINUTE, _HOUR = 60, 3600
-_SHORT_SHA = 12
 #: Share of the budget from which a peak is shown as close to it.
 _CLOSE = 0.8
 

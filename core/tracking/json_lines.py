@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .untrusted_folder import Tree
@@ -68,20 +67,6 @@ def bounds_of(nbytes: int) -> Bounds:
 
 class LongJournalError(Exception):
     """A journal is longer than it is read; the message says so, and how far that was."""
-
-
-def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file; a last line that a kill cut short is left out.
-
-    A file that is missing has no records. A line that is no JSON object, or longer than any that is
-    written, is skipped: the report must be readable whatever happened to the file.
-
-    Raises:
-        LongJournalError: As ``read_lines``.
-    """
-    for line in read_lines(Tree(path.parent), path.name, bounds_of(MAX_METRICS_BYTES)):
-        if line.record is not None:
-            yield line.record
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from ringfence import __all__, __version__
 from ringfence.hooks import specs
-from ringfence.hooks.series import FOLDER, Index, Series, SeriesSnapshot, removed_without_notice, series_of
+from ringfence.hooks.series import FOLDER, Index, Series, series_of
 
 TOOL = Path(__file__).parents[2] / "tools" / "snapshot.py"
 CURRENT = series_of(Version(__version__))
@@ -69,44 +69,6 @@ def test_the_series_end_with_the_current_one_and_each_has_a_snapshot():
     assert names == list(index.snapshots)
     files = {path.name for path in FOLDER.glob("*.json")}
     assert files == {"index.json", *(f"{name}.json" for name in names)}
-
-
-def test_nothing_was_removed_without_two_series_of_notice():
-    assert removed_without_notice(list(Index.read().snapshots.values())) == []
-
-
-@pytest.mark.parametrize(
-    ("deprecated", "faults"),
-    [
-        (["1.1", "1.2"], []),
-        (["1.2"], ["1.3 drops gradient_backward.loss"]),
-        (["1.1"], ["1.3 drops gradient_backward.loss"]),
-        ([], ["1.3 drops gradient_backward.loss"]),
-    ],
-)
-def test_an_argument_may_go_only_after_two_series_of_notice(deprecated, faults):
-    def series(name, *arguments):
-        marks = {"gradient_backward.loss": "1.3"} if name in deprecated else {}
-        hooks = {"gradient_backward": dict.fromkeys(arguments, "")}
-        return SeriesSnapshot(name, hooks=hooks, deprecated=marks)
-
-    snapshots = [
-        series("1.0", "gradients", "loss"),
-        series("1.1", "gradients", "loss"),
-        series("1.2", "gradients", "loss"),
-        series("1.3", "gradients"),
-    ]
-
-    assert removed_without_notice(snapshots) == faults
-
-
-def test_a_whole_hook_counts_as_announced_with_its_arguments():
-    old = [
-        SeriesSnapshot(name, hooks={"old_forward": {"batch": ""}}, deprecated={"old_forward": "1.2"})
-        for name in ("1.0", "1.1")
-    ]
-
-    assert removed_without_notice([*old, SeriesSnapshot("1.2")]) == []
 
 
 def test_series_not_yet_released_stands_last():

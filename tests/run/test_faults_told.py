@@ -17,7 +17,8 @@ from ringfence.cli.run_display import PlainView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
-from ringfence.tracking.json_lines import read_journal
+
+from ..journals import read_journal
 
 JOB = """\
 model: {name: mlp, hidden: [8]}

@@ -13,7 +13,7 @@ import pytest
 from packaging.version import Version
 
 from ringfence.compat.version_range import window
-from ringfence.hooks.series import Index, Series
+from ringfence.hooks.series import Index, Series, SeriesSnapshot
 from ringfence.version import __version__
 
 from ..conftest import call
@@ -316,6 +316,44 @@ def test_what_was_announced_to_go_now_is_told(clone, live):
     told = tool.cut(clone, NEXT, announcing, HEAD)
 
     assert any(line.startswith(f"{name} was announced to go now") for line in told)
+
+
+def test_nothing_was_removed_without_two_series_of_notice():
+    assert tool.removed_without_notice(list(Index.read().snapshots.values())) == []
+
+
+@pytest.mark.parametrize(
+    ("deprecated", "faults"),
+    [
+        (["1.1", "1.2"], []),
+        (["1.2"], ["1.3 drops gradient_backward.loss"]),
+        (["1.1"], ["1.3 drops gradient_backward.loss"]),
+        ([], ["1.3 drops gradient_backward.loss"]),
+    ],
+)
+def test_an_argument_may_go_only_after_two_series_of_notice(deprecated, faults):
+    def series(name, *arguments):
+        marks = {"gradient_backward.loss": "1.3"} if name in deprecated else {}
+        hooks = {"gradient_backward": dict.fromkeys(arguments, "")}
+        return SeriesSnapshot(name, hooks=hooks, deprecated=marks)
+
+    snapshots = [
+        series("1.0", "gradients", "loss"),
+        series("1.1", "gradients", "loss"),
+        series("1.2", "gradients", "loss"),
+        series("1.3", "gradients"),
+    ]
+
+    assert tool.removed_without_notice(snapshots) == faults
+
+
+def test_a_whole_hook_counts_as_announced_with_its_arguments():
+    old = [
+        SeriesSnapshot(name, hooks={"old_forward": {"batch": ""}}, deprecated={"old_forward": "1.2"})
+        for name in ("1.0", "1.1")
+    ]
+
+    assert tool.removed_without_notice([*old, SeriesSnapshot("1.2")]) == []
 
 
 def test_a_record_that_is_lost_is_refused(clone, live):

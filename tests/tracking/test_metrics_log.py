@@ -39,7 +39,6 @@ from ringfence.tracking.json_lines import (
     Journal,
     LongJournalError,
     encode,
-    read_journal,
     read_lines,
 )
 from ringfence.tracking.metrics_log import MAX_REPORTERS, OWN_TAGS, MetricsLog, reporters
@@ -47,6 +46,7 @@ from ringfence.tracking.plugin_reports import MAX_PICTURES, MAX_READ, MAX_REPORT
 from ringfence.tracking.png import to_png
 from ringfence.tracking.untrusted_folder import Tree
 
+from ..journals import read_journal
 from ..watching import descriptors, settled_descriptors
 
 INFO = RunInfo(0, 100, 10, 640, 64, 1234, "cpu", "accuracy", higher_is_better=True)

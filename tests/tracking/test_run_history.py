@@ -16,8 +16,9 @@ from ringfence.plugins.interface import PluginUsage
 from ringfence.plugins.stop_request import StopRequest
 from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
-from ringfence.tracking.json_lines import read_journal
 from ringfence.tracking.run_history import EarlierPlugin, RunHistory, read_earlier
+
+from ..journals import read_journal
 
 JOB = """\
 model: {name: mlp, hidden: [8, 8]}
