@@ -1,7 +1,8 @@
 # make run    train the main job and say where its report is (OUT=DIR chooses the folder)
-# make test   formatting, lint, types and tests; two parts take longer and stand beside it:
+# make test   formatting, lint, types and tests; what takes longer stands beside it:
 # make test-hostile   the attacks as an ordinary user and in a box
-# make test-chaos     more runs under faults
+# make test-chaos     runs under faults
+# make test-bench     count the instructions of a step and a call, where there is valgrind
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
 # make docs   build the documentation into site/, every warning an error
@@ -21,7 +22,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test test-hostile test-chaos computes rest attacks waits commands soak bench docs lint clean
+.PHONY: run test test-hostile test-chaos test-bench computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -57,7 +58,7 @@ commands:
 	$(BESIDE) $(COMMANDS)
 
 # What a folder holds beyond `make test`.
-test-hostile test-chaos: test-%: $(DEV_STAMP)
+test-hostile test-chaos test-bench: test-%: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m 'not soak and room' tests/$* $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)

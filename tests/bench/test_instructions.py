@@ -18,6 +18,7 @@ def recorder():
         yield importlib.import_module("record_instructions")
 
 
+@pytest.mark.room
 @pytest.mark.timeout(400)
 def test_a_step_and_a_call_take_no_more_instructions_than_were_recorded(recorder):
     recorded = json.loads(recorder.RECORD.read_text())

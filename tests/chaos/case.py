@@ -17,8 +17,8 @@ from .schedule import MESSAGES, Schedule
 #: A run that needs more than this never ends.
 MAX_ATTEMPTS = 12
 ATTEMPT_S = 75.0
-#: No process may be left this long after a trainer.
-ORPHAN_S = 1.0
+#: No process may be left this long after a trainer, on however busy a machine.
+ORPHAN_S = 30.0
 _LOOK_S = 0.002
 _SIGNALS = {
     "kill": signal.SIGKILL,

@@ -14,18 +14,16 @@ from .harness import Harness
 from .verdict import injected
 
 RUNS = pytest.StashKey()
-#: Seeds to run besides: ``RINGFENCE_CHAOS_SEEDS="17 40-49" pytest tests/chaos -k also`` runs only these.
+#: Seeds to run besides: ``RINGFENCE_CHAOS_SEEDS="17 40-49" pytest -m room tests/chaos -k also``.
 ALSO = "RINGFENCE_CHAOS_SEEDS"
 #: They have few ends of the trainer, of which each costs seconds for a start, and yet of every kind.
-_TEST_SEEDS = range(5800, 5810)
-_ROOM_SEEDS = (*range(5785, 5800), *range(5810, 5815))
+_SEEDS = range(5785, 5815)
 _SOAK_SEEDS = range(1000, 1300)
 
 
 def pytest_generate_tests(metafunc):
     if "seed" in metafunc.fixturenames:
-        seeds = [pytest.param(seed, id=f"seed-{seed}") for seed in _TEST_SEEDS]
-        seeds += [pytest.param(seed, id=f"seed-{seed}", marks=pytest.mark.room) for seed in _ROOM_SEEDS]
+        seeds = [pytest.param(seed, id=f"seed-{seed}") for seed in _SEEDS]
         seeds += [pytest.param(seed, id=f"seed-{seed}", marks=pytest.mark.soak) for seed in _SOAK_SEEDS]
         seeds += [pytest.param(seed, id=f"also-{seed}") for seed in _also()]
         metafunc.parametrize("seed", seeds)

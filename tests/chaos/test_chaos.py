@@ -9,12 +9,14 @@ from .conftest import ALSO
 from .job import FAULTY
 from .verdict import describe, judge, plugin_of
 
+pytestmark = pytest.mark.room
+
 
 def test_run_ends_with_the_weights_of_one_without_faults(seed, harness, tell_run):
     outcome = harness.outcome(f"seed-{seed}")
     faults = list(judge(outcome, harness.reference(outcome["schedule"]["mix"])))
     tell_run((outcome, faults))
-    again = f"again: {ALSO}={seed} pytest tests/chaos -k also"
+    again = f"again: {ALSO}={seed} pytest -m room tests/chaos -k also"
     assert not faults, "\n".join([*faults, "", *describe(outcome), "", again])
 
 
