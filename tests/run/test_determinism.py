@@ -1,22 +1,29 @@
 """One seed, one set of weights: isolated or trusted, with any number of workers, killed or not."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
-from ..watching import children, is_running
+from ringfence.isolation.sandbox import Sandbox
+from ringfence.job.job_file import read_job
+from ringfence.plugins.observer import Observer
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
+
+from ..watching import is_running, until
 
 JOB = """\
 model: {name: cnn, width: 8}
-data: {name: mnist10k, limit: 512}
+data: {name: mnist10k, limit: 256}
 steps: 24
-batch_size: 32
+batch_size: 16
 seed: 5
 checkpoint_every: 4
 threads: 2
@@ -29,27 +36,16 @@ plugins:
 """
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    path = tmp_path_factory.mktemp("job") / "job.yaml"
-    path.write_text(JOB)
-    return path
-
-
-#: Runs that are compared, by the flags that they differ in.
+TRUSTED = [f"plugins.{name}.isolation=trusted" for name in ("augment", "gradclip", "optim", "monitor")]
+#: Runs that are compared, by what they differ in.
 RUNS = {
-    "reference": [],
-    "4-workers": ["--set", "plugins.augment.workers=4"],
-    "trusted": [
-        flag
-        for name in ("augment", "gradclip", "optim", "monitor")
-        for flag in ("--set", f"plugins.{name}.isolation=trusted")
-    ],
-    "other-checkpoints": ["--set", "checkpoint_every=7", "--set", "snapshot_every=3"],
-    "another-seed": ["--set", "seed=6"],
-    "longer": ["--set", "steps=90", "--set", "snapshot_every=20", "--set", "checkpoint_every=90"],
+    "4-workers": ["plugins.augment.workers=4"],
+    "other-checkpoints": ["checkpoint_every=7", "snapshot_every=3"],
+    "another-seed": ["seed=6"],
+    "longer": ["steps=48", "snapshot_every=20", "checkpoint_every=48"],
 }
-#: The command, which at its end prints what it has imported of plugins.
+#: And those that the command makes, which at its end prints what it has imported of plugins.
+COMMANDS = {"reference": [], "trusted": TRUSTED}
 HOST = """
 import sys
 from ringfence.cli.app import main
@@ -60,28 +56,88 @@ except SystemExit as end:
     assert not end.code, end.code
 print([name for name in sys.modules if name.startswith(('ringfence.builtin', 'albumentations'))])
 """
+#: A run that kills itself after its ninth step, when it has said which processes it has.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ringfence.job.job_file import read_job
+from ringfence.plugins.observer import Observer
+from ringfence.run.execute import run
+from ringfence.run.prepare import prepare
+
+class Killed(Observer):
+    def plugins_started(self, plugins, order):
+        workers = [worker for plugin in plugins for worker in plugin._workers]
+        [zygote] = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        print(zygote, *(worker.channel.process.pid for worker in workers), flush=True)
+
+    def step(self, step, loss, samples):
+        if step.global_step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+job, out = map(Path, sys.argv[1:])
+run(prepare(read_job(job), job.parent), out, observers=[Killed()])
+"""
 
 
-def command(job, out, *flags):
-    return [sys.executable, "-m", "ringfence", "train", str(job), "--quiet", "--out", str(out), *flags]
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    path = tmp_path_factory.mktemp("job") / "job.yaml"
+    path.write_text(JOB)
+    return path
 
 
-def train(job, out, *flags):
-    """Run to the end; returns the record, with what the command printed as ``printed``."""
-    run = [sys.executable, "-c", HOST, *command(job, out, *flags)[3:]]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=150, check=False)
+def command(job, out, *sets):
+    """Run the command to the end; returns the record, with what it printed as ``printed``."""
+    flags = [flag for text in sets for flag in ("--set", text)]
+    done = subprocess.run(
+        [sys.executable, "-c", HOST, "train", str(job), "--quiet", "--out", str(out), *flags],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads((out / "run.json").read_text()) | {"printed": done.stdout.splitlines()}
 
 
 @pytest.fixture(scope="module")
-def runs(job, tmp_path_factory):
-    """Make the runs that are compared, two at a time; returns how to wait for the record of one."""
-    folder = tmp_path_factory.mktemp("runs")
-    with ThreadPoolExecutor(2) as threads:
-        found = {name: threads.submit(train, job, folder / name, *flags) for name, flags in RUNS.items()}
-        yield lambda name: found[name].result(170)
-        threads.shutdown(cancel_futures=True)
+def sandbox():
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def train(job, sandbox):
+    """Return a function that makes a run in this process and returns its record; all share a sandbox."""
+    threads = torch.get_num_threads()
+
+    def train(out, *sets, **how):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ringfence.run.execute.Sandbox", lambda **_: contextlib.nullcontext(sandbox))
+            run(prepare(read_job(job, sets), job.parent), out, report=False, **how)
+        return json.loads((out / "run.json").read_text())
+
+    yield train
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def runs(job, train, tmp_path_factory):
+    """Return how to get the record of one of the runs that are compared."""
+    folder, found = tmp_path_factory.mktemp("runs"), {}
+    with ThreadPoolExecutor(1) as thread:
+        begun = {name: thread.submit(command, job, folder / name, *sets) for name, sets in COMMANDS.items()}
+
+        def record(name):
+            if name in begun:
+                return begun[name].result(170)
+            if name not in found:
+                found[name] = train(folder / name, *RUNS[name])
+            return found[name]
+
+        yield record
+        thread.shutdown(cancel_futures=True)
 
 
 @pytest.fixture
@@ -113,23 +169,26 @@ def test_another_seed_gives_other_weights(runs, reference):
     assert runs("another-seed")["weights_sha256"] != reference["weights_sha256"]
 
 
-def test_a_killed_run_leaves_no_process_and_resumes_elsewhere_to_the_same_weights(job, reference, tmp_path):
+def test_a_killed_run_leaves_no_process_and_resumes_elsewhere_to_the_same_weights(
+    job, train, reference, tmp_path
+):
     """From one worker to four, then to two with all other plugins in the trainer's process."""
     out = tmp_path / "run"
-    running = subprocess.Popen(command(job, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoints/step-*8")) and time.monotonic() < deadline:
-        assert running.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    family = children(running.pid, recursive=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(job), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    family = [int(pid) for pid in killed.stdout.split()]
     assert len(family) >= 5
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    time.sleep(1)
-    assert [pid for pid in family if is_running(pid)] == []
-    assert resume(job, out, "plugins.augment.workers=4", "steps=20", "checkpoint_every=7")["steps"] == 20
-    trusted = [f"plugins.{name}.isolation=trusted" for name in ("gradclip", "optim", "monitor")]
-    end = resume(job, out, "plugins.augment.workers=2", *trusted)
+    assert until(lambda: not any(map(is_running, family)))
+    assert (out / "checkpoints/step-00000008").is_dir()
+    elsewhere = ("plugins.augment.workers=4", "steps=20", "checkpoint_every=7")
+    assert train(out, *elsewhere, resume=True)["steps"] == 20
+    end = train(out, "plugins.augment.workers=2", *TRUSTED[1:], resume=True)
     assert {plugin["name"] for plugin in end["plugins"] if plugin["isolation"] == "sandbox"} == {"augment"}
     assert end["weights_sha256"] == reference["weights_sha256"]
     steps = [
@@ -140,44 +199,29 @@ def test_a_killed_run_leaves_no_process_and_resumes_elsewhere_to_the_same_weight
     assert steps == sorted(set(steps))
 
 
-def resume(job, out, *sets):
-    flags = [flag for text in sets for flag in ("--set", text)]
-    done = subprocess.run(
-        [sys.executable, "-m", "ringfence", "train", str(job), "--quiet", "--resume", str(out), *flags],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((out / "run.json").read_text())
+class Killer(Observer):
+    """Kills the worker of one plugin after another, each after its step."""
+
+    def __init__(self, **victims):
+        self._victims = {step: name for name, step in victims.items()}
+        self._plugins = {}
+
+    def plugins_started(self, plugins, order):
+        self._plugins = {plugin.spec.name: plugin for plugin in plugins}
+
+    def step(self, step, loss, samples):
+        if name := self._victims.pop(step.global_step, None):
+            process = self._plugins[name]._workers[0].channel.process
+            os.kill(process.pid, signal.SIGKILL)
+            assert until(process.has_ended)
 
 
-def test_plugins_killed_in_the_middle_are_restarted_and_the_weights_stay_the_same(job, runs, tmp_path):
-    expected = runs("longer")["weights_sha256"]
-    out = tmp_path / "disturbed"
-    running = subprocess.Popen(command(job, out, *RUNS["longer"]), stdout=subprocess.DEVNULL)
-    for victim, step in enumerate([10, 35, 60]):
-        wait_for_step(running, out, step)
-        [zygote] = children(running.pid)
-        # In the order of the job: augment, gradclip, optim, monitor; a restarted one comes last.
-        os.kill(sorted(children(zygote))[0 if victim else 2], signal.SIGKILL)
-    assert running.wait(timeout=120) == 0
-    record = json.loads((out / "run.json").read_text())
+def test_plugins_killed_in_the_middle_are_restarted_and_the_weights_stay_the_same(train, runs, tmp_path):
+    killer = Killer(optim=10, augment=25, gradclip=41)
+    record = train(tmp_path / "disturbed", *RUNS["longer"], observers=[killer])
     restarts = {plugin["name"]: plugin["restarts"] for plugin in record["plugins"]}
-    assert sum(restarts.values()) >= 2, restarts
-    assert record["weights_sha256"] == expected
-
-
-def wait_for_step(running, out, step):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert running.poll() is None, "the run ended before it could be disturbed"
-        metrics = out / "metrics.jsonl"
-        if metrics.exists() and f'"step":{step},' in metrics.read_text():
-            return
-        time.sleep(0.002)
-    raise TimeoutError(step)
+    assert restarts == {"augment": 1, "gradclip": 1, "optim": 1, "monitor": 0}
+    assert record["weights_sha256"] == runs("longer")["weights_sha256"]
 
 
 def test_the_host_never_imports_a_builtin_plugin_in_a_sandbox(runs, reference):
