@@ -206,10 +206,10 @@ def test_helpers_that_call_each_other_in_too_many_ways_are_not_told_and_cost_lit
         + "".join(f"    help{n + 1}({', '.join(order)})\n" for order in orders)
         for n in range(99)
     ]
-    began = time.monotonic()
+    began = time.thread_time()
 
     judged = verdict(written("help0(gradients, step, *[0] * 6)", after="\n".join(helpers)))
 
     assert rules(judged) == ["U-ATTRIBUTES"]
     assert "call each other in more than 2000 ways" in judged.message()
-    assert time.monotonic() - began < 10
+    assert time.thread_time() - began < 10

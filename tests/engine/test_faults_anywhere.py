@@ -269,7 +269,7 @@ def test_a_pause_before_a_restart_ends_when_the_user_wants_the_run_to_stop(tmp_p
     FAULTS.append(("optim", "backward", 10))
     result = course.train(checkpoints=tmp_path, stop=asking(stop))
     assert (result.status, result.steps) == ("interrupted", 8)
-    assert 0.1 <= time.monotonic() - began[0] < 5
+    assert 0.1 <= time.monotonic() - began[0] < 60
 
 
 def test_a_run_that_stops_while_a_plugin_does_not_start_is_interrupted_not_aborted(tmp_path, reference):

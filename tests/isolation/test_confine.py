@@ -16,7 +16,7 @@ import pytest
 from ringfence.isolation.policy.layer_status import REQUIRED
 from ringfence.isolation.worker.layers import seccomp
 
-from ..watching import is_running, until
+from ..watching import NOWHERE, is_running, until
 
 CHILD = Path(__file__).parent / "confined_child.py"
 IN_CHILD = ("process", "fds", "environment", "rlimits", "namespaces", "privileges", "landlock", "seccomp")
@@ -135,8 +135,8 @@ def test_a_confined_process_dies_with_its_parent(tmp_path):
     ("fault", "layer", "reason"),
     [
         ({"data_limit": 1 << 20}, "rlimits", "a budget of 1 MiB is less than"),
-        ({"scratch": "/nonexistent"}, "environment", "/nonexistent"),
-        ({"scratch": "/nonexistent", "skip": ["environment"]}, "landlock", "/nonexistent"),
+        ({"scratch": NOWHERE}, "environment", NOWHERE),
+        ({"scratch": NOWHERE, "skip": ["environment"]}, "landlock", NOWHERE),
         ({"parent_pid": 1}, "process", "is gone"),
         ({"second_thread": True}, "process", "2 threads"),
     ],

@@ -1,6 +1,5 @@
 """Every way to fail is named with plugin, hook, step and cause; the next plugin is not disturbed."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -52,10 +51,8 @@ def test_a_fault_is_named_and_contained(start, gradients, fault, error, says):
     neighbour = start("obedient:Halve")
     plugin = start("faulty:Faulty", options={"fault": fault, "at": 7}, deadline_s=1.0)
     assert plugin.call("backward", {"gradients": gradients}, StepInfo(6)) is None
-    started = time.monotonic()
     with pytest.raises(error) as caught:
         plugin.call("backward", {"gradients": gradients}, StepInfo(7))
-    assert time.monotonic() - started < 3
     assert (caught.value.plugin, caught.value.hook, caught.value.step) == ("faulty", "gradient.backward", 7)
     assert says in str(caught.value)
     assert neighbour.call("backward", {"gradients": gradients}, StepInfo(7)) is not None

@@ -361,11 +361,13 @@ def test_the_host_never_imports_the_plugin(start, gradients, step):
 
 def test_usage_is_counted(start, gradients, step):
     plugin = start("obedient:Halve")
+    began = time.monotonic()
     for _ in range(3):
         plugin.call("backward", {"gradients": gradients}, fresh(step))
+    took_s = time.monotonic() - began
     time.sleep(0.2)
     assert plugin.usage.calls == 3
-    assert 0 < plugin.usage.seconds < 1
+    assert 0 < plugin.usage.seconds <= took_s
     assert 0 < plugin.usage.peak_bytes < plugin.usage.budget_bytes
     assert math.isclose(
         plugin.usage.budget_bytes,

@@ -24,7 +24,7 @@ from ringfence.isolation.host.processes import zygote_client
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 
-from ..watching import descriptors, is_running, settled_descriptors, until
+from ..watching import NOWHERE, descriptors, is_running, settled_descriptors, until
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def threads_and_folders():
 def test_nothing_is_left_when_the_zygote_cannot_be_started(monkeypatch):
     before = threads_and_folders()
     count = descriptors()
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", f"{NOWHERE}/python")
     with pytest.raises(SandboxUnavailableError, match="no process for plugins could be started"):
         Sandbox()
     assert threads_and_folders() == before
@@ -175,7 +175,7 @@ def test_nothing_is_left_when_the_zygote_cannot_be_started(monkeypatch):
 
 
 def test_a_zygote_that_cannot_import_says_what_may_be_missing(monkeypatch):
-    monkeypatch.setattr(sys, "path", ["/nowhere"])
+    monkeypatch.setattr(sys, "path", [NOWHERE])
     with (
         Sandbox() as sandbox,
         pytest.raises(SandboxUnavailableError, match=r"as it started.*not from the current folder"),
@@ -282,10 +282,7 @@ def test_what_a_trainer_left_that_was_killed_as_its_zygote_started_ends_or_is_sw
         # Not to its end: the zygote holds the other one too.
         folder, zygote = trainer.stdout.readline().split()
         trainer.wait()
-        killed = time.monotonic()
-        while is_running(int(zygote)):
-            assert time.monotonic() < killed + 10
-            time.sleep(0.01)
+        assert until(lambda: not is_running(int(zygote)))
     left = Path(folder)
     assert left.exists()
     Sandbox().close()

@@ -20,8 +20,8 @@ from ringfence.plugins.manager import Hooks
 from ..watching import is_running
 from .test_zombies import _DETACH, _SEIZE, _STOP_AT_EXIT, _WALL
 
-#: What ending all of these plugins may take on a busy machine; a plugin that is waited for takes 600 s.
-AT_MOST_S = 5.0
+#: What ending all of these takes on no machine, however busy; a plugin that is waited for takes 600 s.
+AT_MOST_S = 60.0
 STEP = StepInfo(0)
 
 
@@ -101,10 +101,17 @@ def test_plugins_whose_zygote_was_killed_end_at_once(fill):
 def test_plugins_whose_zygote_is_stopped_end_once_it_was_waited_for(fill, monkeypatch):
     """The zygote is waited for once, however many plugins there are."""
     monkeypatch.setattr(zygote_client, "REPLY_S", 0.5)
+    asked, await_reply = [], zygote_client.Zygote._await_reply
     with Sandbox() as sandbox:
         hooks, pids = fill(sandbox)
         os.kill(sandbox._zygote.pid, signal.SIGSTOP)
-        assert 0.5 <= closed(hooks, sandbox) < 0.5 + AT_MOST_S
+        monkeypatch.setattr(
+            zygote_client.Zygote,
+            "_await_reply",
+            lambda *each, **how: asked.append(1) or await_reply(*each, **how),
+        )
+        assert 0.5 <= closed(hooks, sandbox) < AT_MOST_S
+        assert len(asked) == 1
         assert not [each for each in pids if is_running(each)]
 
 
@@ -130,7 +137,7 @@ def test_a_zygote_that_does_not_end_is_not_waited_for_without_end(monkeypatch):
 
 def test_monitors_that_never_answer_are_drained_side_by_side(sandbox, spec, gradients):
     """Each has its deadline from when it was asked, so that many take no longer than one."""
-    deadline_s, hooks = 0.4, Hooks()
+    deadline_s, hooks = 3.0, Hooks()
     described = spec("closing:Watches", "monitor", deadline_s=deadline_s, on_failure="disable")
     for n in range(3):
         plugin = sandbox.start(replace(described, name=f"monitor{n}"))
@@ -143,7 +150,7 @@ def test_monitors_that_never_answer_are_drained_side_by_side(sandbox, spec, grad
     print("drained in", seconds)
     assert [plugin.usage.state for plugin in hooks.plugins] == ["disabled"] * 3
     assert [fault.error for fault in hooks.failures.log.kept] == [PluginTimeoutError.__name__] * 3
-    assert seconds < deadline_s + AT_MOST_S / 2
+    assert seconds < len(hooks.plugins) * deadline_s
 
 
 def test_the_page_on_failures_has_these_bounds():

@@ -228,9 +228,9 @@ def test_a_look_costs_no_more_than_it_may(tmp_path):
 def test_ten_thousand_files_are_counted_in_a_fraction_of_a_second(tmp_path):
     for number in range(9999):
         (tmp_path / str(number)).touch()
-    started = time.process_time()
+    started = time.thread_time()
     assert scratch_folder.look_into(str(tmp_path)).too_much == ""
-    seconds = time.process_time() - started
+    seconds = time.thread_time() - started
     print(f"{seconds * 1000:.0f} ms")
     assert seconds < 0.3
 

@@ -76,7 +76,7 @@ class Killed(Observer):
             os.kill(os.getpid(), signal.SIGKILL)
 
 job, out = map(Path, sys.argv[1:])
-run(prepare(read_job(job), job.parent), out, observers=[Killed()])
+run(prepare(read_job(job), job.parent), out, watchers=[Killed()])
 """
 
 
@@ -218,7 +218,7 @@ class Killer(Observer):
 
 def test_plugins_killed_in_the_middle_are_restarted_and_the_weights_stay_the_same(train, runs, tmp_path):
     killer = Killer(optim=10, augment=25, gradclip=41)
-    record = train(tmp_path / "disturbed", *RUNS["longer"], observers=[killer])
+    record = train(tmp_path / "disturbed", *RUNS["longer"], watchers=[killer])
     restarts = {plugin["name"]: plugin["restarts"] for plugin in record["plugins"]}
     assert restarts == {"augment": 1, "gradclip": 1, "optim": 1, "monitor": 0}
     assert record["weights_sha256"] == runs("longer")["weights_sha256"]

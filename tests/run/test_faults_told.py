@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import time
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from ringfence.run.execute import run
 from ringfence.run.prepare import prepare
 
 from ..journals import read_journal
+from ..watching import until
 
 JOB = """\
 model: {name: mlp, hidden: [8]}
@@ -54,9 +54,7 @@ class Killer(RunDisplay):
         if victim is not None:
             os.kill(self._workers[victim].pid, signal.SIGKILL)
             # Its end of the socket is closed before anything else is asked of it.
-            deadline = time.monotonic() + 5
-            while not self._workers[victim].has_ended() and time.monotonic() < deadline:
-                time.sleep(0.001)
+            assert until(self._workers[victim].has_ended)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +117,7 @@ def test_each_decision_is_shown_once_by_the_report(ended, record):
     assert page.count("ended the run, as told above") == 1
 
 
+@pytest.mark.soak
 def test_recovery_takes_no_longer_than_it_may(record):
     print("recovery", record["faults"][0]["recovery_s"])
     assert record["faults"][0]["recovery_s"] < 2

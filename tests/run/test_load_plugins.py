@@ -207,6 +207,7 @@ def test_the_source_of_a_mapped_editable_install_is_found(site, tmp_path):
     assert str(code.folder.parent) not in found.place.readable
 
 
+@pytest.mark.soak
 def test_twenty_plugins_are_found_and_read_within_300_ms(site):
     for number in range(20):
         site.install(f"acme-{number}", [f"clip{number}"])
