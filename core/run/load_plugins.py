@@ -30,7 +30,7 @@ from ..hooks.errors import (
     shortened,
     visible,
 )
-from ..hooks.permissions import MAX_MEMORY_FRACTION
+from ..hooks.permissions import MAX_MEMORY_FRACTION, Permissions
 from ..hooks.roles.augment import AUGMENT
 from ..hooks.series import Index, SeriesSnapshot, series_of
 from ..hooks.specs import ROLES
@@ -83,6 +83,30 @@ class Planned:
     takes_input_range: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A plugin that was found; whether it may be started is not known yet.
+
+    Attributes:
+        entry: What the job says of it.
+        found: Where it is installed.
+        source: What its source text says.
+        verdict: What the check found.
+        position: Its place in the job.
+    """
+
+    entry: PluginJob
+    found: Found
+    source: PluginSource
+    verdict: Verdict
+    position: int = 0
+
+    @property
+    def role(self) -> str:
+        """Its role, as its source says; there need not be such a one."""
+        return self.source.role or ""
+
+
 def plan(
     file: JobFile,
     installed: Catalog | None = None,
@@ -108,7 +132,7 @@ def plan(
     installed = catalog() if installed is None else installed
     index = Index.read() if index is None else index
     problems: list[Problem] = []
-    planned = []
+    candidates = []
     for position, entry in enumerate(file.job.plugins):
         try:
             found = installed.find(entry.name)
@@ -116,22 +140,31 @@ def plan(
             problems.append(Problem(("plugins", position, entry.name), str(error), at_key=True))
             continue
         source = source_of(found)
-        verdict = judge(found, source, index, running)
-        item = _planned(entry, found, source, verdict, index, seed=file.job.seed)
-        item = replace(item, job_file=file, position=position)
-        problems += _problems(file, position, item)
-        planned.append(item)
-    planned, faults = _with_permissions(file, planned, base)
-    problems += faults
-    planned, faults = _with_shares(file, planned)
-    problems += faults
-    refused = [item.verdict.message() for item in planned if item.verdict.decision == "refused"]
+        candidate = _Candidate(entry, found, source, judge(found, source, index, running), position)
+        problems += _problems(file, candidate)
+        candidates.append(candidate)
+    granted, faults = _granted(file, candidates, base)
+    sandboxed = [item.position for item in candidates if item.entry.isolation == "sandbox"]
+    shares, too_much = share_out(file, sandboxed)
+    problems += [*faults, *too_much]
+    refused = [item.verdict.message() for item in candidates if item.verdict.decision == "refused"]
     if refused:
         raise IncompatiblePluginError("\n".join(refused))
-    problems += [] if problems else _missing_roles(planned)
+    problems += [] if problems else _missing_roles(candidates)
     if problems:
         raise file.error(problems)
-    return planned
+    share = dict(zip(sandboxed, shares, strict=True))
+    return [
+        _planned(
+            item,
+            index,
+            file,
+            options=options,
+            permissions=permissions,
+            share=share.get(item.position),
+        )
+        for item, (options, permissions) in zip(candidates, granted, strict=True)
+    ]
 
 
 def with_input_range(
@@ -203,7 +236,8 @@ def plan_alone(
         index: The series that the core knows; those that it ships by default.
     """
     index = Index.read() if index is None else index
-    return _planned(PluginJob(name=found.name, options=dict(options or {})), found, source, verdict, index)
+    entry = PluginJob(name=found.name, options=dict(options or {}))
+    return _planned(_Candidate(entry, found, source, verdict), index, options=entry.options)
 
 
 def confirm(item: Planned, accepts: Mapping[str, tuple[str, ...]]) -> Verdict:
@@ -277,27 +311,29 @@ def _start(spec: PluginSpec, start: Start, event: Callable[[str], None]) -> Plug
 
 
 def _planned(
-    entry: PluginJob,
-    found: Found,
-    source: PluginSource,
-    verdict: Verdict,
+    candidate: _Candidate,
     index: Index,
-    seed: int = 0,
+    file: JobFile | None = None,
+    *,
+    options: Mapping[str, Any],
+    permissions: Permissions = Permissions(),  # noqa: B008 - frozen
+    share: float | None = None,
 ) -> Planned:
+    entry, found, source, verdict = candidate.entry, candidate.found, candidate.source, candidate.verdict
     running = Version(verdict.core)
     if found.is_builtin:
         claimed = [series for series in index.up_to(running) if series.name == series_of(running)]
     else:
         claimed = admitted(Declaration.of(found.requires), index, running)
-    role = ROLES.get(source.role or "")
+    role = ROLES.get(candidate.role)
     spec = PluginSpec(
         name=entry.name,
         distribution=found.distribution,
         version=found.version,
         module=found.module,
         qualname=found.qualname,
-        role=source.role or "",
-        options=entry.options,
+        role=candidate.role,
+        options=options,
         isolation=entry.isolation,
         workers=entry.workers,
         threads=entry.threads,
@@ -305,30 +341,16 @@ def _planned(
         deadline_s=entry.deadline_s,
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or ("restart" if role is None else role.on_failure),
-        memory_fraction=entry.memory_fraction or MAX_MEMORY_FRACTION,
+        memory_fraction=share or entry.memory_fraction or MAX_MEMORY_FRACTION,
         search_path=found.place.search_path,
         readable=found.place.readable,
         roots=found.place.roots,
-        job_seed=seed,
+        job_seed=0 if file is None else file.job.seed,
+        permissions=permissions,
     )
     takes_range = found.is_builtin and any(each.name == _INPUT_RANGE for each in source.parameters)
     snapshots = tuple(claimed_snapshots(claimed, index))
-    return Planned(spec, source, verdict, snapshots, takes_input_range=takes_range)
-
-
-def _with_shares(file: JobFile, planned: Sequence[Planned]) -> tuple[list[Planned], list[Problem]]:
-    """Give each sandboxed plugin its share of the machine's memory."""
-    sandboxed = [item for item in planned if item.spec.isolation == "sandbox"]
-    fractions, problems = share_out(file, [item.position for item in sandboxed])
-    if problems:
-        return list(planned), problems
-    given = {item.position: share for item, share in zip(sandboxed, fractions, strict=True)}
-    return [
-        replace(item, spec=replace(item.spec, memory_fraction=given[item.position]))
-        if item.position in given
-        else item
-        for item in planned
-    ], []
+    return Planned(spec, source, verdict, snapshots, file, candidate.position, takes_range)
 
 
 def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> None:
@@ -337,56 +359,56 @@ def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> No
         event(told)
 
 
-def _problems(file: JobFile, position: int, item: Planned) -> Iterator[Problem]:
+def _problems(file: JobFile, item: _Candidate) -> Iterator[Problem]:
     """Yield what is wrong with a plugin's options and settings; nothing if its role is not known."""
-    if item.spec.role not in ROLES:
+    if item.role not in ROLES:
         return
-    spec, role = item.spec, item.spec.role_info
-    source = item.source
-    checked = check_plugin_options(spec.options, source.parameters, takes_any=source.takes_any_option)
+    entry, source, position, role = item.entry, item.source, item.position, ROLES[item.role]
+    checked = check_plugin_options(entry.options, source.parameters, takes_any=source.takes_any_option)
     for problem in checked.problems:
         path = file.option_path(position, *problem.path)
         yield Problem(path, problem.message, at_key=problem.at_key, origin=problem.origin)
     place = ("plugins", position)
-    if spec.workers > 1 and not role.runs_ahead:
+    if entry.workers > 1 and not role.runs_ahead:
         message = (
-            f"'{spec.name}' is of role {role.name}, which runs in one process; only augment plugins share"
+            f"'{entry.name}' is of role {role.name}, which runs in one process; only augment plugins share"
         )
         yield Problem((*place, "workers"), message)
     learns = source.methods.get("backward")
-    if spec.workers > 1 and role.runs_ahead and learns is not None and not learns.passthrough:
-        message = f"'{spec.name}' learns from the losses of each step, so it runs in one process; use 1"
+    if entry.workers > 1 and role.runs_ahead and learns is not None and not learns.passthrough:
+        message = f"'{entry.name}' learns from the losses of each step, so it runs in one process; use 1"
         yield Problem((*place, "workers"), message)
-    if spec.every > 1 and not role.observes:
-        message = f"'{spec.name}' is of role {role.name}, which is called each step; only monitors skip steps"
+    if entry.every > 1 and not role.observes:
+        message = (
+            f"'{entry.name}' is of role {role.name}, which is called each step; only monitors skip steps"
+        )
         yield Problem((*place, "every"), message)
-    if spec.on_failure == "disable" and not role.may_disable:
+    if entry.on_failure == "disable" and not role.may_disable:
         message = f"a run makes no sense without its {role.name}; use restart or abort"
         yield Problem((*place, "on_failure"), message)
 
 
-def _with_permissions(
-    file: JobFile, planned: Sequence[Planned], base: Path | None
-) -> tuple[list[Planned], list[Problem]]:
-    """Add to each plugin what the job grants it; return what is wrong with that too."""
+def _granted(
+    file: JobFile, candidates: Sequence[_Candidate], base: Path | None
+) -> tuple[list[tuple[dict[str, Any], Permissions]], list[Problem]]:
+    """Return each plugin's options and what the job grants it, and what is wrong with that."""
     job_file = Path(file.document.name).resolve()
-    code = tuple(Path(path) for item in planned for path in item.spec.readable)
+    code = tuple(Path(path) for item in candidates for path in item.found.place.readable)
     around = GrantRules((base or job_file.parent).resolve(), job_file, code)
     granted, problems = [], []
-    for item in planned:
-        entry = file.job.plugins[item.position]
-        permissions, faults = granted_permissions(entry, item.source.needs, item.source.parameters, around)
+    for item in candidates:
+        entry, needs, parameters = item.entry, item.source.needs, item.source.parameters
+        permissions, faults = granted_permissions(entry, needs, parameters, around)
         problems += [replace(fault, path=("plugins", item.position, *fault.path)) for fault in faults]
-        options = resolve_paths(entry, item.source.needs, item.source.parameters, around.base)
-        granted.append(replace(item, spec=replace(item.spec, permissions=permissions, options=options)))
+        granted.append((resolve_paths(entry, needs, parameters, around.base), permissions))
     return granted, problems
 
 
-def _missing_roles(planned: Sequence[Planned]) -> Iterator[Problem]:
+def _missing_roles(candidates: Sequence[_Candidate]) -> Iterator[Problem]:
     for role in ROLES.values():
-        found = [item for item in planned if item.spec.role == role.name]
+        found = [item for item in candidates if item.role == role.name]
         if role.exactly_one and len(found) > 1:
-            listed = ", ".join(item.spec.name for item in found)
+            listed = ", ".join(item.entry.name for item in found)
             message = f"a job needs exactly one {role.name}, this one has {listed}; keep one"
             # The last may be a flag's, which is at fault then.
             yield Problem(("plugins", found[-1].position), message)
