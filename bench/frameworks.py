@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset, epoch_order
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.engine.weights import weights_sha256
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
@@ -154,7 +155,12 @@ def ringfence(task: Task, recorder: MetricsLog | None = None) -> Trained:
     )
     with closing(Hooks(0, recorder)) as hooks:
         hooks.register(LocalPlugin(spec))
-        train(model, Data(dataset, test), hooks, config, observer=recorder, stop=Asking(between_steps))
+        train(
+            try_together(model, Data(dataset, test), config),
+            hooks,
+            observer=recorder,
+            stop=Asking(between_steps),
+        )
     return Trained(stamps, weights_sha256(model))
 
 

@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.engine.weights import Weights
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.local_plugin import LocalPlugin
@@ -83,7 +84,12 @@ def _ringfence(task: Task, sandbox: Sandbox | None) -> tuple[list[float], list[T
     with closing(Hooks(0)) as hooks:
         hooks.register(LocalPlugin(spec) if sandbox is None else sandbox.start(spec))
         allocate = None if sandbox is None else sandbox.arena.allocate
-        train(model, Data(data, test), hooks, config, allocate=allocate, stop=Asking(between_steps))
+        train(
+            try_together(model, Data(data, test), config),
+            hooks,
+            allocate=allocate,
+            stop=Asking(between_steps),
+        )
     return stamps, [parameter.detach().cpu() for parameter in model.parameters()]
 
 

@@ -23,6 +23,7 @@ from ringfence import StepInfo
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.isolation.host.isolated_plugin import IsolatedPlugin
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
@@ -231,7 +232,9 @@ def _reference(sandbox: Sandbox, size: str, specs: Sequence[PluginSpec], steps: 
         for spec in specs:
             hooks.register(sandbox.start(spec))
         config = _config(steps)
-        return train(model(size), data(), hooks, config, allocate=sandbox.allocate).weights_sha256
+        return train(
+            try_together(model(size), data(), config), hooks, allocate=sandbox.allocate
+        ).weights_sha256
 
 
 def _config(steps: int) -> TrainConfig:
@@ -267,10 +270,8 @@ def run(
             if sampled:
                 outside.start_sampling()
             result = train(
-                model(size),
-                data(),
+                try_together(model(size), data(), _config(10**6)),
                 hooks,
-                _config(10**6),
                 observer=recorder,
                 allocate=sandbox.allocate,
                 stop=Asking(injector),

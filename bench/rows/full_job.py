@@ -29,6 +29,7 @@ from ringfence.datasets.dataset_registry import load_data
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Normalise, Plan, epoch_order
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks.types import Batch, StepInfo, derive_seed
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.models.model_registry import build_model
@@ -228,10 +229,8 @@ def _ringfence(job: _Job, folder: Path) -> _Trained:
             hooks.register(sandbox.start(spec))
         recorder.plugins_started(hooks.plugins, hooks.order())
         train(
-            model,
-            job.data,
+            try_together(model, job.data, config),
             hooks,
-            config,
             observer=recorder,
             checkpoints=folder / "checkpoints",
             allocate=sandbox.allocate,

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import Plugin, PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
@@ -109,7 +110,7 @@ def _train(model: nn.Module, data: Data, plugins: Sequence[Plugin], sandbox: San
     config = TrainConfig(
         steps=steps, batch_size=_BATCH_SIZE, eval_every=10**9, snapshot_every=10**9, device="cpu"
     )
-    train(model, data, hooks, config, allocate=sandbox.allocate, stop=Asking(stamps))
+    train(try_together(model, data, config), hooks, allocate=sandbox.allocate, stop=Asking(stamps))
     return stamps
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from ..hooks.errors import CutOffError, DataError, JobError, RingfenceError
 from ..isolation.host.processes.zygote_process import EarlyZygote
 from ..job.job_file import JobFile
-from ..run.execute import RunOutcome, run
+from ..run.execute import RunOptions, RunOutcome, execute
 from ..run.prepare import Prepared, prepare
 from ..tracking import run_folder
 from ..tracking.folder_lock import FolderTakenError
@@ -46,7 +46,7 @@ def run_job(request: TrainRequest, job_file: JobFile, base: Path, stop: StopFlag
     with _missing_base_told(base):
         prepared = prepare(job_file, base, tell=(lambda _: None) if request.quiet else to_stderr)
     if resume is not None:
-        _check_length(resume, prepared.ingredients.steps_total)
+        _check_length(resume, prepared.setup.steps_total)
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.
     start = Path() if _working_folder() == here else here
     view = _view(quiet=request.quiet)
@@ -67,19 +67,18 @@ def _run(
     """Run a job, in a folder below ``start`` if none is asked for; None, and said so, if it has no result."""
     asked = request.resume or request.out
     folder = None if asked is None else start / asked
+    options = RunOptions(
+        resume=request.resume is not None,
+        accept=request.accept,
+        observers=[display],
+        stop=stop.request,
+        zygote=zygote,
+    )
 
     def run_in(chosen: Path) -> RunOutcome:
         nonlocal folder
         folder = chosen
-        outcome = run(
-            prepared,
-            chosen,
-            resume=request.resume is not None,
-            accept=request.accept,
-            watchers=[display],
-            stop=stop.request,
-            zygote=zygote,
-        )
+        outcome = execute(prepared, chosen, options)
         # As the user would write them; while it ran they had to be absolute.
         return replace(outcome, folder=chosen, report=chosen / outcome.report.name)
 

@@ -9,13 +9,10 @@ from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
 from .checkpoints.fingerprint import Fingerprint
-from .config import TrainConfig
-from .data import Data, Plan
-from .objective import Objective
 from .progress import Progress
+from .setup import Setup
 from .state import Snapshot, TrainState
 from .step import Stepper
-from .trial import Tried
 
 
 @dataclass(slots=True)
@@ -23,11 +20,7 @@ class Run:
     """The objects of one run, and where it stands.
 
     Attributes:
-        config: How to train.
-        data: What to train and test on.
-        plan: Which samples make which step.
-        steps_total: Optimizer steps that were asked for.
-        objective: Loss and metric.
+        setup: What is trained, on what, where and how.
         hooks: The plugins.
         state: What training changes.
         stepper: What one step works on.
@@ -35,7 +28,6 @@ class Run:
         checkpoints: Folder for checkpoints; None writes none.
         course: What a resumed run must agree with.
         stop: Looked at between steps, and between the batches of a step and of an evaluation.
-        tried: What was found before the start.
         steps_given_up: Those that a call which was cut off has cost.
         snapshot: The last one.
         checkpoint: The last one written.
@@ -48,11 +40,7 @@ class Run:
         checkpoint_every: Likewise, of checkpoints.
     """
 
-    config: TrainConfig
-    data: Data
-    plan: Plan
-    steps_total: int
-    objective: Objective
+    setup: Setup
     hooks: Hooks
     state: TrainState
     stepper: Stepper
@@ -60,7 +48,6 @@ class Run:
     checkpoints: Path | None
     course: Fingerprint
     stop: StopRequest
-    tried: Tried
     steps_given_up: int = 0
     snapshot: Snapshot | None = None
     checkpoint: Path | None = None
@@ -73,8 +60,8 @@ class Run:
     checkpoint_every: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.eval_every = self.config.eval_every or self.plan.steps_per_epoch
-        self.checkpoint_every = self.config.checkpoint_every or self.plan.steps_per_epoch
+        self.eval_every = self.setup.config.eval_every or self.setup.plan.steps_per_epoch
+        self.checkpoint_every = self.setup.config.checkpoint_every or self.setup.plan.steps_per_epoch
 
     @property
     def progress(self) -> Progress:

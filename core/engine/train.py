@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
-
 from ..hooks.errors import CutOffError, PluginError, RunAbortedError
 from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import Allocate
@@ -21,19 +19,17 @@ from ..plugins.stop_request import StopRequest
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
 from .checkpoints.fingerprint import Comparison, Fingerprint
-from .config import TrainConfig, resolve_device
-from .data import Data, Normalise, Plan, batches
+from .data import Normalise, batches
 from .evaluate import evaluate
 from .forks import ending_forks
-from .objective import Objective
 from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
 from .recovery.resume import resume_run, with_advice
 from .recovery.snapshots import keep, keep_last, refuse_used_folder
 from .session import Run
+from .setup import Setup
 from .state import TrainState
 from .step import FinishedStep, Prepared, Stepper, take_step
-from .trial import Tried, try_out
 from .weights import Weights, weights_sha256
 
 Status = Literal["completed", "stopped_early", "interrupted"]
@@ -76,10 +72,8 @@ class Result:
 @repeatable()
 @ending_forks()
 def train(
-    model: nn.Module,
-    data: Data,
+    setup: Setup,
     hooks: Hooks,
-    config: TrainConfig,
     *,
     observer: Observer | None = None,
     checkpoints: Path | None = None,
@@ -87,9 +81,8 @@ def train(
     course: Fingerprint | None = None,
     allocate: Allocate | None = None,
     stop: StopRequest | None = None,
-    tried: Tried | None = None,
 ) -> Result:
-    """Train ``model`` in place.
+    """Train the setup's model in place.
 
         seed torch; restore the latest checkpoint, or take a snapshot of the start
         while steps are left:
@@ -110,10 +103,8 @@ def train(
     The caller closes ``hooks``.
 
     Args:
-        model: Made by the caller; is moved to the device and set to training mode.
-        data: What to train and test on.
+        setup: Model, data and configuration, tried together.
         hooks: The plugins, started.
-        config: How to train.
         observer: Told what happens; nobody by default.
         checkpoints: Folder for checkpoints; None writes none.
         resume: Go on from the latest intact checkpoint in ``checkpoints``.
@@ -123,14 +114,11 @@ def train(
             between the batches of an evaluation too, which is then left out, and made when it is resumed.
             Once it is over, what is under way is cut off, and the run ends as it was at its last snapshot:
             so the plugins are given it as well.
-        tried: What ``try_out`` has found; None tries here.
 
     Returns:
         What became of the run.
 
     Raises:
-        JobError: The configuration does not fit the data or this machine.
-        DataError: Model, data, loss and metric do not fit together; nothing was trained.
         CheckpointError: Checkpoints cannot be written or read.
         RunAbortedError: A plugin's fault, gradients that are not finite, or whatever the model or the
             loss raised, ended the run; a checkpoint of its last snapshot was written.
@@ -138,8 +126,22 @@ def train(
         PluginError: A plugin failed for good before the first snapshot was taken, or in the first step in a
             way in which it would fail again; nothing was trained.
     """  # fmt: skip
-    run = _prepare(model, data, hooks, config, observer or Observer(), allocate, stop or StopRequest(), tried)
-    run.checkpoints, run.course = checkpoints, course or Fingerprint()
+    stop = stop or StopRequest()
+    model, device = setup.model, setup.device
+    weights = Weights(model, device, allocate)
+    seed_run(setup.config.seed)
+    run = Run(
+        setup=setup,
+        hooks=hooks,
+        state=TrainState(model, weights, device, Progress()),
+        stepper=Stepper(
+            model, weights, setup.config.loss, Normalise(setup.data, device), hooks, device, stop
+        ),
+        observer=observer or Observer(),
+        checkpoints=checkpoints,
+        course=course or Fingerprint(),
+        stop=stop,
+    )
     compared = Comparison()
     if resume:
         compared = resume_run(run)
@@ -148,8 +150,8 @@ def train(
     run.resumed, run.first_step = resume, run.progress.step
     run.stop.check("the start of the run")
     run.observer.started(_info(run))
-    run.told.update(run.tried.told)
-    for sentence in (*compared.told, *run.tried.told):
+    run.told.update(run.setup.tried.told)
+    for sentence in (*compared.told, *run.setup.tried.told):
         run.observer.event(sentence)
     if run.checkpoint is None:
         _keep_first(run)
@@ -167,7 +169,7 @@ def train(
     return Result(
         status=status,
         steps=progress.step,
-        epochs=run.plan.epoch(progress.step),
+        epochs=run.setup.plan.epoch(progress.step),
         final_metrics=dict(progress.metrics),
         best_metric=progress.best_metric,
         best_step=progress.best_step,
@@ -180,57 +182,17 @@ def train(
     )
 
 
-def _prepare(
-    model: nn.Module,
-    data: Data,
-    hooks: Hooks,
-    config: TrainConfig,
-    observer: Observer,
-    allocate: Allocate | None,
-    stop: StopRequest,
-    tried: Tried | None,
-) -> Run:
-    """Check that everything fits together, then lay out the run."""
-    device = resolve_device(config.device)
-    plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
-    steps_total = config.steps_total(plan.steps_per_epoch)
-    objective = Objective(config.loss, config.metric)
-    model.to(device)
-    model.train()
-    if tried is None:
-        tried = try_out(model, data, objective, plan, eval_batch_size=config.eval_batch_size, device=device)
-    # Imports torchmetrics, here rather than in the first timed evaluation.
-    objective.try_metric(data.test)
-    weights = Weights(model, device, allocate)
-    seed_run(config.seed)
-    return Run(
-        config=config,
-        data=data,
-        plan=plan,
-        steps_total=steps_total,
-        objective=objective,
-        hooks=hooks,
-        state=TrainState(model, weights, device, Progress()),
-        stepper=Stepper(model, weights, config.loss, Normalise(data, device), hooks, device, stop),
-        observer=observer,
-        checkpoints=None,
-        course=Fingerprint(),
-        stop=stop,
-        tried=tried,
-    )
-
-
 def _info(run: Run) -> RunInfo:
     return RunInfo(
         first_step=run.progress.step,
-        steps_total=run.steps_total,
-        steps_per_epoch=run.plan.steps_per_epoch,
-        train_samples=len(run.data.train),
-        test_samples=len(run.data.test),
+        steps_total=run.setup.steps_total,
+        steps_per_epoch=run.setup.plan.steps_per_epoch,
+        train_samples=len(run.setup.data.train),
+        test_samples=len(run.setup.data.test),
         parameters=sum(tensor.numel() for tensor in run.state.weights.values.values()),
         device=str(run.state.device),
-        metric=run.config.metric,
-        higher_is_better=run.objective.metric.higher_is_better,
+        metric=run.setup.config.metric,
+        higher_is_better=run.setup.objective.metric.higher_is_better,
     )
 
 
@@ -268,7 +230,7 @@ def _train_from_here(run: Run) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
     if _is_evaluation_missing(run) and _evaluate(run):
         keep(run, checkpoint=run.checkpoints is not None)
-    progress, steps_total, stop = run.progress, run.steps_total, run.stop
+    progress, steps_total, stop = run.progress, run.setup.steps_total, run.stop
     with _stream(run) as stream, ending_forks():
         while progress.step < steps_total and not progress.stopped_early:
             if stop.is_made():
@@ -284,7 +246,7 @@ def _train_from_here(run: Run) -> Status:
 
 def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
     stepper, progress = run.stepper, run.progress
-    sizes = run.plan.sizes(progress.step)
+    sizes = run.setup.plan.sizes(progress.step)
     step = take_step(stepper, stream, sizes)
     if progress.step == run.first_step:
         # What cannot be saved is to be known now, and not at the first checkpoint.
@@ -296,7 +258,7 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
     if progress.step % run.eval_every == 0 and not _evaluate(run):
         return
     checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
-    if checkpoint or progress.step % run.config.snapshot_every == 0:
+    if checkpoint or progress.step % run.setup.config.snapshot_every == 0:
         keep(run, checkpoint=checkpoint)
 
 
@@ -310,11 +272,11 @@ def _record(run: Run, step: FinishedStep, samples: int) -> None:
 @contextlib.contextmanager
 def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
     """Give the batches from the present step on; workers let go of them at the end."""
-    config, steps_total = run.config, run.steps_total
+    config, steps_total = run.setup.config, run.setup.steps_total
     stream = run.hooks.stream(
         batches(
-            run.data.train,
-            run.plan,
+            run.setup.data.train,
+            run.setup.plan,
             config.seed,
             first_step=run.progress.step,
             steps_total=steps_total,
@@ -343,17 +305,17 @@ def _evaluate(run: Run) -> bool:
     Returns:
         Whether it came to its end; the run is to stop if not.
     """
-    config, progress = run.config, run.progress
+    config, progress = run.setup.config, run.progress
     with ending_forks():
         metrics = evaluate(
             run.state.model,
-            run.data.test,
-            run.objective,
+            run.setup.data.test,
+            run.setup.objective,
             run.stepper.normalise,
             batch_size=config.eval_batch_size,
             device=run.state.device,
             stop=run.stop,
-            unsteady=run.tried.unsteady,
+            unsteady=run.setup.tried.unsteady,
         )
     if metrics is None:
         return False
@@ -364,11 +326,11 @@ def _evaluate(run: Run) -> bool:
     best = progress.judge(
         metrics,
         config.metric,
-        run.objective.metric,
+        run.setup.objective.metric,
         patience=None if early is None else early.patience,
         min_delta=0.0 if early is None else early.min_delta,
     )
-    run.observer.evaluated(progress.step, run.plan.epoch(progress.step), metrics, best=best)
+    run.observer.evaluated(progress.step, run.setup.plan.epoch(progress.step), metrics, best=best)
     if math.isnan(metrics[config.metric]):
         run.observer.event(
             f"at step {progress.step} the model's outputs for test samples are not finite: {config.metric} "

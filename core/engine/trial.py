@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,11 +22,13 @@ from ..reproducibility.deterministic import repeatable
 from ..reproducibility.generator_states import kept
 from .attributes import Attributes
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
-from .data import Data, Dataset, Normalise, Plan
+from .config import TrainConfig
+from .data import Data, Dataset, Normalise
 from .evaluate import evaluating, precise_loss
 from .extra_state import copy_extra_state, load_extra_state
 from .forks import ending_forks
 from .objective import Objective
+from .setup import Setup, Tried
 from .tensor_names import named_buffers, named_parameters
 
 #: Names of parameters and attributes that one sentence lists.
@@ -38,64 +40,50 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """What a trial found.
-
-    Attributes:
-        told: What the user should know, as sentences.
-        unsteady: Names of the parameters and buffers that evaluation changes, unless they are put back.
-    """
-
-    told: tuple[str, ...] = ()
-    unsteady: frozenset[str] = frozenset()
-
-
 @repeatable()
 @ending_forks()
-def try_out(
-    model: nn.Module,
-    data: Data,
-    objective: Objective,
-    plan: Plan,
-    *,
-    eval_batch_size: int,
-    device: torch.device,
-) -> Tried:
+def try_out(setup: Setup) -> Tried:
     """Pass batches of the sizes of the run through the model, forward and backward, and evaluate.
 
     Parameters, gradients, buffers, modes, random states and what Python attributes hold of plain data are
-    afterwards as they were. Parameters that take their shape from the first batch have it then.
-
-    Args:
-        model: On ``device``, in training mode.
-        data: Its first samples are used, and the last ones for the short batch at the end.
-        objective: Loss and metric.
-        plan: How batches are made of the training data.
-        eval_batch_size: Samples of one forward pass in evaluation.
-        device: Where the model is.
+    afterwards as they were. Parameters that take their shape from the first batch have it then. Of the
+    data the first samples are used, and the last ones for the short batch at the end.
 
     Raises:
         DataError: They do not fit; nothing has been trained.
     """
-    objective.check_data(data.train)
+    model, data, plan = setup.model, setup.data, setup.plan
+    setup.objective.check_data(data.train)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise DataError("the model has no parameter that requires a gradient; there is nothing to train")
-    trial = _Trial(model, objective, Normalise(data, device), device)
+    trial = _Trial(model, setup.objective, Normalise(data, setup.device), setup.device)
     first, *_ = plan.sizes(0)
     *_, last = plan.sizes(plan.steps_per_epoch - 1)
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         trial.give_shapes(data.train, last)
     before = _Before(model)
-    with before.restored(device):
+    with before.restored(setup.device):
         for size in sorted({first, last}, reverse=True):
             trial.backward(data.train, torch.arange(size))
         told = tuple(before.told())
-    with before.restored(device):
+    with before.restored(setup.device):
         # No more at once than in training, which takes long enough: what fails is the form, not the number.
-        trial.evaluate(data.test, eval_batch_size, most=first)
+        trial.evaluate(data.test, setup.config.eval_batch_size, most=first)
         unsteady = before.unsteady()
     return Tried(told, unsteady)
+
+
+def try_together(model: nn.Module, data: Data, config: TrainConfig) -> Setup:
+    """Return what ``train`` takes, once it is known to fit together.
+
+    Raises:
+        JobError: The configuration does not fit the data or this machine.
+        DataError: Model, data, loss and metric do not fit together.
+    """
+    setup = Setup.of(model, data, config)
+    setup = replace(setup, tried=try_out(setup))
+    setup.objective.try_metric(data.test)
+    return setup
 
 
 @dataclass(frozen=True, slots=True)

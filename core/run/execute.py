@@ -10,10 +10,9 @@ import contextlib
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..engine.config import resolve_device
 from ..engine.recovery.resume import check_resumable
 from ..engine.train import Result, train
 from ..hooks.errors import (
@@ -41,12 +40,12 @@ from ..tracking import run_folder
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold
 from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
+from ..tracking.run_history import RunHistory, read_earlier
 from ..tracking.run_record import RunRecord, accepted_before
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches
-from .job_fingerprint import course_of
+from .job_fingerprint import accepting
 from .load_plugins import Planned, load, refusal
-from .long_waits import told_if_slow
 from .prepare import Prepared
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
@@ -91,135 +90,115 @@ class RunOutcome:
     report: Path
 
 
-def run(
-    prepared: Prepared,
-    folder: Path,
-    *,
-    resume: bool = False,
-    accept: Collection[str] = (),
-    watchers: Sequence[Observer] = (),
-    stop: StopRequest | None = None,
-    report: bool = True,
-    zygote: EarlyZygote | None = None,
-) -> RunOutcome:
-    """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a job is run.
 
-    Args:
-        prepared: The job.
-        folder: Made if it is not there; holds a run already if ``resume``.
-        resume: Go on from the latest checkpoint in ``folder``.
+    Attributes:
+        resume: Go on from the latest checkpoint in the folder.
         accept: Keys of which the job may differ from that checkpoint.
-        watchers: Told what happens.
+        observers: Told what happens.
         stop: Looked at between steps, and between the batches of an evaluation; once it is made the run
             checkpoints and ends. Once it is over, what a plugin has in hand is cut off; where it never is, a
             plugin may take its whole deadline.
         report: Whether to make the HTML report.
         zygote: For the sandbox, if there is to be one.
+    """
+
+    resume: bool = False
+    accept: Collection[str] = ()
+    observers: Sequence[Observer] = ()
+    stop: StopRequest = field(default_factory=StopRequest)
+    report: bool = True
+    zygote: EarlyZygote | None = None
+
+
+def execute(prepared: Prepared, folder: Path, options: RunOptions | None = None) -> RunOutcome:
+    """Train, and leave ``folder``: job, record, metrics, events, checkpoints, report.
+
+    Args:
+        prepared: The job.
+        folder: Made if it is not there; holds a run already if one is to be resumed.
+        options: How to run it.
 
     Raises:
         RingfenceError: The run could not be started, or a fault ended it.
         CutOffError: A new run was stopped before its first step was done, and has left nothing; or ``stop``
             was over before a resumed one went on, and its folder is as it was.
     """
+    options = options or RunOptions()
     _keep_out(prepared, folder)
-    flag = "--resume" if resume else "--out"
+    flag = "--resume" if options.resume else "--out"
     made = not folder.exists()
     run_folder.claim(folder, flag)
     with hold(folder, flag) as locked:
-        if not resume:
+        if not options.resume:
             # Another process may have begun in it since it was chosen.
             run_folder.check_new(folder)
         else:
             run_folder.check_plain(folder)
         # The user's code may change the working folder at any time.
         folder = folder.absolute()
-        job = prepared.job_file.job
-        told: Sequence[str] = ()
-        written = job.based(prepared.base).to_yaml()
-        record = RunRecord(
-            folder,
-            written,
-            prepared.base,
-            job.seed,
-            str(resolve_device(job.device)),
-            data_notes=prepared.ingredients.data.notes,
-        )
-        if resume:
-            record.accepted = accepted_before(folder)
-            told = record.carry_on()
-        else:
+        record, told = _record(prepared, folder, resume=options.resume)
+        if not options.resume:
             # A run that is resumed keeps its record until its checkpoint is known to fit the job.
             record.open()
         if not is_installed():
             told = (*told, LEFT_OUT)
         if not locked:
             told = (*told, f"{folder} is on a file system without locks: {_UNLOCKED}")
-        return _recorded(
-            prepared,
-            record,
-            watchers,
-            told,
-            resume=resume,
-            accept=accept,
-            stop=stop or StopRequest(),
-            made=made,
-            report=report,
-            zygote=zygote,
-        )
+        return _recorded(prepared, options, record, told, made=made)
+
+
+def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecord, Sequence[str]]:
+    """Return the run's record, which counts on from an earlier one, and what to tell of that."""
+    earlier, told = read_earlier(folder) if resume else (RunHistory(), ())
+    job = prepared.job_file.job
+    return RunRecord(
+        folder,
+        job.based(prepared.base).to_yaml(),
+        prepared.base,
+        job.seed,
+        str(prepared.setup.device),
+        data_notes=prepared.setup.data.notes,
+        earlier=earlier,
+        accepted=accepted_before(folder) if resume else [],
+        resumed=earlier.resumed + resume,
+    ), told
 
 
 def _recorded(
-    prepared: Prepared,
-    record: RunRecord,
-    watchers: Sequence[Observer],
-    told: Sequence[str],
-    *,
-    resume: bool,
-    accept: Collection[str],
-    stop: StopRequest,
-    made: bool,
-    report: bool,
-    zygote: EarlyZygote | None,
+    prepared: Prepared, options: RunOptions, record: RunRecord, told: Sequence[str], *, made: bool
 ) -> RunOutcome:
     """Train, and have ``record`` and the folder say what became of it, however it ends."""
-    folder = record.folder
-    names = prepared.ingredients.data.train.class_names
-    with closing(MetricsLog(folder, class_names=names, resumed=resume)) as recorder:
-        keeper = Fanout(recorder, [record, *watchers])
+    folder, observers, data = record.folder, options.observers, prepared.setup.data
+    with closing(MetricsLog(folder, class_names=data.train.class_names, resumed=options.resume)) as log:
+        keeper = Fanout(log, [record, *observers])
         try:
             for sentence in told:
                 keeper.event(sentence)
-            _show(prepared.ingredients.data.notes, watchers)
-            result = _train(
-                prepared,
-                record,
-                keeper,
-                lambda sentence: _show([sentence], watchers),
-                resume=resume,
-                accept=accept,
-                stop=stop,
-                zygote=zygote,
-            )
-            if result.status == "interrupted" and not (resume or record.stepped):
+            _show(data.notes, observers)
+            result = _train(prepared, options, record, keeper)
+            if result.status == "interrupted" and not (options.resume or record.stepped):
                 # To go on from its start is to start it: one way to end, whichever moment the signal met.
                 raise CutOffError("the first step")
             # What is written late must be on disk, or told as lost, before the record says how the run ended.
             with keeper.loss_told():
-                recorder.close()
+                log.close()
         except BaseException as fault:
-            if isinstance(fault, _NOTHING_DONE) and not (resume or record.stepped):
+            if isinstance(fault, _NOTHING_DONE) and not (options.resume or record.stepped):
                 # Nothing was trained: the message tells all there is, and the name stays free.
-                _discard(folder, recorder, whole=made)
+                _discard(folder, log, whole=made)
                 raise
             error = _ended(fault, record)
             record.fail(error)
             # What went wrong matters more than that the disk may be full as well.
             with contextlib.suppress(OSError, RunAbortedError):
                 if record.begun:
-                    recorder.event(f"ended: {record.error}")
+                    log.event(f"ended: {record.error}")
             with contextlib.suppress(OSError, RunAbortedError):
-                shown = report and not isinstance(error, (KeyboardInterrupt, CutOffError))
-                _leave(record, recorder, watchers, report=shown)
+                shown = options.report and not isinstance(error, (KeyboardInterrupt, CutOffError))
+                _leave(record, log, observers, report=shown)
             if made and not record.begun:
                 # Nothing was trained: the message tells all there is, and the name stays free.
                 shutil.rmtree(folder, ignore_errors=True)
@@ -229,21 +208,21 @@ def _recorded(
         record.finish(result)
         if result.status == "interrupted":
             with keeper.loss_told():
-                recorder.event(f"interrupted after {result.steps} steps, with a checkpoint")
-        return RunOutcome(folder, result, _leave(record, recorder, watchers, report=report))
+                log.event(f"interrupted after {result.steps} steps, with a checkpoint")
+        return RunOutcome(folder, result, _leave(record, log, observers, report=options.report))
 
 
-def _show(notes: Sequence[str], watchers: Sequence[Observer]) -> None:
+def _show(notes: Sequence[str], observers: Sequence[Observer]) -> None:
     """Show what is true of the data whatever becomes of the run: the record has it, and it is no event."""
     for sentence in notes:
-        for watcher in watchers:
-            watcher.event(sentence)
+        for observer in observers:
+            observer.event(sentence)
 
 
-def _discard(folder: Path, recorder: MetricsLog, *, whole: bool) -> None:
+def _discard(folder: Path, log: MetricsLog, *, whole: bool) -> None:
     """Remove what a new run has written, and its folder if it made that: the name is free again."""
     with contextlib.suppress(OSError, RunAbortedError):
-        recorder.close()
+        log.close()
     if whole:
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -262,7 +241,7 @@ def _ended(fault: BaseException, record: RunRecord) -> BaseException:
     return fault
 
 
-def _leave(record: RunRecord, recorder: MetricsLog, watchers: Sequence[Observer], *, report: bool) -> Path:
+def _leave(record: RunRecord, log: MetricsLog, observers: Sequence[Observer], *, report: bool) -> Path:
     """Write record and report of a run that has begun; return the report's path."""
     if record.opened:
         record.write()
@@ -276,44 +255,25 @@ def _leave(record: RunRecord, recorder: MetricsLog, watchers: Sequence[Observer]
                 f"the report could not be written ({type(fault).__name__}: {fault}); "
                 f"try again with: ringfence report {run_folder.quoted(record.folder)}"
             )
-            for watcher in watchers:
-                watcher.event(message)
+            for observer in observers:
+                observer.event(message)
             with contextlib.suppress(OSError, RunAbortedError):
-                recorder.event(message)
+                log.event(message)
     return path
 
 
-def _train(
-    prepared: Prepared,
-    record: RunRecord,
-    keeper: Fanout,
-    tell: Callable[[str], None],
-    *,
-    resume: bool,
-    accept: Collection[str],
-    stop: StopRequest,
-    zygote: EarlyZygote | None,
-) -> Result:
+def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: Fanout) -> Result:
     """Start the plugins, train, and end the plugins."""
-    ingredients = prepared.ingredients
+    setup = prepared.setup
     checkpoints = record.folder / run_folder.CHECKPOINTS
-    with told_if_slow(tell, "reading the data, to know them again when the run is resumed"):
-        course = course_of(
-            prepared.job_file.job,
-            [item.spec for item in prepared.plugins],
-            ingredients.steps_total,
-            ingredients.data,
-            accept=accept,
-            accepted=record.accepted,
-            on_accepted=record.accept,
-        )
-    if resume:
+    course = accepting(prepared.course, options.accept, record.accepted, record.accept)
+    if options.resume:
         check_resumable(checkpoints, course)
     with ExitStack() as stack:
-        sandbox = _sandbox(prepared.plugins, stack, stop, zygote)
-        # Meanwhile the process that plugins are forked from imports torch.
-        ingredients.warm_up()
-        hooks = Hooks(prepared.job_file.job.seed, keeper)
+        sandbox = _sandbox(prepared.plugins, options, stack)
+        # Imports torchmetrics, while the process that plugins are forked from imports torch.
+        setup.objective.try_metric(setup.data.test)
+        hooks = Hooks(setup.config.seed, keeper)
         stack.callback(hooks.close)
         # Before that: what is told of plugins at their end must not change what became of the run.
         stack.callback(keeper.training_over)
@@ -322,17 +282,14 @@ def _train(
         keeper.plugins_started(hooks.plugins, hooks.order())
         try:
             return train(
-                ingredients.model,
-                ingredients.data,
+                setup,
                 hooks,
-                ingredients.config,
                 observer=keeper,
                 checkpoints=checkpoints,
-                resume=resume,
+                resume=options.resume,
                 course=course,
                 allocate=None if sandbox is None else sandbox.allocate,
-                stop=stop,
-                tried=ingredients.tried,
+                stop=options.stop,
             )
         except PluginLoadError as error:
             told = refusal(prepared.plugins, error)
@@ -360,15 +317,14 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
         raise prepared.job_file.error(problems)
 
 
-def _sandbox(
-    planned: Sequence[Planned], stack: ExitStack, stop: StopRequest, zygote: EarlyZygote | None
-) -> Sandbox | None:
+def _sandbox(planned: Sequence[Planned], options: RunOptions, stack: ExitStack) -> Sandbox | None:
     """Start a sandbox if a plugin needs one."""
-    if all(item.spec.isolation == "trusted" for item in planned):
-        return None
     roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
+    if not roles:
+        return None
+    optimizer = OPTIMIZER.name in roles
     return stack.enter_context(
-        Sandbox(plugins=len(roles), optimizer=OPTIMIZER.name in roles, stop=stop, zygote=zygote)
+        Sandbox(plugins=len(roles), optimizer=optimizer, stop=options.stop, zygote=options.zygote)
     )
 
 

@@ -7,23 +7,19 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
-
-from torch import nn
 
 from ..compat.source.plugin_source import Parameter
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import check_data, load_data
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
-from ..engine.data import Data, Plan
 from ..engine.forks import ending_forks
 from ..engine.losses import LOSSES
 from ..engine.metrics import METRICS
-from ..engine.objective import Objective
 from ..engine.schedules import SCHEDULES
-from ..engine.trial import Tried, try_out
+from ..engine.setup import Setup
+from ..engine.trial import try_out
 from ..hooks.errors import DataError, JobError
 from ..hooks.types import derive_seed
 from ..job.function_options import OptionError
@@ -34,38 +30,6 @@ from ..models.model_registry import build_model, check_model
 from ..reproducibility.seeding import seed_all
 
 _Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True, slots=True)
-class Ingredients:
-    """What the engine trains, apart from the plugins.
-
-    Attributes:
-        model: With its first weights, which depend on the job's seed alone.
-        data: What it is trained and tested on.
-        config: How.
-        tried: What was found as they were tried together.
-    """
-
-    model: nn.Module
-    data: Data
-    config: TrainConfig
-    tried: Tried
-
-    def warm_up(self) -> None:
-        """Import what the first evaluation needs, which takes 1.6 s.
-
-        Raises:
-            DataError: The metric cannot be computed for the data.
-        """
-        Objective(self.config.loss, self.config.metric).try_metric(self.data.test)
-
-    @property
-    def steps_total(self) -> int:
-        """Steps of the whole run."""
-        config = self.config
-        plan = Plan(len(self.data.train), config.batch_size, config.grad_accum_steps)
-        return config.steps_total(plan.steps_per_epoch)
 
 
 def check_names(job_file: JobFile) -> list[Problem]:
@@ -85,7 +49,7 @@ def check_names(job_file: JobFile) -> list[Problem]:
 
 
 @ending_forks()
-def build(job_file: JobFile, base: FilePath) -> Ingredients:
+def build(job_file: JobFile, base: FilePath) -> Setup:
     """Read the data, build the model, and try them together.
 
     Args:
@@ -106,24 +70,9 @@ def build(job_file: JobFile, base: FilePath) -> Ingredients:
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
     model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))
-    return Ingredients(model, data, config, _try(job_file, config, data, model))
-
-
-def _try(job_file: JobFile, config: TrainConfig, data: Data, model: nn.Module) -> Tried:
-    """Try all of it together, and work out the steps: before a plugin is started or a folder is made."""
-    device = resolve_device(config.device)
-    model.to(device)
-    model.train()
-    objective = Objective(config.loss, config.metric)
-    plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
-    _told("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
-    _told("loss", job_file, lambda: objective.check_data(data.train))
-    batch_size = config.eval_batch_size
-    return _told(
-        "model",
-        job_file,
-        lambda: try_out(model, data, objective, plan, eval_batch_size=batch_size, device=device),
-    )
+    setup = _told("schedule", job_file, lambda: Setup.of(model, data, config))
+    _told("loss", job_file, lambda: setup.objective.check_data(data.train))
+    return dataclasses.replace(setup, tried=_told("model", job_file, lambda: try_out(setup)))
 
 
 def _config(job_file: JobFile) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,9 +12,8 @@ import torch
 
 from ..engine.checkpoints.fingerprint import SCHEDULE_STEPS, Fingerprint
 from ..engine.checkpoints.fingerprint_diff import CONTENTS, STATE, Difference
-from ..engine.config import resolve_device
-from ..engine.data import Data
 from ..engine.data_digest import digest_data
+from ..engine.setup import Setup
 from ..job.job_file import Job
 from ..plugins.interface import PluginSpec
 from ..version import __version__
@@ -51,15 +51,17 @@ def fingerprint(job: Job) -> Mapping[str, Any]:
     return course | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
 
 
-def environment(job: Job, specs: Sequence[PluginSpec], steps_total: int) -> Mapping[str, Any]:
+def environment(
+    job: Job, specs: Sequence[PluginSpec], steps_total: int, device: torch.device
+) -> Mapping[str, Any]:
     """Return what a run's weights depend on besides the keys that it must agree with, as JSON data.
 
     Args:
         job: The run's.
         specs: Its plugins.
         steps_total: Optimizer steps that it asks for.
+        device: Where its loop runs.
     """
-    device = resolve_device(job.device)
     on_gpu = device.type == "cuda"
     return {
         SCHEDULE_STEPS: None if job.schedule.name == "constant" else steps_total,
@@ -76,41 +78,47 @@ def environment(job: Job, specs: Sequence[PluginSpec], steps_total: int) -> Mapp
     }
 
 
+def fingerprint_of(job: Job, specs: Sequence[PluginSpec], setup: Setup) -> Fingerprint:
+    """Return what decides the course of a job's run, to be resumed with nothing accepted.
+
+    Args:
+        job: The run's.
+        specs: Its plugins.
+        setup: What it trains.
+    """
+    return Fingerprint(
+        fingerprint={**fingerprint(job), CONTENTS: digest_data(setup.data)},
+        environment=environment(job, specs, setup.steps_total, setup.device),
+        never=NEVER,
+    )
+
+
+def accepting(
+    course: Fingerprint,
+    accept: Collection[str],
+    accepted: Sequence[Mapping[str, Any]],
+    on_accepted: Callable[[int, Sequence[Difference]], None],
+) -> Fingerprint:
+    """Return ``course`` with what may differ.
+
+    Args:
+        course: What ``fingerprint_of`` returned.
+        accept: What the user lets differ when the run is resumed.
+        accepted: What the user has let differ before, as ``run.json`` has it.
+        on_accepted: As in ``Fingerprint``.
+    """
+    return replace(
+        course,
+        accept=frozenset(accept),
+        remembered=tuple(Difference.from_dict(entry) for entry in accepted),
+        started_fresh=dict(_started_fresh(accepted)),
+        on_accepted=on_accepted,
+    )
+
+
 def _started_fresh(accepted: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
     """Yield each plugin that was started without its state, and when: the last time comes last."""
     for entry in accepted:
         key, step = str(entry.get("key")), entry.get("step")
         if key.startswith(STATE) and isinstance(step, int):
             yield key.removeprefix(STATE), step
-
-
-def course_of(
-    job: Job,
-    specs: Sequence[PluginSpec],
-    steps_total: int,
-    data: Data,
-    *,
-    accept: Collection[str] = (),
-    accepted: Sequence[Mapping[str, Any]] = (),
-    on_accepted: Callable[[int, Sequence[Difference]], None],
-) -> Fingerprint:
-    """Return what decides the course of a job's run.
-
-    Args:
-        job: The run's.
-        specs: Its plugins.
-        steps_total: Optimizer steps that it asks for.
-        data: What it trains and tests on.
-        accept: What the user lets differ when it is resumed.
-        accepted: What the user has let differ before, as ``run.json`` has it.
-        on_accepted: As in ``Fingerprint``.
-    """
-    return Fingerprint(
-        fingerprint={**fingerprint(job), CONTENTS: digest_data(data)},
-        environment=environment(job, specs, steps_total),
-        never=NEVER,
-        accept=frozenset(accept),
-        remembered=tuple(Difference.from_dict(entry) for entry in accepted),
-        started_fresh=dict(_started_fresh(accepted)),
-        on_accepted=on_accepted,
-    )

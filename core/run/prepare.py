@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from ..discovery.catalog import Catalog
-from ..hooks.errors import (
-    IncompatiblePluginError,
-    JobError,
-)
+from ..engine.checkpoints.fingerprint import Fingerprint
+from ..engine.setup import Setup
+from ..hooks.errors import IncompatiblePluginError, JobError
 from ..job.job_file import JobFile
-from .ingredients import Ingredients, build, check_names
+from .ingredients import build, check_names
+from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import told_if_slow
 from .memory_shares import with_shares
@@ -27,19 +27,21 @@ _THREADS_DIGITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job whose every fault would have been told.
+    """A job whose every fault would have been told, with all that follows from it worked out.
 
     Attributes:
-        job_file: The job.
+        job_file: The job, with its threads and its plugins' shares of the memory written out.
         base: Folder that its relative paths start from.
-        plugins: Found and checked, not started.
-        ingredients: Model, data and configuration.
+        plugins: Found and checked, not started: with their options, permissions and shares.
+        setup: Model, data, loss and metric, device and steps, tried together.
+        course: What decides the course of the run.
     """
 
     job_file: JobFile
     base: Path
     plugins: Sequence[Planned]
-    ingredients: Ingredients
+    setup: Setup
+    course: Fingerprint
 
 
 def prepare(
@@ -68,10 +70,12 @@ def prepare(
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
-    ingredients = build(job_file, base)
+    setup = build(job_file, base)
     with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
-        planned = with_input_range(planned, ingredients.data.train.input_range)
-    return Prepared(job_file, base, planned, ingredients)
+        planned = with_input_range(planned, setup.data.train.input_range)
+    with told_if_slow(tell, "reading the data, to know them again when the run is resumed"):
+        course = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
+    return Prepared(job_file, base, planned, setup, course)
 
 
 def default_threads() -> int:

@@ -28,7 +28,7 @@ from ..job.smoke_job import SMALL, plugins_of
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.earlier_series import Lack
 from ..plugins.plugin_frames import spot_in
-from .execute import run
+from .execute import RunOptions, execute
 from .prepare import prepare
 
 #: What stands beside the plugin's name: the first fault ends the job, which has no time for long calls.
@@ -133,7 +133,7 @@ def _failure(
             for item in prepared.plugins
         ]
         try:
-            run(replace(prepared, plugins=planned), folder / "run", report=False)
+            execute(replace(prepared, plugins=planned), folder / "run", RunOptions(report=False))
         except RingfenceError as error:
             failure = next((cause for cause in _causes(error) if isinstance(cause, PluginError)), None)
             if failure is None:

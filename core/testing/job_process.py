@@ -29,12 +29,12 @@ def main(folder: Path) -> None:
 
 def _train(job: Path, out: Path, base: Path, held: Guard) -> dict[str, Any]:
     from ..job.job_file import read_job  # noqa: PLC0415 - behind the guard
-    from ..run.execute import run  # noqa: PLC0415 - behind the guard
+    from ..run.execute import execute  # noqa: PLC0415 - behind the guard
     from ..run.prepare import prepare  # noqa: PLC0415 - behind the guard
 
     told = []
     try:
-        run(prepare(read_job(job), base), out)
+        execute(prepare(read_job(job), base), out)
     except RingfenceError as error:
         told = [str(error), *traceback_lines(error)]
     return {"error": "\n".join(told), "imported": held.imported()}

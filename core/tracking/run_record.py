@@ -25,7 +25,7 @@ from ..plugins.interface import Plugin
 from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
 from .run_folder import JOB, RECORD, disk_faults_told, keep_old_job, read_record, write_json, write_text
-from .run_history import EarlierPlugin, RunHistory, read_earlier
+from .run_history import EarlierPlugin, RunHistory
 
 SCHEMA = 1
 #: Errors without a message of their own.
@@ -75,22 +75,16 @@ class RunRecord(Observer):
     order: Mapping[str, Sequence[str]] = field(default_factory=dict)
     faults: FaultLog = field(default_factory=FaultLog)
     earlier: RunHistory = field(default_factory=RunHistory)
+    accepted: list[dict[str, Any]] = field(default_factory=list)
     resumed: int = 0
     opened: bool = False
     begun: bool = False
     stepped: bool = False
     checkpoint: Path | None = None
-    accepted: list[dict[str, Any]] = field(default_factory=list)
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     _trained_s: float = 0.0
     _training_began: float | None = None
     _faults_written: int = 0
-
-    def carry_on(self) -> Sequence[str]:
-        """Count on from what the folder's record says; return what the user should know, as sentences."""
-        self.earlier, told = read_earlier(self.folder)
-        self.resumed = self.earlier.resumed + 1
-        return told
 
     def plugins_started(self, plugins: Sequence[Plugin], order: Mapping[str, Sequence[str]]) -> None:
         """Take the plugins that run."""

@@ -30,6 +30,7 @@ from ringfence import StepInfo, TensorMap
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset, epoch_order
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.engine.weights import weights_sha256
 from ringfence.isolation.host.calls import spin
 from ringfence.isolation.host.grants.denials import Answerer
@@ -159,7 +160,7 @@ def engine(callgrind: Callgrind) -> tuple[float, str]:
     )
     with closing(Hooks(0, None)) as hooks:
         hooks.register(LocalPlugin(spec))
-        train(net, data, hooks, config, stop=stop)
+        train(try_together(net, data, config), hooks, stop=stop)
     return counted / COUNTED, weights_sha256(net)
 
 

@@ -12,7 +12,7 @@ from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 
 STEPS = 40
@@ -150,7 +150,7 @@ def test_modes_are_called_in_a_sandbox_as_in_the_trainer(tmp_path):
     for isolation in ("sandbox", "trusted"):
         job = JOB.format(isolation=isolation)
         prepared = prepare(check_job(parse_yaml(job, "job")), tmp_path)
-        outcomes[isolation] = run(prepared, tmp_path / isolation, report=False)
+        outcomes[isolation] = execute(prepared, tmp_path / isolation, RunOptions(report=False))
     hooks = json.loads((tmp_path / "sandbox" / "run.json").read_text())["hooks"]
 
     assert outcomes["sandbox"].result.weights_sha256 == outcomes["trusted"].result.weights_sha256

@@ -13,7 +13,7 @@ import torch
 
 from ringfence.cli.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 from ringfence.tracking.folder_lock import hold
 
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
     base = tmp_path_factory.mktemp("finished")
     (base / "job.yaml").write_text(TRUSTED_JOB)
     before = torch.get_num_threads()
-    run(prepare(read_job(base / "job.yaml"), base), base / "run")
+    execute(prepare(read_job(base / "job.yaml"), base), base / "run")
     torch.set_num_threads(before)
     return base / "run"
 
@@ -123,7 +123,11 @@ def test_an_accepted_change_outlives_a_kill_before_the_next_checkpoint(out, ring
     job = read_job(out / "job.yaml", ["plugins.optim.lr=0.5", "steps=9"])
     base = job.job.base(out / "job.yaml")
     with pytest.raises(Killed):
-        run(prepare(job, base), out, resume=True, accept=["plugins.optim.lr"], watchers=[KillAt(7)])
+        execute(
+            prepare(job, base),
+            out,
+            RunOptions(resume=True, accept=["plugins.optim.lr"], observers=[KillAt(7)]),
+        )
     assert max(path.name for path in (out / "checkpoints").iterdir()) == "step-00000006"
     done = ringfence("train", "--resume", "out")
     assert done.status == 0, done.err

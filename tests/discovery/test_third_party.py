@@ -145,7 +145,7 @@ def test_the_host_never_holds_a_module_of_a_plugin(environment, job, tmp_path):
     code = (
         "import json, pathlib, sys\n"
         "from ringfence.job.job_file import read_job\n"
-        "from ringfence.run.execute import run\nfrom ringfence.run.prepare import prepare\n"
+        "from ringfence.run.execute import RunOptions, execute\nfrom ringfence.run.prepare import prepare\n"
         "from ringfence.plugins.stop_request import StopRequest\n"
         "seen = set()\n"
         "def look():\n"
@@ -154,7 +154,7 @@ def test_the_host_never_holds_a_module_of_a_plugin(environment, job, tmp_path):
         "stop = StopRequest()\n"
         "stop.is_made = look\n"
         "prepared = prepare(read_job('job.yaml'), pathlib.Path('.'))\n"
-        "outcome = run(prepared, pathlib.Path('run'), stop=stop)\n"
+        "outcome = execute(prepared, pathlib.Path('run'), RunOptions(stop=stop))\n"
         "seen.update(sys.modules)\n"
         "plugins = [name for name in seen if name.startswith(('acme', 'ringfence.builtin'))]\n"
         "print(json.dumps([plugins, len(seen)]))\n"

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
+from ringfence.engine.setup import Setup
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks.types import AnotherPass, LossScale, LossTerm, Report, derive_seed, passthrough
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.local_plugin import LocalPlugin
@@ -450,7 +452,9 @@ def config(**changes: Any) -> TrainConfig:
 
 def run(model: nn.Module, data: Data, hooks: Hooks, settings: TrainConfig, **more: Any):
     try:
-        return train(model, data, hooks, settings, **more)
+        tried = more.pop("tried", None)
+        setup = try_together(model, data, settings) if tried is None else Setup.of(model, data, settings)
+        return train(setup, hooks, **more)
     finally:
         hooks.close()
 

@@ -10,10 +10,8 @@ import torch
 from engine_helpers import config, hooks_of, image_data, mlp, run, same_weights, sgd
 
 from ringfence.engine import forks
-from ringfence.engine.data import Plan
 from ringfence.engine.forks import ending_forks
-from ringfence.engine.losses import CrossEntropy
-from ringfence.engine.objective import Objective
+from ringfence.engine.setup import Setup
 from ringfence.engine.trial import try_out
 
 
@@ -71,10 +69,8 @@ def once_in_a_child(call):
 @pytest.mark.parametrize(("then", "status"), WAYS_OUT)
 def test_the_trial_of_a_model_is_left_by_its_caller_alone(then, status):
     (model, statuses), data = forking(0, then), image_data()
-    objective, plan = Objective(CrossEntropy(), "accuracy"), Plan(len(data.train), 8)
-    once_in_a_child(
-        lambda: try_out(model, data, objective, plan, eval_batch_size=8, device=torch.device("cpu"))
-    )
+    setup = Setup.of(model, data, config())
+    once_in_a_child(lambda: try_out(setup))
     assert statuses == [status]
 
 
@@ -91,11 +87,9 @@ def test_a_run_is_left_by_its_caller_alone(at, then, status):
 
 def test_without_the_guard_a_child_comes_back():
     (model, statuses), data = forking(0, lambda: None), image_data()
-    objective, plan = Objective(CrossEntropy(), "accuracy"), Plan(len(data.train), 8)
+    setup = Setup.of(model, data, config())
     unguarded = try_out.__wrapped__.__wrapped__
-    once_in_a_child(
-        lambda: unguarded(model, data, objective, plan, eval_batch_size=8, device=torch.device("cpu"))
-    )
+    once_in_a_child(lambda: unguarded(setup))
     assert statuses == [66]
 
 

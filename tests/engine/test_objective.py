@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
-from engine_helpers import convnet, image_data, linear_regressor, mlp, regression_data
+from engine_helpers import config, convnet, image_data, linear_regressor, mlp, regression_data
 from torch import nn
 from torch.nn import functional
 
-from ringfence.engine.data import Data, Dataset, Normalise, Plan
+from ringfence.engine.data import Data, Dataset, Normalise
 from ringfence.engine.evaluate import evaluate
 from ringfence.engine.losses import LOSSES, MSE, CrossEntropy, Huber, SmoothL1, apply_changes
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.objective import Objective
+from ringfence.engine.setup import Setup
 from ringfence.engine.trial import try_out
 from ringfence.hooks.errors import DataError, JobError
 from ringfence.hooks.types import LossScale, LossTerm
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def fit(model, data, objective):
-    return try_out(model, data, objective, Plan(len(data.train), 8), eval_batch_size=8, device=CPU)
+    return try_out(Setup.of(model, data, config(loss=objective.loss, metric=objective.metric_name)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -212,13 +213,14 @@ def test_direction_of_metrics():
 @pytest.mark.parametrize("dry_or_evaluate", ["dry", "evaluate"])
 def test_looking_at_the_model_disturbs_nothing(dry_or_evaluate):
     model, data, objective = convnet(), image_data(), Objective(CrossEntropy(), "accuracy")
+    setup = Setup.of(model, data, config())
     model[3].eval()
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(5)
     state = torch.get_rng_state()
     if dry_or_evaluate == "dry":
-        fit(model, data, objective)
+        try_out(setup)
     else:
         evaluate(model, data.test, objective, Normalise(data, CPU), batch_size=7, device=CPU)
     assert torch.equal(state, torch.get_rng_state())

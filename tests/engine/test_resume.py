@@ -23,6 +23,7 @@ from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.config import EarlyStopping
 from ringfence.engine.schedules import Cosine
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,9 +131,9 @@ def test_other_model_is_refused(tmp_path):
 
 def test_resume_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
-        train(mlp(), image_data(), hooks_of(sgd()), config(), checkpoints=tmp_path, resume=True)
+        train(try_together(mlp(), image_data(), config()), hooks_of(sgd()), checkpoints=tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="no folder to resume from"):
-        train(mlp(), image_data(), hooks_of(sgd()), config(), resume=True)
+        train(try_together(mlp(), image_data(), config()), hooks_of(sgd()), resume=True)
 
 
 def test_new_run_does_not_write_over_an_old_one(tmp_path):

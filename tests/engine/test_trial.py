@@ -21,9 +21,9 @@ from engine_helpers import config as settings
 from torch import nn
 
 from ringfence.engine.attributes import MAX_BYTES
-from ringfence.engine.data import Data, Dataset, Plan
-from ringfence.engine.losses import MSE, CrossEntropy
-from ringfence.engine.objective import Objective
+from ringfence.engine.data import Data, Dataset
+from ringfence.engine.losses import MSE
+from ringfence.engine.setup import Setup
 from ringfence.engine.trial import try_out
 from ringfence.hooks.errors import DataError
 
@@ -32,12 +32,9 @@ CPU = torch.device("cpu")
 
 def tried(model, data=None, *, batch_size=8, eval_batch_size=8):
     data = data or image_data()
-    objective = Objective(
-        *((MSE(), "mse") if data.train.num_classes is None else (CrossEntropy(), "accuracy"))
-    )
-    model.train()
-    plan = Plan(len(data.train), batch_size)
-    return try_out(model, data, objective, plan, eval_batch_size=eval_batch_size, device=CPU)
+    judged = {"loss": MSE(), "metric": "mse"} if data.train.num_classes is None else {}
+    sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+    return try_out(Setup.of(model, data, settings(**sizes, **judged)))
 
 
 def refused(model, data=None, **sizes):
@@ -283,11 +280,11 @@ def everything(model):
 def test_nothing_is_left_of_the_trial():
     torch.manual_seed(3)
     model = Stateful()
+    setup = Setup.of(model, image_data(), settings())
     model.drop.eval()
     model.norm.train()
     before, history = everything(model), model.history
-    plan, objective = Plan(50, 8), Objective(CrossEntropy(), "accuracy")
-    try_out(model, image_data(), objective, plan, eval_batch_size=8, device=CPU)
+    try_out(setup)
     assert everything(model) == before
     assert model.history is history, "another list that other objects do not hold"
     # The control: a pass leaves all of that.

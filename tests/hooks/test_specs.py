@@ -8,6 +8,7 @@ import torch
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks import specs
 from ringfence.hooks.role import METHODS
 from ringfence.plugins.interface import PluginSpec
@@ -48,7 +49,8 @@ def recorded_run():
         hooks.register(recording(role, calls))
     samples = Dataset(torch.rand(16, 4), torch.arange(16) % 3, 3)
     data = Data(samples, samples, None, None)
-    train(torch.nn.Linear(4, 3), data, hooks, TrainConfig(epochs=1, batch_size=8, device="cpu"))
+    config = TrainConfig(epochs=1, batch_size=8, device="cpu")
+    train(try_together(torch.nn.Linear(4, 3), data, config), hooks)
     return calls
 
 

@@ -21,6 +21,7 @@ from ringfence.builtin.optim import Optim
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks.errors import PluginError
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
@@ -187,7 +188,7 @@ class Stage:
             hooks.register(LocalPlugin(optimizer()))
             config = TrainConfig(batch_size=8, steps=STEPS, seed=7, device="cpu")
             with watch(pid), Borrowed(sandbox) as allocate:
-                result = train(model(), data(), hooks, config, allocate=allocate)
+                result = train(try_together(model(), data(), config), hooks, allocate=allocate)
                 hooks.close()
         finally:
             hooks.close()

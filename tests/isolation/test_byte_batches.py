@@ -8,6 +8,7 @@ import torch
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset, Plan, batches
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks.types import Batch
 from ringfence.isolation.host.calls.call_memory import CallMemory
 from ringfence.plugins.interface import PluginSpec
@@ -130,8 +131,8 @@ def test_a_run_ends_with_the_same_weights(monkeypatch, spec, start, where, trust
             shown = f"onlookers:{where}", "augment"
             hooks.register(LocalPlugin(spec(*shown)) if trusted else start(*shown))
             hooks.register(LocalPlugin(spec("obedient:Momentum", "optimizer")))
-            data = images()
-            return train(model, Data(data, data), hooks, TrainConfig(steps=8, batch_size=8)).weights_sha256
+            data, config = images(), TrainConfig(steps=8, batch_size=8)
+            return train(try_together(model, Data(data, data), config), hooks).weights_sha256
 
     seen = []
     stored = Dataset.stored

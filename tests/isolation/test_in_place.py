@@ -11,6 +11,7 @@ from ringfence.engine.checkpoints.checkpoint import read_latest
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.hooks.errors import PluginProtocolError, RunAbortedError
 from ringfence.hooks.types import AnotherPass, StepInfo, TensorMap
 from ringfence.plugins import failure_policy
@@ -142,10 +143,8 @@ class Course:
         config = TrainConfig(batch_size=8, steps=10, seed=7, device="cpu", snapshot_every=3)
         try:
             return train(
-                self.model,
-                Data(train_set, test_set),
+                try_together(self.model, Data(train_set, test_set), config),
                 self.hooks,
-                config,
                 allocate=self._sandbox.allocate,
                 checkpoints=checkpoints,
             )

@@ -17,6 +17,7 @@ from torch import nn
 from ringfence.engine.config import TrainConfig
 from ringfence.engine.data import Data, Dataset
 from ringfence.engine.train import train
+from ringfence.engine.trial import try_together
 from ringfence.plugins.interface import PluginSpec
 from ringfence.plugins.manager import Hooks
 from ringfence.plugins.observer import Observer
@@ -141,7 +142,7 @@ def killer(sandbox):
             )
             allocate, stop = sandbox.allocate, StopRequest()
             stop.is_made = killer.stop
-            train(trained, data(), hooks, config, observer=killer, allocate=allocate, stop=stop)
+            train(try_together(trained, data(), config), hooks, observer=killer, allocate=allocate, stop=stop)
     finally:
         gc.enable()
     assert all(plugin.usage.restarts == FAULTS.count(plugin.spec.name) for plugin in hooks.plugins)

@@ -14,7 +14,7 @@ import torch
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.job.job_file import read_job
 from ringfence.plugins.observer import Observer
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 
 from ..watching import is_running, until
@@ -62,7 +62,7 @@ import os, signal, sys
 from pathlib import Path
 from ringfence.job.job_file import read_job
 from ringfence.plugins.observer import Observer
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 
 class Killed(Observer):
@@ -76,7 +76,7 @@ class Killed(Observer):
             os.kill(os.getpid(), signal.SIGKILL)
 
 job, out = map(Path, sys.argv[1:])
-run(prepare(read_job(job), job.parent), out, watchers=[Killed()])
+execute(prepare(read_job(job), job.parent), out, RunOptions(observers=[Killed()]))
 """
 
 
@@ -115,7 +115,7 @@ def train(job, sandbox):
     def train(out, *sets, **how):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("ringfence.run.execute.Sandbox", lambda **_: contextlib.nullcontext(sandbox))
-            run(prepare(read_job(job, sets), job.parent), out, report=False, **how)
+            execute(prepare(read_job(job, sets), job.parent), out, RunOptions(report=False, **how))
         return json.loads((out / "run.json").read_text())
 
     yield train
@@ -218,7 +218,7 @@ class Killer(Observer):
 
 def test_plugins_killed_in_the_middle_are_restarted_and_the_weights_stay_the_same(train, runs, tmp_path):
     killer = Killer(optim=10, augment=25, gradclip=41)
-    record = train(tmp_path / "disturbed", *RUNS["longer"], watchers=[killer])
+    record = train(tmp_path / "disturbed", *RUNS["longer"], observers=[killer])
     restarts = {plugin["name"]: plugin["restarts"] for plugin in record["plugins"]}
     assert restarts == {"augment": 1, "gradclip": 1, "optim": 1, "monitor": 0}
     assert record["weights_sha256"] == runs("longer")["weights_sha256"]

@@ -14,7 +14,7 @@ import torch
 from ringfence import RunAbortedError
 from ringfence.cli.run_display import PlainView, RunDisplay
 from ringfence.job.job_file import read_job
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 
 from ..journals import read_journal
@@ -65,7 +65,9 @@ def ended(tmp_path_factory):
     killer = Killer(lines, {2: "gradclip", 6: "monitor", 8: "optim"})
     threads = torch.get_num_threads()
     with pytest.raises(RunAbortedError) as caught:
-        run(prepare(read_job(folder / "job.yaml"), folder), folder / "run", watchers=[killer])
+        execute(
+            prepare(read_job(folder / "job.yaml"), folder), folder / "run", RunOptions(observers=[killer])
+        )
     torch.set_num_threads(threads)
     return folder / "run", lines, str(caught.value)
 
@@ -126,11 +128,10 @@ def test_recovery_takes_no_longer_than_it_may(record):
 @pytest.mark.soak
 def test_a_run_that_was_ended_counts_on_when_it_is_resumed(ended, record):
     folder, lines = ended[0], []
-    run(
+    execute(
         prepare(read_job(folder.parent / "job.yaml"), folder.parent),
         folder,
-        resume=True,
-        watchers=[RunDisplay(PlainView(lines.append))],
+        RunOptions(resume=True, observers=[RunDisplay(PlainView(lines.append))]),
     )
     again = json.loads((folder / "run.json").read_text())
     assert (again["status"], again["resumed"], again["steps"]) == ("completed", 1, 12)

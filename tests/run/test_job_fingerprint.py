@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ringfence.engine.checkpoints.fingerprint import MAX_LINES, Fingerprint
 from ringfence.engine.checkpoints.fingerprint_diff import ABSENT, CONTENTS, Difference, differences
@@ -330,7 +331,7 @@ def spec(**changes):
 
 def test_what_the_last_bits_depend_on_is_told_where_it_differs():
     job = check_job(parse_yaml(JOB, "job")).job
-    here = environment(job, [spec()], 6)
+    here = environment(job, [spec()], 6, torch.device("cpu"))
     assert compare(JOB, then=manifest(environment=here), environment=here).told == ()
     there = dict(here) | {"threads": 64, "torch": "1.0"}
     there["plugins"] = {
@@ -347,7 +348,14 @@ def test_what_the_last_bits_depend_on_is_told_where_it_differs():
     assert "plugins.optim.threads 3 then, 1 now" in told
     assert "gone" not in told
     # How long a constant schedule is makes no difference.
-    assert compare(JOB, then=manifest(environment=here), environment=environment(job, [spec()], 9)).told == ()
+    assert (
+        compare(
+            JOB,
+            then=manifest(environment=here),
+            environment=environment(job, [spec()], 9, torch.device("cpu")),
+        ).told
+        == ()
+    )
     # One of an early version does not tell.
     assert compare(JOB, then=manifest(environment={}), environment=here).told == ()
 
@@ -355,7 +363,7 @@ def test_what_the_last_bits_depend_on_is_told_where_it_differs():
 def test_a_schedule_that_follows_a_new_length_is_told():
     text = JOB + "schedule: cosine\n"
     job = check_job(parse_yaml(text, "job")).job
-    then, now = (environment(job, [spec()], steps) for steps in (6, 12))
+    then, now = (environment(job, [spec()], steps, torch.device("cpu")) for steps in (6, 12))
     (told,) = compare(text, then=manifest(text, environment=then), environment=now).told
     assert told == (
         "the schedule was laid over 6 steps, and is over 12 now: the learning rate follows the new length"

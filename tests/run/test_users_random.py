@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ringfence.job.job_file import read_job
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 
 MODULE = """
@@ -70,7 +70,7 @@ def prepared(job, *sets):
 
 
 def train(job, name, *sets, **more):
-    return run(prepared(job, *sets), job.parent / name, report=False, **more).result
+    return execute(prepared(job, *sets), job.parent / name, RunOptions(report=False, **more)).result
 
 
 def test_two_runs_of_one_seed_end_with_the_same_weights(job):
@@ -86,6 +86,6 @@ def test_a_run_that_is_resumed_ends_with_the_weights_of_one_that_was_not(job):
 
 
 def test_the_samples_are_the_same_whatever_the_seed(job):
-    one, two = prepared(job).ingredients.data, prepared(job, "seed=4").ingredients.data
+    one, two = prepared(job).setup.data, prepared(job, "seed=4").setup.data
     assert torch.equal(one.test.inputs, two.test.inputs)
     assert torch.equal(one.train.targets, two.train.targets)

@@ -28,7 +28,7 @@ from ringfence.plugins.observer import RunInfo
 from ringfence.plugins.result_checks import check_report
 from ringfence.plugins.stop_request import StopRequest
 from ringfence.report.run_data import read_run
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 from ringfence.tracking import json_lines as journal_module
 from ringfence.tracking import metrics_log as recorder_module
@@ -536,7 +536,8 @@ def train(
     threads = torch.get_num_threads()
     try:
         prepared = prepare(read_job(path, sets), folder.parent)
-        run(prepared, folder, resume=resume, watchers=[told] if told else [], stop=stop)
+        options = RunOptions(resume=resume, observers=[told] if told else [], stop=stop or StopRequest())
+        execute(prepared, folder, options)
     finally:
         torch.set_num_threads(threads)
     return folder

@@ -14,7 +14,7 @@ from ringfence.job.job_file import read_job
 from ringfence.plugins.failure_policy import FAULTS_KEPT, FaultLog, FaultRecord
 from ringfence.plugins.interface import PluginUsage
 from ringfence.plugins.stop_request import StopRequest
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 from ringfence.tracking.run_history import EarlierPlugin, RunHistory, read_earlier
 
@@ -52,12 +52,10 @@ def train(folder, *sets, resume=False, watcher=None, stop=None):
     path.write_text(JOB)
     threads = torch.get_num_threads()
     try:
-        run(
+        execute(
             prepare(read_job(path, sets), path.parent),
             folder,
-            resume=resume,
-            watchers=[watcher] if watcher else [],
-            stop=stop,
+            RunOptions(resume=resume, observers=[watcher] if watcher else [], stop=stop or StopRequest()),
         )
     finally:
         torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from ringfence.hooks.types import Report
 from ringfence.job.job_file import read_job
 from ringfence.report import run_data
 from ringfence.report.page import write_report
-from ringfence.run.execute import run
+from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
 from ringfence.tracking import run_folder
 from ringfence.tracking import untrusted_folder as tree_module
@@ -55,7 +55,7 @@ def train(folder: Path, *sets: str, resume: bool = False) -> None:
     path.write_text(JOB)
     threads = torch.get_num_threads()
     try:
-        run(prepare(read_job(path, sets), folder.parent), folder, resume=resume)
+        execute(prepare(read_job(path, sets), folder.parent), folder, RunOptions(resume=resume))
     finally:
         torch.set_num_threads(threads)
 

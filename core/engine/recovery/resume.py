@@ -126,6 +126,6 @@ def _judged_anew(run: Run, progress: Progress, compared: Comparison) -> Progress
         progress.evaluations_without_gain = 0
     if compared.changes("metric") or compared.changes("loss"):
         progress.metrics, progress.evaluated_step = {}, -1
-    early = run.config.early_stopping
+    early = run.setup.config.early_stopping
     progress.stopped_early = early is not None and progress.evaluations_without_gain >= early.patience
     return progress

@@ -36,16 +36,16 @@ def write(run: Run, snapshot: Snapshot) -> None:
     progress = snapshot.progress
     if run.checkpoints is None or run.checkpointed_step == progress.step:
         return
-    value = progress.metrics.get(run.config.metric, math.nan)
+    value = progress.metrics.get(run.setup.config.metric, math.nan)
     judged = progress.evaluated_step == progress.step and not math.isnan(value)
     contents = snapshot.contents(
-        value if judged else None, higher_is_better=run.objective.metric.higher_is_better
+        value if judged else None, higher_is_better=run.setup.objective.metric.higher_is_better
     )
     run.checkpoint = write_checkpoint(
         run.checkpoints,
         contents,
         run.course.fingerprint,
-        keep=run.config.keep_checkpoints,
+        keep=run.setup.config.keep_checkpoints,
         environment=run.course.environment,
         note=functools.partial(_tell_once, run),
     )

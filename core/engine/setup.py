@@ -1,0 +1,65 @@
+"""What is trained, on what, where and how: worked out once, before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+
+from .config import TrainConfig, resolve_device
+from .data import Data, Plan
+from .objective import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial found.
+
+    Attributes:
+        told: What the user should know, as sentences.
+        unsteady: Names of the parameters and buffers that evaluation changes, unless they are put back.
+    """
+
+    told: tuple[str, ...] = ()
+    unsteady: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is trained, on what, where and how.
+
+    Attributes:
+        model: On ``device``, in training mode.
+        data: What to train and test on.
+        config: How.
+        device: Where the loop runs.
+        plan: Which samples make which step.
+        steps_total: Optimizer steps that are asked for.
+        objective: Loss and metric.
+        tried: What was found as they were tried together.
+    """
+
+    model: nn.Module
+    data: Data
+    config: TrainConfig
+    device: torch.device
+    plan: Plan
+    steps_total: int
+    objective: Objective
+    tried: Tried = Tried()
+
+    @classmethod
+    def of(cls, model: nn.Module, data: Data, config: TrainConfig) -> Self:
+        """Work out what follows from these; the model is moved to the device and set to training mode.
+
+        Raises:
+            JobError: The configuration does not fit the data or this machine.
+        """
+        plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
+        steps_total = config.steps_total(plan.steps_per_epoch)
+        device = resolve_device(config.device)
+        model.to(device)
+        model.train()
+        return cls(model, data, config, device, plan, steps_total, Objective(config.loss, config.metric))
