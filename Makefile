@@ -1,6 +1,7 @@
 # make run    train the main job and say where its report is (OUT=DIR chooses the folder)
 # make test   formatting, lint, types and tests; what takes longer stands beside it:
 # make test-hostile   the attacks as an ordinary user and in a box
+# make test-installed what is installed from wheels: plugins of others, the template's, the tutorials
 # make test-chaos     runs under faults
 # make test-bench     count the instructions of a step and a call, where there is valgrind
 # make soak   the long runs that `make test` leaves out
@@ -22,7 +23,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test test-hostile test-chaos test-bench computes rest attacks waits commands soak bench docs lint clean
+.PHONY: run test test-hostile test-installed test-chaos test-bench computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -58,7 +59,7 @@ commands:
 	$(BESIDE) $(COMMANDS)
 
 # What a folder holds beyond `make test`.
-test-hostile test-chaos test-bench: test-%: $(DEV_STAMP)
+test-hostile test-installed test-chaos test-bench: test-%: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m 'not soak and room' tests/$* $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)

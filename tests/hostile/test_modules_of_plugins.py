@@ -215,11 +215,13 @@ def place(new_environment, tmp_path_factory):
     return Place(new_environment(), tmp_path_factory.mktemp("stray"), table)
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_none_runs_in_the_trainer_or_the_zygote(place):
     assert place.train(place.environment.command) == set()
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_with_some_inside_the_packages_of_others_nothing_is_trained_and_whose_they_are_is_told(place):
     with place.inside(TRIED_INSIDE):
@@ -231,6 +233,7 @@ def test_with_some_inside_the_packages_of_others_nothing_is_trained_and_whose_th
     assert "Traceback" not in told
 
 
+@pytest.mark.room
 @pytest.mark.control("code at start-up")
 def test_without_the_guard_they_run_in_both(place):
     with place.inside(TRIED_INSIDE):

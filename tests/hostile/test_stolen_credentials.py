@@ -92,6 +92,7 @@ def stolen(server):
     return count
 
 
+@pytest.mark.room
 @pytest.mark.control("stolen credentials")
 def test_importing_it_is_enough_where_nothing_holds_it(environment, server, user, tmp_path):
     call(environment.python, "-c", "import gentle_decay; gentle_decay.thief.join(60)", cwd=tmp_path, env=user)
@@ -99,6 +100,7 @@ def test_importing_it_is_enough_where_nothing_holds_it(environment, server, user
     assert stolen(server) >= 8
 
 
+@pytest.mark.room
 @pytest.mark.control("stolen credentials")
 def test_a_trusted_plugin_steals(environment, server, user, job, tmp_path):
     train(environment, job("gentle: {}\n    isolation: trusted"), tmp_path / "run", user)
@@ -106,6 +108,7 @@ def test_a_trusted_plugin_steals(environment, server, user, job, tmp_path):
     assert stolen(server) >= 8
 
 
+@pytest.mark.room
 @pytest.mark.attack("stolen credentials")
 def test_the_server_hears_nothing_from_a_sandbox(environment, server, user, job, tmp_path):
     for words in (["list"], ["show", "gentle"], ["check", "gentle"]):

@@ -15,7 +15,7 @@ from ..conftest import call
 pytestmark = pytest.mark.soak
 
 HERE = Path(__file__).parent
-#: Tests that a sound plugin has to pass here too; the projects of ``test_template_installed.py`` pass all.
+#: Tests that a sound plugin has to pass here too; the projects of ``installed/test_template.py`` pass all.
 DIRECT = (
     *("test_its_results_fit", "test_the_same_steps_give_the_same_bits", "test_its_state_is_whole"),
     "test_the_number_of_workers_changes_nothing",

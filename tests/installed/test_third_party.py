@@ -13,6 +13,8 @@ from ringfence.version import __version__
 
 from ..conftest import call
 
+pytestmark = pytest.mark.room
+
 PROJECT = """
     [build-system]
     requires = ["setuptools>=77"]

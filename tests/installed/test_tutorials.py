@@ -9,7 +9,9 @@ import venv
 import pytest
 
 from ..conftest import ROOT, SOURCES, copy_dependencies
-from .page import blocks, hold, play
+from ..docs.page import blocks, hold, play
+
+pytestmark = pytest.mark.room
 
 #: What a user's checkout has beside what is built.
 BESIDE = ("constraints.txt", "examples")

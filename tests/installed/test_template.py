@@ -11,6 +11,8 @@ from ringfence.hooks.specs import ROLES
 
 from ..conftest import call
 
+pytestmark = pytest.mark.room
+
 #: The tests of the kit that train, in a process of their own that takes seconds to start.
 TRAINING = (
     *("test_it_trains_in_its_sandbox", "test_it_keeps_within_its_budget", "test_it_answers_in_time"),

@@ -103,6 +103,7 @@ def test_its_jobs_are_jobs_that_use_it(path):
 # installed
 
 
+@pytest.mark.room
 def test_they_are_found_by_their_entry_points(environment, tmp_path):
     done = call(environment.command, "plugins", "list", cwd=tmp_path)
 
@@ -112,6 +113,7 @@ def test_they_are_found_by_their_entry_points(environment, tmp_path):
         assert re.search(row, done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.room
 @pytest.mark.parametrize("name", PLUGINS)
 def test_they_are_shown_with_their_options(environment, tmp_path, name):
     shown = json.loads(call(environment.command, "plugins", "show", name, "--json", cwd=tmp_path).stdout)
@@ -124,6 +126,7 @@ def test_they_are_shown_with_their_options(environment, tmp_path, name):
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [option["name"] for option in shown["options"]]
 
 
+@pytest.mark.room
 def test_they_train_together_in_sandboxes(environment, tmp_path):
     (tmp_path / "job.yaml").write_text(textwrap.dedent(JOB))
     (tmp_path / "found").mkdir()
