@@ -29,19 +29,18 @@ DECLARED := pyproject.toml constraints.txt core/version.py
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
-# On two cores two of these at a time, the longest first. What measures the machine comes last, by itself.
+# On two cores two of these at a time, the longest first.
 COMPUTES := $(addprefix tests/,builtin compat engine hooks imports plugins tensors testing)
 ATTACKS := tests/hostile
 WAITS := tests/fuzz tests/isolation
 COMMANDS := tests/cli
 FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS) $(COMMANDS),$(FOLDERS)) $(wildcard tests/test_*.py)
-BESIDE := $(BIN)/python -m pytest -m 'not soak and not room and not alone' $(PYTEST_ARGS)
+BESIDE := $(BIN)/python -m pytest -m 'not soak and not room' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
 	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
 	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks commands waits computes lint
-	$(BIN)/python -m pytest -m 'not soak and not room and alone' $(PYTEST_ARGS)
 
 computes:
 	$(BESIDE) $(COMPUTES)

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.alone
 
 #: One sandboxed plugin, which the tests stop, so that the host waits for it.
 JOB = SMALL_JOB.replace("steps: 6", "steps: 3000") + "    deadline_s: 600\n"
-#: What a busy machine may take beyond the second that is promised; `make soak` allows it less.
-SLACK_S = float(os.environ.get("SLACK_S", "10"))
+#: What no busy machine takes beyond the second that is promised; `make soak` allows these less.
+SLACK_S = float(os.environ.get("SLACK_S", "60"))
 
 
 class Trainer:
@@ -207,7 +207,7 @@ def test_a_signal_while_plugins_start_leaves_nothing(runs, folder, tell_time, un
 
 
 def test_time_for_which_the_host_is_stopped_is_nobodys_fault(runs, folder):
-    flags = ("--set", "steps=200", "--set", "plugins.optim.deadline_s=1.5")
+    flags = ("--set", "steps=200", "--set", "plugins.optim.deadline_s=4")
     trainer = Trainer(runs, folder, *flags).until_step(20)
     # The worker first, so that the host is waiting for it.
     everybody = [*reversed(trainer.family()), trainer.pid]
@@ -215,7 +215,7 @@ def test_time_for_which_the_host_is_stopped_is_nobodys_fault(runs, folder):
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
             time.sleep(0.1)
-        time.sleep(3)
+        time.sleep(5)
         for pid in reversed(frozen):
             os.kill(pid, signal.SIGCONT)
         time.sleep(0.2)

@@ -9,7 +9,6 @@ import pytest
 
 from ringfence.cli.run_display import RunDisplay
 from ringfence.engine.checkpoints.retention import list_checkpoints
-from ringfence.engine.step import Stepper
 from ringfence.plugins.manager import Hooks
 from ringfence.tracking.metrics_log import MetricsLog
 from ringfence.tracking.run_record import RunRecord
@@ -68,7 +67,7 @@ def test_one_signal_leaves_no_folder_and_blames_nobody(job, ringfence, monkeypat
 
 
 def test_a_signal_in_the_first_step_lets_it_finish(job, ringfence, monkeypatch, out):
-    signalled(monkeypatch, Stepper, "refresh", signal.SIGINT)
+    signalled(monkeypatch, Hooks, "fire", signal.SIGINT)
     done = ringfence("train", job(TRUSTED_JOB), "--out", out)
     assert (done.status, "interrupted after 1 steps" in done.out) == (130, True)
     assert ringfence("train", "--resume", out).status == 0
@@ -85,7 +84,6 @@ def test_one_that_was_being_resumed_can_be_resumed_as_before(job, ringfence, mon
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.01, 0.05, 0.2])
-@pytest.mark.alone
 def test_a_signal_as_the_first_file_appears_ends_in_one_of_two_ways(tmp_path, pause_s):
     """Either no step was done and nothing is left, or the folder says how to go on."""
     (tmp_path / "job.yaml").write_text(SMALL_JOB.replace("steps: 6", "steps: 3000"))

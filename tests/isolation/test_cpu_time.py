@@ -23,14 +23,10 @@ from ringfence.plugins.notices import PluginNews
 
 from ..watching import until
 
-pytestmark = pytest.mark.alone
-
 #: Part of the processor time of both that spinning threads get beside the trainer once they go last, at most.
 LITTLE = 0.15
 #: And if they are left alone, at least.
 PLENTY = 2 * LITTLE
-#: Until it is noticed that they spin, at most.
-_NOTICED_S = 15.0
 GRADIENTS = TensorMap.like({"weight": torch.ones(4)})
 
 
@@ -53,8 +49,8 @@ def policies(plugin):
 def test_threads_that_spin_on_after_the_call_go_last(start, way):
     plugin = start("greedy:Greedy", options={"threads": 8, "way": way})
     call(plugin)
-    assert until(lambda: plugin.usage.demoted, _NOTICED_S)
-    assert until(lambda: policies(plugin) == {os.SCHED_IDLE}, _NOTICED_S)
+    assert until(lambda: plugin.usage.demoted)
+    assert until(lambda: policies(plugin) == {os.SCHED_IDLE})
     weight = Path(f"/proc/{plugin._workers[0].channel.process.pid}/autogroup")
     assert not weight.exists() or weight.read_text().endswith("nice 19\n")
     assert "0.5 s more than 1 core for the" in plugin.usage.demoted
@@ -64,9 +60,9 @@ def test_threads_that_spin_on_after_the_call_go_last(start, way):
 def test_it_stays_last_when_it_is_started_anew(start):
     plugin = start("greedy:Greedy", options={"threads": 4})
     call(plugin)
-    assert until(lambda: plugin.usage.demoted, _NOTICED_S)
+    assert until(lambda: plugin.usage.demoted)
     plugin.restart()
-    assert until(lambda: policies(plugin) == {os.SCHED_IDLE}, _NOTICED_S)
+    assert until(lambda: policies(plugin) == {os.SCHED_IDLE})
 
 
 def test_a_plugin_that_computes_while_it_has_work_is_left_alone(start):
@@ -108,11 +104,12 @@ def all_cores():
     torch.set_num_threads(before)
 
 
+@pytest.mark.alone
 @pytest.mark.soak
 def test_a_plugin_that_spins_leaves_the_trainer_its_cores(start, all_cores, monkeypatch):
     kept = start("greedy:Greedy", options={"threads": 16})
     call(kept)
-    assert until(lambda: kept.usage.demoted, _NOTICED_S)
+    assert until(lambda: kept.usage.demoted)
     after = share_of_spinners(kept, 1.5)
     kept.close()
     monkeypatch.setattr(Account, "weigh_time", lambda _: None)
@@ -196,7 +193,8 @@ def test_a_call_ends_with_its_last_answer(monkeypatch):
 def test_no_other_session_than_the_workers_goes_last(own):
     mine = Path("/proc/self/autogroup").read_text()
     with subprocess.Popen(["/bin/sleep", "60"], start_new_session=own) as process:
-        assert put_session_last(process.pid) is own
+        # The kernel lets one session be weighed at a time, and others may have theirs weighed.
+        assert until(lambda: put_session_last(process.pid) is own)
         weight = Path(f"/proc/{process.pid}/autogroup").read_text()
         process.kill()
     assert weight.endswith("nice 19\n") is own
