@@ -20,7 +20,9 @@ from packaging.version import Version
 
 import ringfence
 from ringfence.hooks import specs
+from ringfence.hooks.role import Method
 from ringfence.hooks.series import FOLDER, series_of
+from ringfence.plugins.result_kinds import kind_of
 
 
 def snapshot() -> dict[str, Any]:
@@ -30,6 +32,8 @@ def snapshot() -> dict[str, Any]:
         "series": series_of(Version(ringfence.__version__)),
         "roles": sorted(specs.ROLES),
         "hooks": {hook.__name__: _arguments(hook) for hook in specs.HOOKS},
+        "results": {method.hook.__name__: _result(method) for method in _methods()},
+        "when": {method.hook.__name__: method.fires.name.lower() for method in _methods()},
         "names": sorted(public),
         "types": {name: _attributes(value) for name, value in public.items() if inspect.isclass(value)},
         "deprecated": specs.DEPRECATED,
@@ -51,6 +55,22 @@ def _arguments(hook: Any) -> list[str]:
     return [
         f"{name}: {parameter.annotation}" for name, parameter in inspect.signature(hook).parameters.items()
     ]
+
+
+def _methods() -> list[Method]:
+    return [method for role in specs.ROLES.values() for method in role.methods.values()]
+
+
+def _result(method: Method) -> dict[str, Any]:
+    """Return what a hook says it returns, and what of that is accepted."""
+    kind = kind_of(method)
+    return {
+        "type": str(inspect.signature(method.hook).return_annotation),
+        "changes": method.changes,
+        "forms": list(kind.forms),
+        "held to": kind.measured_by or None,
+        "limits": dict(kind.limits),
+    }
 
 
 def _attributes(cls: type) -> list[str]:

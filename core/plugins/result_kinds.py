@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints
 
 import torch
@@ -21,6 +21,13 @@ from ..hooks.role import Method, Role
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, TensorMap
 from ..tensors.byte_batch import as_seen
 from .result_checks import (
+    MAX_BINS,
+    MAX_HISTOGRAM_NUMBERS,
+    MAX_HISTOGRAMS,
+    MAX_IMAGE_SIDE,
+    MAX_IMAGES,
+    MAX_PICTURE_BYTES,
+    MAX_SCALARS,
     ResultError,
     check_batch,
     check_loss,
@@ -70,12 +77,14 @@ class ResultKind(ABC):
         measured_by: The argument that it is held to, which the inside is given too; ``""`` if there is none.
         is_map: Whether it is named tensors, in the layout of ``measured_by`` and checked as they are read.
         is_logged: Whether it is a number, which is logged under the name of its method.
+        limits: The most of what it may have, as the series' record tells it.
     """
 
     forms: ClassVar[tuple[Form, ...]]
     measured_by: str = ""
     is_map: ClassVar[bool] = False
     is_logged: ClassVar[bool] = False
+    limits: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     @abstractmethod
     def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Any:
@@ -213,6 +222,17 @@ class _PassKind(_MapKind):
 
 class _ReportKind(ResultKind):
     forms = ("report",)
+    limits = MappingProxyType(
+        {
+            "scalars": MAX_SCALARS,
+            "histograms": MAX_HISTOGRAMS,
+            "bins of a histogram": MAX_BINS,
+            "numbers of all histograms": MAX_HISTOGRAM_NUMBERS,
+            "images": MAX_IMAGES,
+            "pixels of a side": MAX_IMAGE_SIDE,
+            "bytes of all images": MAX_PICTURE_BYTES,
+        }
+    )
 
     def check(self, result: Any, arguments: Arguments, *, finite: bool) -> Report:
         return check_report(result)
