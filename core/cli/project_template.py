@@ -24,7 +24,7 @@ from ..compat.source.module_files import file_on_path
 from ..compat.version_range import window
 from ..discovery.catalog import catalog
 from ..hooks.errors import JobError
-from ..hooks.series import Index, lower_bound
+from ..hooks.series import Index, lower_bound, series_of
 from ..job.problems import suggest
 from ..version import __version__
 
@@ -64,7 +64,11 @@ class Template:
     def choices(self, question: str) -> tuple[str, ...]:
         """Return what may be answered, the usual answer first; nothing if the answer is free."""
         answers = self._settings[question]
-        return tuple(answers) if isinstance(answers, list) else ()
+        if not isinstance(answers, list):
+            return ()
+        # Roles that have no folder of their own in the template come last.
+        known = Index.read().snapshots.get(series_of(Version(__version__))) if question == "role" else None
+        return tuple(dict.fromkeys([*answers, *(sorted(known.roles) if known else ())]))
 
     def prompt(self, question: str) -> str:
         """Return the question in words."""
@@ -110,7 +114,13 @@ class Template:
         running = Version(__version__)
         oldest = lower_bound(window(Index.read(), running, answers.role)[0].name, running)
         # The template states it as well, for cookiecutter, which cannot work it out.
-        return {**self._derived(asdict(answers)), "_oldest_series": {answers.role: oldest}}
+        context = {**self._derived(asdict(answers)), "_oldest_series": {answers.role: oldest}}
+        if not (self._folder / _SHARED / answers.role).is_dir():
+            # Imports torch, so only where a role has no folder of its own.
+            from .role_outline import role_outline  # noqa: PLC0415
+
+            context["_role"] = role_outline(answers.role)
+        return context
 
     def _derived(self, answers: Mapping[str, str]) -> dict[str, Any]:
         """Return answers and settings; those that begin with ``__`` are rendered, as cookiecutter does it."""

@@ -32,13 +32,18 @@ FOLDER = ROOT / "plugin_template"
 SETTINGS = json.loads((FOLDER / "cookiecutter.json").read_text())
 LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause")
 #: Awkward, each in its own way.
-AUTHORS = {
-    "augment": "Zoë O'Neill-李",
-    "gradient": "Ada Lovelace",
-    "optimizer": "A & B <c@d.org>",
-    "monitor": "#",
-}
-NAMES = {"augment": "l2-norm-3d", "gradient": "sign-gradient", "optimizer": "x" * 40, "monitor": "p9"}
+AUTHORS = dict(
+    zip(ROLES, itertools.cycle(["Zoë O'Neill-李", "Ada Lovelace", "A & B <c@d.org>", "#"]), strict=False)
+)
+NAMES = dict(
+    zip(
+        ROLES,
+        itertools.chain(
+            ["l2-norm-3d", "sign-gradient", "x" * 40, "p9"], map("n-{}".format, itertools.count())
+        ),
+        strict=False,
+    )
+)
 MADE = {
     *(".github/workflows/publish.yml", ".github/workflows/test.yml", ".gitignore", "CHANGELOG.md", "LICENSE"),
     *("README.md", "job.yaml", "pyproject.toml", "tests/test_plugin.py"),
@@ -106,7 +111,7 @@ def test_the_questions_are_what_ringfence_knows():
     assert set(template.choices("role")) == set(ROLES)
     assert template.choices("licence") == LICENCES
     assert SETTINGS["_kit_series"] in [known.name for known in Index.read().up_to(Version(__version__))]
-    assert SETTINGS["_oldest_series"] == {role: oldest_series(role) for role in ROLES}
+    assert SETTINGS["_oldest_series"] == {role: oldest_series(role) for role in SETTINGS["role"]}
     for name in points["ringfence.plugins"]:
         assert "comes with ringfence" in template.fault("name", name)
 
@@ -242,7 +247,7 @@ def test_cookiecutter_makes_the_same_bytes(cookiecutter, tmp_path):
     """Of each role with each licence."""
     cases = [
         (Answers(NAMES[role], role, licence, AUTHORS[role]), tmp_path / f"{role} {licence}")
-        for role, licence in itertools.product(ROLES, LICENCES)
+        for role, licence in itertools.product(SETTINGS["role"], LICENCES)
     ]
 
     done = cookiecutter([(asdict(answers), out) for answers, out in cases])
@@ -350,7 +355,7 @@ def test_the_command_makes_a_project_and_says_what_is_next(projects, tmp_path):
         "made ringfence-sign-gradient: the project ringfence-sign-gradient, a gradient plugin" in done.stdout
     )
     assert "python -m pip install -e '.[test]'" in done.stdout
-    assert contents(tmp_path / "ringfence-sign-gradient") == contents(projects["gradient"])
+    assert contents(tmp_path / f"ringfence-{NAMES['gradient']}") == contents(projects["gradient"])
 
 
 def test_all_that_is_wrong_or_missing_is_told_at_once(tmp_path):

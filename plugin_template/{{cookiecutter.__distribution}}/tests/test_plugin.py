@@ -1,1 +1,1 @@
-{% include cookiecutter.role ~ "/test_plugin.py.jinja" -%}
+{% include [cookiecutter.role ~ "/test_plugin.py.jinja", "any/test_plugin.py.jinja"] -%}

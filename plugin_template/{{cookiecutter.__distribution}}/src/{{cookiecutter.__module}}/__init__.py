@@ -1,4 +1,4 @@
-"""{% filter trim %}{% include cookiecutter.role ~ "/summary" %}{% endfilter %}"""
+"""{% filter trim %}{% include [cookiecutter.role ~ "/summary", "any/summary"] %}{% endfilter %}"""
 
 from .plugin import {{ cookiecutter.__class }}
 

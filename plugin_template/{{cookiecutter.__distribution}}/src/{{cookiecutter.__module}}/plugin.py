@@ -1,1 +1,1 @@
-{% include cookiecutter.role ~ "/plugin.py.jinja" -%}
+{% include [cookiecutter.role ~ "/plugin.py.jinja", "any/plugin.py.jinja"] -%}
