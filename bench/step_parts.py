@@ -32,8 +32,8 @@ _PLAIN, _ALL = "plain PyTorch", "ringfence"
 class _NoGradient:
     """What is left of a call's surroundings if all but ``no_grad`` is left out."""
 
-    def __init__(self, threads: int) -> None:
-        del threads
+    def __init__(self, threads: int, *, autograd: bool = False) -> None:
+        del threads, autograd
         self.pools: Any = None
         self.draws = True
         self._no_grad = torch.no_grad()

@@ -21,7 +21,7 @@ All are built in the host. Nothing that a plugin sends is ever unpickled.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, Required, TypedDict, TypeVar, Unpack
 
 _Error = TypeVar("_Error", bound="PluginError")
 #: What of a plugin ran as it raised.
@@ -104,6 +104,14 @@ class CutOffError(RingfenceError):
 
 #: How a fault begins of a plugin that raised ``JobError``: it says that it does not fit the model or the job.
 REFUSED = "cannot be used in this job"
+
+
+class _Where(TypedDict, total=False):
+    """What every ``PluginError`` is told beside its cause."""
+
+    plugin: Required[str]
+    hook: str | None
+    step: int | None
 
 
 class PluginError(RingfenceError):
@@ -206,16 +214,8 @@ class _PluginCodeError(PluginError):
         remote_traceback: Of its own code as text, cut to a bounded length; empty if none of it raised.
     """
 
-    def __init__(
-        self,
-        cause: str,
-        *,
-        plugin: str,
-        hook: str | None = None,
-        step: int | None = None,
-        remote_traceback: str = "",
-    ) -> None:
-        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+    def __init__(self, cause: str, *, remote_traceback: str = "", **where: Unpack[_Where]) -> None:
+        super().__init__(cause, **where)
         self.remote_traceback = remote_traceback
 
 
@@ -247,14 +247,12 @@ class PluginMemoryError(PluginError):
         self,
         cause: str,
         *,
-        plugin: str,
-        hook: str | None = None,
-        step: int | None = None,
         used_bytes: int = 0,
         limit_bytes: int = 0,
         enforced_by: str = "",
+        **where: Unpack[_Where],
     ) -> None:
-        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        super().__init__(cause, **where)
         self.used_bytes = used_bytes
         self.limit_bytes = limit_bytes
         self.enforced_by = enforced_by
@@ -277,14 +275,12 @@ class PluginCrashedError(PluginError):
         self,
         cause: str,
         *,
-        plugin: str,
-        hook: str | None = None,
-        step: int | None = None,
         exit_code: int | None = None,
         signal_name: str | None = None,
         stderr_tail: str = "",
+        **where: Unpack[_Where],
     ) -> None:
-        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+        super().__init__(cause, **where)
         self.exit_code = exit_code
         self.signal_name = signal_name
         self.stderr_tail = stderr_tail
@@ -293,16 +289,8 @@ class PluginCrashedError(PluginError):
 class PluginProtocolError(PluginError):
     """A plugin's reply is malformed, or its result has a wrong shape, dtype or a value that is not finite."""
 
-    def __init__(
-        self,
-        cause: str,
-        *,
-        plugin: str,
-        hook: str | None = None,
-        step: int | None = None,
-        by_its_code: bool = False,
-    ) -> None:
-        super().__init__(cause, plugin=plugin, hook=hook, step=step)
+    def __init__(self, cause: str, *, by_its_code: bool = False, **where: Unpack[_Where]) -> None:
+        super().__init__(cause, **where)
         self._by_its_code = by_its_code
 
 

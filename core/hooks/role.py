@@ -59,6 +59,9 @@ class Role:
         observes: True if the plugin is given snapshots and never waited for.
         runs_ahead: True if ``forward`` runs ahead of the loop, in several workers.
         exactly_one: True if a job needs one plugin of this role, and only one.
+        autograd: True if torch records graphs in its plugins, as it does outside.
+        deadline_s: Longest that one call may take unless the job says otherwise.
+        fires_in: The commands that call its plugins; a job for another may not have one.
     """
 
     name: str
@@ -69,13 +72,11 @@ class Role:
     observes: bool = False
     runs_ahead: bool = False
     exactly_one: bool = False
+    autograd: bool = False
+    deadline_s: float = 30.0
+    fires_in: frozenset[str] = frozenset({"train"})
 
     @property
     def methods(self) -> Mapping[str, Method]:
         """Its methods by name."""
         return {"forward": self.forward, "backward": self.backward}
-
-    @property
-    def changes(self) -> Mapping[str, str]:
-        """Method to the argument that its result replaces; a method that is absent only reads."""
-        return {name: method.changes for name, method in self.methods.items() if method.changes}

@@ -71,7 +71,9 @@ class PluginJob(_Strict):
         1, description="Processes that share its budget; more than 1 only for augment plugins"
     )
     every: Count = Field(1, description="Steps between calls of a monitor")
-    deadline_s: Seconds = Field(30.0, description="Longest that one call may take")
+    deadline_s: Seconds | None = Field(
+        None, description="Longest that one call may take; by default what its role allows, 30 s as a rule"
+    )
     start_deadline_s: Seconds = Field(60.0, description="Longest that importing and constructing it may take")
     on_failure: Literal["restart", "disable", "abort"] | None = Field(
         None, description="What a fault does; by default `disable` for monitors, `restart` for others"

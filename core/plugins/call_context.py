@@ -58,7 +58,7 @@ class DrewError(ResultError):
 
 
 class CallContext:
-    """Gives each call of one plugin seeded generators, its threads and no gradients, and takes them back.
+    """Gives each call of one plugin seeded generators, its threads and its autograd, and takes them back.
 
         with context(seed):
             ...
@@ -69,13 +69,14 @@ class CallContext:
 
     Args:
         threads: Threads of torch.
+        autograd: Whether torch records graphs.
 
     Attributes:
         draws: Whether the plugin may draw.
         pools: Thread pools of BLAS, set to one thread as a sandbox's are.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, autograd: bool = False) -> None:
         self.draws = True
         self.pools = openblas_pools()
         self._threads = threads
@@ -83,7 +84,7 @@ class CallContext:
         self._seeded = True
         self._looks = False
         self._calls = 0
-        self._no_grad = torch.no_grad()
+        self._grad = torch.enable_grad() if autograd else torch.no_grad()
         self._numpy = _Numpy()
         self._python = _Python()
         self._torch_state: torch.Tensor | None = None
@@ -122,10 +123,10 @@ class CallContext:
             if threads != 1:
                 self._pool_threads.append((set_threads, threads))
                 set_threads(1)
-        self._no_grad.__enter__()
+        self._grad.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._no_grad.__exit__(kind, *error)
+        self._grad.__exit__(kind, *error)
         while self._pool_threads:
             set_threads, threads = self._pool_threads.pop()
             set_threads(threads)

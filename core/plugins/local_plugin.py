@@ -60,7 +60,7 @@ class LocalPlugin:
         self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
         self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
-        self._as_in_sandbox = CallContext(spec.threads)
+        self._as_in_sandbox = CallContext(spec.threads, autograd=spec.role_info.autograd)
         if instance is None:
             self._construct()
         # An attribute, and no name to import: one that leaves it out draws as it likes.

@@ -114,6 +114,7 @@ def plan(
     running: str = __version__,
     *,
     base: Path | None = None,
+    command: str | None = "train",
 ) -> list[Planned]:
     """Find and check every plugin of a job; no process is started.
 
@@ -123,6 +124,8 @@ def plan(
         index: The series that the core knows; those that it ships by default.
         running: Version of the core.
         base: Folder that relative paths of the job start from; by default the one that holds it.
+        command: What the job is for: a plugin whose role does not fire in it is refused. None calls the
+            plugins itself.
 
     Raises:
         JobError: A plugin is unknown, an option is wrong, a plugin needs what the job does not grant,
@@ -141,7 +144,7 @@ def plan(
             continue
         source = source_of(found)
         candidate = _Candidate(entry, found, source, judge(found, source, index, running), position)
-        problems += _problems(file, candidate)
+        problems += _problems(file, candidate, command)
         candidates.append(candidate)
     granted, faults = _granted(file, candidates, base)
     sandboxed = [item.position for item in candidates if item.entry.isolation == "sandbox"]
@@ -338,7 +341,7 @@ def _planned(
         workers=entry.workers,
         threads=entry.threads,
         every=entry.every,
-        deadline_s=entry.deadline_s,
+        deadline_s=entry.deadline_s or (30.0 if role is None else role.deadline_s),
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or ("restart" if role is None else role.on_failure),
         memory_fraction=share or entry.memory_fraction or MAX_MEMORY_FRACTION,
@@ -359,8 +362,8 @@ def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> No
         event(told)
 
 
-def _problems(file: JobFile, item: _Candidate) -> Iterator[Problem]:
-    """Yield what is wrong with a plugin's options and settings; nothing if its role is not known."""
+def _problems(file: JobFile, item: _Candidate, command: str | None) -> Iterator[Problem]:
+    """Yield what is wrong with a plugin, its options and settings; nothing if its role is not known."""
     if item.role not in ROLES:
         return
     entry, source, position, role = item.entry, item.source, item.position, ROLES[item.role]
@@ -369,6 +372,13 @@ def _problems(file: JobFile, item: _Candidate) -> Iterator[Problem]:
         path = file.option_path(position, *problem.path)
         yield Problem(path, problem.message, at_key=problem.at_key, origin=problem.origin)
     place = ("plugins", position)
+    if command is not None and command not in role.fires_in:
+        other = " or ".join(f"'ringfence {name}'" for name in sorted(role.fires_in))
+        message = (
+            f"'{entry.name}' is of role {role.name}, which 'ringfence {command}' never calls; take it out of "
+            f"the job, or use it in {other}"
+        )
+        yield Problem((*place, entry.name), message, at_key=True)
     if entry.workers > 1 and not role.runs_ahead:
         message = (
             f"'{entry.name}' is of role {role.name}, which runs in one process; only augment plugins share"

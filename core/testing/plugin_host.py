@@ -157,7 +157,7 @@ class PluginHost:
         """
         document = SmallJob(plugin, options or {}, settings or {}).document()
         job = check_job(parse_yaml(dump_yaml(document), f"a job with '{plugin}'"))
-        item = next(found for found in plan(job) if found.spec.name == plugin)
+        item = next(found for found in plan(job, command=None) if found.spec.name == plugin)
         if item.spec.isolation == "trusted":
             raise ValueError(
                 f"'{plugin}' is to be trusted, and what is started here is not; run a job with it"

@@ -60,7 +60,8 @@ def _roles() -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for role in specs.ROLES.values():
-        does = [f"changes the {role.changes[m]}" if m in role.changes else "reads" for m in METHODS]
+        changed = [role.methods[name].changes for name in METHODS]
+        does = ["reads" if name is None else f"changes the {name}" for name in changed]
         others = [word for word in ("restart", "disable", "abort") if word != role.on_failure]
         may = [word for word in others if word != "disable" or role.may_disable]
         count = "exactly one" if role.exactly_one else "any number"

@@ -131,6 +131,7 @@ class Worker:
         self._sock = sock
         self._plugin: Any = None
         self._kinds: Mapping[str, ResultKind] = {}
+        self._autograd = False
         self._accepts: dict[str, tuple[str, ...]] = {}
         self._regions: dict[int, Tensor] = {}
         self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
@@ -254,15 +255,16 @@ class Worker:
         add_roots(start.roots)
         if start.lack is not None:
             start.lack.hide([start.module, *start.roots])
-        cls = load_class(start.module, start.qualname)
-        self._kinds = kinds_of(ROLES[start.role])
+        role = ROLES[start.role]
+        self._kinds, self._autograd = kinds_of(role), role.autograd
+        cls = self._with_autograd(load_class)(start.module, start.qualname)
         if getattr(cls, "role", None) != start.role:
             raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
         self._accepts = accepted_arguments(cls)
         if start.lack is not None:
             self._accepts = start.lack.offered(start.role, self._accepts)
         self._phase = "constructor"
-        self._plugin = cls(**start.options)
+        self._plugin = self._with_autograd(lambda: cls(**start.options))()
         self._phase = "call"
         self._accepts = not_passed(self._plugin, self._accepts)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
@@ -279,7 +281,7 @@ class Worker:
         given = {name: step if name == "step" else arguments[name] for name in self._accepts[call.method]}
         self._generators.seed(step)
         started = time.perf_counter()
-        result = getattr(self._plugin, call.method)(**given)
+        result = self._with_autograd(getattr(self._plugin, call.method))(**given)
         seconds = time.perf_counter() - started
         if changeable is not None:
             result = changeable.result(result)
@@ -293,6 +295,10 @@ class Worker:
         scalars = {name: float(number) for name, number in step.scalars.items()}
         self._reply(call, Done(call.seq, form, value, seconds, scalars, written.sent))
         self._generators.prepare(call.method, step)
+
+    def _with_autograd(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of the plugin's; with torch recording graphs in it if its role asks for that."""
+        return torch.enable_grad()(function) if self._autograd else function
 
     def _result_map(self, call: Call, argument: str) -> TensorMap:
         """Return the result region as tensors that lie as those of an argument."""
@@ -321,7 +327,8 @@ class Worker:
 
     def _save(self, seq: int) -> None:
         self._generators.seed_with(self._start_seed)
-        state = self._plugin.state_dict() if hasattr(self._plugin, "state_dict") else None
+        keeps = hasattr(self._plugin, "state_dict")
+        state = self._with_autograd(self._plugin.state_dict)() if keeps else None
         # Not copied: no code of the plugin's is called before it is fetched.
         self._state = None if state is None else pytree.encode(state, copy=False)
         self._send(Size(seq, 0 if self._state is None else self._state.nbytes))
@@ -335,7 +342,7 @@ class Worker:
         self._generators.seed_with(self._start_seed)
         # Its tensors are copies: nothing can write to the region, and it is soon gone.
         state = pytree.decode(pytree.read(self._regions[load.region][: load.nbytes]))
-        self._plugin.load_state_dict(state)
+        self._with_autograd(self._plugin.load_state_dict)(state)
         self._send(_done(load.seq))
 
     def _send(self, message: FromWorker) -> None:
