@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..tensors.tensor_file import TensorFile
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .checkpoints.checkpoint import CheckpointContents, Limits
 from .checkpoints.engine_state import EngineState
+from .driver import Driver
 from .extra_state import copy_extra_state, load_extra_state
 from .progress import Progress
 from .tensor_names import named_buffers, plain_name, plain_names
@@ -39,6 +40,7 @@ class Snapshot:
         plugins: Plugin name to its state, as ``hooks.plain`` encodes it.
         position: The observer's; plain data.
         extra_state: Name of a module to what its ``get_extra_state`` gave.
+        drivers: Name of a driver to its state.
     """
 
     parameters: TensorMap
@@ -48,6 +50,7 @@ class Snapshot:
     plugins: Mapping[str, TensorFile]
     position: Any
     extra_state: Mapping[str, Any]
+    drivers: Mapping[str, Any]
 
     def contents(self, metric: float | None, *, higher_is_better: bool) -> CheckpointContents:
         """Return it as what a checkpoint holds; no tensor is copied.
@@ -56,7 +59,7 @@ class Snapshot:
             metric: The job's metric if it was evaluated at this step.
             higher_is_better: Its direction.
         """
-        engine = EngineState(self.progress, self.rng, self.position, self.extra_state)
+        engine = EngineState(self.progress, self.rng, self.position, self.extra_state, self.drivers)
         return CheckpointContents(
             step=self.progress.step,
             tensors={**self.parameters, **self.buffers},
@@ -76,6 +79,7 @@ class TrainState:
         weights: Its parameters, as plugins see them.
         device: Where the loop runs.
         progress: Counters.
+        drivers: They act on the model between steps.
         shared: Buffers that modules share as the run begins, by ``shared_buffers``.
     """
 
@@ -83,6 +87,7 @@ class TrainState:
     weights: Weights
     device: torch.device
     progress: Progress
+    drivers: Sequence[Driver[Any]] = ()
     shared: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +110,7 @@ class TrainState:
         plugins = hooks.state_dict()
         position = observer.position()
         extra_state = copy_extra_state(self.model)
+        drivers = {driver.name: _copied(driver.state_dict()) for driver in self.drivers}
         buffers = {name: buffer.cpu() for name, buffer in copy_buffers(self.model).items()}
         if old is None:
             parameters = self.weights.values.clone()
@@ -120,10 +126,12 @@ class TrainState:
             plugins=plugins,
             position=position,
             extra_state=extra_state,
+            drivers=drivers,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Bring model, counters and random states back to ``snapshot``."""
+        """Bring drivers, model, counters and random states back to ``snapshot``."""
+        self._load_drivers(snapshot.drivers)
         self.weights.write_flat(snapshot.parameters)
         self.weights.drop_gradients()
         restore_buffers(self.model, snapshot.buffers, self.shared)
@@ -150,16 +158,24 @@ class TrainState:
             path: The checkpoint, for messages.
 
         Raises:
-            CheckpointError: Its tensors are not those of this model.
+            CheckpointError: Its tensors are not those of this model, or its drivers not those of this run.
             DamagedError: The engine's own state is not what the engine writes.
         """
+        engine = EngineState.decode(contents.engine, contents.step, path, self.device)
+        if engine.drivers.keys() != {driver.name for driver in self.drivers}:
+            held, run = (_listed(names) for names in (engine.drivers, [d.name for d in self.drivers]))
+            raise CheckpointError(
+                f"{path} is of a run with {held} beside its plugins, and this one has {run}; "
+                "resume with the job as it was"
+            )
+        # Before the tensors are compared: a driver may have changed what they are.
+        self._load_drivers(engine.drivers)
         model_buffers = named_buffers(self.model)
         expected = {**self.weights.values, **model_buffers}
         # Before 0.3.1 those of a compiled model were written with what torch.compile puts into names.
         names = plain_names(contents.tensors)
         tensors = {names[name]: tensor for name, tensor in contents.tensors.items()}
         _check_tensors(expected, tensors, path)
-        engine = EngineState.decode(contents.engine, contents.step, path, self.device)
         parameters = self.weights.values.clone()
         for name in parameters:
             parameters[name].copy_(tensors[name])
@@ -171,7 +187,12 @@ class TrainState:
             plugins={plugin: _renamed(state, names) for plugin, state in contents.plugins.items()},
             position=engine.position,
             extra_state={plain_name(name): state for name, state in engine.extra_state.items()},
+            drivers=engine.drivers,
         )
+
+    def _load_drivers(self, states: Mapping[str, Any]) -> None:
+        for driver in self.drivers:
+            driver.load_state_dict(_copied(states[driver.name]))
 
 
 def load_plugin_states(hooks: Hooks, snapshot: Snapshot) -> None:
@@ -208,6 +229,14 @@ def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None
         may_have_gained = bound_to_step and plugin.keeps_state and plugin.spec.name not in snapshot.plugins
         if plugin.usage.state == "running" and may_have_gained:
             plugin.restart()
+
+
+def _copied(state: Mapping[str, Any]) -> Any:
+    return pytree.decode(pytree.encode(state, copy=False))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
 
 
 def _renamed(state: TensorFile, names: Mapping[str, str]) -> TensorFile:

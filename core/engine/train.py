@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
 from .checkpoints.fingerprint import Comparison, Fingerprint
 from .data import Normalise, batches
+from .driver import Driver
 from .evaluate import evaluate
 from .forks import ending_forks
 from .progress import Progress
@@ -81,6 +82,7 @@ def train(
     course: Fingerprint | None = None,
     allocate: Allocate | None = None,
     stop: StopRequest | None = None,
+    drivers: Sequence[Driver[Run]] = (),
 ) -> Result:
     """Train the setup's model in place.
 
@@ -91,6 +93,7 @@ def train(
                 for each step:
                     stop if asked to
                     take_step(stream)                          # see step.take_step
+                    let each driver act
                     evaluate, judge, snapshot, checkpoint when each is due
             except PluginError:
                 restart the plugin, restore the snapshot       # or abort with a checkpoint
@@ -114,6 +117,7 @@ def train(
             between the batches of an evaluation too, which is then left out, and made when it is resumed.
             Once it is over, what is under way is cut off, and the run ends as it was at its last snapshot:
             so the plugins are given it as well.
+        drivers: Act between steps and at the end, in this order.
 
     Returns:
         What became of the run.
@@ -133,7 +137,7 @@ def train(
     run = Run(
         setup=setup,
         hooks=hooks,
-        state=TrainState(model, weights, device, Progress()),
+        state=TrainState(model, weights, device, Progress(), drivers),
         stepper=Stepper(
             model, weights, setup.config.loss, Normalise(setup.data, device), hooks, device, stop
         ),
@@ -241,6 +245,8 @@ def _train_from_here(run: Run) -> Status:
     keep_last(run)
     if not judged:
         return "interrupted"
+    for driver in run.state.drivers:
+        driver.trained(run)
     return "stopped_early" if run.progress.stopped_early else "completed"
 
 
@@ -255,6 +261,8 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
     if run.hooks.observers:
         run.hooks.poll()
     _record(run, step, sum(sizes))
+    for driver in run.state.drivers:
+        driver.between_steps(run)
     if progress.step % run.eval_every == 0 and not _evaluate(run):
         return
     checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0

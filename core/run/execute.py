@@ -290,6 +290,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
                 course=course,
                 allocate=None if sandbox is None else sandbox.allocate,
                 stop=options.stop,
+                drivers=prepared.drivers,
             )
         except PluginLoadError as error:
             told = refusal(prepared.plugins, error)

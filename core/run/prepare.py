@@ -12,6 +12,8 @@ import torch
 
 from ..discovery.catalog import Catalog
 from ..engine.checkpoints.fingerprint import Fingerprint
+from ..engine.driver import Driver
+from ..engine.session import Run
 from ..engine.setup import Setup
 from ..hooks.errors import IncompatiblePluginError, JobError
 from ..job.job_file import JobFile
@@ -35,6 +37,7 @@ class Prepared:
         plugins: Found and checked, not started: with their options, permissions and shares.
         setup: Model, data, loss and metric, device and steps, tried together.
         course: What decides the course of the run.
+        drivers: What acts on the run between its steps, in this order.
     """
 
     job_file: JobFile
@@ -42,6 +45,7 @@ class Prepared:
     plugins: Sequence[Planned]
     setup: Setup
     course: Fingerprint
+    drivers: Sequence[Driver[Run]] = ()
 
 
 def prepare(

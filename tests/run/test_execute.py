@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,3 +152,34 @@ def test_the_range_of_the_data_is_not_asked_for_where_nobody_wants_it(tmp_path, 
     monkeypatch.setattr(Dataset, "input_range", lambda _: pytest.fail("it was read"))
     (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
     prepare(read_job(tmp_path / "job.yaml"), tmp_path)
+
+
+class Counter:
+    """A driver that counts, in this process and those before."""
+
+    name = "counter"
+
+    def __init__(self):
+        self.steps, self.ended = 0, False
+
+    def between_steps(self, run):
+        self.steps += 1
+
+    def trained(self, run):
+        self.ended = True
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+def test_the_drivers_of_a_job_are_handed_to_its_run(tmp_path):
+    (tmp_path / "job.yaml").write_text(TRUSTED_JOB)
+    folder, counters = tmp_path / "run", (Counter(), Counter())
+    for counter, steps in zip(counters, (4, 6), strict=True):
+        prepared = prepare(read_job(tmp_path / "job.yaml", [f"steps={steps}"]), tmp_path)
+        assert prepared.drivers == ()
+        execute(replace(prepared, drivers=[counter]), folder, RunOptions(resume=steps == 6, report=False))
+    assert [(counter.steps, counter.ended) for counter in counters] == [(4, True), (6, True)]

@@ -23,6 +23,8 @@ from .manifest import ENGINE, DamagedError
 _NUMPY = "rng_numpy"
 #: There only if the model gives any, so that checkpoints of others are as they were.
 _EXTRA = "extra_state"
+#: Likewise, if the run has any.
+_DRIVERS = "drivers"
 _KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", _NUMPY, "recorder"})
 _PROGRESS = frozenset(Progress.__dataclass_fields__)
 _PYTHON_VERSION = 3
@@ -40,12 +42,14 @@ class EngineState:
         position: The observer's: plain data, which the observer itself checks.
         extra_state: Name of a module to what it keeps beside parameters and buffers: plain data, which the
             module itself checks.
+        drivers: Name of a driver to its state: plain data.
     """
 
     progress: Progress
     rng: RunRng
     position: Any
     extra_state: Mapping[str, Any] = field(default_factory=dict)
+    drivers: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> TensorFile:
         """Return it as a file."""
@@ -59,6 +63,8 @@ class EngineState:
         }
         if self.extra_state:
             value[_EXTRA] = dict(self.extra_state)
+        if self.drivers:
+            value[_DRIVERS] = dict(self.drivers)
         return pytree.encode(value, copy=False)
 
     @classmethod
@@ -76,10 +82,12 @@ class EngineState:
         """
         try:
             value = pytree.decode(file)
-            if not isinstance(value, dict) or (value.keys() | {_NUMPY}) - {_EXTRA} != _KEYS:
+            if not isinstance(value, dict) or (value.keys() | {_NUMPY}) - {_EXTRA, _DRIVERS} != _KEYS:
                 raise ValueError("other keys than the engine writes")
             if not isinstance(value.get(_EXTRA, {}), dict):
                 raise ValueError("extra_state is no mapping of modules")  # noqa: TRY004 - one kind for all
+            if not isinstance(value.get(_DRIVERS, {}), dict):
+                raise ValueError("drivers is no mapping of drivers")  # noqa: TRY004 - as above
             return cls(
                 progress=_progress(value["progress"], step),
                 rng=RunRng(
@@ -89,6 +97,7 @@ class EngineState:
                 ),
                 position=value["recorder"],
                 extra_state=value.get(_EXTRA, {}),
+                drivers=value.get(_DRIVERS, {}),
             )
         except ValueError as error:
             raise DamagedError(path, f"{ENGINE}: {str(error)[:200]}") from error
