@@ -8,6 +8,7 @@ import pytest
 
 import ringfence.testing
 from ringfence import IncompatiblePluginError, JobError, PluginRaisedError
+from ringfence.hooks.specs import HOOKS
 from ringfence.testing import Conformance, samples
 from ringfence.testing.conformance import runs_of
 
@@ -72,6 +73,12 @@ def test_the_page_has_the_signatures_of_samples():
 def test_samples_say_what_they_take(call, says):
     with pytest.raises(TypeError, match=says):
         call()
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.__name__)
+def test_there_is_a_sample_of_every_argument(hook):
+    """So that the tests of a class drive plugins of every role."""
+    assert set(inspect.signature(hook).parameters) <= {*samples.arguments(), "step"}
 
 
 def test_samples_are_the_same_for_the_same_seed():
