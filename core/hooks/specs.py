@@ -1,15 +1,6 @@
 """The hooks of one training step, in firing order.
 
-    augment.forward(batch, step)
-    optimizer.forward(parameters, step)
-    # outputs = model(normalise(batch.inputs)); loss = criterion(outputs, batch.targets)
-    gradient.forward(batch, outputs, loss, step)
-    monitor.forward(batch, outputs, loss, step)
-    # loss.backward()
-    gradient.backward(gradients, parameters, step)
-    optimizer.backward(parameters, gradients, loss, step)
-    monitor.backward(parameters, updates, gradients, step)
-    augment.backward(losses, step)
+    (the timeline, made of the files of the roles)
 
 A plugin is a class with an attribute ``role`` and two methods, ``forward`` and
 ``backward``. A method may take any subset of its hook's arguments, by name. One
@@ -31,23 +22,41 @@ Anything a plugin logs with ``step.log(name, value)`` reaches the run's metrics.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from operator import attrgetter
 from typing import Any
 
-from .role import Role
+from .role import Moment, Role
 from .roles import find_roles
 
 #: Role by name: those that change a run, then those that only watch it.
 ROLES: dict[str, Role] = {role.name: role for role in sorted(find_roles(), key=attrgetter("observes"))}
 
+_METHODS = sorted((m for role in ROLES.values() for m in role.methods.values()), key=attrgetter("fires"))
+
 #: Hooks in firing order; ``test_specs.py`` holds this, the docstring above and a recorded run together.
-HOOKS: tuple[Callable[..., Any], ...] = tuple(
-    method.hook
-    for method in sorted(
-        (method for role in ROLES.values() for method in role.methods.values()), key=attrgetter("fires")
-    )
-)
+HOOKS: tuple[Callable[..., Any], ...] = tuple(method.hook for method in _METHODS)
 
 #: What will go, spelt ``hook``, ``hook.argument``, ``Name`` or ``Type.attribute``, to the series
 #: that drops it. It must stand here for two series before.
 DEPRECATED: dict[str, str] = {}
+
+#: What happens right before a moment.
+_BEFORE = {
+    Moment.LOSS: ["# outputs = model(normalise(batch.inputs)); loss = criterion(outputs, batch.targets)"],
+    Moment.GRADIENTS: ["# loss.backward()"],
+}
+
+
+def _timeline() -> str:
+    lines: list[str] = []
+    for moment in Moment:
+        fired = [method.hook for method in _METHODS if method.fires == moment]
+        calls = [
+            f"{hook.__name__.replace('_', '.')}({', '.join(signature(hook).parameters)})" for hook in fired
+        ]
+        lines += [*_BEFORE.get(moment, []), *calls]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+__doc__ = (__doc__ or "").replace("    (the timeline, made of the files of the roles)", _timeline())
