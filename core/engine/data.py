@@ -206,7 +206,8 @@ def batches(
         lr_factor: Step to the schedule's factor.
         as_stored: Leave bytes for whoever takes them to make numbers of.
     """
-    take = dataset.stored if as_stored else dataset.batch
+    in_bytes = dataset.inputs.dtype == torch.uint8
+    take = dataset.batch if in_bytes and not as_stored else dataset.stored
     of_epoch = -1
     sample_bytes = dataset.inputs[0].numel() * torch.float32.itemsize
     spares = BufferPool() if plan.batch_size * sample_bytes >= LARGE_BYTES else None

@@ -136,7 +136,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
         watched = at.after_update.is_due(info)
         if "updates" in at.after_update.needs and at.after_update.is_due(info, "updates"):
             before = weights.values.clone()
-    rng = TorchRng.capture(stepper.device)
+    rng = None if hooks.one_pass else TorchRng.capture(stepper.device)
     if at.parameters.methods:
         given: ParameterValues = {"parameters": weights.values}
         if hooks.fire(at.parameters, given, info):
@@ -237,7 +237,7 @@ def _further_passes(
     done: Pass,
     info: StepInfo,
     request: AnotherPass,
-    rng: TorchRng,
+    rng: TorchRng | None,
     sizes: Sequence[int],
 ) -> tuple[Mapping[str, Tensor] | None, Gradients]:
     """Run passes until the optimizer is content.
@@ -246,6 +246,9 @@ def _further_passes(
     function. Afterwards generators and buffers are as the first pass left them:
     batch norm counts each batch once.
     """
+    if rng is None:
+        why = "asked for another pass, and says by its attribute one_pass that it never does"
+        raise _refusal(stepper.hooks, info, f"{why}; leave one_pass out")
     after_first, buffers = TorchRng.capture(stepper.device), copy_buffers(stepper.model)
     for index in range(1, MAX_FURTHER_PASSES + 1):
         stepper.weights.write(request.parameters)
@@ -258,13 +261,15 @@ def _further_passes(
             after_first.restore(stepper.device)
             return result, gradients
         request = result
-    optimizer = next(plugin for plugin in stepper.hooks.plugins if plugin.spec.role == OPTIMIZER.name)
-    raise PluginProtocolError(
-        f"asked for more than {MAX_FURTHER_PASSES} further passes in one step",
-        plugin=optimizer.spec.name,
-        hook="optimizer.backward",
-        step=info.global_step,
-        by_its_code=True,
+    raise _refusal(
+        stepper.hooks, info, f"asked for more than {MAX_FURTHER_PASSES} further passes in one step"
+    )
+
+
+def _refusal(hooks: Hooks, info: StepInfo, why: str) -> PluginProtocolError:
+    optimizer = next(plugin for plugin in hooks.plugins if plugin.spec.role == OPTIMIZER.name)
+    return PluginProtocolError(
+        why, plugin=optimizer.spec.name, hook="optimizer.backward", step=info.global_step, by_its_code=True
     )
 
 

@@ -161,6 +161,10 @@ class Plugin(Protocol):
     def reads_bytes(self) -> bool:
         """Whether it is given images of bytes as a ``ByteBatch``; it returns numbers all the same."""
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether it never asks for ``AnotherPass``, so that nothing need be kept for one."""
+
     def call(
         self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
     ) -> Any:

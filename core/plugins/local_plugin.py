@@ -82,7 +82,6 @@ class LocalPlugin:
         if into is not None and kind.is_map:
             changeable = self._with_place(arguments[kind.measured_by], into)
             arguments = {**arguments, kind.measured_by: changeable}
-        hook = f"{spec.role}.{method}"
         given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         started = time.perf_counter()
         try:
@@ -103,16 +102,16 @@ class LocalPlugin:
             raise PluginProtocolError(
                 str(error),
                 plugin=spec.name,
-                hook=hook,
+                hook=f"{spec.role}.{method}",
                 step=step.global_step,
                 by_its_code=not isinstance(error, NotFiniteError),
             ) from error
         except JobError as error:
             raise PluginLoadError(
-                f"{REFUSED}: {error}", plugin=spec.name, hook=hook, step=step.global_step
+                f"{REFUSED}: {error}", plugin=spec.name, hook=f"{spec.role}.{method}", step=step.global_step
             ) from error
         except Exception as error:
-            raise self._raised(error, hook, step.global_step) from error
+            raise self._raised(error, f"{spec.role}.{method}", step.global_step) from error
         finally:
             self.usage.calls += 1
             self.usage.seconds += time.perf_counter() - started
@@ -161,6 +160,11 @@ class LocalPlugin:
     def reads_bytes(self) -> bool:
         """Whether it says so."""
         return reads_bytes(self._instance)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether it says so by an attribute of this name."""
+        return getattr(self._instance, "one_pass", False) is True
 
     def state_dict(self) -> TensorFile | None:
         """Return a copy of the plugin's state; None if it lacks one of the two methods, as in a sandbox."""

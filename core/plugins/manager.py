@@ -39,6 +39,7 @@ class Hooks:
         plugins: In the job's order.
         failures: What became of each fault.
         at: What running plugins do at each moment of a step.
+        one_pass: No step is asked for ``AnotherPass``.
         observers: The plugins that observe: their reports are to be collected.
     """
 
@@ -53,6 +54,7 @@ class Hooks:
         self._manager.add_hookspecs(type("HookSpecs", (), {hook.__name__: hook for hook in specs.HOOKS}))
         self.at = Moments()
         self.observers: tuple[Plugin, ...] = ()
+        self.one_pass = True
 
     # registration
 
@@ -244,6 +246,7 @@ class Hooks:
     def _settle(self) -> None:
         """Find out who fires when, as a plugin has come or gone."""
         self.at.settle(self._implementers())
+        self.one_pass = all(method.plugin.one_pass for method in self.at.update.methods)
         self.observers = tuple(
             plugin for plugin in self._running() if plugin.spec.role_info.observes and plugin.accepts
         )

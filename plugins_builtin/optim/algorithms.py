@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .stepper import Stepper
-from .wrappers import Lookahead, MuonWithAdamW, Sam, with_modes
+from .wrappers import Lookahead, MuonWithAdamW, Sam, needs_closure, with_modes
 
 #: Short name to the best implementation that works.
 SHORT_NAMES: Mapping[str, str] = MappingProxyType(
@@ -120,6 +120,7 @@ class Algorithm:
         defaults: Settings that a parameter group may override, with their values.
         base: What it stands on, if it is made of another.
         has_modes: Whether weights to train with and weights to evaluate are two things for it.
+        one_pass: Whether a step needs the gradients at one point only.
     """
 
     path: str
@@ -127,6 +128,7 @@ class Algorithm:
     defaults: Mapping[str, Any]
     base: Algorithm | None = None
     has_modes: bool = False
+    one_pass: bool = False
 
     @property
     def chain(self) -> list[str]:
@@ -174,8 +176,12 @@ def resolve(name: str, lr: float | None, weight_decay: float | None, options: Ma
         arguments["fused"] = True
     algorithm = Algorithm(path, lambda groups: cls(groups, **arguments), {})
     probe = _probe(algorithm)
-    has_modes = with_modes(probe) is not None
-    return replace(algorithm, defaults=dict(getattr(probe, "defaults", {})), has_modes=has_modes)
+    return replace(
+        algorithm,
+        defaults=dict(getattr(probe, "defaults", {})),
+        has_modes=with_modes(probe) is not None,
+        one_pass=not needs_closure(probe),
+    )
 
 
 def _resolve_wrapper(
@@ -190,8 +196,7 @@ def _resolve_wrapper(
     algorithm = Algorithm(
         name, lambda groups: cls(base.build(groups), **arguments), base.defaults, base, base.has_modes
     )
-    _probe(algorithm)
-    return algorithm
+    return replace(algorithm, one_pass=not needs_closure(_probe(algorithm)))
 
 
 def _probe(algorithm: Algorithm) -> Stepper:

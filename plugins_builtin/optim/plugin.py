@@ -73,6 +73,8 @@ class Optim:
         self.draws = not all(
             path in WRAPPERS or path.startswith("torch.optim.") for path in self._algorithm.chain
         )
+        # The core then keeps nothing for a further pass.
+        self.one_pass = self._algorithm.one_pass
         self._copy_gradients = self._algorithm.path not in ONLY_READ
         self._bound: Bound | None = None
         self._loaded: dict[str, Any] | None = None

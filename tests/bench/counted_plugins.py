@@ -20,6 +20,7 @@ class Descent:
 
     role = "optimizer"
     draws = False
+    one_pass = True
     forward = passthrough
 
     def backward(self, parameters: Parameters, gradients: Gradients, step: StepInfo) -> Parameters:

@@ -374,5 +374,26 @@ def test_torchs_algorithms_say_that_they_never_draw_and_others_do_not():
     assert plugin("lamb")._instance.draws
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "options", "one_pass"),
+    [
+        ("adamw", {}, True),
+        ("lamb", {}, True),
+        ("torch.optim.LBFGS", {}, False),
+        ("sam", {"base": "sgd"}, False),
+        ("lookahead", {"base": "sgd"}, True),
+        ("lookahead", {"base": "sam", "base_options": {"base": "sgd"}}, False),
+    ],
+)
+def test_an_algorithm_that_needs_the_loss_again_does_not_say_that_one_pass_is_enough(
+    algorithm, options, one_pass
+):
+    given = {"algorithm": algorithm, "lr": 0.1, "options": options}
+    spec = PluginSpec(
+        "optim", "ringfence", "0", "ringfence.builtin.optim", "Optim", "optimizer", options=given
+    )
+    assert LocalPlugin(spec).one_pass is one_pass
+
+
 def test_every_short_name_means_a_class_that_exists():
     assert set(SHORT_NAMES.values()) <= set(PATHS)

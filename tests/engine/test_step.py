@@ -213,3 +213,33 @@ def test_augment_that_learns_is_told_the_loss_of_each_sample():
     assert [losses.shape[0] for losses in told] == [8, 8, 4]
     assert all(losses.dtype == torch.float32 for losses in told)
     assert jitter._instance.scale != 0.1
+
+
+def in_one_pass(started):
+    started._instance.one_pass = True
+    return started
+
+
+def test_nothing_is_kept_for_a_further_pass_that_is_never_asked_for(monkeypatch):
+    captured, found = [], []
+    capture = TorchRng.capture
+    monkeypatch.setattr(TorchRng, "capture", lambda device: captured.append(device) or capture(device))
+    for optimizer in (sgd(), in_one_pass(sgd())):
+        captured.clear()
+        result = run(mlp(), image_data(), hooks_of(optimizer), config(epochs=1))
+        found.append((result.weights_sha256, len(captured)))
+
+    (expected, kept), (weights, kept_for_one_pass) = found
+    assert weights == expected
+    assert kept - kept_for_one_pass == 7
+
+
+def test_who_says_that_it_takes_one_pass_and_asks_for_another_is_told():
+    hooks = hooks_of(in_one_pass(plugin(Insatiable, settings={"on_failure": "abort"})))
+    with pytest.raises(RunAbortedError, match="says by its attribute one_pass that it never does"):
+        run(mlp(), image_data(train=8), hooks, config(epochs=1))
+
+
+def test_a_run_has_one_pass_a_step_only_if_whoever_updates_says_so():
+    assert hooks_of(in_one_pass(sgd())).one_pass
+    assert not hooks_of(plugin(Sam)).one_pass

@@ -139,6 +139,19 @@ def test_an_overflowing_sum_is_not_taken_for_infinity():
     assert is_finite(torch.tensor([1, 2]))
 
 
+@pytest.mark.parametrize("count", [7, 8192, 8193])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_found_among_few_and_many(count, bad):
+    for size in (1.0, 1e-30, 3e38):
+        numbers = torch.full((count,), size)
+        assert is_finite(numbers)
+        for place in (0, count // 2, count - 1):
+            numbers[place] = bad
+            assert not is_finite(numbers)
+            numbers[place] = size
+    assert is_finite(torch.full((2 * count,), 2.0, requires_grad=True)[::2])
+
+
 @pytest.mark.parametrize("bad", [complex(math.nan, 0), complex(0, math.inf)])
 def test_a_complex_number_is_finite_if_both_its_parts_are(bad):
     assert is_finite(torch.tensor([1 + 2j, 3]))

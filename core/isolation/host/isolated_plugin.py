@@ -116,6 +116,11 @@ class IsolatedPlugin:
         return self._crew.ready is not None and self._crew.ready.reads_bytes
 
     @property
+    def one_pass(self) -> bool:
+        """False: what a step would be spared is nothing beside its call."""
+        return False
+
+    @property
     def is_running(self) -> bool:
         """Whether it has processes."""
         return bool(self._crew.workers)
