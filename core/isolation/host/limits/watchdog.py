@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from .account import FILES_IN_MEMORY_INTERVAL_S, FILES_INTERVAL_S, INTERVAL_S, SCRATCH_INTERVAL_S, Account
-from .deadlines import HostClock
+from .deadlines import HostClock, runnable_seconds
 from .file_locks import locks_by_process
 from .switch_interval import short_turns
 from .worker_process import Process
@@ -89,11 +89,12 @@ class Watchdog:
                         account.end("was no longer watched: the thread that does has failed")
 
     def _watch(self) -> None:
-        weigh_at = 0.0
+        weigh_at, runnable_s = 0.0, runnable_seconds()
         while not self._stopping.is_set():
             pause_s, began = self._until_next(INTERVAL_S), time.monotonic()
             ready = self._poll.poll(pause_s * 1000)
-            self.clock.slept(pause_s, time.monotonic() - began)
+            took_s, before_s, runnable_s = time.monotonic() - began, runnable_s, runnable_seconds()
+            self.clock.slept(pause_s, took_s, runnable_s - before_s)
             with self._lock:
                 for log, events in ready:
                     self._drain(log, events)
