@@ -164,10 +164,10 @@ class Stage:
             abstract=listeners.abstract,
         )
 
-    def attacker(self, attack, plugin="Hostile", **settings):
-        """Describe a plugin that makes one attack."""
+    def attacker(self, attack, plugin="Hostile", at=1, **settings):
+        """Describe a plugin that makes one attack, at step ``at``."""
         aim = json.loads(json.dumps(asdict(self.aim())))
-        return self.spec(plugin, options={"attack": attack, "aim": aim}, **settings)
+        return self.spec(plugin, options={"attack": attack, "aim": aim, "at": at}, **settings)
 
     def run(self, spec=None, sandbox=None, watch=contextlib.nullcontext):
         """Train a small model for a few steps, with an attacker if ``spec`` describes one.

@@ -69,7 +69,7 @@ def contain(stage, harm, slack_s=_SLACK_S):
     stage.victims.rest()
     before = stage.victims.look()
     stage.signals.clear()
-    spec = stage.attacker(harm.attack, harm.plugin, **settings_of(harm))
+    spec = stage.attacker(harm.attack, harm.plugin, min(harm.step, 1), **settings_of(harm))
 
     meters = []
     resident = start_peak()

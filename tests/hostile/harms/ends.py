@@ -11,7 +11,8 @@ from ringfence import (
 from ..harm import Harm
 
 _CRASHED, _RAISED, _TIMED_OUT = (PluginCrashedError,), (PluginRaisedError,), (PluginTimeoutError,)
-_SOON = {"deadline_s": 0.5}
+#: Met in the first call, so that no call that does no harm has to be in time.
+_SOON = {"settings": {"deadline_s": 0.5}, "step": 0}
 
 
 def _hangs(number, name, **settings):
@@ -22,15 +23,15 @@ def _hangs(number, name, **settings):
         _TIMED_OUT,
         says,
         {"ended": "hung"},
-        settings=_SOON,
         seconds=0.5,
+        **_SOON,
         **settings,
     )
 
 
 def _crashes(name, signal_name):
     says = f"its worker was ended by {signal_name}"
-    return Harm(39, f"crashes:{name}", _CRASHED, says, {"ended": signal_name}, settings=_SOON)
+    return Harm(39, f"crashes:{name}", _CRASHED, says, {"ended": signal_name})
 
 
 _BOMBED = "thread"
@@ -50,7 +51,7 @@ HARMS = (
         _TIMED_OUT,
         "no reply within 0.5 s",
         {"left": 1},
-        settings=_SOON,
+        **_SOON,
         seconds=0.5,
     ),
     _crashes("segfault", "SIGSEGV"),
@@ -93,7 +94,7 @@ HARMS = (
         (PluginError,),
         "main thread had ended|no reply within 0.5 s",
         {"ended": "hung"},
-        settings=_SOON,
+        **_SOON,
     ),
     Harm(
         20,
@@ -109,7 +110,7 @@ HARMS = (
         (PluginCrashedError, PluginTimeoutError),
         f"{_BOMBED}|no reply within 0.5 s",
         {"threads": 3000},
-        settings=_SOON,
+        **_SOON,
         limit_s=10.0,
     ),
     Harm(
@@ -118,7 +119,7 @@ HARMS = (
         (PluginCrashedError, PluginTimeoutError),
         f"{_BOMBED}|no reply within 0.5 s",
         {"threads": 3000},
-        settings=_SOON,
+        **_SOON,
         limit_s=10.0,
     ),
 )
