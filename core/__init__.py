@@ -83,9 +83,9 @@ def __getattr__(name: str) -> object:
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .imports.import_guard import guarded  # noqa: PLC0415 - the point of this function
+    from .imports.import_guard import guard_imports  # noqa: PLC0415 - the point of this function
 
-    with guarded():
+    with guard_imports():
         if name == "connect":
             from .hooks.connect import connect as value  # noqa: PLC0415
         else:

@@ -299,9 +299,9 @@ def check_plugin(
     gc.enable()
     from ..discovery.project import is_path  # noqa: PLC0415 - as above
     from ..job.flags import options_of  # noqa: PLC0415 - as above
-    from .check_plugins import checked  # noqa: PLC0415 - takes time
+    from .check_plugins import judge_plugins  # noqa: PLC0415 - takes time
 
-    verdicts = checked(plugin, options_of(sets or ()), lambda told: typer.echo(visible(told), err=True))
+    verdicts = judge_plugins(plugin, options_of(sets or ()), lambda told: typer.echo(visible(told), err=True))
     if as_json:
         told = [verdict.to_dict() for verdict in verdicts]
         typer.echo(json.dumps(told if is_path(plugin) else told[0], indent=2))

@@ -9,12 +9,12 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from ..compat.findings import Finding, Verdict, ordered
+from ..compat.findings import Finding, Verdict, sort_findings
 from ..compat.source.declared_needs import fill, literal_defaults
 from ..compat.source.plugin_source import PluginSource
 from ..discovery.catalog import Catalog, Found, catalog, check_found, source_of
 from ..discovery.project import is_path, plugins_at
-from ..hooks.errors import JobError, PluginError, shortened, traceback_of, visible
+from ..hooks.errors import JobError, PluginError, shorten, traceback_of, visible
 from ..hooks.permissions import VERBS
 from ..plugins.plugin_frames import spot_in
 
@@ -32,7 +32,7 @@ class _Read:
     options: Mapping[str, Any]
 
 
-def checked(
+def judge_plugins(
     argument: str,
     options: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = lambda _: None,
@@ -51,7 +51,7 @@ def checked(
     """
     options = options or {}
     if not is_path(argument):
-        return _judged([_read(_installed(argument), options)], tell)
+        return _verdicts_of([_read(_find_installed(argument), options)], tell)
     with plugins_at(Path(argument)) as there:
         if options and len(there.plugins) > 1:
             names = ", ".join(found.name for found in there.plugins)
@@ -60,11 +60,11 @@ def checked(
                 "install it, and check each by its name"
             )
         installed = catalog()
-        read = [_read(_named_apart(found, installed), options) for found in there.plugins]
-        return [there.told(verdict) for verdict in _judged(read, tell)]
+        read = [_read(_add_name_clash(found, installed), options) for found in there.plugins]
+        return [there.told(verdict) for verdict in _verdicts_of(read, tell)]
 
 
-def _installed(name: str) -> Found:
+def _find_installed(name: str) -> Found:
     try:
         return catalog().find(name)
     except JobError as error:
@@ -73,7 +73,7 @@ def _installed(name: str) -> Found:
         raise JobError(f"{error}. To check what lies here under that name, write ./{name}") from error
 
 
-def _named_apart(found: Found, installed: Catalog) -> Found:
+def _add_name_clash(found: Found, installed: Catalog) -> Found:
     """Return a plugin that is not installed, with what is wrong if it would stand beside one of its name."""
     other = installed.plugins.get(found.name)
     if other is None or canonicalize_name(other.distribution) == canonicalize_name(found.distribution):
@@ -85,10 +85,12 @@ def _named_apart(found: Found, installed: Catalog) -> Found:
     return replace(found, hazards=(*found.hazards, taken))
 
 
-def _judged(read: Sequence[_Read], tell: Callable[[str], None]) -> list[Verdict]:
-    loadable = [item for item in read if item.verdict.decision != "refused" and not _needed(item)]
+def _verdicts_of(read: Sequence[_Read], tell: Callable[[str], None]) -> list[Verdict]:
+    loadable = [item for item in read if item.verdict.decision != "refused" and not _missing_from_job(item)]
     loaded = _load(loadable, tell)
-    return [loaded.get(item.found.name) or _not_loaded(item.verdict, _needed(item)) for item in read]
+    return [
+        loaded.get(item.found.name) or _not_loaded(item.verdict, _missing_from_job(item)) for item in read
+    ]
 
 
 def _read(found: Found, options: Mapping[str, Any]) -> _Read:
@@ -107,7 +109,7 @@ def _read(found: Found, options: Mapping[str, Any]) -> _Read:
     return _Read(found, source, check_found(found, source), options)
 
 
-def _needed(item: _Read) -> str:
+def _missing_from_job(item: _Read) -> str:
     """Return what only a job can give the plugin, ``""`` if it can be loaded without one."""
     required = [
         parameter.name
@@ -129,7 +131,7 @@ def _not_loaded(verdict: Verdict, needed: str) -> Verdict:
     if verdict.decision == "refused":
         return verdict
     text = f"not loaded, since it needs {needed}; a job that uses it settles the rest"
-    return replace(verdict, findings=ordered([*verdict.findings, Finding("I-NOT-LOADED", text)]))
+    return replace(verdict, findings=sort_findings([*verdict.findings, Finding("I-NOT-LOADED", text)]))
 
 
 def _load(read: Sequence[_Read], tell: Callable[[str], None]) -> dict[str, Verdict]:
@@ -142,22 +144,22 @@ def _load(read: Sequence[_Read], tell: Callable[[str], None]) -> dict[str, Verdi
 
     verdicts = {}
     with Sandbox() as sandbox:
-        for item in _counted("starting", read, tell):
+        for item in _announce_each("starting", read, tell):
             planned = plan_alone(item.found, item.source, item.verdict, item.options)
             try:
                 plugin = sandbox.start(planned.spec)
             except PluginError as error:
-                verdicts[item.found.name] = item.verdict.with_findings([_failed(item, error)])
+                verdicts[item.found.name] = item.verdict.with_findings([_load_failure(item, error)])
                 continue
             verdicts[item.found.name] = confirm(planned, plugin.accepts)
             plugin.close()
     fit = [item for item in read if verdicts[item.found.name].decision == "accepted"]
-    for item in _counted("training with", fit, tell):
-        verdicts[item.found.name] = _replayed(item, verdicts[item.found.name])
+    for item in _announce_each("training with", fit, tell):
+        verdicts[item.found.name] = _add_replay(item, verdicts[item.found.name])
     return verdicts
 
 
-def _counted(what: str, read: Sequence[_Read], tell: Callable[[str], None]) -> Iterator[_Read]:
+def _announce_each(what: str, read: Sequence[_Read], tell: Callable[[str], None]) -> Iterator[_Read]:
     """Yield plugins, and tell of each before where there are several: all together may take minutes."""
     for number, item in enumerate(read, 1):
         if len(read) > 1:
@@ -165,16 +167,16 @@ def _counted(what: str, read: Sequence[_Read], tell: Callable[[str], None]) -> I
         yield item
 
 
-def _replayed(item: _Read, verdict: Verdict) -> Verdict:
+def _add_replay(item: _Read, verdict: Verdict) -> Verdict:
     from ..run.replay import replay  # noqa: PLC0415 - imports the engine
 
     found = replay(item.found, item.source, verdict, item.options)
-    return replace(verdict, findings=ordered([*verdict.findings, *found]))
+    return replace(verdict, findings=sort_findings([*verdict.findings, *found]))
 
 
-def _failed(item: _Read, error: PluginError) -> Finding:
+def _load_failure(item: _Read, error: PluginError) -> Finding:
     """Return what a plugin's import or constructor died of, and at which of its own lines."""
-    said = shortened(" ".join(visible(error.cause).split()), _QUOTED)
+    said = shorten(" ".join(visible(error.cause).split()), _QUOTED)
     # The traceback is the plugin's word: it picks one of the files that were read, and says no more.
     path, line = spot_in(traceback_of(error), item.source.files) or (item.source.path, item.source.line)
     return Finding(

@@ -9,7 +9,7 @@ from importlib_metadata import metadata
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-from ..compat.version_range import CORE, MAX_ENTRY, Declaration, admitted, window
+from ..compat.version_range import CORE, MAX_ENTRY, Declaration, admitted_series, window
 from ..discovery.project import PYPROJECT, read_project
 from ..hooks.errors import JobError
 from ..hooks.series import Index, lower_bound
@@ -32,7 +32,7 @@ def matrix_record(path: Path) -> dict[str, list[dict[str, str]]]:
     project = read_project(path)
     index, running = Index.read(), Version(__version__)
     declaration = Declaration.of(project.dependencies)
-    series = [known.name for known in admitted(declaration, index, running)]
+    series = [known.name for known in admitted_series(declaration, index, running)]
     where = path / PYPROJECT
     if not series:
         said = f"declares {declaration}" if str(declaration) else f"declares no range of {CORE}"

@@ -32,7 +32,7 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> dict[str, int]:
+def fit_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> dict[str, int]:
     """Return the columns that a terminal has room for, each with the characters that it gets.
 
     Args:

@@ -70,12 +70,12 @@ def _layer_table(layers: tuple[LayerStatus, ...]) -> Table:
         table.add_row(
             status.name,
             Text(status.status, _STYLES.get(status.status, "")),
-            Text(visible(status.detail) + _verified(status)),
+            Text(visible(status.detail) + _proof(status)),
         )
     return table
 
 
-def _verified(status: LayerStatus) -> str:
+def _proof(status: LayerStatus) -> str:
     if not status.verified_by:
         return ""
     named = ", ".join(status.verified_by)

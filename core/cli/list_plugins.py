@@ -10,9 +10,9 @@ from typing import Any
 from ..compat.findings import Verdict
 from ..compat.source.plugin_source import Parameter, PluginSource
 from ..discovery.catalog import Catalog, catalog, check_found, source_of
-from ..hooks.errors import shortened
+from ..hooks.errors import shorten
 from ..hooks.series import Index
-from .columns import Column, fitted, table
+from .columns import Column, fit_columns, table
 from .type_words import default_words, type_words
 
 #: Characters of a line that the options of a plugin may take, where no terminal says how many there are.
@@ -65,7 +65,7 @@ def list_lines(width: int | None = None) -> list[str]:
     """
     installed = catalog()
     records = list_records(installed)
-    lines, notes = _listed(records, width)
+    lines, notes = _table_and_notes(records, width)
     refused = sum(record["decision"] == "refused" for record in records)
     if refused:
         notes.append(f"{refused} refused: see ringfence plugins check NAME, or ringfence plugins show NAME")
@@ -74,27 +74,27 @@ def list_lines(width: int | None = None) -> list[str]:
         for name, owners in installed.conflicts.items()
     ]
     notes += installed.damaged
-    return [*lines, "", *_wrapped(notes, width)] if notes else lines
+    return [*lines, "", *_wrap(notes, width)] if notes else lines
 
 
-def _listed(records: Sequence[Mapping[str, Any]], width: int | None) -> tuple[list[str], list[str]]:
+def _table_and_notes(records: Sequence[Mapping[str, Any]], width: int | None) -> tuple[list[str], list[str]]:
     """Return the table, and notes on what is in it and what is not."""
     titles = [column.title for column in _COLUMNS]
     whole = [_cells(record, _OPTIONS_WIDTH if width is None else width) for record in records]
     rows = [list(cells.values()) for cells in whole]
     if width is None:
         return table([titles, *rows]), _legend(whole, titles)
-    widths = fitted(_COLUMNS, rows, width)
+    widths = fit_columns(_COLUMNS, rows, width)
     shown = [_cells(record, widths.get("OPTIONS", 0)) for record in records]
     lines = table(
-        [list(widths), *([shortened(cells[title], widths[title]) for title in widths] for cells in shown)]
+        [list(widths), *([shorten(cells[title], widths[title]) for title in widths] for cells in shown)]
     )
     missing = [title for title in titles if title not in widths]
     notes = [f"left out: {', '.join(missing)}; see ringfence plugins show NAME"] if missing else []
-    return [shortened(line, width) for line in lines], [*_legend(shown, list(widths)), *notes]
+    return [shorten(line, width) for line in lines], [*_legend(shown, list(widths)), *notes]
 
 
-def _wrapped(notes: Sequence[str], width: int | None) -> list[str]:
+def _wrap(notes: Sequence[str], width: int | None) -> list[str]:
     return list(notes) if width is None else [line for note in notes for line in textwrap.wrap(note, width)]
 
 
@@ -204,7 +204,7 @@ def _at_a_glance(record: Mapping[str, Any], width: int) -> str:
         if len(told) <= width:
             break
         more = f" +{len(names) - kept}"
-        told = shortened(", ".join(names[:kept]), width - len(more)) if kept == 1 else ", ".join(names[:kept])
+        told = shorten(", ".join(names[:kept]), width - len(more)) if kept == 1 else ", ".join(names[:kept])
         told += more
     return told
 

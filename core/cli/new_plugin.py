@@ -45,7 +45,7 @@ def _check(template: Template, given: Mapping[str, str | None]) -> None:
         if answer is not None:
             faults.append(template.fault(question, answer))
         elif not sys.stdin.isatty():
-            faults.append(f"{_flag(question)} is missing; {_expected(template, question)}")
+            faults.append(f"{_flag(question)} is missing; {_expectation(template, question)}")
     if any(faults):
         raise JobError("\n".join(fault for fault in faults if fault))
 
@@ -73,6 +73,6 @@ def _flag(question: str) -> str:
     return "NAME" if question == "name" else f"--{question}"
 
 
-def _expected(template: Template, question: str) -> str:
+def _expectation(template: Template, question: str) -> str:
     choices = template.choices(question)
     return f"write one of {', '.join(choices)}" if choices else f"write it: {template.prompt(question)}"

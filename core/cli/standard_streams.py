@@ -30,7 +30,7 @@ def secure_streams() -> None:
         _open_missing(fd)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
-    sys.stdout, sys.stderr = _secured(sys.stdout, 1), _secured(sys.stderr, 2)
+    sys.stdout, sys.stderr = _with_escapes(sys.stdout, 1), _with_escapes(sys.stderr, 2)
 
 
 def _open_missing(fd: int) -> None:
@@ -50,7 +50,7 @@ def lead_nowhere(fd: int) -> None:
     os.close(null)
 
 
-def _secured(stream: TextIO | None, fd: int) -> TextIO:
+def _with_escapes(stream: TextIO | None, fd: int) -> TextIO:
     """Return a stream on ``fd`` like ``stream``, to which everything can be written."""
     if stream is not None and not (isinstance(stream, io.TextIOWrapper) and stream.fileno() == fd):
         return stream  # somebody else's, such as a notebook's

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..hooks.errors import shortened
+from ..hooks.errors import shorten
 
 Decision = Literal["accepted", "refused", "could not tell"]
 
@@ -57,7 +57,7 @@ class Finding:
     def __str__(self) -> str:
         where = f"{self.where}  " if self.where else ""
         series = f" in {join_words(self.series)}" if self.series else ""
-        return f"{self.rule:<16} {where}{shortened(self.text, _CHARACTERS_SHOWN)}{series}"
+        return f"{self.rule:<16} {where}{shorten(self.text, _CHARACTERS_SHOWN)}{series}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Verdict:
             self.core,
             self.window,
             self.declared,
-            ordered([*kept, *findings]),
+            sort_findings([*kept, *findings]),
         )
 
     def message(self, *, to_user: bool = True) -> str:
@@ -120,7 +120,7 @@ class Verdict:
         lines += [f"  … and {more} more"] if more > 0 else []
         if self.decision == "refused":
             advice = list(dict.fromkeys(f.advice for f in self.findings if f.refuses and f.advice))
-            told = shortened("; ".join(advice), _CHARACTERS_SHOWN)
+            told = shorten("; ".join(advice), _CHARACTERS_SHOWN)
             lines += [f"  plugin author:   {told}"] if told else []
             other = f"install another release of {self.distribution}, or take '{self.plugin}' out of the job"
             if any(finding.rule == "E-EXCLUDES-CORE" for finding in self.findings):
@@ -157,7 +157,7 @@ class Verdict:
         }
 
 
-def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return each finding once: refusals, then what is unknown, warnings, information."""
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: "EUWI".index(finding.rule[0])))
 

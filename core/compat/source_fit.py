@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from ..hooks.errors import shortened
+from ..hooks.errors import shorten
 from ..hooks.series import SeriesSnapshot, lower_bound
 from .findings import Finding, join_words
 from .source.attribute_reads import Use
@@ -38,7 +38,7 @@ _OPEN: dict[About, str] = {
 _SETTLED_BY_LOADING = "U-DYNAMIC"
 
 
-def fit(
+def find_misfits(
     source: PluginSource, claimed: Sequence[SeriesSnapshot], needed: Sequence[str], running: Version
 ) -> list[Finding]:
     """Return what keeps a plugin from fitting the series that it claims.
@@ -51,7 +51,7 @@ def fit(
     """
     if source.path is None:
         return [_unreadable(item) for item in source.unresolved]
-    findings = [_unresolved(item) for item in source.unresolved]
+    findings = [_open_question(item) for item in source.unresolved]
     findings += _complete(source)
     merged: dict[Finding, list[str]] = {}
     advice: dict[Finding, str] = {}
@@ -92,7 +92,7 @@ def _unreadable(item: Unresolved) -> Finding:
     return Finding("U-SOURCE", text, advice=item.advice, path=item.path, line=item.line)
 
 
-def _unresolved(item: Unresolved) -> Finding:
+def _open_question(item: Unresolved) -> Finding:
     rule = _OPEN[item.about]
     settled = rule == _SETTLED_BY_LOADING
     advice = "" if settled else "write it out, so that it can be read"
@@ -153,10 +153,10 @@ def _method(method: Method, role: str, snapshot: SeriesSnapshot) -> Iterator[Fin
         yield Finding("E-HOOK", f"there is no {hook}", (), advice, method.path, method.line)
         return
     known = snapshot.hooks[hook]
-    written = shortened(f"{method.name}({', '.join(method.arguments)})", _SIGNATURE_SHOWN)
+    written = shorten(f"{method.name}({', '.join(method.arguments)})", _SIGNATURE_SHOWN)
     for argument in method.arguments:
         if argument in known:
-            yield from _deprecated(f"{hook}.{argument}", snapshot, method)
+            yield from _deprecation(f"{hook}.{argument}", snapshot, method)
         elif argument in method.defaults:
             text = f"{written}: '{argument}' is not an argument; its default is used"
             yield Finding("W-DEFAULT-ARG", text, (), "", method.path, method.line)
@@ -164,10 +164,10 @@ def _method(method: Method, role: str, snapshot: SeriesSnapshot) -> Iterator[Fin
             text = f"{written}: '{argument}' is not an argument of {hook}"
             advice = f"drop '{argument}' or give it a default"
             yield Finding("E-ARG", text, (), advice, method.path, method.line)
-    yield from _deprecated(hook, snapshot, method)
+    yield from _deprecation(hook, snapshot, method)
 
 
-def _deprecated(item: str, snapshot: SeriesSnapshot, method: Method) -> Iterator[Finding]:
+def _deprecation(item: str, snapshot: SeriesSnapshot, method: Method) -> Iterator[Finding]:
     if item in snapshot.deprecated:
         text = f"{item} will go in {snapshot.deprecated[item]}; deprecated"
         yield Finding("W-DEPRECATED", text, (), "", method.path, method.line)
@@ -180,7 +180,7 @@ def _names(source: PluginSource, snapshot: SeriesSnapshot) -> Iterator[Finding]:
             continue
         if found.module != PUBLIC:
             text = f"{found.module}.{found.name} is not public"
-            advice = f"import {found.name} from {PUBLIC} if it is public there{_moved(found)}"
+            advice = f"import {found.name} from {PUBLIC} if it is public there{_new_place(found)}"
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
         elif found.name not in snapshot.names:
             text = f"{PUBLIC} has no '{found.name}'"
@@ -188,7 +188,7 @@ def _names(source: PluginSource, snapshot: SeriesSnapshot) -> Iterator[Finding]:
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
 
 
-def _moved(found: Import) -> str:
+def _new_place(found: Import) -> str:
     """Return where what a plugin imports has gone, as a clause."""
     names = json.loads(MOVED.read_text(encoding="utf-8"))
     place = names.get(found.module) or names.get(f"{found.module}.{found.name}")

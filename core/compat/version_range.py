@@ -27,9 +27,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from ..hooks.series import Index, Series, SeriesSnapshot, lower_bound, series_of
-from .findings import Finding, Verdict, join_words, ordered
+from .findings import Finding, Verdict, join_words, sort_findings
 from .source.plugin_source import PluginSource
-from .source_fit import fit
+from .source_fit import find_misfits
 
 CORE = "ringfence"
 SPAN = 3
@@ -202,9 +202,11 @@ def check(candidate: Candidate, source: PluginSource, index: Index, running: str
         claimed = [series for series in needed if series.name == series_of(version)]
         needed = tuple(claimed)
     else:
-        findings = _declared(declaration, candidate, needed, index, version)
-        claimed = admitted(declaration, index, version)
-    findings += fit(source, claimed_snapshots(claimed, index), [series.name for series in needed], version)
+        findings = _check_declaration(declaration, candidate, needed, index, version)
+        claimed = admitted_series(declaration, index, version)
+    findings += find_misfits(
+        source, claimed_snapshots(claimed, index), [series.name for series in needed], version
+    )
     return Verdict(
         plugin=candidate.name,
         distribution=candidate.distribution,
@@ -212,11 +214,11 @@ def check(candidate: Candidate, source: PluginSource, index: Index, running: str
         core=running,
         window=tuple(series.name for series in needed),
         declared=str(declaration),
-        findings=ordered([*findings, *_unknown(claimed, needed, index)]),
+        findings=sort_findings([*findings, *_missing_records(claimed, needed, index)]),
     )
 
 
-def admitted(declaration: Declaration, index: Index, running: Version) -> list[Series]:
+def admitted_series(declaration: Declaration, index: Index, running: Version) -> list[Series]:
     """Return the known series that a declaration admits, in order; none if there is no usable one."""
     if not declaration.exists or declaration.url:
         return []
@@ -228,7 +230,7 @@ def claimed_snapshots(claimed: Sequence[Series], index: Index) -> list[SeriesSna
     return [index.snapshots[series.name] for series in claimed if series.name in index.snapshots]
 
 
-def _declared(
+def _check_declaration(
     declaration: Declaration, candidate: Candidate, needed: Sequence[Series], index: Index, running: Version
 ) -> list[Finding]:
     """Judge steps 1 to 3."""
@@ -243,14 +245,19 @@ def _declared(
     if declaration.unreadable:
         text = f"in Requires-Dist, {declaration.unreadable}"
         return [Finding("E-NO-DECLARATION", text, advice=bound)]
-    findings = [*_span(declaration, needed, running, bound), *_notes(declaration, needed, index, running)]
+    findings = [
+        *_check_span(declaration, needed, running, bound),
+        *_notes(declaration, needed, index, running),
+    ]
     if not declaration.has_lower_bound:
         text = f"declares {declaration}, without a lower bound: it claims series that it never met"
         findings.append(Finding("E-NO-LOWER-BOUND", text, advice=bound))
     return findings
 
 
-def _span(declaration: Declaration, needed: Sequence[Series], running: Version, bound: str) -> list[Finding]:
+def _check_span(
+    declaration: Declaration, needed: Sequence[Series], running: Version, bound: str
+) -> list[Finding]:
     covered = [series.name for series in needed if declaration.admits_series(series, running)]
     missing = [series.name for series in needed if series.name not in covered]
     findings = []
@@ -298,7 +305,7 @@ def _notes(
     return findings
 
 
-def _unknown(claimed: Sequence[Series], needed: Sequence[Series], index: Index) -> list[Finding]:
+def _missing_records(claimed: Sequence[Series], needed: Sequence[Series], index: Index) -> list[Finding]:
     """Tell of claimed series without a snapshot: none may be missing in the window."""
     without = [series.name for series in claimed if series.name not in index.snapshots]
     window_names = {series.name for series in needed}

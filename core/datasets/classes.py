@@ -87,7 +87,7 @@ def describe_classes(dataset: Dataset) -> str | None:
     """Return number and names of the classes, in one line; None for a regression."""
     if dataset.num_classes is None:
         return None
-    names = f": {_listed(dataset.class_names)}" if dataset.class_names else ""
+    names = f": {_join_some(dataset.class_names)}" if dataset.class_names else ""
     return f"{dataset.num_classes:,} class{'es' if dataset.num_classes > 1 else ''}{names}"
 
 
@@ -102,10 +102,10 @@ def tell_empty(train: Dataset, test: Dataset) -> Iterator[str]:
             names = [dataset.class_names[i] if dataset.class_names else str(i) for i in empty]
             outputs = "; the model has an output for each all the same" if part == "training" else ""
             asked = _FROM_ONE if part == "training" and empty == [0] and not dataset.class_names else ""
-            classes = f"{len(empty):,} of {count:,} classes: {_listed(names)}"
+            classes = f"{len(empty):,} of {count:,} classes: {_join_some(names)}"
             yield f"no {part} samples of {classes}{outputs}{asked}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

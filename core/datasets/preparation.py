@@ -133,7 +133,7 @@ def finish(
         DataError: The parts do not fit each other, or hold numbers that are not finite.
     """
     read = (whole or train, whole or test)
-    train, test = _limited(train, limit), _limited(test, limit)
+    train, test = _limit(train, limit), _limit(test, limit)
     with telling(source):
         for part, dataset, all_read in zip(("training", "test"), (train, test), read, strict=True):
             check_finite(dataset, part, all_read)
@@ -147,7 +147,7 @@ def with_notes(data: Data) -> Data:
     return replace(data, notes=(*data.notes, *told, *tell_empty(data.train, data.test)))
 
 
-def _limited(dataset: Dataset, limit: int | None) -> Dataset:
+def _limit(dataset: Dataset, limit: int | None) -> Dataset:
     count = len(dataset)
     if limit is None or limit >= count:
         return dataset

@@ -16,11 +16,11 @@ from pathlib import Path
 from importlib_metadata import Distribution, PackageMetadata
 from packaging.utils import canonicalize_name
 
-from ..compat.findings import Finding, Verdict, ordered
+from ..compat.findings import Finding, Verdict, sort_findings
 from ..compat.source.effort import Effort
 from ..compat.source.plugin_source import PluginSource, read_plugin
 from ..compat.version_range import CORE, Candidate, check
-from ..hooks.errors import JobError, shortened, visible
+from ..hooks.errors import JobError, shorten, visible
 from ..hooks.series import Index
 from ..imports.module_owners import GROUP
 from ..job.problems import suggest
@@ -108,7 +108,7 @@ class Catalog:
         return f" (could not be read: {'; '.join(self.damaged)})" if self.damaged else ""
 
 
-def _damaged() -> tuple[type[Exception], ...]:
+def _damage_errors() -> tuple[type[Exception], ...]:
     """Return what reading damaged metadata raises; asked for where it did, as importing it takes time."""
     import csv  # noqa: PLC0415
 
@@ -152,7 +152,7 @@ def catalog_of(
             seen.add(canonicalize_name(name))
             for plugin in list(_plugins(distribution, metadata, name, environment, damaged)):
                 found.setdefault(plugin.name, []).append(plugin)
-        except _damaged() as error:
+        except _damage_errors() as error:
             where = getattr(distribution, "_path", "a distribution")
             cause = _one_line(f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS])
             damaged.append(f"{_one_line(where)} has damaged metadata ({cause}); {remedy}")
@@ -203,7 +203,7 @@ def judge(found: Found, source: PluginSource, index: Index, running: str) -> Ver
         running: Version of the core.
     """
     verdict = check(candidate_of(found), source, index, running)
-    return replace(verdict, findings=ordered([*found.hazards, *verdict.findings]))
+    return replace(verdict, findings=sort_findings([*found.hazards, *verdict.findings]))
 
 
 def candidate_of(found: Found) -> Candidate:
@@ -239,13 +239,13 @@ def _plugins(
         module, _, qualname = (part.strip() for part in point.value.partition("[")[0].partition(":"))
         is_short = len(point.value) <= MAX_POINT
         if not (is_short and _is_dotted(module) and _is_dotted(qualname)):
-            value = shortened(_one_line(point.value), _SHOWN_CHARACTERS)
+            value = shorten(_one_line(point.value), _SHOWN_CHARACTERS)
             wanted = f", of at most {MAX_POINT} characters" if not is_short else ""
             damaged.append(
                 f"{name} declares plugin '{point.name}' as '{value}', not as 'module:Class'{wanted}"
             )
             continue
-        place = _own_place(distribution) if layout is None else layout.place(module)
+        place = _own_folders(distribution) if layout is None else layout.place(module)
         yield Found(
             name=point.name,
             distribution=name,
@@ -256,7 +256,7 @@ def _plugins(
             place=place,
             hazards=(*hazards, *_withheld(place, name)),
             classifiers=tuple(_one_line(text) for text in metadata.get_all("Classifier") or ()),
-            summary=shortened(_one_line((metadata.get_all("Summary") or [""])[0]), _SUMMARY_CHARACTERS),
+            summary=shorten(_one_line((metadata.get_all("Summary") or [""])[0]), _SUMMARY_CHARACTERS),
             effort=effort,
         )
 
@@ -283,7 +283,7 @@ def _one_line(text: object) -> str:
     return visible(" ".join(str(text).split()))
 
 
-def _own_place(distribution: Distribution) -> CodeLocation:
+def _own_folders(distribution: Distribution) -> CodeLocation:
     """Return where ringfence and the plugins that come with it lie; they need not be side by side."""
     spec = importlib.util.find_spec(f"{CORE}.builtin")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])

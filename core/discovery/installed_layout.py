@@ -26,11 +26,18 @@ from urllib.parse import unquote, urlsplit
 from importlib_metadata import Distribution
 
 from ..compat.findings import Finding
-from ..compat.source.module_files import file_below, file_in, file_of, is_package, modules_below, outermost
+from ..compat.source.module_files import (
+    file_below,
+    file_in,
+    file_of,
+    is_package,
+    modules_below,
+    outermost_modules,
+)
 from ..compat.version_range import CORE
 from ..imports.entry_point_autoload import LOADED_UNASKED
 from ..imports.import_guard import current
-from ..imports.module_owners import canonical, invaded, is_copy, modules_in
+from ..imports.module_owners import canonical, invaded_packages, is_copy, modules_in
 from .editable_install import is_of_an_editable_install
 
 MAX_BYTES = 2**20
@@ -106,7 +113,7 @@ class Environment:
     def __init__(self, *, is_installed: bool = True) -> None:
         self.is_installed = is_installed
         self.site_folders = _site_folders()
-        self.reserved = _reserved()
+        self.reserved = _reserved_folders()
         self._records: dict[Path, list[_Record]] = {}
 
     def beside(self, base: Path) -> list[Path]:
@@ -187,7 +194,7 @@ class InstalledLayout:
         Args:
             listed: What its metadata say of them, for one that has no list of its files.
         """
-        own = outermost(Path(file) for file in self._inner())
+        own = outermost_modules(Path(file) for file in self._inner())
         own += self._mapping if self._files else listed.split()
         for folder in self._folders:
             # Around the top of a project lies what is not installed: tests, tools, other projects.
@@ -195,7 +202,7 @@ class InstalledLayout:
                 files = list(islice(modules_below(folder, self.project), MAX_LISTED + 1))
                 if len(files) > MAX_LISTED:
                     raise ValueError(f"{folder}, which it points to, holds more than {MAX_LISTED} files")
-                own += outermost(files)
+                own += outermost_modules(files)
         self._claimed = {name.partition(".")[0] for name in own}
         return tuple(dict.fromkeys(name for name in own if _may_be_own(name)))
 
@@ -303,7 +310,9 @@ class InstalledLayout:
         """Yield which packages of others, or of ringfence, its files lie in."""
         around = {CORE} & {*self._claimed, *(re.split("[/.]", name, maxsplit=1)[0] for name in self._inner())}
         if not self._environment.is_installed:
-            around.update(*(invaded(str(folder), self._inner()) for folder in self._environment.site_folders))
+            around.update(
+                *(invaded_packages(str(folder), self._inner()) for folder in self._environment.site_folders)
+            )
         for package in sorted(around):
             text = f"installs files in '{package}', a package of others that may run them outside any sandbox"
             yield Finding(
@@ -437,7 +446,7 @@ def _site_folders() -> set[Path]:
     return {Path(path).resolve() for path in paths}
 
 
-def _reserved() -> list[tuple[Path, str]]:
+def _reserved_folders() -> list[tuple[Path, str]]:
     kept = {
         "/": "the top of the file system",
         "/home": "the home folders",

@@ -21,7 +21,7 @@ import msgspec
 from importlib_metadata import Distribution, SimplePath
 
 from ..compat.findings import Finding, Verdict
-from ..compat.source.module_files import file_in, is_inside, modules_below, outermost
+from ..compat.source.module_files import file_in, is_inside, modules_below, outermost_modules
 from ..compat.version_range import CORE
 from ..hooks.errors import JobError, visible
 from ..imports.module_owners import GROUP
@@ -188,7 +188,7 @@ def _of_project(folder: Path) -> tuple[Found, ...]:
     project, tool = _read(folder)
     root = folder.resolve()
     modules = [value.partition(":")[0].strip() for value in project.entry_points.get(GROUP, {}).values()]
-    code = _code_folder(root, _said(tool, folder), modules)
+    code = _code_folder(root, _declared_folders(tool, folder), modules)
     distribution = _Distribution(project, code, folder, _installs(code, root, tool))
     found = catalog_of([distribution], remedy="mend its [project] table", are_installed=False)
     return tuple(_inside(plugin, root) for plugin in _plugins(found, folder, folder))
@@ -229,7 +229,7 @@ def _code_folder(root: Path, said: list[str], modules: list[str]) -> Path:
     return max(inside, key=held, default=root)
 
 
-def _said(tool: Mapping[str, Any], folder: Path) -> list[str]:
+def _declared_folders(tool: Mapping[str, Any], folder: Path) -> list[str]:
     """Return the folders of code that setuptools is told of.
 
     Raises:
@@ -265,7 +265,7 @@ def _installs(code: Path, root: Path, tool: Mapping[str, Any]) -> list[str]:
         JobError: A folder cannot be listed.
     """
     try:
-        there = outermost(modules_below(code, root)) if code.is_dir() else []
+        there = outermost_modules(modules_below(code, root)) if code.is_dir() else []
     except OSError as error:
         raise JobError(f"{code} cannot be read: {error.strerror}; change its permissions") from error
     if code != root:

@@ -74,7 +74,7 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> Iterator[tuple[PurePosixP
     for info in infos:
         if not _is_plain(info):
             raise JobError(f"{wheel} holds {info.filename!r}, which is no plain file in it; build it anew")
-        yield _installed(PurePosixPath(info.filename)), info
+        yield _target_path(PurePosixPath(info.filename)), info
 
 
 def _is_plain(info: zipfile.ZipInfo) -> bool:
@@ -85,7 +85,7 @@ def _is_plain(info: zipfile.ZipInfo) -> bool:
     return bool(path.parts) and info.orig_filename.isprintable() and not leaves and not is_link
 
 
-def _installed(path: PurePosixPath) -> PurePosixPath:
+def _target_path(path: PurePosixPath) -> PurePosixPath:
     """Return where an installer would put a member, from the folder of packages."""
     top, *rest = path.parts
     if not top.endswith(".data") or len(rest) < _BELOW_DATA:

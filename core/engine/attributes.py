@@ -73,7 +73,7 @@ class Attributes:
             else:
                 continue
             if copied is not _OTHER:
-                attributes[key] = _refilled(attributes.get(key), copied)
+                attributes[key] = _refill(attributes.get(key), copied)
 
     def _differing(self) -> list[tuple[str, str]]:
         now = {place: self._mark(value) for place, value in self._values()}
@@ -141,7 +141,7 @@ class _Digest(pickle.Pickler):
         return str(obj.dtype), tuple(obj.shape), values.tobytes()
 
 
-def _refilled(present: Any, value: Any) -> Any:
+def _refill(present: Any, value: Any) -> Any:
     """Return ``value``, in the object that is there if it is of the same kind: others may hold it too."""
     if type(present) is not type(value):
         return value

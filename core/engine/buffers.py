@@ -21,7 +21,7 @@ def shared_buffers(model: nn.Module) -> dict[str, str]:
     """Return each further name of a buffer that modules share, and the first, under which it is saved."""
     first = {id(buffer): name for name, buffer in named_buffers(model).items()}
     names = {
-        name: first[id(buffers[key])] for name, buffers, key in _places(model) if id(buffers[key]) in first
+        name: first[id(buffers[key])] for name, buffers, key in _slots(model) if id(buffers[key]) in first
     }
     return {name: own for name, own in names.items() if name != own}
 
@@ -42,10 +42,10 @@ def restore_buffers(
     replaced: dict[int, tuple[Tensor, Tensor]] = {}
     done: dict[str, Tensor] = {}
     with torch.no_grad():
-        for name, buffers, key in list(_places(model)):
+        for name, buffers, key in list(_slots(model)):
             buffer, value = buffers[key], saved.get(name)
             if value is not None:
-                buffers[key] = done[name] = _restored(buffer, value, parameters)
+                buffers[key] = done[name] = _restore(buffer, value, parameters)
                 # The old one as well: its number must not become another's meanwhile.
                 if buffer is not None:
                     replaced[id(buffer)] = buffer, done[name]
@@ -57,7 +57,7 @@ def restore_buffers(
                 del buffers[key]  # it came since
 
 
-def _restored(buffer: Tensor | None, value: Tensor, parameters: Container[int]) -> Tensor:
+def _restore(buffer: Tensor | None, value: Tensor, parameters: Container[int]) -> Tensor:
     """Return a buffer that holds ``value``: the same one where it can be written to."""
     if buffer is None or _layout(buffer) != _layout(value):
         return value.to(value.device if buffer is None else buffer.device, copy=True)
@@ -85,7 +85,7 @@ def address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() or -1
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
+def _slots(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield name, owner's buffers and key there of each buffer; a registered None is one too."""
     for prefix, module in model.named_modules():
         buffers = module._buffers  # noqa: SLF001 - torch has no public way to replace or remove one

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..plugins.stop_request import StopRequest
-from ..reproducibility.generator_states import kept
+from ..reproducibility.generator_states import preserved_rng
 from .buffers import copy_buffers, restore_buffers
 from .data import Dataset, Normalise
 from .objective import Objective
@@ -54,7 +54,7 @@ def evaluate(
     measured = objective.metric.build(dataset.num_classes).to(device)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     judged = torch.ones((), dtype=torch.bool, device=device)
-    with kept(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
+    with preserved_rng(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
             if stop is not None and stop.is_made():
                 return None

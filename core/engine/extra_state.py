@@ -32,7 +32,7 @@ def copy_extra_state(model: nn.Module) -> dict[str, Any]:
     copies, nbytes = {}, 0
     for name, module in _givers(model).items():
         whose = f"get_extra_state() of {type(module).__name__} '{name}'"
-        encoded = _encoded(module.get_extra_state(), whose)
+        encoded = _encode(module.get_extra_state(), whose)
         nbytes += encoded.nbytes
         if nbytes > MAX_ALL_BYTES:
             raise DataError(
@@ -47,14 +47,14 @@ def load_extra_state(model: nn.Module, saved: Mapping[str, Any]) -> None:
     """Give each module a copy of its own back; one that has none in ``saved`` keeps what it has."""
     for name, module in _givers(model).items():
         if name in saved:
-            module.set_extra_state(pytree.decode(_encoded(saved[name], name)))
+            module.set_extra_state(pytree.decode(_encode(saved[name], name)))
 
 
 def _givers(model: nn.Module) -> dict[str, nn.Module]:
     return {plain_name(name): module for name, module in model.named_modules() if has_extra_state(module)}
 
 
-def _encoded(state: Any, whose: str) -> TensorFile:
+def _encode(state: Any, whose: str) -> TensorFile:
     try:
         return pytree.encode(state, copy=False, refuse=_excess)
     except pytree.PlainDataError as error:

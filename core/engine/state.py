@@ -184,7 +184,7 @@ class TrainState:
             buffers={name: tensors[name].clone() for name in model_buffers},
             rng=engine.rng,
             progress=engine.progress,
-            plugins={plugin: _renamed(state, names) for plugin, state in contents.plugins.items()},
+            plugins={plugin: _rename_keys(state, names) for plugin, state in contents.plugins.items()},
             position=engine.position,
             extra_state={plain_name(name): state for name, state in engine.extra_state.items()},
             drivers=engine.drivers,
@@ -239,7 +239,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
 
 
-def _renamed(state: TensorFile, names: Mapping[str, str]) -> TensorFile:
+def _rename_keys(state: TensorFile, names: Mapping[str, str]) -> TensorFile:
     """Return a plugin's state with other names of tensors: where it has one, it is all of a key or a text."""
     if all(name == new for name, new in names.items()):
         return state

@@ -26,7 +26,7 @@ from .forks import ending_forks
 from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
 from .recovery.resume import resume_run, with_advice
-from .recovery.snapshots import keep, keep_last, refuse_used_folder
+from .recovery.snapshots import keep_last, refuse_used_folder, take_snapshot
 from .session import Run
 from .setup import Setup
 from .state import TrainState
@@ -204,7 +204,7 @@ def _keep_first(run: Run) -> None:
     """Take the snapshot that the first steps go back to, over faults of plugins."""
     while True:
         try:
-            keep(run, checkpoint=run.checkpoints is not None)
+            take_snapshot(run, checkpoint=run.checkpoints is not None)
         except PluginError as error:
             recover(run, error)
         else:
@@ -233,7 +233,7 @@ def _train_until_done(run: Run) -> Status:
 def _train_from_here(run: Run) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
     if _is_evaluation_missing(run) and _evaluate(run):
-        keep(run, checkpoint=run.checkpoints is not None)
+        take_snapshot(run, checkpoint=run.checkpoints is not None)
     progress, steps_total, stop = run.progress, run.setup.steps_total, run.stop
     with _stream(run) as stream, ending_forks():
         while progress.step < steps_total and not progress.stopped_early:
@@ -267,7 +267,7 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
         return
     checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
     if checkpoint or progress.step % run.setup.config.snapshot_every == 0:
-        keep(run, checkpoint=checkpoint)
+        take_snapshot(run, checkpoint=checkpoint)
 
 
 def _record(run: Run, step: FinishedStep, samples: int) -> None:

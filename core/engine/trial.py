@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from ..hooks.errors import DataError
 from ..imports.user_frames import user_frame
 from ..reproducibility.deterministic import repeatable
-from ..reproducibility.generator_states import kept
+from ..reproducibility.generator_states import preserved_rng
 from .attributes import Attributes
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .config import TrainConfig
@@ -97,7 +97,7 @@ class _Trial:
 
     def give_shapes(self, dataset: Dataset, samples: int) -> None:
         """Let lazy modules see a batch: what they make of it stays."""
-        with kept(self.device), torch.no_grad():
+        with preserved_rng(self.device), torch.no_grad():
             self._outputs(dataset, torch.arange(samples), "training")
 
     def evaluate(self, dataset: Dataset, batch_size: int, *, most: int) -> None:
@@ -166,7 +166,7 @@ class _Before:
     def restored(self, device: torch.device) -> Iterator[None]:
         """Put back all of it at the end, and the random states."""
         try:
-            with kept(device):
+            with preserved_rng(device):
                 yield
         finally:
             self._restore()
@@ -179,13 +179,13 @@ class _Before:
         if idle:
             yield (
                 f"{len(idle)} of {len(parameters)} parameters had no part in the loss of a first batch: "
-                f"{_listed(idle)}. Without a gradient they stay as they are"
+                f"{_join_some(idle)}. Without a gradient they stay as they are"
             )
         yield from changed_layouts(self._buffers, named_buffers(self._model))
         counting = self._attributes.changed()
         if counting:
             yield (
-                f"state that is saved nowhere changes in training: {_listed(counting)}. If what the model "
+                f"state that is saved nowhere changes in training: {_join_some(counting)}. If what the model "
                 "computes depends on it, a run that is resumed or rolled back gets other weights: make it a "
                 "buffer, or give the module get_extra_state() and set_extra_state()"
             )
@@ -245,5 +245,5 @@ def _same(now: Tensor | None, before: Tensor) -> bool:
     return torch.equal(now, before)
 
 
-def _listed(names: list[str]) -> str:
+def _join_some(names: list[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -22,7 +22,7 @@ def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def pinned(buffer: Tensor) -> Iterator[None]:
+def pin(buffer: Tensor) -> Iterator[None]:
     """Pin a buffer of host memory for CUDA; a memory map of another process, too, and one of no bytes.
 
     Raises:
@@ -145,7 +145,7 @@ class Weights:
         with contextlib.ExitStack() as stack:
             if self._device_values.buffer.is_cuda:
                 for tensors in (self.values, self._all_gradients):
-                    stack.enter_context(pinned(tensors.buffer))
+                    stack.enter_context(pin(tensors.buffer))
             yield
 
     @property

@@ -41,7 +41,7 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def shortened(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     """Return ``text`` in at most ``most`` characters, with an ellipsis where some are missing."""
     return text if len(text) <= most else f"{text[: max(most - 1, 0)]}…"
 
@@ -145,7 +145,7 @@ class PluginError(RingfenceError):
         return f"{where}: " + visible(self.cause).replace("\n", "\n    ")
 
 
-def ended_at(error: _Error, traceback: str) -> _Error:
+def add_traceback(error: _Error, traceback: str) -> _Error:
     """Return ``error`` with where the plugin's code was when it was ended, as the text of a traceback."""
     error._ended_at = traceback  # noqa: SLF001 - this module's own
     return error
@@ -197,7 +197,7 @@ def with_raised(error: PluginLoadError, raised: Raised) -> PluginLoadError:
     return error
 
 
-def raised_of(error: PluginLoadError) -> Raised | None:
+def load_exception(error: PluginLoadError) -> Raised | None:
     """Return what a plugin raised as it was loaded, None if it was not loaded for another reason."""
     return error._raised  # noqa: SLF001 - this module's own
 

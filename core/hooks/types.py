@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import shortened
+from .errors import shorten
 
 #: Makes an uninitialised tensor: ``allocate(shape, dtype)``. The engine takes one so
 #: that what plugins read can lie in shared memory without the engine knowing.
@@ -97,7 +97,7 @@ class StepInfo:
         try:
             self.scalars[name] = float(value)
         except (OverflowError, TypeError, ValueError) as error:
-            kind, shown = type(value).__name__, shortened(repr(value), _SHOWN)
+            kind, shown = type(value).__name__, shorten(repr(value), _SHOWN)
             raise ValueError(f"step.log({name!r}, …) takes a number, not {shown} ({kind}): {error}") from None
 
 

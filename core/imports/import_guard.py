@@ -37,7 +37,7 @@ from importlib.machinery import (
 from typing import TYPE_CHECKING
 
 from ..hooks.errors import RingfenceError
-from .module_owners import canonical, owned
+from .module_owners import canonical, owned_modules
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -246,7 +246,7 @@ def guard() -> Guard:
     """Return this process's guard, which is put first if there is none yet."""
     found = current()
     if found is None:
-        told = owned(sys.path)
+        told = owned_modules(sys.path)
         found = Guard(told.owners, told.libraries, told.places, told.invaded)
         sys.meta_path.insert(0, found)
         if told.places:
@@ -275,7 +275,7 @@ def take_off() -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guard_imports() -> Iterator[None]:
     """Guard what is imported meanwhile, unless torch was imported before or there is a guard."""
     if "torch" in sys.modules or current() is not None:
         yield
@@ -306,7 +306,7 @@ def _is_probed(frame: FrameType | None) -> bool:
 
 def _real(folder: str) -> str:
     # What a relative path leads to changes with the current folder.
-    return _resolved(folder) if os.path.isabs(folder) else os.path.realpath(folder or ".")  # noqa: PTH117
+    return _resolve(folder) if os.path.isabs(folder) else os.path.realpath(folder or ".")  # noqa: PTH117
 
 
 def _inside(folder: str, name: str) -> str:
@@ -316,7 +316,7 @@ def _inside(folder: str, name: str) -> str:
 
 
 @functools.cache
-def _resolved(folder: str) -> str:
+def _resolve(folder: str) -> str:
     return os.path.realpath(folder)
 
 

@@ -118,7 +118,7 @@ class _Metadata(NamedTuple):
         )
 
 
-def owned(path: Iterable[str]) -> Owned:
+def owned_modules(path: Iterable[str]) -> Owned:
     """Return whose modules are plugins', in the folders of ``path``, which is as ``sys.path``.
 
     Raises:
@@ -169,10 +169,10 @@ def modules_in(files: Iterable[str]) -> set[str]:
             packages.add(tuple(parents))
         else:
             found.add((*parents, stem))
-    return {".".join(_outermost(parts, packages)) for parts in found | packages}
+    return {".".join(_outermost_name(parts, packages)) for parts in found | packages}
 
 
-def invaded(folder: str, files: Iterable[str]) -> set[str]:
+def invaded_packages(folder: str, files: Iterable[str]) -> set[str]:
     """Return the outermost packages of others that have some of ``files`` inside, paths from ``folder``.
 
     A package may run, read or unpickle whatever lies in it, so it is believed no longer. One whose
@@ -211,7 +211,7 @@ def canonical(name: str) -> str:
     return "-".join(part for part in name.lower().replace("_", "-").replace(".", "-").split("-") if part)
 
 
-def _outermost(parts: tuple[str, ...], packages: set[tuple[str, ...]]) -> tuple[str, ...]:
+def _outermost_name(parts: tuple[str, ...], packages: set[tuple[str, ...]]) -> tuple[str, ...]:
     prefixes = (parts[:depth] for depth in range(1, len(parts)))
     return next((prefix for prefix in prefixes if prefix in packages), parts)
 
@@ -261,19 +261,19 @@ def _own(
         What of ``listed`` they have brought, or have Python search.
     """
     brought: set[str] = set()
-    claimed = functools.cache(lambda folder: _claimed(folder, others))
+    claimed = functools.cache(lambda folder: _claimed_names(folder, others))
     # Folder to whose its modules are that nobody lists.
     unlisted: dict[str, str] = {}
     tops: dict[str, set[str]] = {folder: set() for folder in listed}
     for told in sorted(theirs):
-        files = _located(told, _rows(told))
+        files = _locate_rows(told, _rows(told))
         _check_libraries(told, files, others)
         modules: set[str] = set()
         for folder in listed:
             below = [file[len(folder) + 1 :] for file in files if file.startswith(f"{folder}/")]
             tops[folder].update(re.split("[/.]", file, maxsplit=1)[0] for file in below)
             inner = modules_in(below)
-            entered = invaded(folder, below)
+            entered = invaded_packages(folder, below)
             found.add(told.owner, folder, inner | entered)
             for package in entered:
                 found.invaded.setdefault(package, set()).add(told.owner)
@@ -283,7 +283,7 @@ def _own(
         _check_programs(told, files, others)
         if all(name.startswith(_EDITABLE) for name in modules):
             # Its code lies elsewhere, as that of an editable install does.
-            for name in _told_modules(told):
+            for name in _declared_modules(told):
                 found.owners.setdefault(name, set()).add(told.owner)
         unlisted.setdefault(told.folder, told.folder if files else told.owner)
         added = _added_folders(told, files) & listed.keys()
@@ -318,7 +318,7 @@ def _rows(told: _Metadata) -> list[str]:
     return rows
 
 
-def _located(told: _Metadata, rows: Iterable[str]) -> list[str]:
+def _locate_rows(told: _Metadata, rows: Iterable[str]) -> list[str]:
     """Return absolute paths without links in the folders that rows lead to from elsewhere."""
     paths = []
     for row in rows:
@@ -392,7 +392,7 @@ def _is_init(name: str) -> bool:
     return name.startswith("__init__.") and name.endswith(_ENDINGS)
 
 
-def _told_modules(told: _Metadata) -> set[str]:
+def _declared_modules(told: _Metadata) -> set[str]:
     """Return the modules of a distribution that its metadata name, where no list of files does."""
     group = ""
     modules = set((told.read("top_level.txt") or b"").decode(errors="replace").split())
@@ -424,7 +424,7 @@ def _importable(names: Iterable[str]) -> set[str]:
     return found - {"__pycache__"}
 
 
-def _claimed(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
+def _claimed_names(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
     """Return the names at the top of ``folder`` that distributions without plugins have, or Python itself."""
     claimed = set(sys.stdlib_module_names) if folder == os.path.realpath(_LIBRARY) else set()
     for told, data in others.items():
@@ -433,12 +433,12 @@ def _claimed(folder: str, others: dict[_Metadata, bytes | None]) -> set[str]:
             claimed.update(top.partition(b".")[0].decode(errors="replace") for top in tops)
         elif told.folder == folder:
             # As Debian's packages have it, and those that setuptools once installed.
-            claimed |= _named(told)
+            claimed |= _likely_modules(told)
     return claimed
 
 
-def _named(told: _Metadata) -> set[str]:
-    return {told.owner.replace("-", "_"), *_told_modules(told)}
+def _likely_modules(told: _Metadata) -> set[str]:
+    return {told.owner.replace("-", "_"), *_declared_modules(told)}
 
 
 def _others_among(
@@ -457,7 +457,7 @@ def _others_among(
     row = re.compile(rb"\n((?:%b)[/.][^,\n]*)" % b"|".join(re.escape(top.encode()) for top in tops))
     for told, data in others.items():
         if told.folder == folder and data is None:
-            whole |= _named(told)
+            whole |= _likely_modules(told)
         elif told.folder == folder and data is not None:
             listed.update(_module(path.decode(errors="replace")) for path in row.findall(data))
     return {name for name in modules if name in listed or name.partition(".")[0] in whole}

@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from ..hooks.errors import shortened, visible
+from ..hooks.errors import shorten, visible
 
 #: Frames that are told of one exception: a recursion that has no end would have a thousand.
 MAX_FRAMES = 8
@@ -64,5 +64,5 @@ def _is_users(frame: FrameType) -> bool:
 
 def _describe(filename: str, line: int, function: str, source: str) -> str:
     where = f"{filename}:{line}" + (f", in {function}" if function else "")
-    source = shortened(source.strip(), _MAX_LINE)
+    source = shorten(source.strip(), _MAX_LINE)
     return visible(f"{where}: {source}" if source else where).replace("\n", " ")

@@ -101,11 +101,11 @@ class _TypeReader:
             case ast.Constant(value=None):
                 return None
             case ast.Constant(value=str(text)) if depth < _MAX_DEPTH:
-                return self.read(_parsed(text), depth)
+                return self.read(_parse(text), depth)
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
                 return _union([self.read(left, depth), self.read(right, depth)])
             case ast.Name() | ast.Attribute():
-                return _plain(_last(node))
+                return _unparametrised(_last(node))
             case ast.Subscript(value=value, slice=inner):
                 return self._generic(_last(value), _items(inner), depth)
         raise _Untold
@@ -143,7 +143,7 @@ class _TypeReader:
         return base if base is Any or not bounds else Annotated[(base, *bounds)]
 
 
-def _plain(name: str) -> Any:
+def _unparametrised(name: str) -> Any:
     if name in _SCALARS:
         return _SCALARS[name]
     if name in _LISTS | _TUPLES:
@@ -220,7 +220,7 @@ def _arithmetic(left: float, op: ast.operator, right: float) -> int | float:
     raise _Untold
 
 
-def _parsed(text: str) -> ast.expr:
+def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError) as error:

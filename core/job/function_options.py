@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 
 from ..hooks.errors import RingfenceError
-from .problems import Problem, describe, dotted, either, explain, suggest
+from .problems import Problem, describe, dotted_path, either, explain, suggest
 from .user_code import is_import_path, suggest_own
 
 _FINITE = pydantic.ConfigDict(allow_inf_nan=False)
@@ -26,7 +26,7 @@ class OptionError(ValueError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
-        super().__init__("; ".join(f"option '{dotted(p.path)}' {p.message}" for p in self.problems))
+        super().__init__("; ".join(f"option '{dotted_path(p.path)}' {p.message}" for p in self.problems))
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> d
     """
     parameters = inspect.signature(function).parameters
     taken = {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    problems = _unknown(options, taken)
+    problems = _unknown_option(options, taken)
     hints = typing.get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
         name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
@@ -100,7 +100,7 @@ def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: 
     parameters = inspect.signature(function).parameters.values()
     keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    problems = [] if open_ended else _unknown(options, keyword)
+    problems = [] if open_ended else _unknown_option(options, keyword)
     problems += [
         Problem((name,), "is missing; it has no default")
         for name, parameter in keyword.items()
@@ -123,7 +123,7 @@ def _is_switch(parameter: inspect.Parameter) -> bool:
     return "bool" in written and "str" not in written and "Literal" not in written
 
 
-def _unknown(options: Mapping[str, Any], known: Collection[str]) -> list[Problem]:
+def _unknown_option(options: Mapping[str, Any], known: Collection[str]) -> list[Problem]:
     return [
         Problem((name,), f"is unknown; {suggest(name, known)}", at_key=True)
         for name in options

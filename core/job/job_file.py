@@ -22,7 +22,7 @@ from .problems import Path, Problem, explain, suggest
 from .yaml_document import Document, dump_yaml, read_yaml
 
 
-def _named(value: object) -> object:
+def _as_choice(value: object) -> object:
     """Let a bare name stand for ``{name: it}``."""
     return {"name": value} if isinstance(value, str) else value
 
@@ -44,7 +44,7 @@ class Choice(_Strict):
         return dict(self.model_extra or {})
 
 
-Named = Annotated[Choice, BeforeValidator(_named)]
+Named = Annotated[Choice, BeforeValidator(_as_choice)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Workers = Annotated[int, Field(ge=1, le=256)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
@@ -265,7 +265,7 @@ def _normalise(value: Mapping[Any, Any], problems: list[Problem]) -> tuple[dict[
         entries = [_entry(item, ("plugins", i), problems) for i, item in enumerate(data["plugins"])]
         data["plugins"] = entries
         names = {i: entry["name"] for i, entry in enumerate(entries)}
-        problems += _repeated(names)
+        problems += _repetitions(names)
     return data, names
 
 
@@ -299,17 +299,17 @@ def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
 
 def _no_setting(key: str, name: str, path: Path) -> Problem:
     message = (
-        f"is no setting of a plugin; {_ended(suggest(key, SETTINGS))} "
+        f"is no setting of a plugin; {_with_period(suggest(key, SETTINGS))} "
         f"Options of '{name}' go inside its braces; "
     )
     return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
 
 
-def _ended(clause: str) -> str:
+def _with_period(clause: str) -> str:
     return clause if clause.endswith("?") else f"{clause}."
 
 
-def _repeated(names: Mapping[int, str]) -> list[Problem]:
+def _repetitions(names: Mapping[int, str]) -> list[Problem]:
     first: dict[str, int] = {}
     problems = []
     for i, name in names.items():
@@ -327,7 +327,7 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
             path = ("plugins", i, names[i], *rest)
     match record["type"], path:
         case "extra_forbidden", _:
-            return Problem(path, f"unknown key; {_meant(path, data)}", at_key=True)
+            return Problem(path, f"unknown key; {_did_you_mean(path, data)}", at_key=True)
         case "missing", _:
             return Problem(path, f"is missing; {_what(path)}")
         case "model_type" | "dict_type" | "model_attributes_type", ("model" | "data" | "loss" | "schedule",):
@@ -347,7 +347,7 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
     return Problem(path, explain(record))
 
 
-def _meant(path: Path, data: Mapping[str, Any]) -> str:
+def _did_you_mean(path: Path, data: Mapping[str, Any]) -> str:
     """Return what an unknown key may have been meant to be: an option of a plugin, if one has it."""
     key = str(path[-1])
     plugins = data.get("plugins") if len(path) == 1 else None

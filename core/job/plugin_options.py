@@ -60,7 +60,7 @@ def check_plugin_options(
         elif takes_any:
             found.untold[name] = "the constructor takes any option"
         else:
-            found.problems.append(Problem((name,), _unknown(name, known), at_key=True))
+            found.problems.append(Problem((name,), _unknown_option(name, known), at_key=True))
     found.problems += [
         Problem((name,), f"is missing; {owner} needs it{_of_type(parameter)}")
         for name, parameter in known.items()
@@ -69,7 +69,7 @@ def check_plugin_options(
     return found
 
 
-def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
+def _unknown_option(name: str, known: Mapping[str, Parameter]) -> str:
     """Say what an option may be instead; one that takes a mapping called so hands it on to something else."""
     message = f"unknown option; {suggest(name, known)}"
     if _HANDED_ON not in known or nearest(name, known):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..hooks.errors import shortened
+from ..hooks.errors import shorten
 
 #: Keys and indices that lead from the top of a document to a value.
 Path = tuple[str | int, ...]
@@ -43,7 +43,7 @@ class Problem:
     origin: str | None = None
 
 
-def dotted(path: Path) -> str:
+def dotted_path(path: Path) -> str:
     """Return ``path`` as users write it: ``plugins[0].optim.lr``."""
     text = ""
     for part in path:
@@ -80,7 +80,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def describe(value: object) -> str:
     """Return a value of a job as users see it, with its kind where that is the question."""
     if isinstance(value, str):
-        return f"the text '{shortened(value, _SHOWN_CHARACTERS)}'"
+        return f"the text '{shorten(value, _SHOWN_CHARACTERS)}'"
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, Sequence):
@@ -88,9 +88,7 @@ def describe(value: object) -> str:
         return f"the list {shown}" if len(shown) <= _SHOWN_CHARACTERS else f"a list of {len(value)}"
     if value is None or isinstance(value, bool):
         return {None: "nothing (null)", True: "true", False: "false"}[value]
-    return (
-        shortened(repr(value), _SHOWN_CHARACTERS) if isinstance(value, int | float) else type(value).__name__
-    )
+    return shorten(repr(value), _SHOWN_CHARACTERS) if isinstance(value, int | float) else type(value).__name__
 
 
 _WANTED = {

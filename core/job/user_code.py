@@ -80,7 +80,7 @@ def _load_as(name: str, spec: ModuleSpec) -> None:
         raise
 
 
-def _meant(module: str, folder: str, error: Exception) -> str:
+def _module_meant(module: str, folder: str, error: Exception) -> str:
     """Return which module beside the job was meant, if it is that one that was not found."""
     if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
         return ""
@@ -130,7 +130,7 @@ def load_function(name: str, base: Path) -> Callable[..., Any]:
         where = f"at {user_frame(error)}" if is_in_users_code(error) else _place_of(module_name, folder)
         raise ValueError(
             f"module '{module_name}' could not be imported: {type(error).__name__}: {error}; {where}"
-            f"{_meant(module_name, folder, error)}"
+            f"{_module_meant(module_name, folder, error)}"
         ) from error
     module = found
     try:

@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from ..hooks.errors import JobError, shortened
-from .problems import Path, Problem, dotted
+from ..hooks.errors import JobError, shorten
+from .problems import Path, Problem, dotted_path
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
@@ -83,7 +83,7 @@ class Document:
 
     def _line(self, problem: Problem) -> str:
         where = problem.origin or self.told(problem.path, at_key=problem.at_key)
-        key = dotted(problem.path)
+        key = dotted_path(problem.path)
         return f"{where}: {key}: {problem.message}" if key else f"{where}: {problem.message}"
 
     def _position(self, problem: Problem) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ def parse_yaml(text: str, name: str) -> Document:
         node = YAML(typ="safe", pure=True).compose(io.StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise JobError(f"{_place(name, mark)}: {_yaml_problem(error)}") from error
+        raise JobError(f"{_mark_place(name, mark)}: {_yaml_problem(error)}") from error
     except YAMLError as error:
         raise JobError(f"{name}: is not YAML: {str(error).splitlines()[0]}") from error
     document = Document(name)
@@ -173,7 +173,7 @@ def dump_yaml(value: object) -> str:
     return stream.getvalue()
 
 
-def _place(name: str, mark: StringMark | None) -> str:
+def _mark_place(name: str, mark: StringMark | None) -> str:
     return name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
 
 
@@ -196,13 +196,13 @@ class _Builder:
         self.nodes = 0
 
     def build(self, node: Node, path: Path, depth: int) -> Any:
-        self.document.origins[path] = _place(self.document.name, node.start_mark)
+        self.document.origins[path] = _mark_place(self.document.name, node.start_mark)
         self.nodes += 1
         if depth > MAX_DEPTH or self.nodes > MAX_NODES:
             # An alias inside its own anchor has no end, and aliases of aliases grow without bound.
             limit = f"{MAX_DEPTH} levels deep or {MAX_NODES} values long"
             raise JobError(
-                f"{self.document.where(path)}: {dotted(path)}: is more than {limit}; check its aliases"
+                f"{self.document.where(path)}: {dotted_path(path)}: is more than {limit}; check its aliases"
             )
         if isinstance(node, MappingNode):
             return self._mapping(node, path, depth)
@@ -222,11 +222,11 @@ class _Builder:
             here = (*path, key if isinstance(key, int) and not isinstance(key, bool) else str(key))
             if key in result:
                 first = self.document.key_origins[here]
-                self.document.key_origins[here] = _place(self.document.name, key_node.start_mark)
+                self.document.key_origins[here] = _mark_place(self.document.name, key_node.start_mark)
                 self.problems.append(
                     Problem(here, f"is written twice (first at {first}); keep one", at_key=True)
                 )
-            self.document.key_origins[here] = _place(self.document.name, key_node.start_mark)
+            self.document.key_origins[here] = _mark_place(self.document.name, key_node.start_mark)
             result[key] = self.build(value_node, here, depth + 1)
         return merged | result
 
@@ -268,7 +268,7 @@ class _Builder:
         try:
             return convert(text)
         except OverflowError as error:
-            self.problems.append(Problem(path, f"{shortened(text, _SHOWN)} {error}"))
+            self.problems.append(Problem(path, f"{shorten(text, _SHOWN)} {error}"))
         except ValueError:
             self.problems.append(Problem(path, f"'{text}' is no number; quote it if it is text"))
         return None

@@ -34,7 +34,7 @@ def user_model(name: str, options: Mapping[str, Any], shape: Shape, base: Path) 
     """
     try:
         function = load_function(name, base)
-        given = _given(function, options, shape)
+        given = _facts_and_options(function, options, shape)
         check_call(function, options, given)
     except (OptionError, ValueError) as error:
         raise JobError(f"model '{name}': {error}") from error
@@ -49,7 +49,9 @@ def user_model(name: str, options: Mapping[str, Any], shape: Shape, base: Path) 
     return model
 
 
-def _given(function: Callable[..., Any], options: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+def _facts_and_options(
+    function: Callable[..., Any], options: Mapping[str, Any], shape: Shape
+) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "input_shape": shape.inputs,
         "num_outputs": shape.outputs,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..hooks.errors import PluginError, shortened, traceback_of, visible
+from ..hooks.errors import PluginError, shorten, traceback_of, visible
 from .interface import PluginSpec
 from .plugin_frames import own_frames
 
@@ -244,7 +244,7 @@ class FailurePolicy:
             error.plugin,
             error.hook,
             type(error).__name__,
-            cut(told),
+            truncate(told),
             decision,
             place.steps_lost,
             traceback=self._new_traceback(error),
@@ -262,9 +262,9 @@ class FailurePolicy:
         return told
 
 
-def cut(message: str) -> str:
+def truncate(message: str) -> str:
     """Return as much of a message as is kept."""
-    return shortened(message, MAX_MESSAGE)
+    return shorten(message, MAX_MESSAGE)
 
 
 def _again(error: PluginError) -> str:

@@ -26,7 +26,7 @@ from ..tensors import pytree
 from ..tensors.tensor_file import TensorFile
 from .call_context import CallContext, openblas_pools
 from .interface import PluginSpec, PluginUsage, excess_state
-from .plugin_class import accepted_arguments, load_class, raised_during
+from .plugin_class import accepted_arguments, load_class, load_error
 from .plugin_frames import raised_at
 from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_scalars
 from .result_kinds import kinds_of
@@ -232,7 +232,7 @@ class LocalPlugin:
                 phase = "constructor"
                 self._instance = cls(**spec.options)
         except Exception as error:
-            raised = Raised(type(error).__name__, str(error), raised_during(error, phase))
+            raised = Raised(type(error).__name__, str(error), load_error(error, phase))
             failed = PluginLoadError(
                 f"{spec.module}:{spec.qualname} could not be loaded: {raised.error_type}: {raised.message}",
                 plugin=spec.name,

@@ -8,7 +8,7 @@ from ..hooks.permissions import grant_line
 from .interface import Plugin
 
 
-def described(attempts: Mapping[str, int]) -> list[str]:
+def describe_denials(attempts: Mapping[str, int]) -> list[str]:
     """Return each kind of attempt with how often it was made, as the end of "tried to ..."."""
     return [kind if count == 1 else f"{kind}, {count} times" for kind, count in attempts.items()]
 

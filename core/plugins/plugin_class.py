@@ -32,7 +32,7 @@ def load_class(module: str, qualname: str) -> type:
     return found
 
 
-def raised_during(error: BaseException, phase: Phase) -> Phase:
+def load_error(error: BaseException, phase: Phase) -> Phase:
     """Return what ran as ``error`` was raised: a module that ``phase`` imports is another's code."""
     functions = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
     return "import" if "<module>" in functions else phase

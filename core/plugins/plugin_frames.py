@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..hooks.errors import shortened
+from ..hooks.errors import shorten
 
 _OURS = Path(__file__).parents[1]
 _FRAME = '  File "'
@@ -55,7 +55,7 @@ def spot(traceback: str) -> Spot | None:
     if found is None:
         return None
     source = own[-1][1].strip() if len(own[-1]) > 1 else ""
-    return Spot(found["file"], int(found["line"]), shortened(source, _MAX_SOURCE))
+    return Spot(found["file"], int(found["line"]), shorten(source, _MAX_SOURCE))
 
 
 def spot_in(traceback: str, files: Iterable[Path]) -> tuple[Path, int] | None:

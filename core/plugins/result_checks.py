@@ -136,10 +136,10 @@ class Canonical:
         self, result: Mapping[str, Tensor], expected: Mapping[str, Tensor], into: TensorMap | None
     ) -> Mapping[str, Tensor]:
         if into is not None:
-            return _copied(result, into)
+            return _copy(result, into)
         if not isinstance(expected, TensorMap) or _same_layout(result, expected):
             return result
-        return _copied(result, self._place(expected))
+        return _copy(result, self._place(expected))
 
     def _place(self, expected: TensorMap) -> TensorMap:
         # By identity: hashing thousands of specs would cost more than the call. The map holds
@@ -153,7 +153,7 @@ class Canonical:
         return known
 
 
-def apart(result: Mapping[str, Tensor], place: TensorMap) -> list[Tensor]:
+def without_overlap(result: Mapping[str, Tensor], place: TensorMap) -> list[Tensor]:
     """Return the tensors of ``result`` in the order of ``place``, none of which copying there overwrites.
 
     A plugin that was given ``place`` to work in may return parts of it under other names.
@@ -168,11 +168,11 @@ def apart(result: Mapping[str, Tensor], place: TensorMap) -> list[Tensor]:
     return [tensor.clone() for tensor in tensors]
 
 
-def _copied(result: Mapping[str, Tensor], place: TensorMap) -> TensorMap:
+def _copy(result: Mapping[str, Tensor], place: TensorMap) -> TensorMap:
     if result is not place and not _is_there(result, place):
         # A plugin may have asked for gradients in its own code; they end here.
         with torch.no_grad():
-            torch._foreach_copy_(list(place.values()), apart(result, place))
+            torch._foreach_copy_(list(place.values()), without_overlap(result, place))
     return place
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..plugins.failure_policy import cut
+from ..plugins.failure_policy import truncate
 from .run_data import RunData
 
 #: Instead of the message that the top of the page has already.
@@ -33,9 +33,11 @@ def fault_rows(run: RunData) -> Iterator[dict[str, Any]]:
 
 def other_events(run: RunData) -> Iterator[Mapping[str, Any]]:
     """Yield what was told on the way, but for what the page has elsewhere: the faults, and the run's end."""
-    shown = {str(fault.get("message")) for fault in run.faults} | {cut(f"ended: {run.record.get('error')}")}
+    shown = {str(fault.get("message")) for fault in run.faults} | {
+        truncate(f"ended: {run.record.get('error')}")
+    }
     for event in run.events:
-        if cut(str(event.get("message", ""))) not in shown:
+        if truncate(str(event.get("message", ""))) not in shown:
             yield event
 
 

@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..hooks.errors import shortened
+from ..hooks.errors import shorten
 from ..hooks.permissions import KINDS, Need, covers
 from ..plugins.machine_memory import MIB
-from ..plugins.notices import described
+from ..plugins.notices import describe_denials
 from ..plugins.result_checks import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
 from ..tracking.metrics_log import REPORTS, SAMPLES
 from ..tracking.run_folder import RECORD, REPORT, write_text
@@ -244,7 +244,7 @@ def _families(numbers: Mapping[str, Curve]) -> dict[str, list[Curve]]:
 def _layers(run: RunData) -> Iterator[tuple[str, list[Figure]]]:
     """Yield each family of histograms with a heat map for each layer, up to a bound that plugins share."""
     families: dict[str, list[Layer]] = {}
-    for layers in _shared(run.layers, MAX_HEAT_MAPS).values():
+    for layers in _share_out(run.layers, MAX_HEAT_MAPS).values():
         for layer in layers.values():
             families.setdefault(layer.name.partition("/")[0], []).append(layer)
     for number, (family, members) in enumerate(
@@ -258,7 +258,7 @@ def _layers(run: RunData) -> Iterator[tuple[str, list[Figure]]]:
         yield _title(family), figures
 
 
-def _shared(groups: Mapping[str, Mapping[str, T]], most: int) -> dict[str, dict[str, T]]:
+def _share_out(groups: Mapping[str, Mapping[str, T]], most: int) -> dict[str, dict[str, T]]:
     """Return the first of each group, so many in all: what one has too much takes no other's place."""
     share = most
     while share > 1 and sum(min(len(group), share) for group in groups.values()) > most:
@@ -276,7 +276,7 @@ def _samples(run: RunData) -> Iterator[Picture]:
 
 
 def _pictures(run: RunData) -> Iterator[Picture]:
-    for plugin, pictures in _shared(run.pictures, MAX_PICTURES).items():
+    for plugin, pictures in _share_out(run.pictures, MAX_PICTURES).items():
         for name, file in pictures.items():
             png = _png(run, f"{REPORTS}/{file}", 2 * MAX_PICTURE_BYTES, MAX_IMAGE_SIDE)
             if png is not None:
@@ -339,7 +339,7 @@ def _plugin_row(plugin: PluginEntry, every: Sequence[str]) -> dict[str, Any]:
     return {
         **defaults,
         **plugin,
-        "attempts": described(plugin.get("attempts") or {}),
+        "attempts": describe_denials(plugin.get("attempts") or {}),
         "attempts_at_least": plugin.get("attempts_at_least", False),
         "budget_bytes": budget,
         "peak_bytes": peak,
@@ -368,7 +368,7 @@ def _grants(plugin: PluginEntry) -> Iterator[tuple[str, str, str]]:
         every = dict.fromkeys((permissions.get("granted") or {}).get(kind, []))
         for granted in itertools.islice(every, MAX_GRANTS):
             reasons = dict.fromkeys(need.reason for need in needs if covers(kind, granted, need))
-            told = shortened("; ".join(itertools.islice(reasons, MAX_GRANTS)), MAX_REASONS)
+            told = shorten("; ".join(itertools.islice(reasons, MAX_GRANTS)), MAX_REASONS)
             yield kind, granted, told or "it did not ask for this"
         if len(every) > MAX_GRANTS:
             yield kind, f"and {len(every) - MAX_GRANTS} more", f"{RECORD} has them all"

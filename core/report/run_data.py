@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..hooks.errors import shortened, visible
+from ..hooks.errors import shorten, visible
 from ..plugins.failure_policy import FAULTS_KEPT
 from ..plugins.result_checks import MAX_NAMES
 from ..tracking.json_lines import MAX_METRICS_BYTES, Bounds, LongJournalError, bounds_of, read_lines
@@ -102,7 +102,7 @@ class LeftOut:
 
     def add(self, sentence: str) -> None:
         """Take a sentence."""
-        text = visible(shortened(sentence, _NOTE_CHARACTERS))
+        text = visible(shorten(sentence, _NOTE_CHARACTERS))
         if text in self._told or len(self._told) < MAX_NOTES:
             self._told[text] = None
         else:

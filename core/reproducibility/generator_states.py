@@ -77,7 +77,7 @@ class RunRng:
 
 
 @contextlib.contextmanager
-def kept(device: torch.device) -> Iterator[None]:
+def preserved_rng(device: torch.device) -> Iterator[None]:
     """Put the generators back to where they stood: what is drawn in between changes nothing after it."""
     rng = RunRng.capture(device)
     try:

@@ -38,10 +38,10 @@ from ..plugins.stop_request import StopRequest
 from ..report.page import write_report
 from ..tracking import run_folder
 from ..tracking.fanout import Fanout
-from ..tracking.folder_lock import hold
+from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.run_history import RunHistory, read_earlier
-from ..tracking.run_record import RunRecord, accepted_before
+from ..tracking.run_record import RunRecord, read_accepted
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches
 from .job_fingerprint import accepting
@@ -131,7 +131,7 @@ def execute(prepared: Prepared, folder: Path, options: RunOptions | None = None)
     flag = "--resume" if options.resume else "--out"
     made = not folder.exists()
     run_folder.claim(folder, flag)
-    with hold(folder, flag) as locked:
+    with hold_lock(folder, flag) as locked:
         if not options.resume:
             # Another process may have begun in it since it was chosen.
             run_folder.check_new(folder)
@@ -162,7 +162,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         str(prepared.setup.device),
         data_notes=prepared.setup.data.notes,
         earlier=earlier,
-        accepted=accepted_before(folder) if resume else [],
+        accepted=read_accepted(folder) if resume else [],
         resumed=earlier.resumed + resume,
     ), told
 

@@ -25,7 +25,7 @@ from ..hooks.types import derive_seed
 from ..job.function_options import OptionError
 from ..job.job_file import Choice, Job, JobFile
 from ..job.plugin_options import check_plugin_options
-from ..job.problems import Path, Problem, dotted, nearest, suggest
+from ..job.problems import Path, Problem, dotted_path, nearest, suggest
 from ..models.model_registry import build_model, check_model
 from ..reproducibility.seeding import seed_all
 
@@ -107,7 +107,7 @@ def _told(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:
         first = str(error).partition(" ")[0]
         path = (first,) if first in Job.model_fields else path
         text = str(error).removeprefix(f"{path[0]} ") if path else str(error)
-        raise type(error)(f"{job_file.document.told(path)}: {dotted(path) or 'job'}: {text}") from error
+        raise type(error)(f"{job_file.document.told(path)}: {dotted_path(path) or 'job'}: {text}") from error
 
 
 def _check_choice(

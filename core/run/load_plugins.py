@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from ..compat.findings import Verdict
 from ..compat.source.plugin_source import PluginSource
-from ..compat.version_range import Declaration, admitted, claimed_snapshots
+from ..compat.version_range import Declaration, admitted_series, claimed_snapshots
 from ..discovery.catalog import Catalog, Found, catalog, judge, source_of
 from ..hooks.errors import (
     REFUSED,
@@ -26,8 +26,8 @@ from ..hooks.errors import (
     JobError,
     PluginLoadError,
     RingfenceError,
-    raised_of,
-    shortened,
+    load_exception,
+    shorten,
     visible,
 )
 from ..hooks.permissions import MAX_MEMORY_FRACTION, Permissions
@@ -271,7 +271,7 @@ def _as_share_error(item: Planned, error: BudgetTooSmallError) -> Exception | No
 
 def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
     """Return the fault of the job that a plugin's constructor told of, or None if it is none."""
-    raised = raised_of(error)
+    raised = load_exception(error)
     if raised is None or item.job_file is None or raised.during != "constructor":
         return None
     if raised.error_type not in _WRONG_OPTIONS:
@@ -285,7 +285,7 @@ def _as_option_error(item: Planned, error: PluginLoadError) -> Exception | None:
     path = item.job_file.option_path(item.position, *place)
     # Its own words, quoted as such: it could give them the sound of ours.
     return item.job_file.error(
-        [Problem(path, f"plugin '{item.spec.name}' says: {shortened(message, _QUOTED)}")]
+        [Problem(path, f"plugin '{item.spec.name}' says: {shorten(message, _QUOTED)}")]
     )
 
 
@@ -295,7 +295,7 @@ def refusal(planned: Sequence[Planned], error: PluginLoadError) -> Exception | N
     told = visible(error.cause).removeprefix(f"{REFUSED}: ")
     if item is None or item.job_file is None or error.hook is None or told == visible(error.cause):
         return None
-    message = f"plugin '{item.spec.name}' says: {shortened(' '.join(told.split()), _QUOTED)}"
+    message = f"plugin '{item.spec.name}' says: {shorten(' '.join(told.split()), _QUOTED)}"
     return item.job_file.error([Problem(item.job_file.option_path(item.position), message)])
 
 
@@ -327,7 +327,7 @@ def _planned(
     if found.is_builtin:
         claimed = [series for series in index.up_to(running) if series.name == series_of(running)]
     else:
-        claimed = admitted(Declaration.of(found.requires), index, running)
+        claimed = admitted_series(Declaration.of(found.requires), index, running)
     role = ROLES.get(candidate.role)
     spec = PluginSpec(
         name=entry.name,

@@ -21,7 +21,7 @@ from packaging.version import Version
 from ..compat.findings import Finding, Verdict, join_words
 from ..compat.source.plugin_source import PluginSource
 from ..discovery.catalog import Found, catalog
-from ..hooks.errors import PluginError, RingfenceError, shortened, traceback_of, visible
+from ..hooks.errors import PluginError, RingfenceError, shorten, traceback_of, visible
 from ..hooks.series import Index, series_of
 from ..job.job_file import check_job
 from ..job.smoke_job import SMALL, plugins_of
@@ -157,4 +157,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _quoted(text: str) -> str:
-    return shortened(" ".join(visible(text).split()), _QUOTED)
+    return shorten(" ".join(visible(text).split()), _QUOTED)

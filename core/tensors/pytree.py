@@ -69,7 +69,7 @@ def encode(
         raise PlainDataError(why)
     try:
         text = json.dumps(structure)
-        tensors = {name: _own(tensor) for name, tensor in found.items()} if copy else found
+        tensors = {name: _own_copy(tensor) for name, tensor in found.items()} if copy else found
         file = TensorFile.of(tensors, {_KEY: text})
     except TensorFileError as error:
         raise PlainDataError(f"state has {error}") from error
@@ -112,7 +112,7 @@ def read(data: Tensor) -> TensorFile:
         PlainDataError: They are damaged, hold more than a limit allows, or are not ours.
     """
     try:
-        head, body = tensor_file.split(data)
+        head, body = tensor_file.split_file(data)
         _read_structure(head)
         file = TensorFile(head, tensor_file.views(head, body))
     except TensorFileError as error:
@@ -185,7 +185,7 @@ def _not_ours(error: Exception) -> PlainDataError:
     return PlainDataError(f"not a state that ringfence wrote: {shorten(error)}")
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _own_copy(tensor: Tensor) -> Tensor:
     """Return a contiguous copy: views into one storage would keep all of it."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 

@@ -147,7 +147,7 @@ def head_bytes(begin: bytes, file_bytes: int) -> int:
     return SIZE_BYTES + size
 
 
-def split(data: Tensor) -> tuple[bytes, Tensor]:
+def split_file(data: Tensor) -> tuple[bytes, Tensor]:
     """Part a file into its head and the bytes of its tensors; nothing is parsed yet.
 
     Args:
@@ -169,7 +169,7 @@ def read(data: Tensor) -> TensorFile:
     Raises:
         TensorFileError: It is damaged, or holds more than a limit allows.
     """
-    head, body = split(data)
+    head, body = split_file(data)
     marks = sum(head.count(mark) for mark in (b"[", b"{", b","))
     if head.count(b"{") > MAX_TENSORS + 2 or marks > MAX_TENSORS * NODES_PER_TENSOR:
         raise TensorFileError(f"it has over {MAX_TENSORS} tensors, or ones of far too many dimensions")

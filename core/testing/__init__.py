@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..imports.entry_point_autoload import forbid_autoload
-from ..imports.import_guard import guarded
+from ..imports.import_guard import guard_imports
 
 if TYPE_CHECKING:
     from . import samples
@@ -62,7 +62,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     forbid_autoload()
-    with guarded():
+    with guard_imports():
         module = import_module(f".{_HOMES[name]}", __name__)
     value = module if name == _HOMES[name] else getattr(module, name)
     globals()[name] = value

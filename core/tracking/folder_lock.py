@@ -28,7 +28,7 @@ class FolderTakenError(JobError):
 
 
 @contextlib.contextmanager
-def hold(folder: Path, flag: str) -> Iterator[bool]:
+def hold_lock(folder: Path, flag: str) -> Iterator[bool]:
     """Keep other processes from running in ``folder`` until the end of the context.
 
     Args:
@@ -66,7 +66,7 @@ def check_free(folder: Path, flag: str) -> None:
     try:
         handle = Tree(folder).open(LOCK, os.O_RDONLY)
     except OSError:
-        # There is no lock yet, or it cannot be read: ``hold`` tells of that.
+        # There is no lock yet, or it cannot be read: ``hold_lock`` tells of that.
         return
     try:
         _lock(handle, fcntl.LOCK_SH, folder, flag)

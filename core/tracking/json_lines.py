@@ -33,15 +33,15 @@ def encode(record: Mapping[str, Any]) -> bytes:
     try:
         text = _TO_JSON(record)
     except ValueError:
-        text = _TO_JSON(_spelled(record))
+        text = _TO_JSON(_spell_non_finite(record))
     return text.encode() + b"\n"
 
 
-def _spelled(value: Any) -> Any:
+def _spell_non_finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _spelled(item) for key, item in value.items()}
+        return {key: _spell_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_spelled(item) for item in value]
+        return [_spell_non_finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return _NAMES.get(value, "NaN")
     return value

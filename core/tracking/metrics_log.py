@@ -27,7 +27,7 @@ from .json_lines import (
 )
 from .plugin_reports import PluginStore, file_name
 from .png import from_batch, size_of, to_png
-from .run_folder import disk_faults_told
+from .run_folder import explain_disk_faults
 from .tensorboard import Board, NoBoard, is_installed
 from .untrusted_folder import Tree
 
@@ -107,7 +107,7 @@ class MetricsLog(Observer):
         """Write what is known before the first step."""
         self._finished = info.first_step
         self._loss_every = GPU_LOSS_EVERY if info.device.startswith("cuda") else 1
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             if info.first_step == 0:
                 self._start_over()
             self._metrics.append({"kind": "run", "step": info.first_step, **dataclasses.asdict(info)})
@@ -119,7 +119,7 @@ class MetricsLog(Observer):
         """Keep some images of the first batch."""
         if batch.inputs.dim() != _IMAGE_DIMS:
             return
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             self._tree.make(SAMPLES)
             images = []
             for i, image in enumerate(batch.inputs[:MAX_SAMPLES]):
@@ -139,7 +139,7 @@ class MetricsLog(Observer):
     def step(self, step: StepInfo, loss: float | None, samples: int) -> None:
         """Write the loss, and what plugins logged for this step."""
         self._finished = step.global_step + 1
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             if loss is not None:
                 values = {"loss": loss, "lr_factor": step.lr_factor}
                 self._write("train", step.global_step, step.epoch, values, samples=samples)
@@ -149,13 +149,13 @@ class MetricsLog(Observer):
 
     def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
         """Write the numbers of an evaluation."""
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             self._write("test", step, epoch, metrics, best=best, time=round(time.time(), 3))
             self._board.flush()
 
     def position(self) -> Any:
         """Return the length of ``metrics.jsonl``; everything else is cut back by step."""
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             self._board.flush()
             return {"metrics_bytes": self._metrics.size()}
 
@@ -163,7 +163,7 @@ class MetricsLog(Observer):
         """Drop the lines after ``position``, and what was kept for ``to_step`` and later."""
         self._ahead.clear()
         self._finished = to_step
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             size = position.get("metrics_bytes") if isinstance(position, dict) else None
             if not isinstance(size, int) or not self._metrics.truncate(size):
                 # The file is shorter than it was, as after a power failure: whole steps are kept.
@@ -183,7 +183,7 @@ class MetricsLog(Observer):
         if plugin in self._observers and number > self._finished:
             # Asked before a roll-back, answered after: it will be asked again.
             return
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             if report is not None and (report.histograms or report.images):
                 self._keep(plugin, number, report)
             if number < self._finished:
@@ -195,12 +195,12 @@ class MetricsLog(Observer):
     def event(self, message: str) -> None:
         """Write a decision about a plugin or the run; a roll-back leaves it."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             self._events.append({"time": now, "step": self._finished, "message": message})
 
     def close(self) -> None:
         """Write what is left and close all files; safe to call twice."""
-        with disk_faults_told(self._folder):
+        with explain_disk_faults(self._folder):
             self._board.close()
         self._metrics.close()
         self._events.close()

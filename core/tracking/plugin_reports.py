@@ -105,7 +105,7 @@ class PluginStore:
             {
                 "step": step,
                 "plugin": self._plugin,
-                "histograms": {name: _plain(histogram) for name, histogram in histograms.items()},
+                "histograms": {name: _histogram_json(histogram) for name, histogram in histograms.items()},
                 "images": {name: picture_name(self._plugin, step, name) for name in pictures},
                 "picture_bytes": picture_bytes,
             }
@@ -185,7 +185,7 @@ def _count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= _EXACT else None
 
 
-def _plain(histogram: Histogram) -> dict[str, Any]:
+def _histogram_json(histogram: Histogram) -> dict[str, Any]:
     # Beyond 2**53 a float is no exact count, and readers of JSON differ about integers.
     counts = [int(n) if n < _EXACT and float(n).is_integer() else float(n) for n in histogram.counts]
     return {"counts": counts, "edges": [float(x) for x in histogram.edges]}

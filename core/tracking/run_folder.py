@@ -253,7 +253,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def disk_faults_told(folder: Path) -> Iterator[None]:
+def explain_disk_faults(folder: Path) -> Iterator[None]:
     """Turn faults of the disk while a run goes on into a clear end of the run.
 
     Raises:

@@ -83,7 +83,7 @@ class RunHistory(msgspec.Struct, frozen=True):
             kept = [*kept[:FAULTS_KEPT], *kept[-FAULTS_KEPT:]]
         count = len(self.faults) + self.faults_left_out + log.count
         return {
-            "faults": [_plain(fault) for fault in kept],
+            "faults": [_fault_json(fault) for fault in kept],
             "faults_left_out": count - len(kept),
             "steps_lost": self.steps_lost + log.steps_lost,
         }
@@ -107,7 +107,7 @@ def read_earlier(folder: Path) -> tuple[RunHistory, Sequence[str]]:
     return RunHistory(), (told,)
 
 
-def _plain(fault: FaultRecord) -> dict[str, Any]:
+def _fault_json(fault: FaultRecord) -> dict[str, Any]:
     return asdict(fault) | {"recovery_s": round(fault.recovery_s, 4)}
 
 

@@ -24,7 +24,7 @@ from ..plugins.failure_policy import FaultLog
 from ..plugins.interface import Plugin
 from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
-from .run_folder import JOB, RECORD, disk_faults_told, keep_old_job, read_record, write_json, write_text
+from .run_folder import JOB, RECORD, explain_disk_faults, keep_old_job, read_record, write_json, write_text
 from .run_history import EarlierPlugin, RunHistory
 
 SCHEMA = 1
@@ -96,7 +96,7 @@ class RunRecord(Observer):
         Raises:
             RunAbortedError: The disk is full or cannot be written.
         """
-        with disk_faults_told(self.folder):
+        with explain_disk_faults(self.folder):
             write_text(self.folder / JOB, self.job)
         self.opened = True
         self.write()
@@ -108,7 +108,7 @@ class RunRecord(Observer):
             RunAbortedError: The disk is full or cannot be written.
         """
         self._faults_written = self.faults.count
-        with disk_faults_told(self.folder):
+        with explain_disk_faults(self.folder):
             write_json(self.folder / RECORD, self.to_dict())
 
     def started(self, info: RunInfo) -> None:  # noqa: ARG002 - an observer's signature
@@ -140,7 +140,7 @@ class RunRecord(Observer):
         Raises:
             RunAbortedError: The disk is full or cannot be written.
         """
-        with disk_faults_told(self.folder):
+        with explain_disk_faults(self.folder):
             keep_old_job(self.folder, step, self.job)
         entries = [{"step": step, **difference.to_dict()} for difference in differences]
         self.accepted += [entry for entry in entries if entry not in self.accepted]
@@ -211,7 +211,7 @@ class RunRecord(Observer):
         return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
 
 
-def accepted_before(folder: Path) -> list[dict[str, Any]]:
+def read_accepted(folder: Path) -> list[dict[str, Any]]:
     """Return what earlier resumes of the run in ``folder`` accepted; nothing where the record cannot tell."""
     entries = read_record(folder).get("accepted")
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli.check_plugins import checked
+from ringfence.cli.check_plugins import judge_plugins
 from ringfence.discovery.catalog import check_found, source_of
 from ringfence.discovery.project import is_path, plugins_at
 from ringfence.hooks.errors import JobError
@@ -347,7 +347,7 @@ def test_what_a_project_installs_beside_its_plugin_is_read_and_loaded(project, e
     files = {entry: _USES, beside: "def reads(step):\n    return None\n", "acme_not/__init__.py": ""}
     folder = project(PYPROJECT + tool, files, package=entry)
 
-    (verdict,) = checked(str(folder))
+    (verdict,) = judge_plugins(str(folder))
     assert verdict.decision == "accepted", verdict.message()
 
     (folder / beside).write_text("def reads(step):\n    return step.nothing\n")
@@ -371,7 +371,7 @@ def test_parts_of_one_namespace_are_opened_each_for_itself(project):
     files["src/acme/clip/__init__.py"] = f"import acme.more, acme.deep.part\n{plugin()}"
     folder = project(points, files, package="src/acme/clip/__init__.py")
 
-    (verdict,) = checked(str(folder))
+    (verdict,) = judge_plugins(str(folder))
 
     assert verdict.decision == "accepted", verdict.message()
 
@@ -392,7 +392,7 @@ def test_a_wheel_is_read_from_its_archive_and_leaves_nothing(wheel, tmp_path, mo
 
 
 def test_what_a_wheel_installs_beside_its_plugin_is_read_and_loaded(wheel):
-    (verdict,) = checked(str(wheel({"acme_clip.py": _USES, "acme_more.py": "def reads(step): ...\n"})))
+    (verdict,) = judge_plugins(str(wheel({"acme_clip.py": _USES, "acme_more.py": "def reads(step): ...\n"})))
     assert verdict.decision == "accepted", verdict.message()
 
     assert "E-ATTR" in rules(judged(wheel({"acme_clip.py": _USES, **_BESIDE}))["clip"])
@@ -601,7 +601,7 @@ def test_nothing_of_it_runs_outside_the_sandbox(project, tmp_path):
     text = f"try:\n    {marks}\nexcept OSError:\n    pass\n{plugin()}"
     folder = project(files={"src/acme_clip/__init__.py": text})
 
-    (verdict,) = checked(str(folder))
+    (verdict,) = judge_plugins(str(folder))
 
     assert verdict.decision == "accepted", verdict.message()
     assert not (tmp_path / "imported").exists()
@@ -709,7 +709,7 @@ def test_who_has_the_code_at_hand_is_told_as_its_author(project, ringfence):
 @pytest.mark.parametrize("name", ["gradclip", "optim"])
 def test_a_name_that_an_installed_plugin_has_is_refused(project, name):
     """Installed side by side, neither could be used."""
-    (verdict,) = checked(str(project(PYPROJECT.replace("clip =", f"{name} ="))))
+    (verdict,) = judge_plugins(str(project(PYPROJECT.replace("clip =", f"{name} ="))))
 
     assert rules(verdict) == ["E-TAKEN"]
     assert f"'{name}' is the name of a plugin of ringfence too" in verdict.message()
@@ -731,7 +731,7 @@ def installed(tmp_path, monkeypatch):
 def test_a_newer_copy_of_what_is_installed_may_have_its_name(project):
     folder = project(PYPROJECT.replace("ringfence>=0.1", "ringfence"))
 
-    (verdict,) = checked(str(folder))
+    (verdict,) = judge_plugins(str(folder))
 
     assert rules(verdict) == ["E-NO-LOWER-BOUND"]
 
@@ -740,7 +740,7 @@ def test_what_lies_at_the_path_is_loaded_and_not_what_is_installed(project, inst
     (installed / "acme_clip.py").write_text(plugin())
     folder = project(files={"src/acme_clip/__init__.py": f'{plugin()}\nraise RuntimeError("the new one")\n'})
 
-    (verdict,) = checked(str(folder))
+    (verdict,) = judge_plugins(str(folder))
 
     (finding,) = [finding for finding in verdict.findings if finding.refuses]
     assert finding.rule == "E-LOAD"

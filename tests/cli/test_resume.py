@@ -15,7 +15,7 @@ from ringfence.cli.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
-from ringfence.tracking.folder_lock import hold
+from ringfence.tracking.folder_lock import hold_lock
 
 from .conftest import TRUSTED_JOB
 
@@ -380,7 +380,7 @@ def test_a_run_whose_jobs_folder_has_moved_is_told_where_it_is(relative, ringfen
 
 def test_a_run_that_goes_on_elsewhere_is_left_alone(out, ringfence):
     before = contents(out)
-    with hold(out, "--out"):
+    with hold_lock(out, "--out"):
         for flags in (("--resume", "out"), ("out/job.yaml", "--out", "out")):
             done = ringfence("train", *flags)
             assert done.status == 2

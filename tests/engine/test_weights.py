@@ -23,7 +23,7 @@ from engine_helpers import (
 )
 from torch import nn
 
-from ringfence.engine.weights import Weights, pinned, weights_sha256
+from ringfence.engine.weights import Weights, pin, weights_sha256
 from ringfence.hooks.errors import DataError, JobError
 
 CPU = torch.device("cpu")
@@ -247,11 +247,11 @@ class _Runtime:
 def test_memory_that_cannot_be_pinned_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "cudart", _Runtime)
     told = r"2 MiB of parameters cannot be pinned .*: out of memory; free memory"
-    with pytest.raises(JobError, match=told), pinned(torch.zeros(1 << 19)):
+    with pytest.raises(JobError, match=told), pin(torch.zeros(1 << 19)):
         pass
 
 
 def test_nothing_is_nothing_to_pin(monkeypatch):
     monkeypatch.setattr(torch.cuda, "cudart", _Runtime)
-    with pinned(torch.zeros(0)):
+    with pin(torch.zeros(0)):
         pass

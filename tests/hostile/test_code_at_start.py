@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from ringfence.imports import import_guard as guards
-from ringfence.imports.import_guard import Guard, guarded
+from ringfence.imports.import_guard import Guard, guard_imports
 from ringfence.imports.module_owners import modules_in
 
 from ..conftest import call
@@ -199,7 +199,7 @@ def test_nothing_is_guarded_in_a_program_that_has_torch(monkeypatch):
     # A test before this one may have run the command in this process.
     others = [finder for finder in guards.sys.meta_path if not isinstance(finder, Guard)]
     monkeypatch.setattr(guards.sys, "meta_path", others)
-    with guarded():
+    with guard_imports():
         assert guards.current() is None
 
 

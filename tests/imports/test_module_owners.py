@@ -11,7 +11,7 @@ import pytest
 from ringfence.hooks.errors import RingfenceError
 from ringfence.imports import module_owners
 from ringfence.imports.import_guard import Guard
-from ringfence.imports.module_owners import modules_in, owned
+from ringfence.imports.module_owners import modules_in, owned_modules
 
 POINTS = "[ringfence.plugins]\nacme = acme:Plugin\n"
 
@@ -43,7 +43,7 @@ class Library:
         self.install("acme", *files, **{"points": POINTS, **told})
 
     def owned(self, *more):
-        return owned([str(self.library), str(self.site), *map(str, more)])
+        return owned_modules([str(self.library), str(self.site), *map(str, more)])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ringfence.hooks.errors import RingfenceError
-from ringfence.imports.module_owners import owned
+from ringfence.imports.module_owners import owned_modules
 from ringfence.imports.programs import is_tried, misleads
 
 POINTS = "[ringfence.plugins]\nacme = acme:Plugin\n[console_scripts]\nacme = acme:main\n"
@@ -40,7 +40,7 @@ class Prefix:
         path.chmod(0o755)
 
     def owned(self):
-        return owned([str(self.site)])
+        return owned_modules([str(self.site)])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ringfence import (
     PluginTimeoutError,
     StepInfo,
 )
-from ringfence.hooks.errors import is_transient, raised_of
+from ringfence.hooks.errors import is_transient, load_exception
 from ringfence.isolation.host.limits import worker_process
 from ringfence.isolation.sandbox import Sandbox
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_loaded_says_why(start, where, says):
 def test_what_was_raised_and_when_is_told_by_name(start, where, options, raised):
     with pytest.raises(PluginLoadError) as caught:
         start(where, options=options)
-    error_type, message, during = raised_of(caught.value)
+    error_type, message, during = load_exception(caught.value)
     assert (error_type, during) == (raised[0], raised[2])
     assert raised[1] in message
     assert str(caught.value).endswith(f"could not be loaded: {error_type}: {message}")

@@ -11,7 +11,7 @@ import pytest
 from ringfence.compat.source.plugin_source import Parameter
 from ringfence.job.annotation_types import option_type
 from ringfence.job.plugin_options import CheckedOptions, check_plugin_options
-from ringfence.job.problems import dotted
+from ringfence.job.problems import dotted_path
 
 
 def parameters(text: str) -> list[Parameter]:
@@ -38,7 +38,7 @@ def check(signature: str, takes_any: bool = False, **options: Any) -> CheckedOpt
 
 
 def faults(signature: str, **options: Any) -> list[str]:
-    return [f"{dotted(p.path)}: {p.message}" for p in check(signature, **options).problems]
+    return [f"{dotted_path(p.path)}: {p.message}" for p in check(signature, **options).problems]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from ringfence.plugins.interface import PluginUsage
-from ringfence.plugins.notices import PluginNews, described
+from ringfence.plugins.notices import PluginNews, describe_denials
 
 
 def plugin(name, attempts):
@@ -43,7 +43,7 @@ def test_nothing_is_told_where_nothing_can_be():
 
 
 def test_numbers_are_told_where_there_was_more_than_one():
-    assert described({"raise its limits (prlimit64)": 1, "start a program (execve)": 3}) == [
+    assert describe_denials({"raise its limits (prlimit64)": 1, "start a program (execve)": 3}) == [
         "raise its limits (prlimit64)",
         "start a program (execve), 3 times",
     ]

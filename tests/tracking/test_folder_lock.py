@@ -12,7 +12,7 @@ import pytest
 from ringfence.cli.run_job import _run_in_a_free_one
 from ringfence.hooks.errors import JobError
 from ringfence.tracking import run_folder
-from ringfence.tracking.folder_lock import FolderTakenError, check_free, hold
+from ringfence.tracking.folder_lock import FolderTakenError, check_free, hold_lock
 from ringfence.tracking.run_folder import LOCK
 
 NOBODY = 65534
@@ -43,14 +43,17 @@ def end(holder):
 
 def test_a_folder_is_one_process_s_and_free_as_soon_as_that_is_killed(tmp_path):
     holder = start_holder(tmp_path)
-    for attempt in (lambda: hold(tmp_path, "--resume").__enter__(), lambda: check_free(tmp_path, "--resume")):
+    for attempt in (
+        lambda: hold_lock(tmp_path, "--resume").__enter__(),
+        lambda: check_free(tmp_path, "--resume"),
+    ):
         with pytest.raises(FolderTakenError) as caught:
             attempt()
         message = str(caught.value)
         assert message.startswith(f"--resume {tmp_path}: a run is going on in it (process {holder.pid} on ")
         assert message.endswith("wait until it has ended, or end it with Ctrl-C or SIGTERM")
     end(holder)
-    with hold(tmp_path, "--resume") as locked:
+    with hold_lock(tmp_path, "--resume") as locked:
         assert locked
     check_free(tmp_path, "--resume")
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
@@ -75,7 +78,7 @@ def test_what_a_holder_leaves_running_does_not_hold_its_folder(tmp_path):
     end(holder)
     try:
         os.kill(child, 0)
-        with hold(tmp_path, "--resume") as locked:
+        with hold_lock(tmp_path, "--resume") as locked:
             assert locked
     finally:
         os.kill(child, signal.SIGKILL)
@@ -85,14 +88,14 @@ def test_a_copy_of_a_folder_is_free_while_the_first_is_not(tmp_path):
     first, copy = tmp_path / "first", tmp_path / "copy"
     first.mkdir()
     copy.mkdir()
-    with hold(first, "--out"):
+    with hold_lock(first, "--out"):
         (copy / LOCK).write_bytes((first / LOCK).read_bytes())
-        with hold(copy, "--resume") as locked:
+        with hold_lock(copy, "--resume") as locked:
             assert locked
 
 
 def test_looking_does_not_keep_others_out(tmp_path):
-    with hold(tmp_path, "--out"):
+    with hold_lock(tmp_path, "--out"):
         pass
     with (tmp_path / LOCK).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -105,7 +108,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / LOCK).symlink_to(target)
-    with pytest.raises(JobError, match="cannot be written"), hold(run, "--out"):
+    with pytest.raises(JobError, match="cannot be written"), hold_lock(run, "--out"):
         pass
     check_free(run, "--out")
     assert target.read_text() == "precious"
@@ -147,7 +150,7 @@ def test_a_run_that_was_too_slow_for_a_default_folder_takes_the_next(tmp_path, m
         folder.mkdir(parents=True)
         if len(tried) > 1:
             return folder
-        with hold(folder, "--out"), hold(folder, "--out"):
+        with hold_lock(folder, "--out"), hold_lock(folder, "--out"):
             raise AssertionError("two have it")
 
     assert _run_in_a_free_one(Path("job.yaml"), run_in) == Path("runs/job-2")
@@ -201,4 +204,4 @@ def test_a_folder_that_may_not_be_written_is_told(run_of_another, as_nobody):
     ):
         run_folder.claim(run_of_another, "--resume")
     with pytest.raises(JobError, match="cannot be written: you may not write there"):
-        hold(run_of_another, "--resume").__enter__()
+        hold_lock(run_of_another, "--resume").__enter__()

@@ -15,7 +15,7 @@ from .module_files import (
     Function,
     Module,
     Modules,
-    imported_from,
+    absolute_name,
     inner_nodes,
     parameter_names,
 )
@@ -163,7 +163,7 @@ class _Uses:
         """Return (name, attribute) of the ``hasattr`` tests in a function."""
         module, (start, end) = function.module, span(function.node)
         if module.name not in self._asked:
-            self._asked[module.name] = _asked(module)
+            self._asked[module.name] = _hasattr_tests(module)
         inside = (what for (first, last), what in self._asked[module.name] if start <= first and last <= end)
         return frozenset(inside)
 
@@ -407,7 +407,7 @@ class _FunctionUses(ast.NodeVisitor):
         self._nested(node)
 
 
-def _asked(module: Module) -> list[tuple[Span, tuple[str, str]]]:
+def _hasattr_tests(module: Module) -> list[tuple[Span, tuple[str, str]]]:
     """Return where ``hasattr`` is asked in a module, and of which name and attribute."""
     found = []
     for node in module.parts:
@@ -425,7 +425,7 @@ def _imported_names(modules: Modules, module: Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = imported_from(module, node)
+            package = absolute_name(module, node)
             yield package
             names = [alias.name for alias in node.names]
             yield from (f"{package}.{name}" for name in (_all(modules, package) if "*" in names else names))

@@ -73,7 +73,7 @@ def read_needs(value: ast.expr, options: Collection[str] | None) -> tuple[list[N
     if not isinstance(value, ast.Dict) or not isinstance(stated, dict):
         return [], [NeedFault("needs is no mapping of kind to what to reason", _EXAMPLE, value.lineno)]
     faults: list[NeedFault] = []
-    needs = list(_stated(value, options, faults))
+    needs = list(_parse_needs(value, options, faults))
     if len(needs) > MAX_NEEDS:
         text = f"needs has {len(needs)} entries; at most {MAX_NEEDS}"
         faults.append(NeedFault(text, "ask for the folder that holds them", value.lineno))
@@ -116,7 +116,7 @@ def literal_defaults(parameters: Iterable[_HasDefault]) -> dict[str, Any]:
     return found
 
 
-def _stated(value: ast.Dict, options: Collection[str] | None, faults: list[NeedFault]) -> Iterator[Need]:
+def _parse_needs(value: ast.Dict, options: Collection[str] | None, faults: list[NeedFault]) -> Iterator[Need]:
     for kind_node, inner in zip(value.keys, value.values, strict=True):
         kind = next((known for known in KINDS if _text(kind_node) == known), None)
         if kind is None:

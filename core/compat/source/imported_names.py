@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from .module_files import Foreign, Function, Module, Modules, imported_from, parameter_names
+from .module_files import Foreign, Function, Module, Modules, absolute_name, parameter_names
 from .version_guards import Guards, is_within
 
 PUBLIC = "ringfence"
@@ -74,7 +74,7 @@ class _Names(ast.NodeVisitor):
 
     def imported_names(self, node: ast.ImportFrom) -> None:
         """Take ``from ringfence import …``, and the module itself where another file hands it on."""
-        source = imported_from(self._module, node)
+        source = absolute_name(self._module, node)
         for alias in node.names:
             if self._is_public(source):
                 self._import(source, alias.name, node)

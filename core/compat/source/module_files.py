@@ -205,7 +205,7 @@ class Modules:
                 dotted = alias.name if alias.asname else name
                 return self.find(dotted) or Foreign(dotted)
             case ast.ImportFrom() as node:
-                return self._member(imported_from(module, node), module.aliases[name].name, hops)
+                return self._member(absolute_name(module, node), module.aliases[name].name, hops)
             case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
                 if isinstance(value, ast.Name | ast.Attribute):
                     return self.resolve(module, value, hops + 1)
@@ -298,7 +298,7 @@ def _pieces(data: bytes) -> int:
     return len(data.split()) + 2 * signs + data.count(b"\n")
 
 
-def imported_from(module: Module, node: ast.ImportFrom) -> str:
+def absolute_name(module: Module, node: ast.ImportFrom) -> str:
     """Return the absolute name of the module that ``node`` imports from."""
     if not node.level:
         return node.module or ""
@@ -406,7 +406,7 @@ def file_below(file: Path, rest: Sequence[str], look: FileOf = file_of) -> Path 
     return None
 
 
-def outermost(files: Iterable[PurePath]) -> list[str]:
+def outermost_modules(files: Iterable[PurePath]) -> list[str]:
     """Return the dotted names of the outermost packages among files, and of the modules in none.
 
     Args:
@@ -474,10 +474,10 @@ def _bindings(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
 def _aliases(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.alias]]:
     for statement in statements(body):
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            yield from _imported(statement)
+            yield from _names_imported_by(statement)
 
 
-def _imported(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, ast.alias]]:
+def _names_imported_by(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, ast.alias]]:
     for alias in statement.names:
         whole = isinstance(statement, ast.ImportFrom) or alias.asname
         yield alias.asname or (alias.name if whole else alias.name.partition(".")[0]), alias
@@ -488,7 +488,7 @@ def _bound_names(statement: ast.stmt) -> list[str]:
         case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             return [name]
         case ast.Import() | ast.ImportFrom():
-            return [name for name, _ in _imported(statement)]
+            return [name for name, _ in _names_imported_by(statement)]
         case ast.Assign(targets=targets):
             return [target.id for target in targets if isinstance(target, ast.Name)]
         case ast.AnnAssign(target=ast.Name(id=name)):

@@ -449,7 +449,7 @@ class _Reader:
             line=node.lineno,
             arguments=tuple(item[0] for item in written),
             defaults=frozenset(item[0] for item in written if item[2] is not None),
-            unnamed=_unnamed(node.args),
+            unnamed=_unreachable_arguments(node.args),
             plain=plain,
         )
 
@@ -645,7 +645,7 @@ def _class_bindings(node: ast.ClassDef) -> dict[str, ast.AST]:
     return found
 
 
-def _unnamed(arguments: ast.arguments) -> tuple[str, ...]:
+def _unreachable_arguments(arguments: ast.arguments) -> tuple[str, ...]:
     """Return what of a method's signature no keyword reaches, as it is written."""
     positional = [f"{argument.arg}, /" for argument in arguments.posonlyargs[1:]]
     starred = (("*", arguments.vararg), ("**", arguments.kwarg))

@@ -53,14 +53,14 @@ class Guards:
                     caught = {name for handler in handlers for name in _caught(handler)}
                     _add(body, caught, imports, reads)
                 case ast.With(body=body, items=items):
-                    caught = {name for item in items for name in _suppressed(item.context_expr)}
+                    caught = {name for item in items for name in _suppressed_errors(item.context_expr)}
                     _add(body, caught, imports, reads)
                 case ast.If(test=test, body=then, orelse=otherwise) if may_test:
                     _add(_chosen(test, then, otherwise), _EVERYTHING, imports, reads)
-                    asked += _spans(_asked(test, then, otherwise))
+                    asked += _spans(_hasattr_branch(test, then, otherwise))
                 case ast.IfExp(test=test, body=value, orelse=other) if may_test:
                     _add(_chosen(test, [value], [other]), _EVERYTHING, imports, reads)
-                    asked += _spans(_asked(test, [value], [other]))
+                    asked += _spans(_hasattr_branch(test, [value], [other]))
         return cls([*imports, *asked], reads, [*reads, *asked])
 
 
@@ -108,7 +108,7 @@ def _caught(handler: ast.ExceptHandler) -> set[str]:
     return _EVERYTHING if handler.type is None else _names(handler.type)
 
 
-def _suppressed(context: ast.expr) -> set[str]:
+def _suppressed_errors(context: ast.expr) -> set[str]:
     match context:
         case ast.Call(func=ast.Name(id="suppress") | ast.Attribute(attr="suppress"), args=args):
             return {name for each in args for name in _names(each)}
@@ -136,9 +136,9 @@ def _chosen(test: ast.expr, then: Sequence[_Node], otherwise: Sequence[_Node]) -
     return [*then, *otherwise] if "__version__" in mentioned else []
 
 
-def _asked(test: ast.expr, then: Sequence[_Node], otherwise: Sequence[_Node]) -> list[_Node]:
+def _hasattr_branch(test: ast.expr, then: Sequence[_Node], otherwise: Sequence[_Node]) -> list[_Node]:
     """Return what runs only where ``hasattr`` was true."""
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return _asked(test.operand, otherwise, then)
+        return _hasattr_branch(test.operand, otherwise, then)
     calls = [node.func for node in ast.walk(test) if isinstance(node, ast.Call)]
     return list(then) if any(isinstance(f, ast.Name) and f.id == "hasattr" for f in calls) else []

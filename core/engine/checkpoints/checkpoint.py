@@ -192,10 +192,10 @@ def read_newest(
         for fault in faults:
             note(f"{fault}; going back to {path.name}")
         return path, value
-    raise CheckpointError(f"no checkpoint can be used: {_listed(faults)}{_unread(found[:-MAX_DAMAGED])}")
+    raise CheckpointError(f"no checkpoint can be used: {_join_faults(faults)}{_unread(found[:-MAX_DAMAGED])}")
 
 
-def _listed(faults: Sequence[str]) -> str:
+def _join_faults(faults: Sequence[str]) -> str:
     more = len(faults) - _LISTED
     return "; ".join(faults[:_LISTED]) + (f"; and {more} more are damaged" if more > 0 else "")
 
@@ -251,7 +251,7 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContent
         tensors = tensor_file.read(model).tensors
     except (TensorFileError, RuntimeError) as error:
         raise DamagedError(path, f"{manifest.MODEL}: {error}") from error
-    engine = _plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
+    engine = _read_plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
     plugins = {}
     for plugin, name in told.plugins.items():
         memory = limits.plugins.get(plugin, limits.memory_bytes)
@@ -259,7 +259,7 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContent
         excess = excess_state(durable_files.length(path / name), memory)
         if excess is not None:
             raise DamagedError(path, f"{name}, {whose}: {excess}")
-        plugins[plugin] = _plain(path, told, name, memory, f", {whose}")
+        plugins[plugin] = _read_plain(path, told, name, memory, f", {whose}")
     return CheckpointContents(
         step=told.step,
         tensors=tensors,
@@ -270,7 +270,7 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContent
     )
 
 
-def _plain(path: Path, told: Manifest, name: str, max_bytes: int, whose: str) -> TensorFile:
+def _read_plain(path: Path, told: Manifest, name: str, max_bytes: int, whose: str) -> TensorFile:
     try:
         return pytree.read(_read(path, told, name, max_bytes))
     except pytree.PlainDataError as error:

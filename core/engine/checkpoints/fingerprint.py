@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...hooks.errors import CheckpointError, JobError
-from .fingerprint_diff import ABSENT, CONTENTS, ORDER, STATE, Difference, differences, same, shown
+from .fingerprint_diff import ABSENT, CONTENTS, ORDER, STATE, Difference, differences, format_value, same
 
 #: The flag that says that a difference is meant.
 FLAG = "--accept"
@@ -99,7 +99,7 @@ class Fingerprint:
             )
         found += [Difference(f"{STATE}{name}", ABSENT, ABSENT) for name in sorted(states)]
         told = [*(f"accepted: {difference}" for difference in found), *told]
-        told += _moved(manifest.get("environment"), self.environment)
+        told += _environment_changes(manifest.get("environment"), self.environment)
         return Comparison(tuple(found), states, tuple(told))
 
     def _comparable(self, then: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -124,7 +124,7 @@ class Fingerprint:
         for key in sorted(keys - set(known) - {difference.key for difference in self.remembered}):
             why = self.never.get(key.partition(".")[0])
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; what differs: {_listed(known)}"
+            hint = f"; did you mean '{near[0]}'?" if near else f"; what differs: {_join_some(known)}"
             raise JobError(
                 f"{FLAG} {key}: checkpoint {path} and this job do not differ in that"
                 f"{'' if why is None else ', and it can never be accepted'}{hint}"
@@ -137,7 +137,7 @@ class Fingerprint:
         for name in sorted(key.removeprefix(STATE) for key in self.accept if key.startswith(STATE)):
             before = self.started_fresh.get(name)
             if name not in plugins:
-                why = f"the job has no plugin '{name}'; it has: {_listed(sorted(plugins))}"
+                why = f"the job has no plugin '{name}'; it has: {_join_some(sorted(plugins))}"
             elif before is not None and before < manifest["step"]:
                 # The same command line again: what the plugin has gathered since is not to be lost.
                 told.append(f"plugin '{name}' started without its state after step {before}: it keeps it now")
@@ -179,27 +179,29 @@ def _is_option(difference: Difference) -> bool:
     return difference.key.startswith(f"{ORDER}.") and not difference.is_plugin
 
 
-def _moved(then: Any, now: Mapping[str, Any]) -> list[str]:
+def _environment_changes(then: Any, now: Mapping[str, Any]) -> list[str]:
     """Say what is other where the run goes on than where it was stopped; a checkpoint may not tell."""
     if not isinstance(then, dict):
         return []
     found = [d for d in differences(then, now) if ABSENT not in (d.then, d.now)]
     lengths = [d for d in found if d.key == SCHEDULE_STEPS]
     told = [
-        f"the schedule was laid over {shown(d.then)} steps, and is over {shown(d.now)} now: "
+        f"the schedule was laid over {format_value(d.then)} steps, and is over {format_value(d.now)} now: "
         "the learning rate follows the new length"
         for d in lengths
         if d.then is not None and d.now is not None
     ]
     bits = [d for d in found if d not in lengths]
     if bits:
-        listed = "; ".join(f"{d.key} {shown(d.then)} then, {shown(d.now)} now" for d in bits[:MAX_LINES])
+        listed = "; ".join(
+            f"{d.key} {format_value(d.then)} then, {format_value(d.now)} now" for d in bits[:MAX_LINES]
+        )
         told.append(
             f"the run goes on, but its weights may differ in the last bits from an unstopped run's: {listed}"
         )
     return told
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_LINES]) or "nothing"
     return shown + (", …" if len(names) > MAX_LINES else "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from ...hooks.errors import shortened
+from ...hooks.errors import shorten
 
 
 class _Absent(Enum):
@@ -49,17 +49,18 @@ class Difference:
 
     def __str__(self) -> str:
         if self.key == ORDER and isinstance(self.then, list) and isinstance(self.now, list):
-            orders = [", ".join(map(str, names)) for names in (self.then, self.now)]
-            return f"{ORDER}: in the order {_cut(orders[0])} in the checkpoint, {_cut(orders[1])} in this job"
+            then, now = (_truncate(", ".join(map(str, names))) for names in (self.then, self.now))
+            return f"{ORDER}: in the order {then} in the checkpoint, {now} in this job"
         if self.key.startswith(STATE):
             return f"{self.key}: the plugin starts without its state; that stays in the checkpoint"
         if self.is_plugin and self.then is ABSENT:
             return f"{self.key}: not in the checkpoint; it starts without state"
         if self.is_plugin:
             return f"{self.key}: in the checkpoint, not in this job; its state is left behind"
+        then, now = format_value(self.then), format_value(self.now)
         if self.key.partition(".")[0] == CONTENTS:
-            return f"{self.key}: the data have changed: {shown(self.then)} then, {shown(self.now)} now"
-        return f"{self.key}: {shown(self.then)} in the checkpoint, {shown(self.now)} in this job"
+            return f"{self.key}: the data have changed: {then} then, {now} now"
+        return f"{self.key}: {then} in the checkpoint, {now} in this job"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON data; what is absent is left out."""
@@ -143,12 +144,12 @@ def same(then: Any, now: Any) -> bool:
     return bool(then == now)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value of a job on one line, cut where it is long."""
     if value is ABSENT:
         return "not set"
-    return _cut(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))
+    return _truncate(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))
 
 
-def _cut(text: str) -> str:
-    return shortened(" ".join(text.split()), _MAX_VALUE)
+def _truncate(text: str) -> str:
+    return shorten(" ".join(text.split()), _MAX_VALUE)

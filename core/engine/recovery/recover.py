@@ -24,7 +24,7 @@ from ...hooks.errors import (
     SandboxUnavailableError,
     is_by_its_code,
     is_transient,
-    shortened,
+    shorten,
     visible,
 )
 from ...hooks.roles.optimizer import OPTIMIZER
@@ -65,7 +65,7 @@ def recover(run: Run, error: PluginError) -> bool:
             would fail again.
     """
     snapshot, failures = run.snapshot, run.hooks.failures
-    place = _place(run)
+    place = _position(run)
     given_up = place.steps_lost
     if snapshot is not None:
         _end_if_it_must(run, snapshot, error, place)
@@ -171,21 +171,21 @@ def end_by_fault(run: Run, error: BaseException) -> BaseException:
                 _go_back(run, snapshot)
         return error
     frames = [] if isinstance(error, RingfenceError) else user_frames(error)
-    ended = _aborted(run, snapshot, _said(error, run.progress.step))
+    ended = _abort(run, snapshot, _describe(error, run.progress.step))
     return RunAbortedError("\n    ".join([str(ended), *frames]))
 
 
-def _said(error: BaseException, step: int) -> str:
+def _describe(error: BaseException, step: int) -> str:
     if isinstance(error, SystemExit):
         code = "" if error.code is None else repr(error.code)
         return f"the run was ended at step {step} by sys.exit({code})"
     # Of another's exceptions even __str__ may raise.
     is_ours = isinstance(error, RingfenceError)
     said = str(error) if is_ours else "".join(traceback.format_exception_only(error))
-    return f"the run failed at step {step}: {shortened(said.strip().rstrip('.'), _MAX_MESSAGE)}"
+    return f"the run failed at step {step}: {shorten(said.strip().rstrip('.'), _MAX_MESSAGE)}"
 
 
-def _place(run: Run) -> RunPosition:
+def _position(run: Run) -> RunPosition:
     """Return where the run stands; one that is being resumed has not taken the steps that it begins with."""
     if run.snapshot is None:
         return RunPosition(run.progress.step)
@@ -203,9 +203,9 @@ def _pause(run: Run, seconds: float) -> None:
 def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: RunPosition) -> None:
     """Raise what ends the run at a fault that no restart would mend."""
     if _has_diverged(run, error):
-        raise _aborted(run, snapshot, _diverged(error), _with_smaller_steps(run)) from error
+        raise _abort(run, snapshot, _divergence_advice(error), _with_smaller_steps(run)) from error
     if _would_fail_again(run, error):
-        _end(run, error, place, _tied(run, error.cause), nothing_trained=not run.resumed)
+        _end(run, error, place, _explain_tied_name(run, error.cause), nothing_trained=not run.resumed)
 
 
 def _end(
@@ -222,7 +222,7 @@ def _end(
     run.hooks.failures.abort(error, place, f"{error}{then}")
     if run.snapshot is None or nothing_trained:
         raise error
-    raise _aborted(run, run.snapshot, f"{error}{then}") from error
+    raise _abort(run, run.snapshot, f"{error}{then}") from error
 
 
 def _would_fail_again(run: Run, error: PluginError) -> bool:
@@ -241,7 +241,7 @@ def _would_fail_again(run: Run, error: PluginError) -> bool:
     return isinstance(error, PluginLoadError) and error.hook is not None
 
 
-def _tied(run: Run, text: str) -> str:
+def _explain_tied_name(run: Run, text: str) -> str:
     """Say what a parameter is tied to whose other name stands in what a plugin says, or a pattern of it."""
     known, tied = run.state.weights.values, tied_names(run.state.model)
     patterns = [p for p in re.findall(r"'([^'\n]+)'", text) if not any(fnmatchcase(n, p) for n in known)]
@@ -256,7 +256,7 @@ def _has_diverged(run: Run, error: PluginError) -> bool:
     return error.hook in _GIVEN_GRADIENTS and not all(map(is_finite, run.state.weights.gradients.values()))
 
 
-def _diverged(error: PluginError) -> str:
+def _divergence_advice(error: PluginError) -> str:
     return (
         f"the gradients at step {error.step} are not finite: training has diverged, and '{error.plugin}' "
         "was the first to be given them. Lower the learning rate, warm up longer or clip the gradients"
@@ -288,7 +288,7 @@ def _put_on_disk(run: Run, snapshot: Snapshot) -> None:
     write(run, snapshot)
 
 
-def _aborted(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAbortedError:
+def _abort(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAbortedError:
     """Write the last snapshot to disk and return the error that says so, and what to do ``then``."""
     try:
         _put_on_disk(run, snapshot)
@@ -299,7 +299,7 @@ def _aborted(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAbort
     try:
         run.state.restore(snapshot)
     except Exception as error:  # noqa: BLE001 - set_extra_state may raise anything, and a device that failed
-        why += f" (nor does the model take its state back: {shortened(visible(str(error)), _MAX_MESSAGE)})"
+        why += f" (nor does the model take its state back: {shorten(visible(str(error)), _MAX_MESSAGE)})"
     if run.checkpoint is None:
         return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
     then = then or f"once the cause is removed, go on with `{_resume(run)}`"

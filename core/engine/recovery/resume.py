@@ -73,7 +73,7 @@ def resume_run(run: Run) -> Comparison:
     run.snapshot = replace(
         snapshot,
         plugins={name: state for name, state in snapshot.plugins.items() if name not in compared.fresh},
-        progress=_judged_anew(run, snapshot.progress, compared),
+        progress=_rejudge(run, snapshot.progress, compared),
     )
     run.checkpoint, run.checkpointed_step = path, snapshot.progress.step
     _restore(run, run.snapshot, path)
@@ -117,7 +117,7 @@ def _restore(run: Run, snapshot: Snapshot, path: Path) -> None:
         recover(run, error)
 
 
-def _judged_anew(run: Run, progress: Progress, compared: Comparison) -> Progress:
+def _rejudge(run: Run, progress: Progress, compared: Comparison) -> Progress:
     """Return ``progress`` as this run judges: early stopping, metric and loss may be others than before."""
     progress = progress.copy()
     if compared.changes("metric"):

@@ -12,7 +12,7 @@ from ..session import Run
 from ..state import Snapshot, load_plugin_states
 
 
-def keep(run: Run, *, checkpoint: bool) -> None:
+def take_snapshot(run: Run, *, checkpoint: bool) -> None:
     """Take a snapshot, and write it to disk if asked to."""
     for sentence in run.state.changed_buffers(run.snapshot):
         _tell_once(run, sentence)
@@ -26,7 +26,7 @@ def keep(run: Run, *, checkpoint: bool) -> None:
 def keep_last(run: Run) -> None:
     """Make sure that the present state is on disk, and that the monitors' reports are in."""
     if run.checkpoints is not None and run.checkpointed_step != run.progress.step:
-        keep(run, checkpoint=True)
+        take_snapshot(run, checkpoint=True)
     else:
         run.hooks.drain()
 

@@ -35,12 +35,12 @@ from ...hooks.types import (
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
 from ...plugins.local_plugin import not_passed, reads_bytes
-from ...plugins.plugin_class import accepted_arguments, load_class, raised_during
+from ...plugins.plugin_class import accepted_arguments, load_class, load_error
 from ...plugins.result_checks import (
     NotFiniteError,
     ResultError,
-    apart,
     check_scalars,
+    without_overlap,
 )
 from ...plugins.result_kinds import Form, ResultKind, kinds_of
 from ...reproducibility.deterministic import be_repeatable
@@ -378,7 +378,7 @@ class Worker:
                 _clip(_traceback(error)),
                 used,
                 "" if refuses else _clip(type(error).__name__),
-                raised_during(error, self._phase),
+                load_error(error, self._phase),
                 refused_file(error),
             )
             # What the frames of the error hold may be all the memory there is.
@@ -413,7 +413,7 @@ class _ResultWriter:
         if isinstance(tensors, TensorMap) and tensors.specs is place.specs:
             place.buffer.copy_(tensors.buffer[: place.buffer.numel()])
             return
-        torch._foreach_copy_(list(place.values()), apart(tensors, place))
+        torch._foreach_copy_(list(place.values()), without_overlap(tensors, place))
 
     def report(self, report: Report) -> None:
         self.sent = _wire_report(report)

@@ -24,8 +24,8 @@ from ....hooks.errors import (
     PluginRaisedError,
     PluginTimeoutError,
     Raised,
+    add_traceback,
     as_transient,
-    ended_at,
     visible,
     with_raised,
 )
@@ -402,7 +402,7 @@ class Channel:
                 hook=hook,
                 step=step,
             )
-            return ended_at(timeout, where)
+            return add_traceback(timeout, where)
         if self.process.hangs:
             return PluginCrashedError(
                 f"its worker was killed and did not end within {DEATH_S:g} s: the kernel holds it, mostly "
@@ -434,7 +434,7 @@ class Channel:
                 signal_name=name,
                 stderr_tail=tail,
             )
-            return ended_at(crash, where)
+            return add_traceback(crash, where)
         return PluginCrashedError(
             f"its worker exited with status {status}{printed}",
             plugin=plugin,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ....hooks.errors import shortened, visible
+from ....hooks.errors import shorten, visible
 from ....plugins.machine_memory import MIB
 from .deleted_files import MAX_MAPPINGS_BYTES, TooManyMappingsError, unlinked_bytes
 from .owner import is_stale, owner_prefix
@@ -67,7 +67,7 @@ def names_in(folder: str) -> str:
             found = [visible(entry.name).replace("\n", "\\n") for entry in islice(entries, _NAMES_SHOWN + 1)]
     except OSError:
         return ""
-    names = sorted(shortened(name, _NAME_SHOWN) for name in found[:_NAMES_SHOWN])
+    names = sorted(shorten(name, _NAME_SHOWN) for name in found[:_NAMES_SHOWN])
     return ", ".join([*names, *["…"] * (len(found) > _NAMES_SHOWN)])
 
 

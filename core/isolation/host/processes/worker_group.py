@@ -15,7 +15,7 @@ from ....hooks.roles.optimizer import OPTIMIZER
 from ....hooks.types import derive_seed
 from ....plugins.interface import PluginSpec, PluginUsage
 from ....plugins.machine_memory import MIB
-from ....plugins.notices import described
+from ....plugins.notices import describe_denials
 from ....plugins.stop_request import StopRequest
 from ....tensors.buffer_pool import BufferPool
 from ...policy.confinement import ENV_CANARY, Confinement, Network, ProbeContext
@@ -130,7 +130,7 @@ class WorkerGroup:
         except PluginError as error:
             self.end()
             if self.usage.attempts:
-                error.cause += f"; it tried to {'; to '.join(described(self.usage.attempts))}; refused"
+                error.cause += f"; it tried to {'; to '.join(describe_denials(self.usage.attempts))}; refused"
             raise
         except BaseException:
             self.end()
