@@ -1,4 +1,4 @@
-"""What ``ringfence plugins check`` finds: metadata and text first, then the class, loaded in a sandbox."""
+"""``ringfence plugins check``: metadata and text first, then the class, loaded in a sandbox."""
 
 from __future__ import annotations
 

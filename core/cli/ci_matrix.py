@@ -1,4 +1,4 @@
-"""What ``ringfence plugins matrix`` prints: the cores that a project says it works with, and the Pythons."""
+"""``ringfence plugins matrix``: the cores that a project says it works with, and the Pythons."""
 
 from __future__ import annotations
 

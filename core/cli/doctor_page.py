@@ -1,4 +1,4 @@
-"""What ``ringfence doctor`` prints: the layers, what is missing, what holds memory, what nothing covers."""
+"""``ringfence doctor``: the layers, what is missing, what holds memory, what nothing covers."""
 
 from __future__ import annotations
 

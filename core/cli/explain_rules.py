@@ -1,4 +1,4 @@
-"""What ``ringfence plugins explain`` prints: the pages on the rules of a check, without their links."""
+"""``ringfence plugins explain``: the pages on the rules of a check, without their links."""
 
 from __future__ import annotations
 

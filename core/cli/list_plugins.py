@@ -1,4 +1,4 @@
-"""What ``ringfence plugins list`` and ``show`` tell; plugins are read as text, and none is imported."""
+"""``ringfence plugins list`` and ``show``; plugins are read as text, and none is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say the type and the default of a plugin's option as a job would spell them, not as Python does."""
+"""Spell the type and the default of a plugin's option as a job would, not as Python does."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Does a plugin fit the last three series of the core? Told from its range, its text and its class."""
+"""Check that a plugin fits the last three series of the core, by its range, its text and its class."""

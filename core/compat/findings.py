@@ -1,4 +1,4 @@
-"""What the compatibility check finds, and how it says so."""
+"""Findings of the compatibility check, and the verdict that they make together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a plugin's source text fit a series?
+"""Check a plugin's source text against the record of a series.
 
 Names are compared, never types: hooks and their arguments, roles, what is
 imported from ringfence, and attributes of what hooks receive.

@@ -1,4 +1,4 @@
-"""Does this plugin fit the last three series of the core?
+"""Check the range of core versions that a plugin declares against the last three series.
 
 A plugin declares its range in its own ``Requires-Dist: ringfence…`` and nowhere
 else. It is accepted only if

@@ -1,4 +1,4 @@
-"""The names of readers, and how a job's options reach them."""
+"""The registry of readers: names, and how a job's options reach them."""
 
 from __future__ import annotations
 

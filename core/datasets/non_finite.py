@@ -1,4 +1,4 @@
-"""Where in the data the numbers are that are not finite."""
+"""Locate numbers in the data that are not finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all readers share: the split, the limit, the checks and the normalisation."""
+"""Prepare data of any reader: the split, the limit, the checks and the normalisation."""
 
 from __future__ import annotations
 

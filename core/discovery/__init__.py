@@ -1,1 +1,1 @@
-"""Which plugins there are, told from metadata; nothing of them is imported."""
+"""Find plugins by their metadata; nothing of them is imported."""

@@ -1,4 +1,4 @@
-"""Which plugins are installed, told from metadata alone: nothing of a plugin is imported.
+"""The catalog of installed plugins, read from metadata alone: nothing of a plugin is imported.
 
 A plugin is an entry point of the group ``ringfence.plugins``. A distribution whose
 metadata is damaged is told of and passed over; it does not hide the others.

@@ -1,4 +1,4 @@
-"""Where a distribution keeps its code, and which of it a sandbox may read.
+"""The layout of an installed distribution: where its code lies, and which of it a sandbox may read.
 
 All of this is told by the distribution's own metadata, and a stranger's wheel may
 carry any: so nothing is read that is no small regular file, and no folder is opened

@@ -1,4 +1,4 @@
-"""What modules keep in Python attributes: neither parameters nor buffers, so that nobody saves it.
+"""Python attributes of modules, neither parameters nor buffers: note them, restore them, tell what changed.
 
 A module that counts in an attribute computes something else once it is resumed. Whether a model has such
 state shows when it is run: what it held before is compared with what it holds after.

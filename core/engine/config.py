@@ -1,4 +1,4 @@
-"""What the engine is told about a run, apart from model, data and plugins."""
+"""Settings of the engine, apart from model, data and plugins."""
 
 from __future__ import annotations
 

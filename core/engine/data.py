@@ -1,4 +1,4 @@
-"""The data of a run: what is trained on, what is tested on, and which samples make which step."""
+"""Datasets and batches: what is trained on, what is tested on, and which samples make which step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether data are the same as when a checkpoint was written, told from their contents.
+"""Digests of data, by which a resumed run tells whether the data are the same.
 
 It is to notice what was changed or replaced, not what was forged: checksums, put together.
 """

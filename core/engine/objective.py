@@ -1,4 +1,4 @@
-"""What a run minimises and what it is judged by, and whether model and data fit them."""
+"""The objective: the loss that a run minimises, the metric it is judged by, and whether all fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands."""
+"""The state of a run in progress: model, data, plugins, counters."""
 
 from __future__ import annotations
 

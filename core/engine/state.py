@@ -1,4 +1,4 @@
-"""What a run has to remember so that it can go on from there, bit for bit."""
+"""The state of training that a snapshot holds, so that a run goes on from there bit for bit."""
 
 from __future__ import annotations
 

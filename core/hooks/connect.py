@@ -1,4 +1,4 @@
-"""``ringfence.connect``: how a plugin reaches a host that the job grants it.
+"""``ringfence.connect``: open a connection to a host that the job grants the plugin.
 
 In a sandbox no process can make a connection. There the host makes it, and only
 to what the job grants; the plugin is handed the connected socket.

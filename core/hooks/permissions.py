@@ -1,4 +1,4 @@
-"""What a plugin says that it needs beyond its sandbox, and what a job grants it.
+"""Permissions: what a plugin says that it needs beyond its sandbox, and what a job grants it.
 
 A need is text in the plugin's class; a grant is text in the job. Neither opens
 anything by itself: the host works a grant out once, and the kernel holds the

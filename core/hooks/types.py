@@ -1,4 +1,4 @@
-"""What hooks receive and return.
+"""Types of what hooks receive and return.
 
 Tensors that a hook receives are read-only. A plugin returns new values, or
 ``None`` to leave things as they are. In the sandbox the kernel refuses an edit in

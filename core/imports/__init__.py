@@ -1,1 +1,1 @@
-"""Who may import what, and from where."""
+"""Guards and search paths of imports: who may import what, and from where."""

@@ -1,4 +1,4 @@
-"""Keep what is installed beside ringfence from running in the trainer by itself.
+"""Switch off the entry points by which installed packages would run in the trainer by themselves.
 
 Some libraries load entry points of whatever distribution declares them, at import
 or at first use: a plugin that declares one would run outside its sandbox.

@@ -1,4 +1,4 @@
-"""Whose the modules are that Python could import: told by what is installed, without believing it.
+"""Owners of importable modules: which distribution brought them, told without believing it.
 
 A distribution that declares plugins is a stranger's, and its list of files (RECORD) is a
 stranger's text. So its modules are what any row of that list means in any folder that Python

@@ -1,4 +1,4 @@
-"""Programs that others look for by their names: what a plugin brings must not be found in their place.
+"""Programs on the search path: what a plugin brings must not be found in their place.
 
 User code and libraries of the trainer start compilers, ``git`` or ``python`` through PATH, and an
 installer puts what a wheel brings into a folder that comes first there. So a plugin's program may

@@ -1,4 +1,4 @@
-"""Where processes of a sandbox find packages: where this one does, less what only lies about."""
+"""Search paths of a sandbox's processes: those of this one, less what only lies about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in the user's own code an exception came from: not the frames of torch, Python or ours.
+"""Frames of the user's own code in a traceback, without those of torch, Python and ringfence.
 
 except Exception as error:
     raise DataError(f"the model failed: {type(error).__name__}: {error}, at {user_frame(error)}") from error

@@ -1,4 +1,4 @@
-r"""Where plugins run: one sandbox each, made of layers that the kernel enforces.
+r"""The sandbox of plugins: processes of their own, in layers that the kernel enforces.
 
     trainer (host) --socketpair--> zygote (clean exec, torch imported) --fork--> workers of plugin A
            |                                                            \--fork--> workers of plugin B

@@ -1,4 +1,4 @@
-"""What no layer covers, on any machine, in the words of docs/security.md."""
+"""Attacks that no layer covers, on any machine, in the words of docs/security.md."""
 
 from __future__ import annotations
 

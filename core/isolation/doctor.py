@@ -1,4 +1,4 @@
-"""What the sandbox holds on this machine, found by locking up a process that loads no plugin."""
+"""Examine the sandbox on this machine, by locking up a process that loads no plugin."""
 
 from __future__ import annotations
 

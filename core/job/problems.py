@@ -1,4 +1,4 @@
-"""What is wrong with a job, said so that its author can mend it.
+"""Problems of a job, with the place of each and what would be right.
 
 A ``Problem`` names a place in the job and the fault. All problems of a job are
 collected and shown together, each with file, line, column and key, or with the

@@ -1,4 +1,4 @@
-"""What a model must take and give, read off the data."""
+"""Shapes of a model's input and output, read off the data."""
 
 from __future__ import annotations
 

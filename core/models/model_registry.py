@@ -1,4 +1,4 @@
-"""The names of models, and how a job's options reach them."""
+"""The registry of models: names, and how a job's options reach them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A plugin of a run, wherever it runs: its interface, order, results and faults."""
+"""Plugins of a run, isolated or trusted: their interface, order, results and faults."""

@@ -1,4 +1,4 @@
-"""What a trusted plugin finds around its calls, as in a sandbox; the trainer is given back its own."""
+"""The context of a trusted plugin's calls, as in a sandbox; the trainer is given back its own."""
 
 from __future__ import annotations
 

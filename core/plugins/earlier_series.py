@@ -1,4 +1,4 @@
-"""The running core as an earlier series: what that one lacked is hidden from a plugin, in its own process.
+"""Play an earlier series: hide from a plugin, in its own process, what that series lacked.
 
 No old core is needed: two snapshots say what is missing, and names, arguments and
 attributes are taken away before the plugin is imported. What it then does without them,

@@ -1,4 +1,4 @@
-"""What a fault means: how often a plugin is started anew, when it is given up, and the record of it all.
+"""The policy on faults: restart a plugin, disable it or give up, and the record of all faults.
 
 ``docs/failures.md`` tells users the same in their terms.
 """

@@ -1,4 +1,4 @@
-"""What the engine and the manager know of a plugin, wherever it runs."""
+"""The interface of a plugin to the engine and the manager, wherever it runs."""
 
 from __future__ import annotations
 

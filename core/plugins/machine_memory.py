@@ -1,4 +1,4 @@
-"""The memory of this machine, of which plugins and what they save get shares."""
+"""The physical memory of this machine, and units of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell the user what plugins did beside their work: what they may not, what they printed, what they left."""
+"""Notices to the user of what plugins did beside their work: refused attempts, output, files left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a run tells what happens: one class, its methods in the order in which they are called.
+"""Observers of a run: one class, its methods in the order in which they are called.
 
     plugins_started(plugins, order)
     started(info)

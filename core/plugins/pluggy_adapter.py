@@ -1,4 +1,4 @@
-"""What pluggy is shown of a plugin: functions that take its arguments, and do nothing."""
+"""Adapt plugins to pluggy: functions that take a plugin's arguments, and do nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plugin prints: its first lines are shown, and the last before it fails; all are counted."""
+"""Output that a plugin prints: its first lines are shown, and the last before it fails; all are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what a plugin returned what its hook asks for? One answer for isolated and trusted plugins."""
+"""Check what a plugin returns against what its hook asks for, for isolated and trusted plugins alike."""
 
 from __future__ import annotations
 

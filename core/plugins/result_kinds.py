@@ -1,4 +1,4 @@
-"""What hooks may return: a kind each, with all that is to be known of it.
+"""Kinds of result that hooks may return, each with its check, its size and its form on the wire.
 
 A kind is found by the types that a hook says it returns. The host makes room for a result; inside the
 sandbox it is checked and written; the host reads it, which is a copy of a size that the host knows, and

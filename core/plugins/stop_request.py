@@ -1,4 +1,4 @@
-"""Whether the user wants a run to end, and how long what is under way may still take then."""
+"""A request to stop: whether the user wants a run to end, and how long what is under way may still take."""
 
 from __future__ import annotations
 

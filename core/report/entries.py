@@ -1,4 +1,4 @@
-"""What the files of a run may say to its page: the keys that it shows, each of its kind and within bounds.
+"""Entries of a run's files that its page shows, each of its kind and within bounds.
 
 A run's folder may come from anybody. What is not of its kind is left out, key by key, so that the page shows
 what is whole.

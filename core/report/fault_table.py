@@ -1,4 +1,4 @@
-"""What a run's page says of the faults of plugins."""
+"""The table of plugins' faults on a run's page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same bits each time: torch is held to algorithms that do not depend on which thread ends first.
+"""Hold torch to deterministic algorithms: the same bits, whichever thread ends first.
 
 Convolutions on a GPU are otherwise summed in whatever order threads end, and so are sums into places that an
 index names (the backward pass of ``weight[index]``), on a GPU and on several threads of the CPU. A run that

@@ -1,4 +1,4 @@
-"""Does a loaded class fit a series? pluggy decides, on a manager of that series.
+"""Check a loaded class against a series; pluggy decides, on a manager of that series.
 
 The class is loaded in its sandbox; what comes out is the names of its arguments.
 They are registered here on one manager for each series, whose specifications are

@@ -1,4 +1,4 @@
-"""A word about what takes long while nothing else is told."""
+"""Tell the user what takes long while nothing else is told."""
 
 from __future__ import annotations
 

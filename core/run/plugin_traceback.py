@@ -1,4 +1,4 @@
-"""What a plugin's author needs to see of a fault: the plugin's own part of its traceback."""
+"""Tracebacks of faults for a plugin's author: the plugin's own part."""
 
 from __future__ import annotations
 

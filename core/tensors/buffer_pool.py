@@ -1,4 +1,4 @@
-"""Memory for large values that come and go, such as batches.
+"""A pool of buffers for large values that come and go, such as batches.
 
 New memory of that size comes from the kernel page by page, zeroed: for a batch of large images that takes
 longer than all that is done with it.

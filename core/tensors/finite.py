@@ -1,4 +1,4 @@
-"""Is every number of a tensor finite?"""
+"""Tell whether every number of a tensor is finite."""
 
 from __future__ import annotations
 

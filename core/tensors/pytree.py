@@ -1,4 +1,4 @@
-"""Plain data with tensors, as bytes: the form of plugin state on the wire and on disk.
+"""Nested containers of tensors and plain data, as bytes: plugin state on the wire and on disk.
 
 The bytes are a safetensors file whose metadata holds the structure as JSON.
 Reading them runs no code, and every limit is checked before memory is spent.

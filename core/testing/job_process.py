@@ -1,4 +1,4 @@
-"""The process that ``runs.py`` starts: it trains as the command does, and tells what it has imported."""
+"""The process that ``job_runs.py`` starts: it trains as the command does, and tells what it has imported."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run writes while it goes on."""
+"""Write a run's folder while the run goes on."""

@@ -1,4 +1,4 @@
-"""One process a run: the lock on a run's folder.
+"""The lock on a run's folder: one process a run.
 
 The kernel holds it for the process and lets go of it when that ends, however it ends, so
 that a lock is never left behind. It belongs to an open file that no child inherits.

@@ -1,4 +1,4 @@
-"""What monitors report beside numbers, kept within bounds on disk."""
+"""Reports of monitors beside numbers, kept within bounds on disk."""
 
 from __future__ import annotations
 

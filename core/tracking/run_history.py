@@ -1,4 +1,4 @@
-"""What earlier processes of a run have left in ``run.json``, so that a resumed one counts on."""
+"""Totals of earlier processes of a run, read from ``run.json``."""
 
 from __future__ import annotations
 

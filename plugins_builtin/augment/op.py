@@ -1,4 +1,4 @@
-"""What every operation is."""
+"""The operation: the class of all augmentations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a monitor has found so far in one step, under the names of the report."""
+"""Findings of a monitor in one step, under the names of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters get which settings."""
+"""Groups of parameters, each with its settings."""
 
 from __future__ import annotations
 

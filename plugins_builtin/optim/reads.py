@@ -1,4 +1,4 @@
-"""Which optimizers only read the gradients.
+"""Optimizers that only read the gradients.
 
 Gradients lie in memory that the kernel does not let a plugin write: a store there ends
 the worker. Many optimizers of ``torch_optimizer`` do write into them, to add weight

@@ -1,4 +1,4 @@
-"""What a saved state becomes when the options of the job have changed since.
+"""Regroup a saved state when the options of the job have changed since.
 
 Moments and whatever else an algorithm keeps come from the state. So do settings that it
 changes by itself on the way. Only what the job now says otherwise comes from the job.

@@ -1,4 +1,4 @@
-"""What a wrapper asks of the optimizer inside it."""
+"""The stepper: what a wrapper asks of the optimizer inside it."""
 
 from __future__ import annotations
 

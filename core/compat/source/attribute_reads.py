@@ -1,4 +1,4 @@
-"""Which attributes a plugin's source text reads of what ringfence hands it."""
+"""Attributes that a plugin's source text reads of what ringfence hands it."""
 
 from __future__ import annotations
 

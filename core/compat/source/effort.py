@@ -1,4 +1,4 @@
-"""Processor time that may be spent on the text of strangers."""
+"""Limit the processor time that is spent on the text of strangers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names of ringfence a plugin's source text uses."""
+"""Names of ringfence that a plugin's source text imports."""
 
 from __future__ import annotations
 

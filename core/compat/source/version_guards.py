@@ -1,4 +1,4 @@
-"""Where a plugin's source text provides for what an older series lacks."""
+"""Parts of a plugin's source text that run only on series that have what they use."""
 
 from __future__ import annotations
 

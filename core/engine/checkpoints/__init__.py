@@ -1,1 +1,1 @@
-"""What is on disk of a run, and which job may go on from it."""
+"""Checkpoints on disk: write them, keep a few, check that a job may go on from one."""

@@ -1,4 +1,4 @@
-"""The course of a run: what decides it, and what of that may differ when the run is resumed.
+"""The fingerprint of a run: what of its job decides the weights, and what may differ on resuming.
 
 A checkpoint carries the fingerprint of the job that wrote it: plain data, by the job's
 own keys. A job that goes on from it either agrees with it, or the user has said of each

@@ -1,4 +1,4 @@
-"""What two fingerprints do not have in common, key by key, as a user writes the keys."""
+"""Differences of two fingerprints, key by key, as a user writes the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and how the others go: never so that a kill leaves half of one under its name.
+"""Retention of checkpoints: which stay, and how the others go, never half of one under its name.
 
 Beside ``step-00000123`` a folder of checkpoints may hold, after a kill:
 

@@ -1,1 +1,1 @@
-"""Back to a snapshot: after a fault, or in a new process."""
+"""Take snapshots, and go back to one: after a fault, or in a new process."""

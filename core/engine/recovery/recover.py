@@ -1,4 +1,4 @@
-"""How a run comes back after a plugin's fault, or ends with a checkpoint."""
+"""Recover a run after a plugin's fault, or end it with a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run goes on from a checkpoint of its own."""
+"""Resume a run from a checkpoint of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps of itself, in memory and on disk, and how it goes back to that."""
+"""Snapshots of a run, in memory and on disk, and the way back to one."""
 
 from __future__ import annotations
 

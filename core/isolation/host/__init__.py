@@ -1,1 +1,1 @@
-"""What runs in the trainer: the outside of the sandbox; imports nothing of `worker`."""
+"""The outside of the sandbox, in the trainer; imports nothing of `worker`."""

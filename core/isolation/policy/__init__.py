@@ -1,1 +1,1 @@
-"""What a plugin may do, as data: both sides of the sandbox read it, and neither is imported here."""
+"""The policy of the sandbox, as data: both sides read it, and neither is imported here."""

@@ -1,4 +1,4 @@
-"""What one worker may have, as data: files, limits, environment, grants, and what probes aim at."""
+"""The confinement of one worker, as data: files, limits, environment, grants, and what probes aim at."""
 
 from __future__ import annotations
 

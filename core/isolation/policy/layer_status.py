@@ -1,4 +1,4 @@
-"""What is known of one layer of the sandbox, and what it means when a layer is missing."""
+"""The status of one layer of the sandbox, and what it means when a layer is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``/proc`` tells of a process: memory, threads, mounts, its network."""
+"""Read ``/proc``: memory, threads, mounts and network of a process."""
 
 from __future__ import annotations
 

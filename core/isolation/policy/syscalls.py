@@ -1,4 +1,4 @@
-"""Which system calls a plugin may make: what is not named here does not exist for it.
+"""System calls that a plugin may make: what is not named here does not exist for it.
 
 A call is allowed, refused in silence, or refused and told. Told are calls that no
 library makes to do its work; silent are those that libraries try and do without,

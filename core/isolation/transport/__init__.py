@@ -1,1 +1,1 @@
-"""How the two sides of the sandbox talk: messages, and memory that both map."""
+"""The transport between the sides of the sandbox: messages, and memory that both map."""

@@ -1,1 +1,1 @@
-"""What runs INSIDE the sandbox; imports nothing of `host`."""
+"""The INSIDE of the sandbox; imports nothing of `host`."""

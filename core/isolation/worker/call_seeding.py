@@ -1,4 +1,4 @@
-"""The random generators of a worker's process, set for each call, as far as possible before it comes."""
+"""Seed a worker's random generators for each call, as far as possible before it comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory that a worker keeps, because asking for it again costs more than to use it."""
+"""Have malloc keep freed memory, because asking the kernel for it again costs more than to use it."""
 
 from __future__ import annotations
 

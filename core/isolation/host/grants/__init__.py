@@ -1,1 +1,1 @@
-"""What a job opens to a plugin, and what was tried beyond that."""
+"""Grants: what a job opens to a plugin, and what was tried beyond that."""

@@ -1,4 +1,4 @@
-"""What an address leads to, in whatever form: this machine, a network of its own, or a host of the world."""
+"""Classes of network addresses: this machine, a network of its own, or a host of the world."""
 
 from __future__ import annotations
 

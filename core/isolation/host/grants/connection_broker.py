@@ -1,4 +1,4 @@
-"""Makes the connections that a job grants a plugin, and hands them to its workers.
+"""The broker of connections: makes those that a job grants a plugin, and hands them to its workers.
 
 A worker has no network and may make no socket. It sends the number of a grant
 over a pair of its own; a thread of the host looks the name up, connects, and

@@ -1,4 +1,4 @@
-"""What plugins tried and were refused, as the kernel tells it.
+"""Denials: what plugins tried and were refused, as the kernel tells it.
 
 The filter hands some refused system calls to the host, which counts them and
 answers with the error that they would have got anyway. To change the mode of a

@@ -1,4 +1,4 @@
-"""Changes of a file's mode that a worker asks for, made by the host: of files below its scratch folder only.
+"""File modes that a worker asks to change, changed by the host: below its scratch folder only.
 
 A filter sees the number of a file, or where its name lies, but not which file it is. The host finds that out,
 opens the file anew from the scratch folder downwards, following no link, and changes what it opened: whatever

@@ -1,4 +1,4 @@
-"""Say how a job would allow what a plugin was refused, if it may, or what to do instead."""
+"""Advice on a refusal: how a job would allow what a plugin tried, if it may, or what to do instead."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a plugin may take of the machine: memory, processor, files, time."""
+"""Limits on what a plugin takes of the machine: memory, processor, files, time."""

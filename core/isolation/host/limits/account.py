@@ -1,4 +1,4 @@
-"""What one plugin may use, and what it does use: memory, processor time, threads and files.
+"""The account of one plugin: what it may use, and what it does use, of memory, time, threads and files.
 
 The watchdog calls what is here, from two threads: one for what is counted in
 microseconds, one for folders, which may take a worker's files as long as it likes to count.

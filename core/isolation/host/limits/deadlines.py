@@ -1,4 +1,4 @@
-"""How the host waits for a worker: no longer than its deadline, nor than the user lets a run end."""
+"""Deadlines: wait for a worker no longer than it may take, nor than the user lets a run end."""
 
 from __future__ import annotations
 

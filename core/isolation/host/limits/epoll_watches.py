@@ -1,4 +1,4 @@
-"""What epoll is to watch: kernel memory that no limit on a process counts, some 160 bytes for each pair.
+"""Watches of epoll: kernel memory that no limit on a process counts, some 160 bytes for each pair.
 
 An entry is a pair of a file and a number, so that a few open files make millions. The kernel's own
 bound is by user: who reaches it leaves none to the user's other programs.

@@ -1,4 +1,4 @@
-"""Memory that a worker has mapped and that is neither its own, nor a file's, nor given to it by the host.
+"""Foreign mappings: memory of a worker that is neither its own, nor a file's, nor given by the host.
 
 Nothing that a worker may do makes any: sockets and other objects of the kernel have pages that no figure of
 a process tells from those of a file, or from what the host shares. So they count as far as they are mapped.

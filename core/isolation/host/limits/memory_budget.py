@@ -1,4 +1,4 @@
-"""How much memory a plugin may use, and how much it does use.
+"""Memory budgets of plugins, as shares of what this process could ever get.
 
 Total is what this process could ever get: physical memory, or the least limit of
 a control group above it. A budget is a share of that, never more than 15 %.

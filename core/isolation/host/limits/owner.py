@@ -1,4 +1,4 @@
-"""Names of things that outlive a killed trainer, and whose they are."""
+"""Owners of what outlives a killed trainer, written into its names."""
 
 from __future__ import annotations
 

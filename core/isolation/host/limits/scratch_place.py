@@ -1,4 +1,4 @@
-"""Where the folders of a run lie: on a disk if there is one, because a file in memory is memory."""
+"""The place for scratch folders: on a disk if there is one, because a file in memory is memory."""
 
 from __future__ import annotations
 

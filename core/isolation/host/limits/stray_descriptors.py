@@ -1,4 +1,4 @@
-"""Descriptors that a worker sends along: nobody takes any, and what nobody takes is not to lie on the way.
+"""Stray descriptors that a worker sends along: nobody takes any, and none is to lie on the way.
 
 In a message that has not been read yet they keep deleted files, which neither a folder nor a process shows.
 """

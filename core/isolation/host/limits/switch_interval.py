@@ -1,4 +1,4 @@
-"""How soon a thread gets its turn while other threads of Python compute.
+"""The switch interval of Python: how soon a thread gets its turn while others compute.
 
 A thread of Python asks for its turn and gets it 5 ms later if another is busy, and each
 system call gives the turn away. For the watchdog that adds up to tens of milliseconds a look,

@@ -1,4 +1,4 @@
-"""What a worker says of itself, looked at before anything is built on it."""
+"""Checks of what a worker says of itself, before anything is built on it."""
 
 from __future__ import annotations
 

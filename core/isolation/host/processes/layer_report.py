@@ -1,4 +1,4 @@
-"""Say honestly what the sandbox holds on this machine: layer by layer, verified by trying."""
+"""Report the layers of the sandbox on this machine, each verified by trying."""
 
 from __future__ import annotations
 

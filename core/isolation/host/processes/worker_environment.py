@@ -1,4 +1,4 @@
-"""What a worker may read, and what it sees of an environment."""
+"""The environment of a worker: the paths that it may read, and the variables that it sees."""
 
 from __future__ import annotations
 

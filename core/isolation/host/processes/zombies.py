@@ -1,4 +1,4 @@
-"""Workers that were killed and have not ended: the kernel holds them, mostly for a slow disk.
+"""Zombies: workers that were killed and have not ended, as the kernel holds them, mostly for a slow disk.
 
 Nobody can end them any sooner, and nobody waits for them: they are collected when they
 have ended. Until then their files are left alone, as who removes one would

@@ -1,1 +1,1 @@
-"""What a worker puts on itself before any code of a plugin is loaded."""
+"""The layers that a worker puts on itself before any code of a plugin is loaded."""

@@ -1,4 +1,4 @@
-"""No rights beyond those of an ordinary user, and no way to get any."""
+"""Drop capabilities: no rights beyond those of an ordinary user, and no way to get any."""
 
 from __future__ import annotations
 

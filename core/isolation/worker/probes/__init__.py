@@ -1,1 +1,1 @@
-"""Try what must not work, from inside."""
+"""Probes: try from inside what must not work."""

@@ -1,4 +1,4 @@
-"""How a probe tries something forbidden, and what counts as refused."""
+"""A probe: how it tries something forbidden, and what counts as refused."""
 
 from __future__ import annotations
 
