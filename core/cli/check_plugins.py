@@ -18,8 +18,7 @@ from ..hooks.errors import JobError, PluginError, shorten, traceback_of, visible
 from ..hooks.permissions import VERBS
 from ..plugins.plugin_frames import spot_in
 
-#: Characters of what an import or a constructor says that are quoted.
-_QUOTED = 300
+_MAX_QUOTED_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,7 @@ def _add_replay(item: _Read, verdict: Verdict) -> Verdict:
 
 def _load_failure(item: _Read, error: PluginError) -> Finding:
     """Return what a plugin's import or constructor died of, and at which of its own lines."""
-    said = shorten(" ".join(visible(error.cause).split()), _QUOTED)
+    said = shorten(" ".join(visible(error.cause).split()), _MAX_QUOTED_CHARACTERS)
     # The traceback is the plugin's word: it picks one of the files that were read, and says no more.
     path, line = spot_in(traceback_of(error), item.source.files) or (item.source.path, item.source.line)
     return Finding(

@@ -19,7 +19,6 @@ from ..plugins.interface import Plugin
 from ..plugins.machine_memory import MIB
 from ..plugins.observer import Observer, RunInfo
 
-#: Span that steps/s is averaged over.
 RATE_WINDOW_S = 10.0
 #: Reading the loss makes the host wait for a GPU, and drawing costs time: not at every step.
 REFRESH_S = 0.25

@@ -14,11 +14,9 @@ from ..plugins.interface import Plugin
 from .run_display import Status, call_ms, duration, evaluation_words, memory_words, rate_words, step_ms
 
 _STATE_STYLE = {"running": "green", "disabled": "yellow", "failed": "bold red", "closed": "dim"}
-#: Word in a message to how it is shown.
-_LOUD = {"TRUSTED:": "bold red", "GRANTED:": "yellow"}
+_WORD_STYLES = {"TRUSTED:": "bold red", "GRANTED:": "yellow"}
 _BAR_WIDTH = 30
-#: Columns from which on there is room for everything.
-_WIDE = 110
+_WHOLE_TABLE_COLUMNS = 110
 #: Title, and whether it is shown on a narrow terminal too; the first three are words.
 _COLUMNS = (
     *(("plugin", True), ("role", False), ("state", True), ("memory / budget", True)),
@@ -43,7 +41,7 @@ class TerminalView:
 
     def line(self, text: str) -> None:
         """Print it above the live part."""
-        style = next((style for word, style in _LOUD.items() if word in text), "")
+        style = next((style for word, style in _WORD_STYLES.items() if word in text), "")
         self._console.print(Text(text, style=style))
 
     def refresh(self, status: Status, *, evaluated: bool) -> None:
@@ -65,8 +63,10 @@ class TerminalView:
 
 def render(status: Status, width: int = 120) -> RenderableType:
     """Return the picture of one moment for a terminal of ``width`` characters."""
-    head = _headline(status, is_wide=width >= _WIDE)
-    return Group(head, _plugin_table(status, is_wide=width >= _WIDE)) if status.plugins else head
+    head = _headline(status, is_wide=width >= _WHOLE_TABLE_COLUMNS)
+    return (
+        Group(head, _plugin_table(status, is_wide=width >= _WHOLE_TABLE_COLUMNS)) if status.plugins else head
+    )
 
 
 def _headline(status: Status, *, is_wide: bool) -> RenderableType:

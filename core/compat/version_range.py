@@ -41,10 +41,8 @@ _UPPER = {"<", "<=", "~=", "==", "==="}
 MAX_ENTRY = 500
 #: Entries on the core; one says all.
 MAX_ENTRIES = 20
-#: The name that an entry begins with, and what may follow it (PEP 508).
-_NAMED = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:[\[(<>=!~;@,]|$)")
-#: Characters of an entry that are quoted.
-_QUOTED = 80
+_LEADING_NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:[\[(<>=!~;@,]|$)")
+_MAX_QUOTED_CHARACTERS = 80
 #: What packaging raises of a requirement or a marker that it cannot work out; the third are names in
 #: a marker that stand for nothing here, the last is of a thousand brackets.
 _UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
@@ -131,7 +129,7 @@ class Declaration:
 
 def _names(text: str) -> str | None:
     """Return the name that an entry of ``Requires-Dist`` begins with; None if it cannot be told."""
-    found = _NAMED.match(text)
+    found = _LEADING_NAME.match(text)
     return None if found is None else canonicalize_name(found[1])
 
 
@@ -156,7 +154,7 @@ def _why_unreadable(text: str, error: Exception) -> str:
             why = f"its marker names {name}, which there is only where a lock file is read"
         case _:
             why = " ".join(str(error).split())
-    shown = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+    shown = text if len(text) <= _MAX_QUOTED_CHARACTERS else f"{text[:_MAX_QUOTED_CHARACTERS]}…"
     return f"'{shown}' cannot be read: {why}"
 
 

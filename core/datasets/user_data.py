@@ -16,8 +16,7 @@ from .convert import to_tensor
 from .preparation import finish, with_notes
 
 _PAIR = 2
-#: Parts of what was returned that a message names.
-_LISTED = 4
+_PARTS_NAMED = 4
 _WANTED = "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays"
 
 
@@ -80,8 +79,8 @@ def _form(value: object, of: Callable[[object], str] | None = None) -> str:
     kind = type(value).__name__
     if not isinstance(value, tuple | list):
         return kind
-    more = ", …" if len(value) > _LISTED else ""
-    parts = "" if of is None or not value else f" ({', '.join(map(of, value[:_LISTED]))}{more})"
+    more = ", …" if len(value) > _PARTS_NAMED else ""
+    parts = "" if of is None or not value else f" ({', '.join(map(of, value[:_PARTS_NAMED]))}{more})"
     return f"{kind} of {len(value)}{parts}"
 
 

@@ -37,8 +37,7 @@ UNBUILT = "unbuilt"
 MAX_PYPROJECT_BYTES = 2**18
 #: Parts of a key, as in ``tool.setuptools.packages``: the time that tomllib takes grows with their square.
 MAX_PARTS = 32
-#: Folders of code that setuptools is told of.
-MAX_FOLDERS = 32
+MAX_CODE_FOLDERS = 32
 MAX_FOLDER_NAME = 1000
 
 _BUILD = "build a wheel (python -m build --wheel) and name that"
@@ -245,10 +244,10 @@ def _declared_folders(tool: Mapping[str, Any], folder: Path) -> list[str]:
     wrong = [name for name in said if not name.isprintable() or len(name) > MAX_FOLDER_NAME]
     if wrong:
         raise JobError(f"{folder / PYPROJECT}: {wrong[0][:40]!r} in [tool.setuptools] is no folder")
-    if len(said) > MAX_FOLDERS:
+    if len(said) > MAX_CODE_FOLDERS:
         raise JobError(
-            f"{folder / PYPROJECT} tells setuptools of {len(said)} folders of code; at most {MAX_FOLDERS} "
-            f"are looked at. Name fewer, or {_BUILD}"
+            f"{folder / PYPROJECT} tells setuptools of {len(said)} folders of code; at most "
+            f"{MAX_CODE_FOLDERS} are looked at. Name fewer, or {_BUILD}"
         )
     return said
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from .extra_state import has_extra_state
 
-#: What every module has, and torch looks after.
-_TORCHS = frozenset(vars(nn.Module()))
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (list, dict, set, deque, bytearray)
 
@@ -82,7 +81,7 @@ class Attributes:
     def _values(self) -> Iterator[tuple[tuple[str, str], Any]]:
         for name, module in self._modules.items():
             for key, value in module.__dict__.items():
-                if key not in _TORCHS:
+                if key not in _MODULE_ATTRIBUTES:
                     yield (name, key), value
 
     def _mark(self, value: Any) -> Any:

@@ -13,8 +13,7 @@ from .data import Dataset
 from .losses import LOSSES, Loss
 from .metrics import METRICS, Metric
 
-#: Of the test data, to try the metric on.
-_METRIC_SAMPLES = 64
+_METRIC_TRIAL_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Objective:
         Raises:
             DataError: It cannot be computed for such data.
         """
-        targets = dataset.targets[:_METRIC_SAMPLES]
+        targets = dataset.targets[:_METRIC_TRIAL_SAMPLES]
         outputs = torch.zeros(_outputs_shape(targets, dataset.num_classes))
         try:
             measured = self.metric.build(dataset.num_classes)

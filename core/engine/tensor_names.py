@@ -7,15 +7,14 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-#: What ``torch.compile`` puts between a module and what it wraps.
-_COMPILED = "_orig_mod."
+_TORCH_COMPILE_PREFIX = "_orig_mod."
 
 _Named = TypeVar("_Named", bound=Tensor)
 
 
 def plain_name(name: str) -> str:
     """Return a name as it is without ``torch.compile``: a run may go on with or without it."""
-    return name.replace(_COMPILED, "")
+    return name.replace(_TORCH_COMPILE_PREFIX, "")
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:

@@ -31,8 +31,7 @@ from .objective import Objective
 from .setup import Setup, Tried
 from .tensor_names import named_buffers, named_parameters
 
-#: Names of parameters and attributes that one sentence lists.
-_LISTED = 5
+_NAMES_LISTED = 5
 #: What torch says of batch norm over one number, and what helps.
 _ALONE = "Expected more than 1 value per channel when training"
 _ADVICE = (
@@ -246,4 +245,6 @@ def _same(now: Tensor | None, before: Tensor) -> bool:
 
 
 def _join_some(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return ", ".join(names[:_NAMES_LISTED]) + (
+        f" and {len(names) - _NAMES_LISTED} more" if len(names) > _NAMES_LISTED else ""
+    )

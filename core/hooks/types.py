@@ -26,8 +26,7 @@ Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 ALIGNMENT_BYTES = 64
 #: What is copied at once, where that is much faster than all of it: half of a small second-level cache.
 PIECE_BYTES = 1 << 19
-#: Characters of a value that a message shows.
-_SHOWN = 60
+_SHOWN_CHARACTERS = 60
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -97,7 +96,7 @@ class StepInfo:
         try:
             self.scalars[name] = float(value)
         except (OverflowError, TypeError, ValueError) as error:
-            kind, shown = type(value).__name__, shorten(repr(value), _SHOWN)
+            kind, shown = type(value).__name__, shorten(repr(value), _SHOWN_CHARACTERS)
             raise ValueError(f"step.log({name!r}, …) takes a number, not {shown} ({kind}): {error}") from None
 
 

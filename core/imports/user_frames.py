@@ -19,8 +19,7 @@ MAX_FRAMES = 8
 _MAX_LINE = 160
 _OURS = __name__.partition(".")[0]
 _PYTHONS = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
-#: Folders of installed packages, by every system's name for them.
-_INSTALLED = {"site-packages", "dist-packages"}
+_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
 def user_frame(error: BaseException) -> str:
@@ -59,7 +58,7 @@ def _is_users(frame: FrameType) -> bool:
     if filename.startswith("<") or frame.f_globals.get("__name__", "").partition(".")[0] == _OURS:
         return False  # made at run time, frozen into the interpreter, or ours
     path = Path(filename)
-    return not (_INSTALLED & set(path.parts) or any(map(path.is_relative_to, _PYTHONS)))
+    return not (_PACKAGE_FOLDERS & set(path.parts) or any(map(path.is_relative_to, _PYTHONS)))
 
 
 def _describe(filename: str, line: int, function: str, source: str) -> str:

@@ -96,8 +96,7 @@ class PluginJob(_Strict):
     )
 
 
-#: Keys that may stand beside a plugin's name.
-SETTINGS = tuple(name for name in PluginJob.model_fields if name not in {"name", "options"})
+PLUGIN_SETTINGS = tuple(name for name in PluginJob.model_fields if name not in {"name", "options"})
 
 
 class Job(_Strict):
@@ -224,7 +223,7 @@ def read_job(
         JobError: The file or a flag is wrong; the message lists all faults.
     """
     document = read_yaml(path, data)
-    return check_job(document, apply_flags(document, sets, plugins, SETTINGS))
+    return check_job(document, apply_flags(document, sets, plugins, PLUGIN_SETTINGS))
 
 
 def check_job(document: Document, problems: Sequence[Problem] = ()) -> JobFile:
@@ -277,8 +276,8 @@ def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
         problems.append(Problem(path, "expected a plugin: its name, or 'NAME: {option: value}'"))
         return {"name": ""}
     keys = [str(key) for key in item]
-    settings = {str(key): value for key, value in item.items() if str(key) in SETTINGS}
-    others = [key for key in keys if key not in SETTINGS]
+    settings = {str(key): value for key, value in item.items() if str(key) in PLUGIN_SETTINGS}
+    others = [key for key in keys if key not in PLUGIN_SETTINGS]
     if not others:
         problems.append(
             Problem(path, f"names no plugin, only settings ({', '.join(keys)}); add 'NAME: {{…}}'")
@@ -299,7 +298,7 @@ def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
 
 def _no_setting(key: str, name: str, path: Path) -> Problem:
     message = (
-        f"is no setting of a plugin; {_with_period(suggest(key, SETTINGS))} "
+        f"is no setting of a plugin; {_with_period(suggest(key, PLUGIN_SETTINGS))} "
         f"Options of '{name}' go inside its braces; "
     )
     return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
@@ -408,5 +407,5 @@ def _file_form(job: Job) -> dict[str, Any]:
 
 def _plugin_form(plugin: PluginJob) -> dict[str, Any]:
     fields = plugin.model_dump()
-    settings = {key: fields[key] for key in SETTINGS if fields[key] is not None}
+    settings = {key: fields[key] for key in PLUGIN_SETTINGS if fields[key] is not None}
     return {plugin.name: plugin.options, **settings}

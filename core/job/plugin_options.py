@@ -17,8 +17,7 @@ from .problems import Path, Problem, describe, explain, nearest, suggest
 
 #: What plugins call the option that holds arguments of the class or function that they wrap.
 _HANDED_ON = "options"
-#: Defaults of an option that is on or off.
-_SWITCHES = ("True", "False")
+_SWITCH_DEFAULTS = ("True", "False")
 #: An annotation or a default that has infinity in it, as in ``Le(math.inf)``, takes it; no other does.
 _INFINITY = re.compile(r"\binf\b")
 
@@ -82,7 +81,7 @@ def _check_option(parameter: Parameter, value: object, found: CheckedOptions) ->
     if value is None and parameter.default_text == "None":
         return
     told = option_type(parameter.annotation)
-    if told.type is Any and parameter.default_text in _SWITCHES and isinstance(value, str):
+    if told.type is Any and parameter.default_text in _SWITCH_DEFAULTS and isinstance(value, str):
         # Any text would switch it on, 'no' as well.
         found.problems.append(Problem((name,), f"expected true or false, got {describe(value)}"))
         return

@@ -12,10 +12,8 @@ from ..hooks.role import METHODS
 from ..hooks.specs import HOOKS
 from ..hooks.types import passthrough
 
-#: Kinds of parameters that an argument can be given to by name.
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-#: Hook to the names of its arguments.
-_ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
+_KEYWORD_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_HOOK_ARGUMENTS = {hook.__name__: tuple(inspect.signature(hook).parameters) for hook in HOOKS}
 
 
 def load_class(module: str, qualname: str) -> type:
@@ -57,8 +55,8 @@ def accepted_arguments(cls: type) -> dict[str, tuple[str, ...]]:
             )
         if function is not passthrough:
             parameters = list(inspect.signature(getattr(cls, method)).parameters.values())[1:]
-            known = _ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
-            unnamed = [p for p in parameters if p.kind not in _NAMED]
+            known = _HOOK_ARGUMENTS.get(f"{getattr(cls, 'role', '')}_{method}", ())
+            unnamed = [p for p in parameters if p.kind not in _KEYWORD_KINDS]
             if unnamed:
                 raise TypeError(
                     f"{cls.__name__}.{method}() takes '{unnamed[0]}' and no name for it: "

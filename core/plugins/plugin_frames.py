@@ -17,8 +17,7 @@ _PLACE = re.compile(r'  File "(?P<file>[^"\n]{1,4096})", line (?P<line>\d{1,7})'
 DUMP = "Fatal Python error: "
 _DUMPED = re.compile(r'(  File "[^"\n]+", line \d+) (in .+)')
 _PACKAGES = ("site-packages", "dist-packages")
-#: Characters of a line of source that are shown.
-_MAX_SOURCE = 120
+_MAX_SOURCE_CHARACTERS = 120
 
 
 class Spot(NamedTuple):
@@ -55,7 +54,7 @@ def spot(traceback: str) -> Spot | None:
     if found is None:
         return None
     source = own[-1][1].strip() if len(own[-1]) > 1 else ""
-    return Spot(found["file"], int(found["line"]), shorten(source, _MAX_SOURCE))
+    return Spot(found["file"], int(found["line"]), shorten(source, _MAX_SOURCE_CHARACTERS))
 
 
 def spot_in(traceback: str, files: Iterable[Path]) -> tuple[Path, int] | None:

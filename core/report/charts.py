@@ -29,8 +29,7 @@ _VARIABLES = {
     **{colour: f"var(--s{i})" for i, colour in enumerate(_SERIES, 1)},
 }
 MAX_LINES = len(_SERIES)
-#: Name of the line that is about all layers together.
-WHOLE = "whole model"
+WHOLE_MODEL = "whole model"
 _POINTS = 300
 _FEW_POINTS = 25
 _DOT = 3.2
@@ -101,9 +100,9 @@ def line_chart(
         for step in marks:
             axes.axvline(step, color=_WARN, linewidth=1, linestyle=(0, (2, 2)))
         if len(series) > MAX_LINES:
-            _draw_spread(axes, [one for one in series if one.name != WHOLE])
+            _draw_spread(axes, [one for one in series if one.name != WHOLE_MODEL])
             for one in series:
-                if one.name == WHOLE:
+                if one.name == WHOLE_MODEL:
                     _draw_line(axes, one, _SERIES[1], smooth=False)
         else:
             for colour, one in zip(_SERIES, series, strict=False):

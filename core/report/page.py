@@ -19,7 +19,7 @@ from ..plugins.result_checks import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
 from ..tracking.metrics_log import REPORTS, SAMPLES
 from ..tracking.run_folder import RECORD, REPORT, write_text
 from ..tracking.untrusted_folder import Tree
-from .charts import WHOLE, heat_map, line_chart
+from .charts import WHOLE_MODEL, heat_map, line_chart
 from .entries import PluginEntry
 from .fault_table import fault_rows, other_events, restart_steps
 from .run_data import Curve, Layer, RunData, read_run
@@ -35,15 +35,12 @@ MAX_SAMPLE_SIDE = 4096
 #: Of each kind, of one plugin; and characters of the reasons for one.
 MAX_GRANTS = 32
 MAX_REASONS = 1000
-#: Dotted lines in a chart.
-MAX_MARKS = 100
-#: CSS pixels that a picture of a plugin has at least, about.
-_LEAST_WIDTH = 220
+MAX_DOTTED_LINES = 100
+_MIN_PICTURE_WIDTH_PX = 220
 #: Signature of a PNG, and the head of its first chunk; width and height follow.
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _MINUTE, _HOUR = 60, 3600
-#: Share of the budget from which a peak is shown as close to it.
-_CLOSE = 0.8
+_CLOSE_TO_BUDGET = 0.8
 
 _STATUS = {
     "completed": ("good", "completed"),
@@ -189,7 +186,7 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
 
 def _curves(run: RunData) -> Iterator[Figure]:
     """Yield the charts of what the engine measured."""
-    marks = sorted(restart_steps(run))[:MAX_MARKS]
+    marks = sorted(restart_steps(run))[:MAX_DOTTED_LINES]
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
     losses = [
         Curve(name, series["loss"].steps, series["loss"].values)
@@ -236,7 +233,7 @@ def _families(numbers: Mapping[str, Curve]) -> dict[str, list[Curve]]:
         family, _, layer = name.partition("/")
         families.setdefault(family, []).append(Curve(layer, series.steps, series.values))
     return {
-        family: [Curve(one.name or WHOLE, one.steps, one.values) for one in members]
+        family: [Curve(one.name or WHOLE_MODEL, one.steps, one.values) for one in members]
         for family, members in families.items()
     }
 
@@ -282,7 +279,7 @@ def _pictures(run: RunData) -> Iterator[Picture]:
             if png is not None:
                 data, width = png
                 # What is smaller than its caption is shown in whole multiples of its pixels.
-                times = max(1, _LEAST_WIDTH // width)
+                times = max(1, _MIN_PICTURE_WIDTH_PX // width)
                 yield Picture(_data_uri(data), f"{plugin}: {name}", times * width, times > 1)
 
 
@@ -346,7 +343,7 @@ def _plugin_row(plugin: PluginEntry, every: Sequence[str]) -> dict[str, Any]:
         "calls": calls,
         "seconds": seconds,
         "share": share,
-        "close": share >= _CLOSE,
+        "close": share >= _CLOSE_TO_BUDGET,
         "ms_per_call": 1000 * seconds / calls if calls else None,
         "lacking": _lacking(plugin, every),
         "mood": _STATES.get(str(plugin.get("state")), "warn"),

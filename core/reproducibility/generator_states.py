@@ -17,8 +17,7 @@ from torch import Tensor
 PythonState = tuple[int, tuple[int, ...], float | None]
 #: Words, position, whether a second normal number waits, and that number: of numpy's global Mersenne Twister.
 NumpyState = tuple[tuple[int, ...], int, int, float]
-#: What numpy calls it.
-_TWISTER = "MT19937"
+_MERSENNE_TWISTER = "MT19937"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def preserved_rng(device: torch.device) -> Iterator[None]:
 def as_numpy(state: NumpyState) -> tuple[str, Any, int, int, float]:
     """Return a state as ``numpy.random.set_state`` takes it."""
     words, position, waiting, number = state
-    return _TWISTER, np.array(words, np.uint32), position, waiting, number
+    return _MERSENNE_TWISTER, np.array(words, np.uint32), position, waiting, number
 
 
 def _numpy_state() -> NumpyState | None:

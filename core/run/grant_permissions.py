@@ -17,7 +17,13 @@ from typing import Any
 from ..compat.source.declared_needs import fill, literal_defaults, options_in
 from ..compat.source.plugin_source import Parameter
 from ..hooks.permissions import KINDS, VERBS, GrantedPath, Need, Permissions, grant_line
-from ..isolation.host.grants.grant import MAX_GRANTS, MAX_PATH_CHARACTERS, GrantError, open_path, parse_target
+from ..isolation.host.grants.grant import (
+    MAX_GRANTS_PER_KIND,
+    MAX_PATH_CHARACTERS,
+    GrantError,
+    open_path,
+    parse_target,
+)
 from ..isolation.host.grants.protected_paths import why_reserved
 from ..job.job_file import PluginJob
 from ..job.problems import Problem
@@ -121,9 +127,11 @@ def _paths(entry: PluginJob, kind: str, around: GrantRules, problems: list[Probl
 def _each(
     kind: str, given: Sequence[str], convert: Callable[[str], Any], problems: list[Problem]
 ) -> Iterator[Any]:
-    if len(given) > MAX_GRANTS:
+    if len(given) > MAX_GRANTS_PER_KIND:
         what = "a folder that holds them all" if kind != "connect" else "fewer hosts"
-        problems.append(Problem((kind,), f"has {len(given)} entries; at most {MAX_GRANTS}, so name {what}"))
+        problems.append(
+            Problem((kind,), f"has {len(given)} entries; at most {MAX_GRANTS_PER_KIND}, so name {what}")
+        )
         return
     for position, text in enumerate(given):
         try:

@@ -28,7 +28,6 @@ MAX_RECORD_BYTES = 16 << 20
 MAX_JOB_BYTES = 4 << 20
 _CHECKPOINT = re.compile(r"step-([0-9]{8,16})(?:\.[0-9]+)?$")
 DEFAULT_PARENT = Path("runs")
-#: Runs that a message names.
 _RUNS_NAMED = 3
 
 _ADVICE = {

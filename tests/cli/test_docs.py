@@ -14,7 +14,7 @@ from ringfence.discovery.catalog import catalog
 from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedules import SCHEDULES
-from ringfence.job.job_file import SETTINGS, Job, check_job, read_job
+from ringfence.job.job_file import PLUGIN_SETTINGS, Job, check_job, read_job
 from ringfence.job.yaml_document import parse_yaml
 from ringfence.models.model_registry import MODELS
 from ringfence.run.ingredients import check_names
@@ -27,7 +27,7 @@ CLI = (DOCS / "cli.md").read_text()
 
 def test_the_settings_of_a_plugin_are_those_that_exist():
     named = re.search(r"The settings are (.+?);", JOB, re.DOTALL)[1]
-    assert re.findall(r"`(\w+)`", named) == list(SETTINGS)
+    assert re.findall(r"`(\w+)`", named) == list(PLUGIN_SETTINGS)
 
 
 @pytest.mark.parametrize(

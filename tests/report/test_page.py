@@ -26,7 +26,7 @@ from ringfence.plugins.observer import RunInfo
 from ringfence.plugins.result_checks import check_report
 from ringfence.report import page as html
 from ringfence.report import run_data
-from ringfence.report.charts import WHOLE, heat_map, line_chart
+from ringfence.report.charts import WHOLE_MODEL, heat_map, line_chart
 from ringfence.report.page import write_report
 from ringfence.report.run_data import Curve, Layer, read_run
 from ringfence.tracking.metrics_log import MetricsLog
@@ -589,8 +589,8 @@ def test_long_series_become_short_charts():
 
 def test_many_layers_become_median_spread_and_the_whole():
     layers = [Curve(f"l{i}", [0, 1, 2], [float(i)] * 3) for i in range(30)]
-    svg = line_chart("c", "t", [*layers, Curve(WHOLE, [0, 1, 2], [99.0] * 3)])
-    for words in ("median of 30", "middle 80 %", WHOLE):
+    svg = line_chart("c", "t", [*layers, Curve(WHOLE_MODEL, [0, 1, 2], [99.0] * 3)])
+    for words in ("median of 30", "middle 80 %", WHOLE_MODEL):
         assert words in svg
 
 

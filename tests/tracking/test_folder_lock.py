@@ -19,8 +19,8 @@ NOBODY = 65534
 HOLDER = """\
 import sys, time
 from pathlib import Path
-from ringfence.tracking.folder_lock import hold
-with hold(Path(sys.argv[1]), "--out"):
+from ringfence.tracking.folder_lock import hold_lock
+with hold_lock(Path(sys.argv[1]), "--out"):
     {more}
     print("held", flush=True)
     time.sleep(60)
@@ -117,11 +117,11 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
 RACER = """\
 import sys
 from pathlib import Path
-from ringfence.tracking.folder_lock import FolderTakenError, hold
+from ringfence.tracking.folder_lock import FolderTakenError, hold_lock
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with hold(Path(sys.argv[1]), "--out"):
+    with hold_lock(Path(sys.argv[1]), "--out"):
         print("had it", flush=True)
         sys.stdin.readline()
 except FolderTakenError:

@@ -18,7 +18,7 @@ from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedules import SCHEDULES
 from ringfence.job.annotation_types import option_type
-from ringfence.job.job_file import SETTINGS, Job, PluginJob
+from ringfence.job.job_file import PLUGIN_SETTINGS, Job, PluginJob
 from ringfence.models.model_registry import MODELS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -86,9 +86,9 @@ def _entry() -> dict[str, Any]:
     named = {found.name: _plugin(found) for found in sorted(shipped, key=lambda found: found.name)}
     return {
         "type": "object",
-        "properties": {**{name: settings[name] for name in SETTINGS}, **named},
+        "properties": {**{name: settings[name] for name in PLUGIN_SETTINGS}, **named},
         "additionalProperties": {"type": ["object", "null"]},
-        "not": {"propertyNames": {"enum": list(SETTINGS)}},
+        "not": {"propertyNames": {"enum": list(PLUGIN_SETTINGS)}},
     }
 
 

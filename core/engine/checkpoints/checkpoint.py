@@ -45,8 +45,7 @@ __all__ = [
 MAX_ENGINE_BYTES = 64 << 20
 #: Damaged ones that are read before the rest is left unread: each may take as long as one that is whole.
 MAX_DAMAGED = 20
-#: Of those, how many one message names.
-_LISTED = 5
+_FAULTS_NAMED = 5
 #: Names and shapes of the model's tensors.
 _HEAD_BYTES = tensor_file.MAX_HEADER_BYTES + tensor_file.SIZE_BYTES
 
@@ -196,8 +195,8 @@ def read_newest(
 
 
 def _join_faults(faults: Sequence[str]) -> str:
-    more = len(faults) - _LISTED
-    return "; ".join(faults[:_LISTED]) + (f"; and {more} more are damaged" if more > 0 else "")
+    more = len(faults) - _FAULTS_NAMED
+    return "; ".join(faults[:_FAULTS_NAMED]) + (f"; and {more} more are damaged" if more > 0 else "")
 
 
 def _unread(older: Sequence[Path]) -> str:

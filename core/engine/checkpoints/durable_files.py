@@ -14,10 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-#: Bytes given to the kernel, or taken from it, in one call.
-_PIECE_BYTES = 512 << 10
-#: Written bytes that the disk is told to begin with.
-_SEND_BYTES = 4 << 20
+_BYTES_PER_CALL = 512 << 10
+_WRITEBACK_BYTES = 4 << 20
 _NO_CALL_BACK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -72,7 +70,7 @@ class NewFiles:
             digest.update(piece)
             _write_all(descriptor, piece)
             nbytes += len(piece)
-            if nbytes - sent >= _SEND_BYTES:
+            if nbytes - sent >= _WRITEBACK_BYTES:
                 sent = _send(descriptor, sent, nbytes)
         _send(descriptor, sent, nbytes)
         return Written(nbytes, digest.hexdigest())
@@ -179,8 +177,8 @@ def _send(descriptor: int, start: int, end: int) -> int:
 
 
 def _pieces(data: memoryview) -> Iterator[memoryview]:
-    for at in range(0, len(data), _PIECE_BYTES):
-        yield data[at : at + _PIECE_BYTES]
+    for at in range(0, len(data), _BYTES_PER_CALL):
+        yield data[at : at + _BYTES_PER_CALL]
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:
@@ -197,7 +195,7 @@ def _read(descriptor: int, max_bytes: int) -> tuple[Tensor, str]:
     data = torch.empty(found.st_size, dtype=torch.uint8)
     view, at, digest = data.numpy().data, 0, hashlib.sha256()
     while at < len(view):
-        count = os.readv(descriptor, [view[at : at + _PIECE_BYTES]])
+        count = os.readv(descriptor, [view[at : at + _BYTES_PER_CALL]])
         if count == 0:
             raise UnreadableError("it became shorter while it was read")
         digest.update(view[at : at + count])

@@ -17,8 +17,7 @@ from typing import Any
 from ...hooks.errors import CheckpointError, JobError
 from .fingerprint_diff import ABSENT, CONTENTS, ORDER, STATE, Difference, differences, format_value, same
 
-#: The flag that says that a difference is meant.
-FLAG = "--accept"
+ACCEPT_FLAG = "--accept"
 #: Lines of one message; a job of another kind altogether differs in hundreds of keys.
 MAX_LINES = 24
 #: Key of the environment: the steps that a schedule is laid over; null if that makes no difference to it.
@@ -126,7 +125,7 @@ class Fingerprint:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; what differs: {_join_some(known)}"
             raise JobError(
-                f"{FLAG} {key}: checkpoint {path} and this job do not differ in that"
+                f"{ACCEPT_FLAG} {key}: checkpoint {path} and this job do not differ in that"
                 f"{'' if why is None else ', and it can never be accepted'}{hint}"
             )
 
@@ -147,7 +146,7 @@ class Fingerprint:
             else:
                 fresh.add(name)
                 continue
-            raise JobError(f"{FLAG} {STATE}{name}: {why}; leave the flag out")
+            raise JobError(f"{ACCEPT_FLAG} {STATE}{name}: {why}; leave the flag out")
         return frozenset(fresh), told
 
     def _refusal(self, path: Path, refused: Sequence[Difference]) -> str:
@@ -164,7 +163,7 @@ class Fingerprint:
             else "Resume with the job as it was, or say of each key that the change is meant."
         )
         keys = [difference.key for difference in refused if not self._never(difference)]
-        flags = " ".join(f"{FLAG} {shlex.quote(key)}" for key in keys[:MAX_LINES])
+        flags = " ".join(f"{ACCEPT_FLAG} {shlex.quote(key)}" for key in keys[:MAX_LINES])
         if flags:
             advice += f" {'The rest is' if fixed else 'All are'} accepted with: {flags}"
         head = f"checkpoint {path} is from another job; it differs from this one in:"

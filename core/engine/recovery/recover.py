@@ -32,7 +32,7 @@ from ...imports.user_frames import user_frames
 from ...plugins.failure_policy import Abort, Disable, Restart, RunPosition
 from ...plugins.manager import Hooks
 from ...tensors.finite import is_finite
-from ..checkpoints.fingerprint import FLAG
+from ..checkpoints.fingerprint import ACCEPT_FLAG
 from ..session import Run
 from ..state import Snapshot, restart_without_state
 from ..tensor_names import tied_names
@@ -42,8 +42,7 @@ from .snapshots import restore, write
 _LOOK_S = 0.02
 #: A model may put whole tensors into its message.
 _MAX_MESSAGE = 2000
-#: Tied parameters that one message names.
-_LISTED = 3
+_TIED_NAMED = 3
 _GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
 
 
@@ -247,7 +246,7 @@ def _explain_tied_name(run: Run, text: str) -> str:
     patterns = [p for p in re.findall(r"'([^'\n]+)'", text) if not any(fnmatchcase(n, p) for n in known)]
     found = [name for name in tied if any(fnmatchcase(name, pattern) for pattern in patterns)]
     return "".join(
-        f"; '{name}' is tied to '{tied[name]}', which is the name of both" for name in found[:_LISTED]
+        f"; '{name}' is tied to '{tied[name]}', which is the name of both" for name in found[:_TIED_NAMED]
     )
 
 
@@ -268,11 +267,14 @@ def _with_smaller_steps(run: Run) -> str:
     spec = next((p.spec for p in run.hooks.plugins if p.spec.role == OPTIMIZER.name), None)
     lr = None if spec is None else spec.options.get("lr")
     if spec is None or not isinstance(lr, int | float) or not lr:
-        return f"start anew with another job, or go on with a changed one: {FLAG} then names what is changed"
+        return (
+            f"start anew with another job, or go on with a changed one: {ACCEPT_FLAG} then names "
+            "what is changed"
+        )
     key = f"plugins.{spec.name}.lr"
     return (
         "start anew with another job, or go on with smaller steps, for example with "
-        f"`{_resume(run)} --set {key}={lr / 10:g} {FLAG} {key}`"
+        f"`{_resume(run)} --set {key}={lr / 10:g} {ACCEPT_FLAG} {key}`"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...hooks.errors import CheckpointError, JobError, PluginError, PluginRaisedError, RunAbortedError
 from ..checkpoints.checkpoint import read_latest, read_newest
-from ..checkpoints.fingerprint import FLAG, Comparison, Fingerprint
+from ..checkpoints.fingerprint import ACCEPT_FLAG, Comparison, Fingerprint
 from ..checkpoints.fingerprint_diff import ORDER, STATE
 from ..checkpoints.manifest import read_manifest
 from ..checkpoints.retention import list_checkpoints
@@ -98,7 +98,7 @@ def with_advice(error: RunAbortedError, run: Run, compared: Comparison, first_st
         return error
     return RunAbortedError(
         f"{error}. It failed in its first step with changed options: if its state does not fit them, start "
-        f"it without, with {FLAG} {STATE}{cause.plugin}"
+        f"it without, with {ACCEPT_FLAG} {STATE}{cause.plugin}"
     )
 
 
@@ -110,7 +110,7 @@ def _restore(run: Run, snapshot: Snapshot, path: Path) -> None:
             raise
         raise CheckpointError(
             f"{error}. It does not take the state that it has in {path}; to start it without, "
-            f"add: {FLAG} {STATE}{error.plugin}"
+            f"add: {ACCEPT_FLAG} {STATE}{error.plugin}"
         ) from error
     except PluginError as error:
         # It was killed, for example: that says nothing about the state.

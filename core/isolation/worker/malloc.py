@@ -9,8 +9,7 @@ _M_MMAP_THRESHOLD = -3
 #: The largest that glibc accepts; a block of more is mapped and unmapped each time.
 _LARGEST_BLOCK_BYTES = 32 << 20
 _MOST_KEPT_BYTES = 64 << 20
-#: Part of its memory that a worker may keep so.
-_KEPT = 1 / 8
+_KEPT_FRACTION = 1 / 8
 
 
 def keep_freed_memory(limit_bytes: int) -> bool:
@@ -29,6 +28,6 @@ def keep_freed_memory(limit_bytes: int) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    kept = min(int(limit_bytes * _KEPT), _MOST_KEPT_BYTES)
+    kept = min(int(limit_bytes * _KEPT_FRACTION), _MOST_KEPT_BYTES)
     block = min(kept, _LARGEST_BLOCK_BYTES)
     return bool(mallopt(_M_MMAP_THRESHOLD, block) and mallopt(_M_TRIM_THRESHOLD, kept))

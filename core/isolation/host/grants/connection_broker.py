@@ -36,8 +36,7 @@ BUFFER_BYTES = 256 * 1024
 #: moment and the machine a port, which stays taken for a minute.
 BURST = 32
 RATE_PER_S = 20.0
-#: Addresses of one name that are tried.
-_MAX_ADDRESSES = 4
+_MAX_ADDRESSES_PER_NAME = 4
 #: Replies that a worker may leave unread, in bytes as the kernel counts them.
 _MAX_UNREAD_BYTES = 16 * 1024
 _END_S = 1.0
@@ -182,7 +181,9 @@ class ConnectionBroker:
             raise OSError(errno.EMFILE, f"{MAX_OPEN} connections are open; a plugin may have no more")
         deadline = time.monotonic() + timeout_s
         failed: OSError = OSError(errno.EHOSTUNREACH, "the name has no address")
-        for family, kind, protocol, _, address in self._look_up(target.host, target.port)[:_MAX_ADDRESSES]:
+        for family, kind, protocol, _, address in self._look_up(target.host, target.port)[
+            :_MAX_ADDRESSES_PER_NAME
+        ]:
             try:
                 return self._reach(socket.socket(family, kind, protocol), address, target, deadline)
             except OSError as error:

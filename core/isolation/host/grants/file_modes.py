@@ -19,8 +19,7 @@ from pathlib import Path
 from ...policy import kernel
 
 _MARKS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
-#: Call to which of its arguments is the mode.
-_MODE_AT = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
+_MODE_ARGUMENT = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
 _INT = 0xFFFFFFFF
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW = -100 & _INT, 0x100
 _MAX_PATH_BYTES = 4096
@@ -45,7 +44,7 @@ def change_mode(
         arguments: Of the call.
         is_asked: Tells whether the thread still waits, so that its number is still its own.
     """
-    mode = arguments[_MODE_AT[call]]
+    mode = arguments[_MODE_ARGUMENT[call]]
     try:
         with _opened_below(scratch, _path(thread, call, arguments)) as file:
             info = os.fstat(file)

@@ -13,8 +13,7 @@ from ....hooks.permissions import GrantedPath, Target
 from .addresses import CLOUD_KEYS, has_keys, is_one_host
 from .protected_paths import why_reserved
 
-#: Of one kind, for one plugin.
-MAX_GRANTS = 32
+MAX_GRANTS_PER_KIND = 32
 #: All paths of one plugin together; they travel to its workers in one message.
 MAX_PATH_CHARACTERS = 16_384
 _MAX_HOST_CHARACTERS = 253

@@ -46,8 +46,7 @@ _SYSTEM_CODE = (
     *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc", "/opt", "/nix", "/snap"),
     *("/var/lib/dpkg", "/var/lib/apt", "/var/lib/rpm", "/var/lib/pacman", "/var/lib/systemd", "/var/cache"),
 )
-#: In a home folder.
-_CREDENTIALS = (
+_HOME_CREDENTIALS = (
     *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store", ".pki", ".kaggle"),
     *(".netrc", "_netrc", ".pgpass", ".my.cnf", ".git-credentials", ".pypirc", ".npmrc", ".yarnrc.yml"),
     *(".boto", ".s3cfg", ".vault-token", ".terraform.d", ".oci", ".databrickscfg", ".snowflake", ".ngc"),
@@ -60,7 +59,7 @@ _CREDENTIALS = (
 )
 #: Those that are told by their own name, wherever they lie.
 _CREDENTIAL_NAMES = frozenset(
-    name for name in _CREDENTIALS if "/" not in name and name not in {".pip", ".docker"}
+    name for name in _HOME_CREDENTIALS if "/" not in name and name not in {".pip", ".docker"}
 )
 #: Variables that say where such a file or folder is instead.
 _CREDENTIAL_VARIABLES = (
@@ -97,8 +96,7 @@ _PROJECT_MARKS = (
 _CODE_SUFFIXES = frozenset((*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES, ".pyc", ".pth", ".so", ".sh", ".ipynb"))
 _EXECUTABLE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _MAX_ENTRIES = 10_000
-#: Marks the folder of a run.
-_RUN = "run.json"
+_RUN_FOLDER_MARK = "run.json"
 
 
 def why_reserved(path: Path, *, write: bool, modules: Sequence[Path] = (), code: Sequence[Path] = ()) -> str:
@@ -166,7 +164,7 @@ def _wholes() -> Iterator[tuple[str, str]]:
 def _closed() -> Iterator[tuple[str, str]]:
     yield from _CLOSED.items()
     for home in homes():
-        yield from ((str(home / name), _KEYS) for name in _CREDENTIALS)
+        yield from ((str(home / name), _KEYS) for name in _HOME_CREDENTIALS)
     for variable in _CREDENTIAL_VARIABLES:
         if os.environ.get(variable, "").startswith("/"):
             yield os.environ[variable], f"{variable} says that keys are kept there"
@@ -206,7 +204,7 @@ def _about_names(path: Path) -> Iterator[str]:
             yield f"{_KEYS} ({part})"
         if has_owner(part):
             yield "sandboxes of ringfence are there"
-    held = next((name for name in _CREDENTIALS if os.path.lexists(path / name)), None)
+    held = next((name for name in _HOME_CREDENTIALS if os.path.lexists(path / name)), None)
     if held is not None:
         yield f"it holds {held}: {_KEYS}"
     if path.parent == Path("/home"):
@@ -254,8 +252,8 @@ def _about_content(path: Path) -> Iterator[str]:
     marks = [part for part in path.parts if part in {".git", ".hg", ".svn"}]
     if marks:
         yield f"it lies in a {marks[0]} folder, whose files are obeyed and run"
-    run = next((each for each in (path, *path.parents) if os.path.lexists(each / _RUN)), None)
-    if run is not None or any(os.path.lexists(path / name / _RUN) for name in _names(path)):
+    run = next((each for each in (path, *path.parents) if os.path.lexists(each / _RUN_FOLDER_MARK)), None)
+    if run is not None or any(os.path.lexists(path / name / _RUN_FOLDER_MARK) for name in _names(path)):
         yield f"runs of ringfence are there ({run or path}), and whoever resumes one believes what is in it"
     held = next((name for name in _PROJECT_MARKS if os.path.lexists(path / name)), None)
     if held is not None:

@@ -1,4 +1,4 @@
-"""Memory budgets of plugins, as shares of what this process could ever get.
+"""Memory budgets of plugins: shares of the memory that is there.
 
 Total is what this process could ever get: physical memory, or the least limit of
 a control group above it. A budget is a share of that, never more than 15 %.

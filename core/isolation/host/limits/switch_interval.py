@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 
-#: Between a request for the interpreter and getting it, in seconds.
-_SHORT_S = 0.0002
+_SWITCH_INTERVAL_S = 0.0002
 
 
 class ShortSwitchInterval:
@@ -20,14 +19,14 @@ class ShortSwitchInterval:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
-        self._before = _SHORT_S
+        self._before = _SWITCH_INTERVAL_S
 
     def take(self) -> None:
         """Shorten them; those that are shorter already stay so."""
         with self._lock:
             if self._holders == 0:
                 self._before = sys.getswitchinterval()
-                sys.setswitchinterval(min(self._before, _SHORT_S))
+                sys.setswitchinterval(min(self._before, _SWITCH_INTERVAL_S))
             self._holders += 1
 
     def give_back(self) -> None:
