@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.errors import PluginProtocolError
-from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import AnotherPass, Batch, Gradients, StepInfo, TensorMap
 from ..plugins.manager import Hooks
 from ..plugins.moments import (
@@ -267,9 +266,14 @@ def _further_passes(
 
 
 def _refusal(hooks: Hooks, info: StepInfo, why: str) -> PluginProtocolError:
-    optimizer = next(plugin for plugin in hooks.plugins if plugin.spec.role == OPTIMIZER.name)
+    method = hooks.at.update.methods[-1]
+    optimizer = method.plugin.spec
     return PluginProtocolError(
-        why, plugin=optimizer.spec.name, hook="optimizer.backward", step=info.global_step, by_its_code=True
+        why,
+        plugin=optimizer.name,
+        hook=f"{optimizer.role}.{method.name}",
+        step=info.global_step,
+        by_its_code=True,
     )
 
 
