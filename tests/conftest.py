@@ -1,5 +1,6 @@
 """Wheels and fresh environments, for the tests that need an installation and not the clone."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -25,6 +26,8 @@ SOURCES = (
     "LICENSE",
     "CHANGELOG.md",
 )
+#: Names of files that runs and children write to as they go.
+LOGS = ("events.jsonl", "output", "log-*", "*.log", "stderr")
 
 
 def pytest_configure():
@@ -33,6 +36,26 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Name what is kept of a test that failed, and show how the logs of its runs and children end."""
+    report = yield
+    if report.failed:
+        folder = item.funcargs.get("tmp_path") or item.config._tmp_path_factory.getbasetemp()
+        report.sections.append(("files that are kept", "\n".join(told_of(Path(folder)))))
+    return report
+
+
+def told_of(folder):
+    """Yield a folder and the ends of the newest logs below it."""
+    yield str(folder)
+    logs = [path for pattern in LOGS for path in folder.rglob(pattern) if path.is_file()]
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime)[-4:]:
+        with contextlib.suppress(OSError):
+            yield f"{path}:"
+            yield from path.read_text(errors="replace").splitlines()[-20:]
 
 
 def call(*command, cwd, env=None, status=0):

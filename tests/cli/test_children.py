@@ -56,6 +56,7 @@ def test_a_run_whose_data_keeps_processes_ends(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as run:
         try:
             told, _ = run.communicate(timeout=LIMIT_S)

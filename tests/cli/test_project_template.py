@@ -238,7 +238,9 @@ def cookiecutter(tmp_path_factory):
 
     def render(cases):
         told = json.dumps([(answers, str(out)) for answers, out in cases])
-        return call(sys.executable, "-c", COOKIECUTTER, ROOT, told, cwd=home, env={"HOME": str(home)})
+        # It leaves the scripts that it runs where temporary files lie.
+        env = {"HOME": str(home), "TMPDIR": str(home)}
+        return call(sys.executable, "-c", COOKIECUTTER, ROOT, told, cwd=home, env=env)
 
     return render
 
@@ -262,7 +264,7 @@ def test_cookiecutter_bakes_without_a_question(tmp_path):
     """As it is called by who tries templates; what nobody has answered is answered as the template says."""
     words = [sys.executable, "-m", "cookiecutter", "--no-input", "--directory", "plugin_template"]
 
-    call(*words, ROOT, cwd=tmp_path, env={"HOME": str(tmp_path)})
+    call(*words, ROOT, cwd=tmp_path, env={"HOME": str(tmp_path), "TMPDIR": str(tmp_path)})
 
     answers = Answers("my-plugin", "gradient", "Apache-2.0", "The authors of ringfence-my-plugin")
     write_project(Template().files(answers), tmp_path / "ours")

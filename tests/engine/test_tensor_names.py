@@ -25,6 +25,12 @@ from ringfence.engine.weights import weights_sha256
 from ringfence.tensors import pytree
 
 
+@pytest.fixture(autouse=True)
+def no_cache_is_left(monkeypatch, tmp_path):
+    """Have torch make the folder of its compiler's cache, which stays, where it goes with the test."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+
 def compiled(model):
     return torch.compile(model, backend="eager")
 

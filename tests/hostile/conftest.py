@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,15 @@ _KINDS = ("attack", "control")
 
 
 @pytest.fixture(scope="session")
-def stage():
+def stage(request):
     """Return one stage for all attacks: its zygote takes seconds to start, an attacker milliseconds."""
-    with ExitStack() as stack:
-        # Not below a folder that tests of other users may not enter.
-        folder = Path(tempfile.mkdtemp(prefix="ringfence-hostile-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield stack.enter_context(Stage(folder))
+    # Not below a folder that tests of other users may not enter.
+    folder = Path(tempfile.mkdtemp(prefix="ringfence-hostile-"))
+    failed = request.session.testsfailed
+    with Stage(folder) as stage:
+        yield stage
+    if request.session.testsfailed == failed:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

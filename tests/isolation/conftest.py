@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -120,20 +119,19 @@ def confined_nobody():
         pytest.skip(
             "only root can become another user; run by an ordinary user, the other tests show the same"
         )
-    folder = Path(tempfile.mkdtemp(prefix="ringfence-nobody-"))
-    os.chown(folder, NOBODY, NOBODY)
-    packages = folder / "packages"
-    packages.mkdir()
-    (packages / "ringfence").symlink_to(Path(confine.__file__).parents[1])
-    environment = {"PYTHONPATH": os.pathsep.join((str(packages), sysconfig.get_path("purelib")))}
-    user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    interpreter = _readable_interpreter(environment)
+    with tempfile.TemporaryDirectory(prefix="ringfence-nobody-") as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        packages = Path(folder) / "packages"
+        packages.mkdir()
+        (packages / "ringfence").symlink_to(Path(confine.__file__).parents[1])
+        environment = {"PYTHONPATH": os.pathsep.join((str(packages), sysconfig.get_path("purelib")))}
+        user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        interpreter = _readable_interpreter(environment)
 
-    def run(body, **job):
-        return _confined(interpreter, folder, environment, body, job, **user)
+        def run(body, **job):
+            return _confined(interpreter, folder, environment, body, job, **user)
 
-    yield run
-    shutil.rmtree(folder)
+        yield run
 
 
 def _readable_interpreter(environment):
