@@ -232,7 +232,6 @@ def train(
         raise JobError(
             "--accept says what may differ from a run that is resumed; name its folder with --resume"
         )
-    gc.enable()
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
     with StopFlag() as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from ..isolation.host.processes.zygote_process import EarlyZygote
@@ -29,4 +30,15 @@ def train_job(request: TrainRequest, stop: StopFlag) -> int:
     with EarlyZygote(needed=sandboxed) as zygote:
         from .run_job import run_job  # noqa: PLC0415 - see above
 
+        _collect_garbage()
         return run_job(request, job_file, base, stop, zygote)
+
+
+def _collect_garbage() -> None:
+    """Begin to look for garbage, but never among what was imported: that stays.
+
+    The command does not do so as it starts; whoever calls this in a process of another kind may.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

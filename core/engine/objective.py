@@ -66,7 +66,7 @@ class Objective:
             )
 
     def try_metric(self, dataset: Dataset) -> None:
-        """Compute the metric once for outputs of the right shape; imports what it is made of, for 1.6 s.
+        """Compute the metric once for outputs of the right shape; imports what it is made of.
 
         Raises:
             DataError: It cannot be computed for such data.

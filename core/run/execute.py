@@ -271,7 +271,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
         check_resumable(checkpoints, course)
     with ExitStack() as stack:
         sandbox = _sandbox(prepared.plugins, options, stack)
-        # Imports torchmetrics, while the process that plugins are forked from imports torch.
+        # Imports torchmetrics, while the process that plugins are forked from imports what optimizers need.
         setup.objective.try_metric(setup.data.test)
         hooks = Hooks(setup.config.seed, keeper)
         stack.callback(hooks.close)

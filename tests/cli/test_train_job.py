@@ -1,5 +1,6 @@
 """``ringfence train`` from job to folder, in sandboxes."""
 
+import gc
 import json
 import os
 import shutil
@@ -70,6 +71,20 @@ def test_a_process_to_fork_from_is_started_for_a_job_that_can_be_read_and_has_a_
     monkeypatch.setattr("ringfence.cli.run_job.run_job", lambda *_: 0)
     done = ringfence("train", job(text), *flags)
     assert (done.status, len(started)) == (0 if started or text == TRUSTED_JOB else 2, zygotes)
+
+
+def test_garbage_is_looked_for_once_all_is_imported_and_never_among_that(ringfence, job, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ringfence.cli.run_job.run_job", lambda *_: seen.append(gc.isenabled()) or 0)
+    gc.disable()
+    try:
+        assert ringfence("train", job(TRUSTED_JOB)).status == 0
+        assert (seen, gc.get_freeze_count() > 0) == ([True], True)
+    finally:
+        gc.unfreeze()
+        gc.enable()
+    ringfence("train", job(TRUSTED_JOB))
+    assert gc.get_freeze_count() == 0, "a process of another kind keeps to its own ways"
 
 
 def record(folder="runs/job-1"):

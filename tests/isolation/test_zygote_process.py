@@ -1,5 +1,6 @@
 """The process that workers are forked from is started before this one imports torch; one sandbox takes it."""
 
+import gc
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from ringfence.isolation.host.processes import zygote_process
 from ringfence.isolation.host.processes.zygote_client import Zygote
 from ringfence.isolation.host.processes.zygote_process import EarlyZygote
 from ringfence.isolation.sandbox import Sandbox
+from ringfence.isolation.worker import zygote
 
 
 @pytest.fixture
@@ -28,8 +30,8 @@ def early(monkeypatch):
 
 
 def test_the_first_sandbox_takes_it_and_no_other_does(early):
-    zygote, (pid,) = early
-    with Sandbox(zygote=zygote) as first, Sandbox(zygote=zygote) as second:
+    early_one, (pid,) = early
+    with Sandbox(zygote=early_one) as first, Sandbox(zygote=early_one) as second:
         assert first._zygote.pid == pid
         assert second._zygote.pid != pid
     assert not psutil.pid_exists(pid)
@@ -78,3 +80,14 @@ def test_where_none_can_be_started_or_is_needed_there_is_none(monkeypatch):
 def test_to_start_it_takes_no_torch():
     code = f"import sys, {zygote_process.__name__}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_is_imported_for_all_is_never_looked_through_and_the_rest_is():
+    gc.disable()
+    try:
+        zygote.load(("json",))
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -14,7 +14,8 @@ from ...policy.confinement import ENV_CANARY
 # Isolated from environment and current folder, but not from where packages are. What takes time comes
 # after the kernel was asked to end it with its parent: importing torch takes seconds.
 _BOOT = """
-import ctypes, os, signal, sys
+import ctypes, gc, os, signal, sys
+gc.disable()  # until all is imported: the zygote enables it
 libc = ctypes.CDLL(None)
 libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 if os.getppid() != int(sys.argv[2]):
