@@ -137,7 +137,7 @@ def _start_plugins(sandbox: Sandbox, specs: Sequence[PluginSpec], memory: list[f
         started += [sandbox.start(spec) for spec in specs]
         seconds = time.perf_counter() - began
         assert all(set(plugin.accepts) == {"forward"} for plugin in started)
-        pids = [worker.channel.process.pid for plugin in started for worker in plugin._crew.workers]
+        pids = [worker.channel.process.pid for plugin in started for worker in plugin._group.workers]
         memory.append(_private_mib(pids))
         return seconds / len(specs)
     finally:

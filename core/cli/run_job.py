@@ -43,7 +43,7 @@ def run_job(request: TrainRequest, job_file: JobFile, base: Path, stop: StopFlag
     """
     resume = request.resume
     here = _working_folder()
-    with _missing_base_told(base):
+    with _explain_missing_base(base):
         prepared = prepare(job_file, base, tell=(lambda _: None) if request.quiet else to_stderr)
     if resume is not None:
         _check_length(resume, prepared.setup.steps_total)
@@ -53,7 +53,7 @@ def run_job(request: TrainRequest, job_file: JobFile, base: Path, stop: StopFlag
     tell = view.line if isinstance(view, TerminalView) else to_stderr
     display = RunDisplay(view, resumed=resume is not None, trace=tell if request.debug else None)
     outcome = _run(prepared, request, start, display, stop, zygote)
-    return CutOffError.exit_status if outcome is None else _told(outcome, display)
+    return CutOffError.exit_status if outcome is None else _print_outcome(outcome, display)
 
 
 def _run(
@@ -90,9 +90,9 @@ def _run(
     try:
         return _run_in_a_free_one(request.path, run_in, start) if folder is None else run_in(folder)
     except CutOffError:
-        to_stderr(_ended("interrupted before the first step", folder))
+        to_stderr(_ending_words("interrupted before the first step", folder))
     except KeyboardInterrupt:
-        to_stderr(_ended("interrupted, at once", folder))
+        to_stderr(_ending_words("interrupted, at once", folder))
     except RingfenceError:
         view.close()
         if folder is not None and display.status.info is not None:
@@ -104,7 +104,7 @@ def _run(
     return None
 
 
-def _told(outcome: RunOutcome, display: RunDisplay) -> int:
+def _print_outcome(outcome: RunOutcome, display: RunDisplay) -> int:
     """Show how a run ended, and return the exit status."""
     result = outcome.result
     metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())
@@ -133,7 +133,7 @@ def _tell_what_is_left(folder: Path) -> None:
         _say(_CONTINUED.format(run_folder.quoted(folder)))
 
 
-def _ended(how: str, folder: Path | None) -> str:
+def _ending_words(how: str, folder: Path | None) -> str:
     """Say how a run ended without its last state, and what there is of it."""
     done = 0 if folder is None else run_folder.steps_done(folder)
     if folder is None or not done:
@@ -164,7 +164,7 @@ def _run_in_a_free_one(
 
 
 @contextmanager
-def _missing_base_told(base: Path) -> Iterator[None]:
+def _explain_missing_base(base: Path) -> Iterator[None]:
     """Add to an error that the folder from which relative paths start is gone, where it is."""
     try:
         yield

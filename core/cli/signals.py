@@ -97,7 +97,7 @@ class StopFlag:
         if self not in _flags:
             return  # a child that was forked unwinds the stack of its parent
         _flags.remove(self)
-        self._let_go()
+        self._release_signals()
         # Not by closing it: processes that native code has forked may hold it as well.
         os.write(self._write, _OVER)
         if self._thread.is_alive():
@@ -121,10 +121,10 @@ class StopFlag:
 
     def forget(self) -> None:
         """In a child that was forked: be no part of it."""
-        self._let_go()
+        self._release_signals()
         self._close()
 
-    def _let_go(self) -> None:
+    def _release_signals(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)

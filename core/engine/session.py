@@ -26,7 +26,7 @@ class Run:
         stepper: What one step works on.
         observer: Told what happens.
         checkpoints: Folder for checkpoints; None writes none.
-        course: What a resumed run must agree with.
+        fingerprint: What a resumed run must agree with.
         stop: Looked at between steps, and between the batches of a step and of an evaluation.
         steps_given_up: Those that a call which was cut off has cost.
         snapshot: The last one.
@@ -46,7 +46,7 @@ class Run:
     stepper: Stepper
     observer: Observer
     checkpoints: Path | None
-    course: Fingerprint
+    fingerprint: Fingerprint
     stop: StopRequest
     steps_given_up: int = 0
     snapshot: Snapshot | None = None

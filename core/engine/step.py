@@ -154,7 +154,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
         # A monitor that does not take ``updates`` is never given them.
         values: UpdatedValues = {"parameters": weights.values, "updates": updates, "gradients": gradients}
         hooks.fire(at.after_update, values, info)
-    weights.let_go()
+    weights.release()
     if at.after_step.methods:
         for (_, batch_info), losses in zip(done.batches, done.sample_losses, strict=True):
             told: SampleValues = {"losses": losses}

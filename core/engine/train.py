@@ -79,7 +79,7 @@ def train(
     observer: Observer | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
-    course: Fingerprint | None = None,
+    fingerprint: Fingerprint | None = None,
     allocate: Allocate | None = None,
     stop: StopRequest | None = None,
     drivers: Sequence[Driver[Run]] = (),
@@ -111,7 +111,7 @@ def train(
         observer: Told what happens; nobody by default.
         checkpoints: Folder for checkpoints; None writes none.
         resume: Go on from the latest intact checkpoint in ``checkpoints``.
-        course: What a resumed run must agree with, and what of it may differ.
+        fingerprint: What a resumed run must agree with, and what of it may differ.
         allocate: Where the host buffers of parameters and gradients come from.
         stop: Looked at between steps; once it is made the run checkpoints and ends as interrupted. Looked at
             between the batches of an evaluation too, which is then left out, and made when it is resumed.
@@ -143,7 +143,7 @@ def train(
         ),
         observer=observer or Observer(),
         checkpoints=checkpoints,
-        course=course or Fingerprint(),
+        fingerprint=fingerprint or Fingerprint(),
         stop=stop,
     )
     compared = Comparison()

@@ -167,11 +167,11 @@ class Weights:
 
     def drop_gradients(self) -> None:
         """Let go of all gradients, so that autograd makes new ones."""
-        self.let_go()
+        self.release()
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let go of what was collected."""
         self._replaced = None
         self._gradients.drop()
@@ -180,7 +180,7 @@ class Weights:
         """Take every ``parameter.grad`` away, into host memory.
 
         Returns:
-            The gradients of the parameters that got one, until ``let_go``. The same
+            The gradients of the parameters that got one, until ``release``. The same
             object comes back for the same set of names, so that a plugin can recognise it.
         """
         found: dict[str, Tensor] = {}
@@ -196,7 +196,7 @@ class Weights:
         if present != self._present:
             # What is absent must not show in ``Gradients.flat()``.
             self._device_gradients.buffer.zero_()
-            self.let_go()
+            self.release()
             if present not in self._selected:
                 self._selected[present] = Collected(self._all_gradients.select(present))
             self._present, self._gradients = present, self._selected[present]

@@ -106,8 +106,8 @@ class FaultLog:
         self.steps_lost = 0
 
     @property
-    def kept(self) -> list[FaultRecord]:
-        """Those that are kept, in order."""
+    def records(self) -> list[FaultRecord]:
+        """The faults that are kept, in order."""
         return [*self._first, *self._last]
 
     @property

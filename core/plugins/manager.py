@@ -72,7 +72,7 @@ class Hooks:
             self._manager.unregister(name=name)
             raise PluginLoadError(str(error), plugin=name) from error
         self.plugins.append(plugin)
-        self._settle()
+        self._find_who_fires()
         self._news.tell(plugin)  # of what it did while it was imported
 
     def order(self) -> dict[str, list[str]]:
@@ -201,7 +201,7 @@ class Hooks:
     def disable(self, plugin: Plugin, error: PluginError, place: RunPosition) -> None:
         """Go on without ``plugin``, which raised ``error``."""
         plugin.usage.state = "disabled"
-        self._settle()
+        self._find_who_fires()
         plugin.close()
         self._news.tell(plugin)
         plugin.usage.traceback = traceback_of(error)
@@ -243,9 +243,9 @@ class Hooks:
             found[hook.__name__] = [plugin for plugin in plugins if plugin.usage.state == "running"]
         return found
 
-    def _settle(self) -> None:
+    def _find_who_fires(self) -> None:
         """Find out who fires when, as a plugin has come or gone."""
-        self.at.settle(self._implementers())
+        self.at.let_fire(self._implementers())
         self.one_pass = all(method.plugin.one_pass for method in self.at.update.methods)
         self.observers = tuple(
             plugin for plugin in self._running() if plugin.spec.role_info.observes and plugin.accepts

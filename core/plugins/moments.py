@@ -119,7 +119,7 @@ class Firing(Generic[Values, Change]):
         self.methods: tuple[PluginMethod, ...] = ()
         self.needs: frozenset[str] = frozenset()
 
-    def settle(self, methods: tuple[PluginMethod, ...]) -> None:
+    def let_fire(self, methods: tuple[PluginMethod, ...]) -> None:
         """Let ``methods`` fire, and no others."""
         self.methods = methods
         self.needs = frozenset().union(*(method.needs for method in methods))
@@ -144,7 +144,7 @@ class Moments:
     after_update: Firing[UpdatedValues, Never] = field(default_factory=Firing)
     after_step: Firing[SampleValues, Never] = field(default_factory=Firing)
 
-    def settle(self, implementers: Mapping[str, Sequence[Plugin]]) -> None:
+    def let_fire(self, implementers: Mapping[str, Sequence[Plugin]]) -> None:
         """Let running plugins fire when their roles say so.
 
         Args:
@@ -157,4 +157,4 @@ class Moments:
                 fires[method.fires] += [PluginMethod.of(plugin, name) for plugin in found]
         for moment, methods in fires.items():
             firing: Firing[Any, Any] = getattr(self, moment.name.lower())
-            firing.settle(tuple(methods))
+            firing.let_fire(tuple(methods))

@@ -190,7 +190,7 @@ def _recorded(
                 # Nothing was trained: the message tells all there is, and the name stays free.
                 _discard(folder, log, whole=made)
                 raise
-            error = _ended(fault, record)
+            error = _error_of(fault, record)
             record.fail(error)
             # What went wrong matters more than that the disk may be full as well.
             with contextlib.suppress(OSError, RunAbortedError):
@@ -233,7 +233,7 @@ def _discard(folder: Path, log: MetricsLog, *, whole: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def _ended(fault: BaseException, record: RunRecord) -> BaseException:
+def _error_of(fault: BaseException, record: RunRecord) -> BaseException:
     """Return what a fault means: a checkpoint that cannot be written ends a run, and is no bad input."""
     if isinstance(fault, CheckpointError) and record.begun:
         flag = f"--resume {run_folder.quoted(record.folder)}"
@@ -266,9 +266,9 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
     """Start the plugins, train, and end the plugins."""
     setup = prepared.setup
     checkpoints = record.folder / run_folder.CHECKPOINTS
-    course = accepting(prepared.course, options.accept, record.accepted, record.accept)
+    fingerprint = accepting(prepared.fingerprint, options.accept, record.accepted, record.accept)
     if options.resume:
-        check_resumable(checkpoints, course)
+        check_resumable(checkpoints, fingerprint)
     with ExitStack() as stack:
         sandbox = _sandbox(prepared.plugins, options, stack)
         # Imports torchmetrics, while the process that plugins are forked from imports what optimizers need.
@@ -287,7 +287,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
                 observer=keeper,
                 checkpoints=checkpoints,
                 resume=options.resume,
-                course=course,
+                fingerprint=fingerprint,
                 allocate=None if sandbox is None else sandbox.allocate,
                 stop=options.stop,
                 drivers=prepared.drivers,

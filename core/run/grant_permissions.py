@@ -59,7 +59,7 @@ def granted_permissions(
         The permissions; and problems, each with its path inside the plugin's entry.
     """
     problems: list[Problem] = []
-    resolved = _resolved(entry, needs, parameters, around, problems)
+    resolved = _resolve(entry, needs, parameters, around, problems)
     if entry.isolation == "trusted":
         problems += _meaningless(entry)
         return Permissions(tuple(resolved)), problems
@@ -159,7 +159,7 @@ def _meaningless(entry: PluginJob) -> Iterator[Problem]:
 # needs
 
 
-def _resolved(
+def _resolve(
     entry: PluginJob,
     needs: Sequence[Need],
     parameters: Sequence[Parameter],

@@ -61,18 +61,22 @@ def build(job_file: JobFile, base: FilePath) -> Setup:
         DataError: The data cannot be read, or does not fit model, loss or metric.
     """
     job = job_file.job
-    config = _told("", job_file, lambda: _config(job_file))
+    config = _with_place("", job_file, lambda: _config(job_file))
     # A function of the user's that draws from a global generator gives the same samples at each start, and
     # whatever the job's seed: those that are for testing must stay so.
     seed_all(derive_seed(0, "data"))
     task: Task = "classification" if config.loss.classes else "regression"
-    data = _told("data", job_file, lambda: load_data(job.data.name, job.data.options, base=base, task=task))
+    data = _with_place(
+        "data", job_file, lambda: load_data(job.data.name, job.data.options, base=base, task=task)
+    )
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
-    model = _told("model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base))
-    setup = _told("schedule", job_file, lambda: Setup.of(model, data, config))
-    _told("loss", job_file, lambda: setup.objective.check_data(data.train))
-    return dataclasses.replace(setup, tried=_told("model", job_file, lambda: try_out(setup)))
+    model = _with_place(
+        "model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base)
+    )
+    setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config))
+    _with_place("loss", job_file, lambda: setup.objective.check_data(data.train))
+    return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 
 
 def _config(job_file: JobFile) -> TrainConfig:
@@ -97,7 +101,7 @@ def _config(job_file: JobFile) -> TrainConfig:
     )
 
 
-def _told(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:
+def _with_place(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:
     """Run ``make``; an error then says where in the job its cause was written."""
     path: Path = (key,) if key else ()
     try:

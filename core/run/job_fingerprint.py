@@ -1,4 +1,4 @@
-"""What of a job decides the course of a run, and what of that may change when the run is resumed."""
+"""The fingerprint of a job: what decides its run's weights, and what of that may change on resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..version import __version__
 #: What a resumed run must agree with. How long it trains and when it is judged (``steps``, ``epochs``,
 #: ``early_stopping``, ``eval_every``) may be changed on purpose, so that a finished run can be made longer;
 #: a schedule then follows the new length. The rest is about cost, such as workers, threads and snapshots.
-_COURSE = (
+_KEYS = (
     "model",
     "data",
     "batch_size",
@@ -45,10 +45,10 @@ NEVER: Mapping[str, str] = MappingProxyType(
 
 
 def fingerprint(job: Job) -> Mapping[str, Any]:
-    """Return what decides a run's course, as JSON data: a resumed run must agree with it."""
+    """Return what decides a run's weights, as JSON data: a resumed run must agree with it."""
     whole = job.model_dump(mode="json")
-    course = {key: whole[key] for key in _COURSE}
-    return course | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
+    values = {key: whole[key] for key in _KEYS}
+    return values | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
 
 
 def environment(
@@ -79,7 +79,7 @@ def environment(
 
 
 def fingerprint_of(job: Job, specs: Sequence[PluginSpec], setup: Setup) -> Fingerprint:
-    """Return what decides the course of a job's run, to be resumed with nothing accepted.
+    """Return what decides the weights of a job's run, to be resumed with nothing accepted.
 
     Args:
         job: The run's.
@@ -87,28 +87,28 @@ def fingerprint_of(job: Job, specs: Sequence[PluginSpec], setup: Setup) -> Finge
         setup: What it trains.
     """
     return Fingerprint(
-        fingerprint={**fingerprint(job), CONTENTS: digest_data(setup.data)},
+        values={**fingerprint(job), CONTENTS: digest_data(setup.data)},
         environment=environment(job, specs, setup.steps_total, setup.device),
         never=NEVER,
     )
 
 
 def accepting(
-    course: Fingerprint,
+    fingerprint: Fingerprint,
     accept: Collection[str],
     accepted: Sequence[Mapping[str, Any]],
     on_accepted: Callable[[int, Sequence[Difference]], None],
 ) -> Fingerprint:
-    """Return ``course`` with what may differ.
+    """Return ``fingerprint`` with what may differ.
 
     Args:
-        course: What ``fingerprint_of`` returned.
+        fingerprint: What ``fingerprint_of`` returned.
         accept: What the user lets differ when the run is resumed.
         accepted: What the user has let differ before, as ``run.json`` has it.
         on_accepted: As in ``Fingerprint``.
     """
     return replace(
-        course,
+        fingerprint,
         accept=frozenset(accept),
         remembered=tuple(Difference.from_dict(entry) for entry in accepted),
         started_fresh=dict(_started_fresh(accepted)),

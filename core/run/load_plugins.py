@@ -45,7 +45,7 @@ from ..plugins.manager import Hooks
 from ..version import __version__
 from .class_fit import fits_series
 from .grant_permissions import GrantRules, granted_permissions, resolve_paths
-from .memory_shares import share_out, told_shares, too_small
+from .memory_shares import describe_shares, share_out, too_small
 
 #: What a constructor raises for options that it does not take.
 _WRONG_OPTIONS = ("ValueError", "TypeError")
@@ -358,7 +358,7 @@ def _planned(
 
 def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> None:
     file = planned[0].job_file if planned else None
-    if file is not None and (told := told_shares(file, [item.spec for item in planned], total_bytes())):
+    if file is not None and (told := describe_shares(file, [item.spec for item in planned], total_bytes())):
         event(told)
 
 

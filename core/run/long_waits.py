@@ -11,7 +11,7 @@ TOLD_AFTER_S = 2.0
 
 
 @contextlib.contextmanager
-def told_if_slow(tell: Callable[[str], None], what: str) -> Iterator[None]:
+def tell_if_slow(tell: Callable[[str], None], what: str) -> Iterator[None]:
     """Tell what is being done, from another thread, if the context takes longer than a user likes to wait."""
     timer = threading.Timer(TOLD_AFTER_S, tell, [f"{what} …"])
     timer.daemon = True

@@ -89,7 +89,7 @@ def _first_too_many(positions: Sequence[int], written: Sequence[float | None], s
     raise ValueError("they fit")
 
 
-def told_shares(file: JobFile, specs: Sequence[PluginSpec], total_bytes: int) -> str:
+def describe_shares(file: JobFile, specs: Sequence[PluginSpec], total_bytes: int) -> str:
     """Return what to tell of shares that are smaller than a plugin would have alone, or ``""``.
 
     Args:

@@ -20,7 +20,7 @@ from ..job.job_file import JobFile
 from .ingredients import build, check_names
 from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
-from .long_waits import told_if_slow
+from .long_waits import tell_if_slow
 from .memory_shares import with_shares
 
 #: More threads than have so many digits are a slip, and too many for a job.
@@ -36,7 +36,7 @@ class Prepared:
         base: Folder that its relative paths start from.
         plugins: Found and checked, not started: with their options, permissions and shares.
         setup: Model, data, loss and metric, device and steps, tried together.
-        course: What decides the course of the run.
+        fingerprint: What decides the course of the run.
         drivers: What acts on the run between its steps, in this order.
     """
 
@@ -44,7 +44,7 @@ class Prepared:
     base: Path
     plugins: Sequence[Planned]
     setup: Setup
-    course: Fingerprint
+    fingerprint: Fingerprint
     drivers: Sequence[Driver[Run]] = ()
 
 
@@ -75,11 +75,11 @@ def prepare(
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
     setup = build(job_file, base)
-    with told_if_slow(tell, "reading the training data, to know between which numbers they lie"):
+    with tell_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, setup.data.train.input_range)
-    with told_if_slow(tell, "reading the data, to know them again when the run is resumed"):
-        course = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
-    return Prepared(job_file, base, planned, setup, course)
+    with tell_if_slow(tell, "reading the data, to know them again when the run is resumed"):
+        fingerprint = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
+    return Prepared(job_file, base, planned, setup, fingerprint)
 
 
 def default_threads() -> int:

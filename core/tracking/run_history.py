@@ -78,7 +78,7 @@ class RunHistory(msgspec.Struct, frozen=True):
 
     def faults_with(self, log: FaultLog) -> dict[str, Any]:
         """Return what ``run.json`` says of faults, with those of this process."""
-        kept = [*self.faults, *log.kept]
+        kept = [*self.faults, *log.records]
         if len(kept) > 2 * FAULTS_KEPT:
             kept = [*kept[:FAULTS_KEPT], *kept[-FAULTS_KEPT:]]
         count = len(self.faults) + self.faults_left_out + log.count

@@ -32,7 +32,7 @@ def contents(step=1, metric=None, *, higher=True, size=4):
 
 
 def read(folder, **fingerprint):
-    return read_latest(folder, Fingerprint(fingerprint=fingerprint).compare, note=pytest.fail)
+    return read_latest(folder, Fingerprint(values=fingerprint).compare, note=pytest.fail)
 
 
 def steps(folder):

@@ -88,7 +88,7 @@ class Course:
 
     @property
     def faults(self):
-        return self.hooks.failures.log.kept
+        return self.hooks.failures.log.records
 
 
 @pytest.fixture(scope="module")

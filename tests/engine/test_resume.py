@@ -111,7 +111,7 @@ def test_finished_run_resumes_to_its_own_end(tmp_path):
 def test_other_job_is_refused_with_the_keys_that_differ(tmp_path):
     run(
         mlp(), image_data(), hooks_of(sgd()), config(epochs=1),
-        checkpoints=tmp_path, course=Fingerprint(fingerprint={"batch_size": 8, "seed": 7, "size": (1, 2)}),
+        checkpoints=tmp_path, fingerprint=Fingerprint(values={"batch_size": 8, "seed": 7, "size": (1, 2)}),
     )  # fmt: skip
     with pytest.raises(
         CheckpointError,
@@ -119,7 +119,7 @@ def test_other_job_is_refused_with_the_keys_that_differ(tmp_path):
     ):
         run(
             mlp(), image_data(), hooks_of(sgd()), config(epochs=1), checkpoints=tmp_path, resume=True,
-            course=Fingerprint(fingerprint={"batch_size": 16, "seed": 7, "size": (1, 2), "lr": 0.1}),
+            fingerprint=Fingerprint(values={"batch_size": 16, "seed": 7, "size": (1, 2), "lr": 0.1}),
         )  # fmt: skip
 
 

@@ -82,12 +82,12 @@ def names(*plugins):
 def train(folder, plugins, *, accept=(), stop=None, resume=False, observer=None, fingerprint=None, **changes):
     observer = observer or (TapeRecorder() if stop is None else StopAt(stop))
     accepted = []
-    course = Fingerprint(
-        fingerprint={"plugins": names(*plugins)} | (fingerprint or {}),
+    mine = Fingerprint(
+        values={"plugins": names(*plugins)} | (fingerprint or {}),
         accept=frozenset(accept),
         on_accepted=lambda step, found: accepted.append((step, [difference.key for difference in found])),
     )
-    more = {} if folder is None else {"checkpoints": folder, "resume": resume, "course": course}
+    more = {} if folder is None else {"checkpoints": folder, "resume": resume, "fingerprint": mine}
     settings = {"steps": STEPS, "checkpoint_every": 3} | changes
     result = run(
         convnet(), image_data(), hooks_of(*plugins), config(**settings),

@@ -182,7 +182,7 @@ def test_gradients_are_let_go_of_at_the_end_of_a_step():
     model(torch.randn(2, 64)).sum().backward()
     made = weakref.ref(model[1].weight.grad)
     weights.collect_gradients()
-    weights.let_go()
+    weights.release()
     assert made() is None
 
 

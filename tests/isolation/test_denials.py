@@ -43,7 +43,7 @@ def told(plugin):
 
 
 def attempts_of(plugin):
-    return plugin._crew.workers[0].attempts
+    return plugin._group.workers[0].attempts
 
 
 def test_what_is_tried_while_it_is_loaded_is_counted(start):
@@ -115,7 +115,7 @@ def test_a_host_that_does_not_answer_lets_nothing_through_and_the_deadline_holds
     start, sandbox, gradients, step
 ):
     plugin = told(start("trying:InHook", deadline_s=0.5))
-    pid = plugin._crew.workers[0].channel.process.pid
+    pid = plugin._group.workers[0].channel.process.pid
     with sandbox.answerer._lock, pytest.raises(PluginTimeoutError):
         plugin.call("backward", {"gradients": gradients}, step)
     assert not Path(f"/proc/{pid}").exists()
@@ -124,8 +124,8 @@ def test_a_host_that_does_not_answer_lets_nothing_through_and_the_deadline_holds
 def test_a_listener_is_closed_with_its_worker(start, sandbox):
     plugin = told(start("trying:InHook"))
     attempts = attempts_of(plugin)
-    plugin._crew.workers[0].channel.process.kill()
-    plugin._crew.workers[0].channel._reap(plugin._crew.workers[0].channel.process)
+    plugin._group.workers[0].channel.process.kill()
+    plugin._group.workers[0].channel._reap(plugin._group.workers[0].channel.process)
     assert until(lambda: attempts.listener.closed)
     assert attempts not in sandbox.answerer._watched.values()
 

@@ -78,7 +78,7 @@ def test_where_the_kernel_cannot_refuse_descriptors_their_sender_is_ended(sandbo
     with Disk(sandbox.folder) as disk:
         plugin.post("forward", {"outputs": torch.ones(2)}, StepInfo(0))
         assert until(plugin._workers[0].channel.process.has_ended, 20)
-    why = plugin._crew._account.exceeded
+    why = plugin._group._account.exceeded
     print(f"at most {disk.peak / MIB:.0f} MiB on the disk; {why}")
     assert re.match(r"sent \d+ open files along with what it said, which nobody asked for", why)
     assert disk.peak < scratch_folder.MAX_SCRATCH_BYTES

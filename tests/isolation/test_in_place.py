@@ -130,7 +130,7 @@ class Course:
         self._sandbox, restart = sandbox, self.plugin.restart
 
         def restart_sound():
-            self.plugin._crew.spec = replace(self.plugin.spec, options={"at": -1})
+            self.plugin._group.spec = replace(self.plugin.spec, options={"at": -1})
             restart()
 
         self.plugin.restart = restart_sound

@@ -220,8 +220,8 @@ def test_memory_is_measured_more_often_the_less_of_it_is_left(start, monkeypatch
 
 def pause(plugin):
     """Return how long after a look at its memory the next one is due."""
-    plugin._crew._account.measure()
-    return plugin._crew._account.look_at - 100.0
+    plugin._group._account.measure()
+    return plugin._group._account.look_at - 100.0
 
 
 @pytest.mark.soak
@@ -234,7 +234,7 @@ def test_the_watchdog_looks_as_often_as_that(start):
 
 def looks(plugin):
     """Return how often it was measured in half a second."""
-    book = plugin._crew._account
+    book = plugin._group._account
     seen, until = set(), time.monotonic() + 0.5
     while time.monotonic() < until:
         seen.add(book.look_at)

@@ -149,7 +149,7 @@ def test_monitors_that_never_answer_are_drained_side_by_side(sandbox, spec, grad
     seconds = time.monotonic() - began
     print("drained in", seconds)
     assert [plugin.usage.state for plugin in hooks.plugins] == ["disabled"] * 3
-    assert [fault.error for fault in hooks.failures.log.kept] == [PluginTimeoutError.__name__] * 3
+    assert [fault.error for fault in hooks.failures.log.records] == [PluginTimeoutError.__name__] * 3
     assert seconds < len(hooks.plugins) * deadline_s
 
 

@@ -94,7 +94,7 @@ def test_the_same_fault_in_a_row_is_told_in_full_once(decide, told):
     where = "plugin 'clip' in 'gradient.backward' at step"
     assert [len(text) > 5000 for text in told] == [True, False, True, True]
     assert told[1] == f"{where} 5: the same again; restarted (2 of 3 in a row) after 0.5 s"
-    assert decide.log.kept[1].message == told[1]
+    assert decide.log.records[1].message == told[1]
     assert told[3].endswith("restarted (1 of 3 in a row)")
 
 
@@ -139,7 +139,7 @@ def test_a_restart_is_recorded_with_what_it_cost_and_how_long_it_took(decide):
     time.sleep(0.02)
     decide.recovered()
     decide.recovered()  # the time of a fault is noted once
-    (kept,) = decide.log.kept
+    (kept,) = decide.log.records
     assert (kept.step, kept.plugin, kept.hook, kept.error) == (12, "optim", None, "PluginCrashedError")
     assert (kept.decision, kept.steps_lost, decide.log.steps_lost) == ("restarted", 4, 4)
     assert 0.02 <= kept.recovery_s < 0.5
@@ -149,7 +149,7 @@ def test_a_restart_that_fails_in_its_turn_is_a_fault_of_its_own(decide, told):
     fail(decide, crash(step=12), RunPosition(12, 4))
     fail(decide, PluginError("did not start", plugin="optim"), RunPosition(12))
     decide.recovered()
-    first, second = decide.log.kept
+    first, second = decide.log.records
     assert (first.steps_lost, second.steps_lost) == (4, 0)
     assert first.recovery_s > 0 < second.recovery_s
     assert len(told) == 2
@@ -161,7 +161,7 @@ def test_a_restart_that_fails_in_its_turn_is_a_fault_of_its_own(decide, told):
 )
 def test_other_decisions_are_told_once_and_recorded(decide, told, decision, tells, ends):
     getattr(decide, decision)(crash(), RunPosition(7, 2))
-    (kept,) = decide.log.kept
+    (kept,) = decide.log.records
     assert [kept.message] == told
     assert len(told) == tells
     assert kept.message.endswith(ends)
@@ -170,14 +170,14 @@ def test_other_decisions_are_told_once_and_recorded(decide, told, decision, tell
 
 def test_an_abort_is_recorded_and_told_by_whoever_ends_the_run(decide, told):
     decide.abort(crash(), RunPosition(7, 2), "why")
-    assert (decide.log.kept[0].decision, decide.log.kept[0].message, told) == ("aborted", "why", [])
+    assert (decide.log.records[0].decision, decide.log.records[0].message, told) == ("aborted", "why", [])
 
 
 def test_the_first_and_the_last_faults_are_kept_and_all_are_counted():
     log = FaultLog()
     for number in range(3 * FAULTS_KEPT):
         log.add(fault(number))
-    assert [each.step for each in log.kept] == [
+    assert [each.step for each in log.records] == [
         *range(FAULTS_KEPT),
         *range(2 * FAULTS_KEPT, 3 * FAULTS_KEPT),
     ]
@@ -192,7 +192,7 @@ def test_a_traceback_is_kept_the_first_time_without_control_characters(decide):
     for text in ("ValueError: \x1b[2J", "ValueError: \x1b[2J", "KeyError: 1"):
         decide.disable(raised(text), RunPosition(5))
     decide.disable(raised("KeyError: 1", "other"), RunPosition(5))
-    assert [fault.traceback for fault in decide.log.kept] == [
+    assert [fault.traceback for fault in decide.log.records] == [
         "ValueError: \\x1b[2J",
         "",
         "KeyError: 1",
@@ -203,7 +203,7 @@ def test_a_traceback_is_kept_the_first_time_without_control_characters(decide):
 def test_tracebacks_that_differ_each_time_do_not_make_the_record_grow(decide):
     for number in range(3 * TRACEBACKS_KEPT):
         decide.disable(raised(f"{'x' * MAX_TRACEBACK}\nKeyError: {number}"), RunPosition(5))
-    kept = [fault.traceback for fault in decide.log.kept if fault.traceback]
+    kept = [fault.traceback for fault in decide.log.records if fault.traceback]
     assert len(kept) == TRACEBACKS_KEPT
     assert {len(each) for each in kept} == {MAX_TRACEBACK}
     assert kept[3].endswith("x\nKeyError: 3")
@@ -211,8 +211,8 @@ def test_tracebacks_that_differ_each_time_do_not_make_the_record_grow(decide):
 
 def test_what_a_plugin_printed_does_not_make_the_record_grow(decide, told):
     fail(decide, PluginCrashedError("x" * 30_000, plugin="optim"), RunPosition(0))
-    assert len(decide.log.kept[0].message) == MAX_MESSAGE
-    assert decide.log.kept[0].message == failure_policy.truncate(told[0])
+    assert len(decide.log.records[0].message) == MAX_MESSAGE
+    assert decide.log.records[0].message == failure_policy.truncate(told[0])
     assert len(told[0]) > 30_000
 
 

@@ -333,7 +333,7 @@ def test_a_plugin_that_may_be_disabled_is_where_its_state_fails(method):
     hooks.register(without_state(on_failure="disable"))
     STATES[method](hooks)
     assert hooks.plugins[0].usage.state == "disabled"
-    (fault,) = hooks.failures.log.kept
+    (fault,) = hooks.failures.log.records
     assert (fault.hook, fault.decision, fault.steps_lost) == (f"gradient.{method}", "disabled", 0)
     assert notes.events == [fault.message]
 

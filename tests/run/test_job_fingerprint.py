@@ -45,8 +45,8 @@ def manifest(text=JOB, plugins=("optim",), **more):
 
 
 def compare(text, *accept, then=None, **more):
-    course = Fingerprint(fingerprint=of(text), never=NEVER, accept=frozenset(accept), **more)
-    return course.compare(WHERE, then or manifest())
+    mine = Fingerprint(values=of(text), never=NEVER, accept=frozenset(accept), **more)
+    return mine.compare(WHERE, then or manifest())
 
 
 # key by key
@@ -193,20 +193,20 @@ def with_data(**parts):
 def test_data_that_have_changed_are_refused_unless_that_is_accepted(part):
     then = with_data(train="60 samples, aa", test="9 samples, bb")
     now = with_data(**then[CONTENTS] | {part: "7 samples, cc"})
-    course = Fingerprint(fingerprint=now, never=NEVER)
+    mine = Fingerprint(values=now, never=NEVER)
     with pytest.raises(CheckpointError) as caught:
-        course.compare(WHERE, manifest(fingerprint=then))
+        mine.compare(WHERE, manifest(fingerprint=then))
     told = f"data_contents.{part}: the data have changed: {then[CONTENTS][part]} then, 7 samples, cc now"
     assert f"  {told}\n" in str(caught.value)
     assert str(caught.value).endswith(f"accepted with: --accept data_contents.{part}")
 
-    accepting = replace(course, accept=frozenset({f"data_contents.{part}"}))
+    accepting = replace(mine, accept=frozenset({f"data_contents.{part}"}))
     assert accepting.compare(WHERE, manifest(fingerprint=then)).told == (f"accepted: {told}",)
 
 
 def test_a_checkpoint_that_does_not_tell_what_the_data_held_is_gone_on_from():
-    course = Fingerprint(fingerprint=with_data(train="60 samples, aa"), never=NEVER)
-    assert course.compare(WHERE, manifest()).accepted == ()
+    mine = Fingerprint(values=with_data(train="60 samples, aa"), never=NEVER)
+    assert mine.compare(WHERE, manifest()).accepted == ()
 
 
 # the user's word
@@ -241,9 +241,9 @@ def test_accepting_one_of_two_leaves_the_other():
 @pytest.mark.parametrize("key", NEVER)
 def test_what_makes_the_samples_and_the_steps_can_never_be_accepted(key):
     now = dict(of(JOB)) | {key: "another"}
-    course = Fingerprint(fingerprint=now, never=NEVER, accept=frozenset({key}))
+    mine = Fingerprint(values=now, never=NEVER, accept=frozenset({key}))
     with pytest.raises(CheckpointError, match=f"cannot change: {NEVER[key]}"):
-        course.compare(WHERE, manifest())
+        mine.compare(WHERE, manifest())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ringfence.hooks.errors import JobError
 from ringfence.job.job_file import read_job
 from ringfence.plugins.interface import MAX_FRACTION_TOGETHER, PluginSpec
-from ringfence.run.memory_shares import share_out, shares, told_shares, with_shares
+from ringfence.run.memory_shares import describe_shares, share_out, shares, with_shares
 
 HEAD = "model: cnn\ndata: mnist10k\nepochs: 1\n"
 _FRACTION = st.none() | st.floats(0.0001, 0.15)
@@ -103,13 +103,13 @@ def test_nothing_left_for_those_that_write_nothing_is_told(job):
 def test_what_plugins_share_is_told_once_and_only_where_it_is_less_than_one_alone_would_have(job):
     gib = 1 << 30
     file = job(*plugins(*[None] * 10))
-    assert told_shares(file, specs(10, 0.09), 24 * gib) == (
+    assert describe_shares(file, specs(10, 0.09), 24 * gib) == (
         "10 plugins share 90% of this machine's memory: 0.09 (2.2 GiB) each"
     )
-    assert told_shares(job(*plugins(*[None] * 6)), specs(6, 0.15), 24 * gib) == ""
+    assert describe_shares(job(*plugins(*[None] * 6)), specs(6, 0.15), 24 * gib) == ""
     some = job(*plugins(0.15, 0.15, 0.15, 0.15, 0.15, None, None, None))
     given = [*specs(5, 0.15), *specs(3, 0.05)]
-    assert told_shares(some, given, 24 * gib) == (
+    assert describe_shares(some, given, 24 * gib) == (
         "3 plugins share what the others leave of 90% of this machine's memory: 0.05 (1.2 GiB) each"
     )
 

@@ -49,14 +49,14 @@ def _nobody(step: int, accepted: Sequence[Difference]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What decides a run's course, and what the user lets differ when it is resumed.
+    """What of a job decides a run's weights, and what the user lets differ when it is resumed.
 
     Attributes:
-        fingerprint: Key of the job to its value, JSON data; ``plugins`` is a list of
+        values: Key of the job to its value, JSON data; ``plugins`` is a list of
             ``{name: options}``.
         environment: Where the run is: name to version, count or kind, JSON data. What differs
             here is told, never refused.
-        never: Keys of the fingerprint that nobody can accept as different, with why.
+        never: Keys of ``values`` that nobody can accept as different, with why.
         accept: What the user lets differ: keys as a message tells them, or ``state.NAME``.
         remembered: What an earlier resume of the run accepted.
         started_fresh: Plugins that one started without their state, to the checkpoint's step.
@@ -64,7 +64,7 @@ class Fingerprint:
             checkpoint is restored and before training begins.
     """
 
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     never: Mapping[str, str] = field(default_factory=dict)
     accept: frozenset[str] = frozenset()
@@ -103,7 +103,7 @@ class Fingerprint:
 
     def _comparable(self, then: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the fingerprint, without what the data hold if a checkpoint of 0.3.0 lacks it."""
-        return {key: value for key, value in self.fingerprint.items() if key != CONTENTS or key in then}
+        return {key: value for key, value in self.values.items() if key != CONTENTS or key in then}
 
     def _never(self, difference: Difference) -> str | None:
         """Return why nobody can accept a difference; None if somebody can."""
@@ -131,7 +131,7 @@ class Fingerprint:
 
     def _fresh(self, path: Path, manifest: Mapping[str, Any]) -> tuple[frozenset[str], list[str]]:
         """Return the plugins that start without their state, and what to tell of others that were named."""
-        plugins = {name for entry in self.fingerprint.get(ORDER, ()) for name in entry}
+        plugins = {name for entry in self.values.get(ORDER, ()) for name in entry}
         fresh, told = set(), []
         for name in sorted(key.removeprefix(STATE) for key in self.accept if key.startswith(STATE)):
             before = self.started_fresh.get(name)

@@ -20,25 +20,25 @@ from .recover import recover
 from .snapshots import restore
 
 
-def check_resumable(checkpoints: Path, course: Fingerprint) -> None:
+def check_resumable(checkpoints: Path, fingerprint: Fingerprint) -> None:
     """Tell early, from little more than names, what ``resume_run`` would refuse.
 
     Args:
         checkpoints: Folder that holds all checkpoints of the run.
-        course: Of the job that wants to resume.
+        fingerprint: Of the job that wants to resume.
 
     Raises:
         CheckpointError, JobError: As ``resume_run``.
     """
     for path in reversed(list_checkpoints(checkpoints)):
         try:
-            course.compare(path, read_manifest(path))
+            fingerprint.compare(path, read_manifest(path))
         except (CheckpointError, JobError):
             break
         else:
             return
     # It may be damaged where its manifest is not; then another one counts.
-    read_latest(checkpoints, course.compare, note=_drop)
+    read_latest(checkpoints, fingerprint.compare, note=_drop)
 
 
 def _drop(sentence: str) -> None:
@@ -61,7 +61,7 @@ def resume_run(run: Run) -> Comparison:
 
     def agree(path: Path, manifest: Mapping[str, Any]) -> None:
         nonlocal compared
-        compared = run.course.compare(path, manifest)
+        compared = run.fingerprint.compare(path, manifest)
 
     path, snapshot = read_newest(
         run.checkpoints,
@@ -78,7 +78,7 @@ def resume_run(run: Run) -> Comparison:
     run.checkpoint, run.checkpointed_step = path, snapshot.progress.step
     _restore(run, run.snapshot, path)
     if compared.accepted:
-        run.course.on_accepted(snapshot.progress.step, compared.accepted)
+        run.fingerprint.on_accepted(snapshot.progress.step, compared.accepted)
     return compared
 
 

@@ -44,9 +44,9 @@ def write(run: Run, snapshot: Snapshot) -> None:
     run.checkpoint = write_checkpoint(
         run.checkpoints,
         contents,
-        run.course.fingerprint,
+        run.fingerprint.values,
         keep=run.setup.config.keep_checkpoints,
-        environment=run.course.environment,
+        environment=run.fingerprint.environment,
         note=functools.partial(_tell_once, run),
     )
     run.checkpointed_step = progress.step

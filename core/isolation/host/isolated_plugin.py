@@ -89,7 +89,7 @@ class IsolatedPlugin:
         self.usage = PluginUsage(budget_bytes=budget, state_of_bytes=budget)
         self.accepts: Mapping[str, tuple[str, ...]] = {}
         self._stop = services.stop
-        self._crew = WorkerGroup(spec, self.usage, services)
+        self._group = WorkerGroup(spec, self.usage, services)
         self._posted: deque[_Posted] = deque()
         #: Where a state lies that this plugin has saved, for as long as somebody has it.
         self._readable: WeakKeyDictionary[TensorFile, Region] = WeakKeyDictionary()
@@ -97,23 +97,23 @@ class IsolatedPlugin:
         self._forms: Mapping[str, _Form] = {}
         #: Kept over restarts, as what reads them is.
         self._names = Names()
-        self._crew.start()
-        self._settle()
+        self._group.start()
+        self._adopt_ready()
 
     @property
     def layers(self) -> tuple[LayerStatus, ...]:
         """How each layer of its sandbox stands, as verified before its code was loaded."""
-        return self._crew.layers
+        return self._group.layers
 
     @property
     def keeps_state(self) -> bool:
         """Whether its class has both methods for that, as it said when it was loaded."""
-        return self._crew.ready is not None and self._crew.ready.keeps_state
+        return self._group.ready is not None and self._group.ready.keeps_state
 
     @property
     def reads_bytes(self) -> bool:
         """Whether it takes images of bytes as those, as it said when it was loaded."""
-        return self._crew.ready is not None and self._crew.ready.reads_bytes
+        return self._group.ready is not None and self._group.ready.reads_bytes
 
     @property
     def one_pass(self) -> bool:
@@ -123,11 +123,11 @@ class IsolatedPlugin:
     @property
     def is_running(self) -> bool:
         """Whether it has processes."""
-        return bool(self._crew.workers)
+        return bool(self._group.workers)
 
     @property
     def _workers(self) -> list[WorkerHandle]:
-        return self._crew.workers
+        return self._group.workers
 
     # calls
 
@@ -135,7 +135,7 @@ class IsolatedPlugin:
         self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
     ) -> Any:
         """Run one method in the first worker and return its checked result."""
-        worker = self._crew.workers[0]
+        worker = self._group.workers[0]
         slot = worker.slots[0]
         pending = self._submit(worker, slot, method, arguments, step, snapshot=False)
         return self._finish(worker, pending, slot, method, arguments, step, into)
@@ -162,7 +162,7 @@ class IsolatedPlugin:
                     self._fill(flying, source, turns)
                     if not flying:
                         return
-                    changed = self._land(flying[0])
+                    changed = self._collect_result(flying[0])
                 except PluginError as error:
                     failed(error)
                     break
@@ -205,7 +205,7 @@ class IsolatedPlugin:
             arguments = {"batch": flight.batch}
             flight.pending = self._submit(worker, slot, "forward", arguments, own, snapshot=False)
 
-    def _land(self, flight: _Flight) -> Any:
+    def _collect_result(self, flight: _Flight) -> Any:
         if flight.pending is None:
             raise ValueError("a batch that was never sent has no reply")
         arguments = {"batch": flight.batch}
@@ -309,7 +309,7 @@ class IsolatedPlugin:
                 raise
             region = worker.exchange.new_region(nbytes, writable=True)
         worker.state_region = region
-        self._crew.count_results()
+        self._group.count_results()
         return region
 
     # life
@@ -317,13 +317,13 @@ class IsolatedPlugin:
     def restart(self) -> None:
         """Replace all processes by fresh ones."""
         self._forget_posted()
-        self._crew.restart()
-        self._settle()
+        self._group.restart()
+        self._adopt_ready()
 
     def close(self) -> None:
         """End all processes."""
         self._forget_posted()
-        self._crew.end()
+        self._group.end()
 
     # inside, calls
 
@@ -343,7 +343,7 @@ class IsolatedPlugin:
         held = worker.exchange.result_bytes
         place = slot.place_result(form.kind, arguments)
         if worker.exchange.result_bytes != held:
-            self._crew.count_results()
+            self._group.count_results()
         seq = worker.channel.next_seq()
         call = Call(
             seq,
@@ -425,9 +425,9 @@ class IsolatedPlugin:
 
     # inside, life
 
-    def _settle(self) -> None:
+    def _adopt_ready(self) -> None:
         """Take over what the plugin said of itself when it was started."""
-        ready = self._crew.ready
+        ready = self._group.ready
         self.accepts = {} if ready is None else ready.accepts
         self._forms = {method: self._form(method, names) for method, names in self.accepts.items()}
         self.usage.layers = tuple(layer.name for layer in self.layers if layer.status == "active")

@@ -85,7 +85,7 @@ def held_bytes(pid: int) -> int:
     return 0 if now is None else now.held_bytes
 
 
-def has_let_go(pid: int) -> bool:
+def has_released_memory(pid: int) -> bool:
     """Tell whether process ``pid`` is gone, or has given its memory back because its main thread has ended.
 
     From then on its files of ``/proc`` belong to root, and an ordinary user is told that it may not look.
@@ -105,7 +105,7 @@ def while_there(pid: int, count: Callable[[], int]) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     except PermissionError:
-        if has_let_go(pid):
+        if has_released_memory(pid):
             return 0
         raise
 

@@ -115,18 +115,18 @@ def why_reserved(path: Path, *, write: bool, modules: Sequence[Path] = (), code:
 
 
 def _reasons_against_reading(path: Path) -> Iterator[str]:
-    whole = _resolved(_wholes())
+    whole = _resolve(_wholes())
     if path in whole:
         yield f"it is {whole[path]}; name a folder in it"
     yield from (f"it holds {what} ({held})" for held, what in whole.items() if held.is_relative_to(path))
-    yield from _about_closed(path, _resolved(_closed()))
+    yield from _about_closed(path, _resolve(_closed()))
     yield from _about_names(path)
     yield from _about_mounts(path)
 
 
 def _reasons_against_writing(path: Path, modules: Sequence[Path], code: Sequence[Path]) -> Iterator[str]:
-    yield from _about_closed(path, _resolved(_code()))
-    yield from _about_closed(path, _resolved((str(each), "a plugin's code is there") for each in code))
+    yield from _about_closed(path, _resolve(_code()))
+    yield from _about_closed(path, _resolve((str(each), "a plugin's code is there") for each in code))
     yield from _about_hidden(path)
     # As Python does, the current folder counts, and so do others that hold more than modules.
     for entry in dict.fromkeys([*sys.path, os.getcwd(), *map(str, modules)]):  # noqa: PTH109 - as on sys.path
@@ -189,7 +189,7 @@ def _code() -> Iterator[tuple[str, str]]:
             yield place, "programs are looked for there (PATH)"
 
 
-def _resolved(places: Iterable[tuple[str, str]]) -> dict[Path, str]:
+def _resolve(places: Iterable[tuple[str, str]]) -> dict[Path, str]:
     """Return the places as they are spelt and as the kernel sees them."""
     found: dict[Path, str] = {}
     for place, why in places:

@@ -279,9 +279,9 @@ class WorkerGroup:
                 ) from error
             if not isinstance(locked, Locked):
                 raise worker.channel.reject(f"answered 'open' with {type(locked).__name__}", pending)
-            _believe(check_locked, locked, worker, pending)
+            _check_claim(check_locked, locked, worker, pending)
             if worker.attempts is not None:
-                _believe(Denials.count_from_now, worker.attempts, worker, pending)
+                _check_claim(Denials.count_from_now, worker.attempts, worker, pending)
             # One that is gone by now is told of by the next request, with its cause.
             with contextlib.suppress(ProcessLookupError):
                 worker.channel.process.ceiling = Ceiling(worker.channel.process.pid)
@@ -350,7 +350,7 @@ class WorkerGroup:
             ready = worker.channel.wait(pending, spec.start_deadline_s)
             if not isinstance(ready, Ready):
                 raise worker.channel.reject(f"answered 'start' with {type(ready).__name__}", pending)
-            _believe(check_ready, ready, worker, pending)
+            _check_claim(check_ready, ready, worker, pending)
             # What was checked when it first started must be what runs now, in every worker.
             if self.ready not in (None, ready):
                 raise worker.channel.reject("is not the plugin that was started before", pending)
@@ -425,7 +425,9 @@ class WorkerGroup:
         return regions
 
 
-def _believe(check: Callable[[_Claim], None], claim: _Claim, worker: WorkerHandle, pending: Pending) -> None:
+def _check_claim(
+    check: Callable[[_Claim], None], claim: _Claim, worker: WorkerHandle, pending: Pending
+) -> None:
     """Check what a worker says of itself; one that says what cannot be is ended.
 
     Raises:

@@ -52,11 +52,11 @@ def _ptrace(context: ProbeContext) -> bool:
         kernel.syscall("ptrace", _PTRACE_SEIZE, context.host_pid, 0, 0)
     except OSError as error:
         return error.errno in REFUSED
-    _let_go(context.host_pid)
+    _detach(context.host_pid)
     return False
 
 
-def _let_go(pid: int) -> None:
+def _detach(pid: int) -> None:
     """Detach from a process that we should not have been able to trace, in at most 50 ms."""
     kernel.syscall("ptrace", _PTRACE_INTERRUPT, pid, 0, 0)
     for _ in range(50):
