@@ -13,6 +13,9 @@ from ..hooks.series import Index, series_of
 from ..hooks.specs import ROLES
 from ..version import __version__
 
+#: Characters of a line inside a class, as ringfence itself is written.
+_LONGEST = 106
+
 
 def role_outline(role: str) -> dict[str, Any]:
     """Return the imports of a plugin of ``role`` and its methods, for the template.
@@ -32,11 +35,15 @@ def role_outline(role: str) -> dict[str, Any]:
 
 def _method(name: str, hook: Callable[..., Any]) -> dict[str, str]:
     signature = inspect.signature(hook)
+    given = ", ".join(
+        ["self", *(f"{each.name}: {each.annotation}" for each in signature.parameters.values())]
+    )
+    head = f"def {name}({given}) -> {signature.return_annotation}:"
+    if len(head) > _LONGEST:
+        head = f"def {name}(\n        {given}\n    ) -> {signature.return_annotation}:"
     return {
-        "name": name,
-        "arguments": ", ".join(
-            ["self", *(f"{each.name}: {each.annotation}" for each in signature.parameters.values())]
-        ),
+        "head": head,
+        "given": ", ".join(signature.parameters),
         "returns": str(signature.return_annotation),
         "does": (inspect.getdoc(hook) or "").partition("\n")[0],
     }

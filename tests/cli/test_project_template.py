@@ -178,8 +178,10 @@ def test_workflows_are_yaml_that_asks_for_no_more_than_it_needs(project):
     assert "${{ matrix.python }}" in (project / ".github" / "workflows" / "test.yml").read_text()
 
 
-def test_the_workflow_runs_what_the_matrix_of_the_project_says(project):
+@pytest.mark.parametrize("role", ROLES)
+def test_the_workflow_runs_what_the_matrix_of_the_project_says(projects, role):
     """What the command prints is what the job of the series takes apart."""
+    project = projects[role]
     workflow = YAML(typ="safe").load((project / ".github" / "workflows" / "test.yml").read_text())
     series = workflow["jobs"]["series"]
     named = set(re.findall(r"matrix\.(\w+) \}\}", json.dumps(series["steps"])))
@@ -189,7 +191,7 @@ def test_the_workflow_runs_what_the_matrix_of_the_project_says(project):
     assert series["strategy"]["matrix"] == "${{ fromJSON(needs.matrix.outputs.cores) }}"
     assert named == set(rows[0]) == {"core", "python"}
     assert {row["core"] for row in rows} == {
-        known.name for known in window(Index.read(), Version(__version__))
+        known.name for known in window(Index.read(), Version(__version__), role)
     }
     assert {row["python"] for row in rows} == set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"])
 
