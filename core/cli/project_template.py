@@ -34,7 +34,7 @@ _SHARED = "templates"
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the template asks.
+    """Answers to the questions of the template.
 
     Attributes:
         name: Name of the plugin, as a job spells it.

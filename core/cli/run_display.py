@@ -26,7 +26,7 @@ REFRESH_S = 0.25
 
 @dataclass
 class Status:
-    """Where a run stands.
+    """The status of a run, as it is shown.
 
     Attributes:
         info: What is known before the first step; None until then.

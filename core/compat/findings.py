@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a plugin fits, and why.
+    """The verdict on a plugin: whether it fits, and why.
 
     Attributes:
         plugin: Entry-point name.

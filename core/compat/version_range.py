@@ -50,7 +50,7 @@ _UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What the metadata of an installed distribution says of one plugin.
+    """A plugin as the metadata of its installed distribution tells it.
 
     Attributes:
         name: Entry-point name.

@@ -74,7 +74,7 @@ class UnsafeFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CodeLocation:
-    """Where the module of an entry point lies.
+    """The location of an entry point's module.
 
     Attributes:
         search_path: Folders that hold it, as on ``sys.path``.
@@ -100,7 +100,7 @@ _Located = tuple[str, Path, Path]
 
 
 class Environment:
-    """What distributions are installed in; looked at once for all of them.
+    """The environment that distributions are installed in; looked at once for all of them.
 
     Args:
         is_installed: So they are; otherwise they would be, once somebody installs them.
@@ -162,7 +162,7 @@ class _Record:
 
 
 class InstalledLayout:
-    """How one distribution is installed.
+    """The layout of one installed distribution.
 
     Args:
         distribution: Its metadata; checked by ``check_files``.

@@ -73,7 +73,7 @@ class _File(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Uninstalled:
-    """What a path holds.
+    """The plugins of a project or a wheel, at a path.
 
     Attributes:
         path: As it was named.

@@ -30,7 +30,7 @@ class EarlyStopping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """How to train.
+    """Settings of the training loop.
 
     Attributes:
         batch_size: Samples of one forward pass.

@@ -142,7 +142,7 @@ class Normalise:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which batches belong to which step.
+    """The plan of a run: which batches belong to which step.
 
     An epoch has ceil(N / batch_size) batches and ceil(batches / grad_accum_steps)
     steps: the last batch of an epoch may be smaller, and its last step may have

@@ -14,7 +14,7 @@ from ..hooks.types import LossScale, LossTerm
 
 
 class Loss(Protocol):
-    """What training minimises."""
+    """A loss, which training minimises."""
 
     #: True if targets are classes, False if they are numbers of the outputs' shape.
     classes: ClassVar[bool]

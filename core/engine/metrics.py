@@ -14,7 +14,7 @@ TOP_K = 5
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What evaluation and early stopping judge by.
+    """A metric, by which evaluation and early stopping judge.
 
     Attributes:
         higher_is_better: Direction.

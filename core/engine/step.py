@@ -70,7 +70,7 @@ class Stepper:
 
 @dataclass(slots=True)
 class Pass:
-    """What one pass over the batches of a step gave.
+    """The outcome of one pass over the batches of a step.
 
     Attributes:
         loss: Mean over the step's samples with the plugins' terms, shape (), on the device.

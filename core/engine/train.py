@@ -38,7 +38,7 @@ Status = Literal["completed", "stopped_early", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a run.
+    """The result of a run.
 
     Attributes:
         status: How it ended; a fault that ends it is raised instead.

@@ -87,7 +87,7 @@ def try_together(model: nn.Module, data: Data, config: TrainConfig) -> Setup:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What takes part, apart from the data."""
+    """The parts of a trial, apart from the data."""
 
     model: nn.Module
     objective: Objective
@@ -145,7 +145,7 @@ class _Trial:
 
 
 class _Before:
-    """What a model holds before it is tried.
+    """The state of a model before it is tried.
 
     Args:
         model: Which.

@@ -150,7 +150,7 @@ class Weights:
 
     @property
     def gradients(self) -> Gradients:
-        """What ``collect_gradients`` returned last, or what it was replaced by since."""
+        """The gradients that ``collect_gradients`` returned last, or those put in their place since."""
         return self._gradients if self._replaced is None else self._replaced
 
     def write(self, values: Mapping[str, Tensor]) -> None:

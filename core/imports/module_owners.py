@@ -44,7 +44,7 @@ class UnknownOwnerError(RingfenceError):
 
 
 class Owned(NamedTuple):
-    """What the folders hold that Python searches.
+    """The modules and programs of plugins in the folders that Python searches.
 
     Attributes:
         owners: Dotted module to all whose it is, what is below goes with it: distributions, or the path

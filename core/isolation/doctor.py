@@ -22,7 +22,7 @@ from .sandbox import Sandbox
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """How this machine does as a place for plugins that nobody has to trust.
+    """The diagnosis of this machine as a place for plugins that nobody has to trust.
 
     Attributes:
         layers: Each layer as it stands, verified by trying to get past it; empty, or of few layers, where
@@ -49,7 +49,7 @@ class Diagnosis:
 
     @property
     def memory_is_held_by(self) -> tuple[str, ...]:
-        """What keeps a plugin within its budget here, in the order in which it acts."""
+        """The limits that keep a plugin within its budget here, in the order in which they act."""
         by_layer: Mapping[str, str] = {
             "rlimits": "a limit of each process (RLIMIT_DATA)",
             "watchdog": "a watchdog that adds all of them up",
@@ -85,7 +85,7 @@ class Diagnosis:
 
     @property
     def grade(self) -> str:
-        """What the layers together are good for, in a sentence."""
+        """The worth of the layers together, in a sentence."""
         return grade(self.layers)
 
 

@@ -61,7 +61,7 @@ _MAX_DEPTH = 32
 
 @dataclass(frozen=True, slots=True)
 class OptionType:
-    """What the text of an annotation says.
+    """The type that the text of an annotation names.
 
     Attributes:
         type: For pydantic's ``TypeAdapter``; ``Any`` in the places that could not be told.

@@ -24,7 +24,7 @@ _INFINITY = re.compile(r"\binf\b")
 
 @dataclass
 class CheckedOptions:
-    """What the text of a plugin says about its options.
+    """Options of a job checked against the text of a plugin.
 
     Attributes:
         problems: Faults, each with its path inside the options.

@@ -22,7 +22,7 @@ _WITH_MORE = ("TensorMap",)
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """What an earlier series lacks of what the running one offers.
+    """The lack of an earlier series, of what the running one offers.
 
     Attributes:
         series: Its name.

@@ -66,7 +66,7 @@ class FaultRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunPosition:
-    """Where a run stood when a fault was noticed.
+    """The position of a run when a fault was noticed.
 
     Attributes:
         step: Optimizer steps finished.

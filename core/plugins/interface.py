@@ -99,7 +99,7 @@ class PluginSpec:
 
 @dataclass(slots=True)
 class PluginUsage:
-    """What a plugin has cost so far; every figure is measured by the host.
+    """The cost of a plugin so far; every figure is measured by the host.
 
     Attributes:
         state: ``"running"``, ``"disabled"``, ``"failed"`` or ``"closed"``.

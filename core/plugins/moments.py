@@ -19,19 +19,19 @@ Change = TypeVar("Change")
 
 
 class BatchValues(TypedDict):
-    """What there is as a batch is got ready."""
+    """Values at hand as a batch is got ready."""
 
     batch: Batch
 
 
 class ParameterValues(TypedDict):
-    """What there is before a step's first forward pass."""
+    """Values at hand before a step's first forward pass."""
 
     parameters: Parameters
 
 
 class LossValues(TypedDict):
-    """What there is between a forward pass and ``loss.backward()``."""
+    """Values at hand between a forward pass and ``loss.backward()``."""
 
     batch: Batch
     outputs: Tensor
@@ -39,14 +39,14 @@ class LossValues(TypedDict):
 
 
 class GradientValues(TypedDict):
-    """What there is between ``loss.backward()`` and the optimizer."""
+    """Values at hand between ``loss.backward()`` and the optimizer."""
 
     gradients: Gradients
     parameters: Parameters
 
 
 class UpdateValues(TypedDict):
-    """What there is for the optimizer."""
+    """Values at hand for the optimizer."""
 
     parameters: Parameters
     gradients: Gradients
@@ -54,7 +54,7 @@ class UpdateValues(TypedDict):
 
 
 class UpdatedValues(TypedDict):
-    """What there is after the update; ``updates`` is None if no method that is due takes it."""
+    """Values at hand after the update; ``updates`` is None if no method that is due takes it."""
 
     parameters: Parameters
     updates: Parameters | None
@@ -62,7 +62,7 @@ class UpdatedValues(TypedDict):
 
 
 class SampleValues(TypedDict):
-    """What there is of each batch of a step that is done."""
+    """Values at hand of each batch of a step that is done."""
 
     losses: Tensor
 
@@ -133,7 +133,7 @@ class Firing(Generic[Values, Change]):
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What fires at each moment of a run, by the name of the ``Moment`` in small letters."""
+    """The methods that fire at each moment of a run, by the name of the ``Moment`` in small letters."""
 
     batch: Firing[BatchValues, Batch] = field(default_factory=Firing)
     parameters: Firing[ParameterValues, Mapping[str, Tensor]] = field(default_factory=Firing)

@@ -29,7 +29,7 @@ from .interface import Plugin
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known before the first step.
+    """Facts of a run that are known before the first step.
 
     Attributes:
         first_step: Steps that a resumed run has done already; 0 for a new one.

@@ -10,7 +10,7 @@ from .interface import Plugin
 
 
 class Registered:
-    """What pluggy holds for one plugin: an attribute for each hook that it implements."""
+    """The stand-in for one plugin in pluggy: an attribute for each hook that it implements."""
 
     def __init__(self, plugin: Plugin) -> None:
         self.plugin = plugin

@@ -44,7 +44,7 @@ Arguments = Mapping[str, Any]
 
 
 class Writer(Protocol):
-    """Where a result goes, inside a sandbox."""
+    """The place that a result is written to, inside a sandbox."""
 
     def tensor(self, tensor: Tensor) -> None:
         """Put a tensor behind those before."""
@@ -57,7 +57,7 @@ class Writer(Protocol):
 
 
 class Reader(Protocol):
-    """What a plugin has written, and can still write: all that is taken is a copy."""
+    """A reader of what a plugin has written, and can still write: all that is taken is a copy."""
 
     def tensor(self, example: Tensor) -> Tensor:
         """Take a tensor of that shape and dtype, behind those before."""

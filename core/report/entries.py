@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Mapping[str, Any])
 
 
 class PermissionsEntry(TypedDict, total=False):
-    """What a plugin of ``run.json`` was granted."""
+    """The permissions of a plugin in ``run.json``."""
 
     needs: Annotated[dict[Name, _Reasons], msgspec.Meta(max_length=16)]
     granted: Annotated[

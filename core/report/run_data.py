@@ -94,7 +94,7 @@ class Layer:
 
 
 class LeftOut:
-    """What of a folder the page goes without, told in one sentence each."""
+    """The parts of a folder that the page goes without, told in one sentence each."""
 
     def __init__(self) -> None:
         self._told: dict[str, None] = {}
@@ -115,7 +115,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run's folder holds.
+    """The contents of a run's folder.
 
     Attributes:
         path: The folder.

@@ -31,7 +31,7 @@ from ..job.problems import Problem
 
 @dataclass(frozen=True, slots=True)
 class GrantRules:
-    """What decides which paths a job may grant.
+    """The rules on which paths a job may grant.
 
     Attributes:
         base: Folder that relative paths start from.

@@ -37,7 +37,7 @@ class PlainDataError(ValueError):
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """What of a safetensors header is ours; all else is skipped, not built."""
+    """The part of a safetensors header that is ours; all else is skipped, not built."""
 
     metadata: msgspec.Raw = msgspec.field(name="__metadata__")
 

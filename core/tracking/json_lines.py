@@ -49,7 +49,7 @@ def _spell_non_finite(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How far a journal is read, whatever is in it: the file may be anybody's.
+    """Bounds on how far a journal is read: the file may be anybody's.
 
     Attributes:
         nbytes: Of all lines.

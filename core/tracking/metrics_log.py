@@ -288,7 +288,7 @@ class MetricsLog(Observer):
 
 @dataclasses.dataclass(slots=True)
 class _Logged:
-    """What one plugin logged in one step: the mean over its calls, as there is one a micro-batch."""
+    """Numbers that one plugin logged in one step: the mean over its calls, as there is one a micro-batch."""
 
     epoch: int
     values: dict[str, list[float]] = dataclasses.field(default_factory=dict)

@@ -20,7 +20,7 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class EarlierPlugin(msgspec.Struct, frozen=True):
-    """What a plugin had cost when an earlier process last wrote of it."""
+    """The cost of a plugin when an earlier process last wrote of it."""
 
     name: str
     peak_bytes: _Count = 0
@@ -49,7 +49,7 @@ class EarlierPlugin(msgspec.Struct, frozen=True):
 
 
 class RunHistory(msgspec.Struct, frozen=True):
-    """What all earlier processes of a run have counted; the keys are those of ``run.json``.
+    """Totals of all earlier processes of a run; the keys are those of ``run.json``.
 
     Attributes:
         schema: Of the table in ``docs/run-folder.md``.

@@ -34,7 +34,7 @@ _UNTOLD: dict[type, str] = {KeyboardInterrupt: "ended at once, on the user's sec
 
 @dataclass
 class RunRecord(Observer):
-    """What ``run.json`` of one run holds.
+    """The record of one run, as ``run.json`` holds it.
 
     Written at the start, when training begins, with each checkpoint and each fault, and at the end: what
     a killed run had counted is lost from its last checkpoint on, as its steps are.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 
 class Kind(Protocol):
-    """What an option may be."""
+    """A kind of option: what it may be."""
 
     def read(self, value: Any) -> Any:
         """Return the value to use.

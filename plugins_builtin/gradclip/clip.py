@@ -18,7 +18,7 @@ _NORM_EPS = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What clipping gave.
+    """The result of clipping.
 
     Attributes:
         gradients: The clipped gradients; None if all were within the bound.

@@ -19,7 +19,7 @@ _FLOAT32_RANGES = (1e-30, 1e30)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What ``summarise`` found; mean, spread and range are of the finite numbers, NaN if there are none.
+    """A summary of a tensor; mean, spread and range are of the finite numbers, NaN if there are none.
 
     Attributes:
         mean: Mean.
@@ -45,7 +45,7 @@ class Summary:
 
 @dataclass(slots=True)
 class _Moments:
-    """Of some numbers: how many, mean, summed squares of the distance from it, range, non-zeros."""
+    """Moments of some numbers: how many, mean, summed squares of the distance from it, range, non-zeros."""
 
     count: int = 0
     mean: float = 0.0

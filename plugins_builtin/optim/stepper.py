@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Stepper(Protocol):
-    """What ``Optim`` needs of an optimizer."""
+    """The interface of an optimizer to ``Optim``."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

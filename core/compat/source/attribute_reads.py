@@ -49,13 +49,13 @@ class Use:
 
     @property
     def subject(self) -> str:
-        """What the attribute is read from, in words."""
+        """The value that the attribute is read from, in words."""
         return f"'{self.argument}' of {self.method}()" if self.argument else f"a {self.type_name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a local name stands for: an argument of a hook, or a value of a public type."""
+    """The subject of a local name: an argument of a hook, or a value of a public type."""
 
     method: str = ""
     argument: str = ""

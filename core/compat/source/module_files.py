@@ -89,7 +89,7 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Defined:
-    """Where following a name ended: a definition in one of the plugin's own files."""
+    """The end of a name that leads to a definition in one of the plugin's own files."""
 
     module: Module
     node: Definition
@@ -97,7 +97,7 @@ class Defined:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Where following a name ended: in code that is not the plugin's own."""
+    """The end of a name that leads to code that is not the plugin's own."""
 
     dotted: str
 

@@ -558,7 +558,7 @@ class _Reader:
 
 
 class _Room:
-    """How many more syntax nodes may be put in for aliases."""
+    """The room left for syntax nodes put in for aliases."""
 
     def __init__(self, nodes: int) -> None:
         self._left = nodes

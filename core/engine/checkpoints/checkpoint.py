@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CheckpointContents:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
         step: Optimizer steps finished.
@@ -163,7 +163,7 @@ def read_newest(
     note: Callable[[str], None],
     limits: Limits | None = None,
 ) -> tuple[Path, T]:
-    """As ``read_latest``, for what ``decode`` makes of the contents.
+    """Read the newest checkpoint as ``read_latest`` does, as what ``decode`` makes of the contents.
 
     Args:
         folder: As there.

@@ -25,7 +25,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a file holds.
+    """The length and the digest of a written file.
 
     Attributes:
         nbytes: Its length.

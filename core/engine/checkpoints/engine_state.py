@@ -34,7 +34,7 @@ _CUDA_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What a checkpoint holds of the engine.
+    """The state of the engine in a checkpoint.
 
     Attributes:
         progress: Counters and judgements.

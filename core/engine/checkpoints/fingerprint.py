@@ -26,7 +26,7 @@ SCHEDULE_STEPS = "schedule_steps"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a job compares with the checkpoint that it goes on from.
+    """The comparison of a job with the checkpoint that it goes on from.
 
     Attributes:
         accepted: What differs; the user has said of each that it is meant.

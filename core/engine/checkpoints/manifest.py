@@ -46,7 +46,7 @@ class DamagedError(CheckpointError):
 
 
 class _Origin(msgspec.Struct, frozen=True):
-    """What every format has, so that a later one can be told as such."""
+    """The fields that every format has, so that a later one can be told as such."""
 
     format: _Format
     #: Series 0.1 did not write it.
@@ -54,7 +54,7 @@ class _Origin(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``state.json`` says.
+    """The contents of ``state.json``.
 
     Attributes:
         format: Of the checkpoint; this version of ringfence knows 1.
@@ -117,7 +117,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Manifest:
-    """As ``read_manifest``, as a ``Manifest``."""
+    """Read a manifest as ``read_manifest`` does, as a ``Manifest``."""
     try:
         durable_files.check_folder(path)
         data, _ = durable_files.read_file(path / NAME, MAX_BYTES)

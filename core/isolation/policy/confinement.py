@@ -10,7 +10,7 @@ from ...hooks.permissions import GrantedPath, Target
 
 
 class Confinement(msgspec.Struct, frozen=True):
-    """What one plugin's process may have.
+    """The confinement of one plugin's process.
 
     Attributes:
         readable: Files and folders that it may read, besides the system's libraries: the interpreter,
@@ -41,7 +41,7 @@ class Confinement(msgspec.Struct, frozen=True):
 
 
 class ProbeContext(msgspec.Struct, frozen=True):
-    """What probes aim at.
+    """The targets of probes.
 
     Attributes:
         host_pid: The trainer, or another process of its user; nothing is done to it that it would notice.
@@ -70,7 +70,7 @@ class ProbeContext(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """What a worker must know to ask for connections.
+    """The network of a worker: what it must know to ask for connections.
 
     Attributes:
         plugin: Name of the plugin, for messages.

@@ -15,7 +15,7 @@ _PF_EXITING = 0x4
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process uses at one moment.
+    """The memory and threads of a process at one moment.
 
     Attributes:
         own_bytes: As for ``used_bytes``; None when its main thread has ended.

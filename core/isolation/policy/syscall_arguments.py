@@ -31,7 +31,7 @@ _LOW = 0xFFFFFFFF
 
 
 class Rule(NamedTuple):
-    """What becomes of a call; of several rules for one call the first that fits decides.
+    """A rule on a call's arguments; of several rules for one call the first that fits decides.
 
     Attributes:
         call: Its name.

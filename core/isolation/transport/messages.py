@@ -202,7 +202,7 @@ class Listening(_Message, frozen=True):
 
 
 class Locked(_Message, frozen=True):
-    """What each layer says of itself, and what was tried against it."""
+    """The layers as each tells of itself, and what was tried against it."""
 
     layers: list[LayerStatus]
     probes: dict[str, bool]
@@ -326,7 +326,7 @@ class Reap(_Message, frozen=True):
 
 
 class Reaped(_Message, frozen=True):
-    """How a worker ended: exit code, or minus the number of the signal."""
+    """The end of a worker: exit code, or minus the number of the signal."""
 
     pid: int
     status: int

@@ -75,7 +75,7 @@ class ConnectClient:
 
 
 class _Reply(NamedTuple):
-    """What the host said, and what came along."""
+    """The host's reply, and the descriptors that came along."""
 
     code: int
     reason: str

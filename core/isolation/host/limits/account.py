@@ -49,7 +49,7 @@ _MAX_ESCAPES = 40
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """What one plugin may use and does use.
+    """The account of one plugin: what it may use, and what it does use.
 
     The budget is held against everything in a worker's own page tables, the pages
     that it was forked with included: the kernel does not tell cheaply which of

@@ -28,7 +28,7 @@ _CLOCK_OF_A_PROCESS = 2
 
 
 class CallClock:
-    """How long a worker has had a call in hand, read by another thread than the one that calls."""
+    """The clock of a worker's call in hand, read by another thread than the one that calls."""
 
     __slots__ = ("_state",)
 
@@ -56,7 +56,7 @@ class CallClock:
 
 @dataclass(slots=True)
 class Meter:
-    """What one worker owes: processor time that it took beyond what it was allowed.
+    """The meter of a worker's processor time beyond what it was allowed.
 
     Debt is paid back by time in which it could have used more and did not, and never turns into
     credit: a worker that waits for a minute may not take the minute later.

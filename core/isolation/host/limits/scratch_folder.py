@@ -99,7 +99,7 @@ def _stale_in(parents: Iterable[Path]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ScratchUse:
-    """What a scratch folder holds.
+    """The use of a scratch folder, and what there is too much of.
 
     Attributes:
         used_bytes: All files together, as the disk counts; as far as was looked if there is too much.

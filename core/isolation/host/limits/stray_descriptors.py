@@ -32,7 +32,7 @@ def refuse_descriptors(sock: socket.socket) -> bool:
 
 
 class Queue:
-    """What waits in a socket whose other end may send descriptors; may be asked for after it was closed."""
+    """The queue of a socket whose other end may send descriptors; may be asked for after it was closed."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._fd = sock.fileno()

@@ -57,7 +57,7 @@ _Claim = TypeVar("_Claim")
 
 
 class Services(Protocol):
-    """What a stand-in needs of the sandbox that started it."""
+    """The services of a sandbox that a stand-in needs."""
 
     arena: Arena
     watchdog: Watchdog

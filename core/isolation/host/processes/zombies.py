@@ -24,7 +24,7 @@ class _Held(NamedTuple):
 
 
 class Zombies:
-    """All of one sandbox."""
+    """The zombies of one sandbox."""
 
     def __init__(self) -> None:
         self._held: list[_Held] = []
