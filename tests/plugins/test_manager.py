@@ -20,7 +20,7 @@ from ringfence import (
 )
 from ringfence.engine.recovery.recover import act
 from ringfence.hooks import specs
-from ringfence.hooks.role import Moment
+from ringfence.hooks.role import Method, Moment, Role, hookspec
 from ringfence.hooks.types import Batch
 from ringfence.plugins.failure_policy import Abort, RunPosition
 from ringfence.plugins.interface import PluginSpec
@@ -206,6 +206,49 @@ def test_monitors_are_called_every_so_many_steps_and_reported():
     assert not any(at.is_due(step) for step in (StepInfo(0, micro_batch=1), StepInfo(0, pass_index=1)))
     assert not at.is_due(StepInfo(0), "updates")
     assert at.needs == {"parameters"}
+
+
+@hookspec
+def feel_forward(loss: float) -> float | None:
+    """Look at the loss."""
+
+
+@hookspec
+def feel_backward(losses: torch.Tensor, step: StepInfo) -> float | None:
+    """Look at the loss of each sample."""
+
+
+class Feel:
+    role = "feel"
+
+    def forward(self, loss):
+        return loss * 2
+
+    def backward(self, losses, step):
+        step.log("seen", 1.0)
+        return float(losses.max())
+
+
+@pytest.mark.parametrize("observes", [True, False])
+def test_a_number_is_logged_under_the_name_of_its_method_waited_for_or_not(monkeypatch, observes):
+    fires = {"forward": Moment.AFTER_LOSS, "backward": Moment.AFTER_STEP}
+    methods = {name: Method(globals()[f"feel_{name}"], moment) for name, moment in fires.items()}
+    monkeypatch.setitem(specs.ROLES, "feel", Role("feel", **methods, observes=observes))
+    monkeypatch.setattr(specs, "HOOKS", (*specs.HOOKS, feel_forward, feel_backward))
+    hooks = Hooks(observer=(notes := Notes()))
+    hooks.register(plugin(Feel()))
+
+    assert (
+        hooks.fire(hooks.at.after_loss, {"batch": BATCH, "outputs": OUTPUTS, "loss": 2.0}, StepInfo(4)) == []
+    )
+    hooks.fire(hooks.at.after_step, {"losses": torch.tensor([1.0, 3.0])}, StepInfo(4))
+    assert len(notes.reports) == (0 if observes else 2)
+    hooks.poll()
+
+    assert notes.reports == [
+        ("feel", 4, {"forward": 4.0}, None),
+        ("feel", 4, {"seen": 1.0, "backward": 3.0}, None),
+    ]
 
 
 class Learner:

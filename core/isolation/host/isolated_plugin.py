@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ...hooks.errors import CutOffError, PluginError, PluginMemoryError
-from ...hooks.types import Batch, StepInfo, TensorMap
+from ...hooks.types import Batch, Report, StepInfo, TensorMap
 from ...plugins.interface import PluginSpec, PluginUsage, excess_state
 from ...plugins.result_checks import Names, ResultError, check_scalars
 from ...plugins.result_kinds import ResultKind, kinds_of
@@ -382,14 +382,16 @@ class IsolatedPlugin:
                 reply = _from_outbox(slot.outbox, reply.nbytes)
             if not isinstance(reply, Done):
                 raise MessageError(f"a {type(reply).__name__} in answer to a call")
-            check_scalars(reply.scalars)
+            if reply.scalars:
+                check_scalars(reply.scalars)
             result = slot.unpack(reply, kind, arguments, into)
             if result is not None and not kind.is_map:
                 # Maps were checked as they were copied.
                 result = kind.check(result, arguments, finite=True)
                 if kind.is_logged:
                     reply.scalars[method] = result
-            self._names.add(reply.scalars, result)
+            if reply.scalars or isinstance(result, Report):
+                self._names.add(reply.scalars, result)
         except MessageError as error:
             raise channel.reject(f"sent {error}", pending) from error
         except ResultError as error:
