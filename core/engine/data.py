@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError
-from ..hooks.types import Batch, StepInfo, derive_seed
+from ..hooks.types import Batch, StepInfo, derive_seed, make_step
 from ..tensors.buffer_pool import LARGE_BYTES, BufferPool
 from ..tensors.byte_batch import ByteBatch, in_numbers
 
@@ -220,7 +220,7 @@ def batches(
         factor = lr_factor(step)
         # The last step of an epoch has the parts that are left.
         for micro_batch, indices in enumerate(itertools.islice(parts, per_step)):
-            yield take(indices, spares), StepInfo(step, epoch, micro_batch, steps_total, factor)
+            yield take(indices, spares), make_step(step, epoch, micro_batch, steps_total, factor)
 
 
 def _parts(plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:

@@ -184,11 +184,12 @@ class Weights:
             object comes back for the same set of names, so that a plugin can recognise it.
         """
         found: dict[str, Tensor] = {}
+        strided = torch.strided
         for name, parameter in self._parameters.items():
             gradient = parameter.grad
             if gradient is not None:
                 # In the order of the buffer, in another one a sum would round differently.
-                dense = gradient if gradient.layout is torch.strided else gradient.to_dense()
+                dense = gradient if gradient.layout is strided else gradient.to_dense()
                 found[name] = dense.contiguous()
                 parameter.grad = None
         self._replaced = None

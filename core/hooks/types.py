@@ -66,8 +66,7 @@ class StepInfo:
 
     def for_plugin(self, job_seed: int, plugin: str) -> StepInfo:
         """Return this step as one plugin sees it: its own seed, nothing logged."""
-        # Field by field: ``replace`` takes five times as long, and this is done for every call.
-        return StepInfo(
+        return make_step(
             self.global_step,
             self.epoch,
             self.micro_batch,
@@ -98,6 +97,33 @@ class StepInfo:
         except (OverflowError, TypeError, ValueError) as error:
             kind, shown = type(value).__name__, shorten(repr(value), _SHOWN_CHARACTERS)
             raise ValueError(f"step.log({name!r}, …) takes a number, not {shown} ({kind}): {error}") from None
+
+
+#: What sets each field, in order.
+_SET = [StepInfo.__dict__[name].__set__ for name in StepInfo.__slots__]
+
+
+def make_step(
+    global_step: int,
+    epoch: int,
+    micro_batch: int,
+    steps_total: int,
+    lr_factor: float,
+    pass_index: int = 0,
+    seed: int = 0,
+) -> StepInfo:
+    """Return what ``StepInfo`` does, in half the time; for what is done at every batch and call."""
+    step: StepInfo = object.__new__(StepInfo)
+    a, b, c, d, e, f, g, h = _SET
+    a(step, global_step)
+    b(step, epoch)
+    c(step, micro_batch)
+    d(step, steps_total)
+    e(step, lr_factor)
+    f(step, pass_index)
+    g(step, seed)
+    h(step, {})
+    return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +324,8 @@ class Changeable(TensorMap):
 
         In the memory of a trusted plugin's argument what was changed is changed; it counts in a sandbox too.
         """
-        return self._place if returned is None and self._drafted else returned
+        is_place = self._drafted if returned is None else returned is self and not self._pieces
+        return self._place if is_place else returned
 
 
 #: Parameter name to value. A plugin returns any mapping of the same names, shapes and dtypes.

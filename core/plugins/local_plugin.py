@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from ..hooks.errors import (
     REFUSED,
     JobError,
@@ -23,13 +25,14 @@ from ..hooks.errors import (
 )
 from ..hooks.types import Batch, Changeable, Report, StepInfo, TensorMap, derive_seed, passthrough
 from ..tensors import pytree
+from ..tensors.finite import is_finite
 from ..tensors.tensor_file import TensorFile
 from .call_context import CallContext, openblas_pools
 from .interface import PluginSpec, PluginUsage, excess_state
 from .plugin_class import accepted_arguments, load_class, load_error
 from .plugin_frames import raised_at
 from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_scalars
-from .result_kinds import kinds_of
+from .result_kinds import ResultKind, kinds_of
 
 
 def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -58,6 +61,8 @@ class LocalPlugin:
         self._kinds = kinds_of(spec.role_info)
         self._canonical = Canonical()
         self._changeable: tuple[TensorMap, TensorMap, Changeable] | None = None
+        #: All numbers of the place of the last result, if they are of one dtype.
+        self._place: Tensor | None = None
         self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
         self._as_in_sandbox = CallContext(spec.threads, autograd=spec.role_info.autograd)
@@ -76,22 +81,20 @@ class LocalPlugin:
         self, method: str, arguments: Mapping[str, Any], step: StepInfo, into: TensorMap | None = None
     ) -> Any:
         """Run one method and check its result."""
-        spec = self.spec
-        kind = self._kinds[method]
+        spec, kind = self.spec, self._kinds[method]
+        given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
         changeable = None
         if into is not None and kind.is_map:
             changeable = self._with_place(arguments[kind.measured_by], into)
-            arguments = {**arguments, kind.measured_by: changeable}
-        given = {name: step if name == "step" else arguments[name] for name in self.accepts[method]}
+            if kind.measured_by in given:
+                given[kind.measured_by] = changeable
         started = time.perf_counter()
         try:
             with self._as_in_sandbox.for_call(step):
                 result = getattr(self._instance, method)(**given)
             if changeable is not None:
                 result = changeable.result(result)
-            checked = None if result is None else kind.check(result, arguments, finite=True)
-            if kind.is_map and checked is not None:
-                checked = self._canonical(checked, arguments[kind.measured_by], into)
+            checked = self._checked(kind, result, arguments, into)
             if step.scalars:
                 check_scalars(step.scalars)
             if kind.is_logged and checked is not None:
@@ -200,7 +203,16 @@ class LocalPlugin:
         known = self._changeable
         if known is None or known[0] is not argument or known[1] is not into:
             known = self._changeable = (argument, into, Changeable(argument, into))
+            self._place = into.flat()
         return known[2].begin()
+
+    def _checked(
+        self, kind: ResultKind, result: Any, arguments: Mapping[str, Any], into: TensorMap | None
+    ) -> Any:
+        if result is None or (result is into and self._place is not None and is_finite(self._place)):
+            return result
+        checked = kind.check(result, arguments, finite=True)
+        return self._canonical(checked, arguments[kind.measured_by], into) if kind.is_map else checked
 
     def _guard(self, name: str, function: Callable[[], Any]) -> Any:
         try:

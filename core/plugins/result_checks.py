@@ -253,6 +253,8 @@ def check_scalars(scalars: Mapping[str, Any]) -> None:
     if len(scalars) > MAX_SCALARS:
         raise ResultError(f"logged {len(scalars)} numbers in one call; at most {MAX_SCALARS}")
     for name, value in scalars.items():
+        if type(value) is float and type(name) is str and _is_name(name):
+            continue  # as nearly all are
         _check_name(name)
         if not isinstance(value, (int, float)):
             raise ResultError(f"logged '{name}' of type {type(value).__name__}; expected a number")

@@ -142,8 +142,13 @@ def test_an_overflowing_sum_is_not_taken_for_infinity():
 @pytest.mark.parametrize("count", [7, 8192, 8193])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_one_number_that_is_not_finite_is_found_among_few_and_many(count, bad):
-    for size in (1.0, 1e-30, 3e38):
-        numbers = torch.full((count,), size)
+    for size, dtype in (
+        (1.0, torch.float64),
+        (1e-30, torch.float32),
+        (3e38, torch.float32),
+        (1, torch.bfloat16),
+    ):
+        numbers = torch.full((count,), size, dtype=dtype)
         assert is_finite(numbers)
         for place in (0, count // 2, count - 1):
             numbers[place] = bad
