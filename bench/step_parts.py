@@ -3,7 +3,7 @@
     python bench/step_parts.py
 
 What is left out keeps a promise (results that do not depend on where a plugin runs, no number that is
-not finite, further passes that see the same random numbers), so none of it may be left out of a run.
+not finite), so none of it may be left out of a run.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from harness import Table, difference, in_turn, pin_threads, say
 from rows.step import tiny
 
 from ringfence.plugins import local_plugin
-from ringfence.plugins.result_kinds import UPDATED
-from ringfence.reproducibility.generator_states import TorchRng
 
 _STEPS, _ROUNDS = 400, 9
 _PLAIN, _ALL = "plain PyTorch", "ringfence"
@@ -52,16 +50,12 @@ class _NoGradient:
 
 
 def _parts() -> dict[str, Callable[[], Any]]:
-    kept = TorchRng.capture(torch.device("cpu"))
     return {
         "without generators and threads of the plugin's own": lambda: mock.patch.object(
             local_plugin, "CallContext", _NoGradient
         ),
         "without the look at what the plugin returns": lambda: mock.patch.object(
-            type(UPDATED), "check", lambda _kind, result, _arguments, **_how: result
-        ),
-        "without the generator's state for a further pass": lambda: mock.patch.object(
-            TorchRng, "capture", staticmethod(lambda _device: kept)
+            local_plugin, "is_finite", return_value=True
         ),
     }
 
@@ -87,7 +81,7 @@ def main() -> None:
         "pytorch-ignite": lambda: _step_s(frameworks.ignite),
         _ALL: without,
         **{name: lambda name=name: without(name) for name in parts},
-        "without the three": lambda: without(*parts),
+        "without both": lambda: without(*parts),
     }
     figures = in_turn(sides, _ROUNDS)
     table = Table("One step of a tiny model (874 parameters, batch 16)", ("", "median step", "over plain"))

@@ -465,3 +465,36 @@ def test_what_is_logged_and_is_no_number_is_told_with_its_name_and_line(value, t
     assert message.startswith("plugin 'probe' in 'gradient.backward' at step 3: raised ValueError: ")
     assert f"step.log('std', …) takes a number, {told}" in message
     assert 'step.log("std", self.value)' in message
+
+
+class Sets:
+    """Writes a number to each parameter where it lies, and returns the draft, the argument, or nothing."""
+
+    role = "optimizer"
+    forward = passthrough
+    draws = False
+    number, returned = 1.0, "draft"
+
+    def backward(self, parameters):
+        draft = parameters.draft()
+        for tensor in draft.values():
+            tensor.fill_(self.number)
+        return {"draft": draft, "argument": parameters, "nothing": None}[self.returned]
+
+
+@pytest.mark.parametrize("returned", ["draft", "argument", "nothing"])
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.float32, torch.float64)])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_made_in_place_is_looked_at_there(returned, dtypes, number):
+    parameters = TensorMap.like({str(i): torch.zeros(5, dtype=dtype) for i, dtype in enumerate(dtypes)})
+    plugin = started(Sets)
+    plugin._instance.returned = returned
+
+    for step, fine in enumerate((1.0, 3e38)):
+        plugin._instance.number = fine
+        result = plugin.call("backward", {"parameters": parameters}, StepInfo(step), into=parameters)
+        assert result is parameters
+        assert all(bool((tensor == tensor.new_tensor(fine)).all()) for tensor in parameters.values())
+    plugin._instance.number = number
+    with pytest.raises(PluginProtocolError, match="'0' with a value that is not finite"):
+        plugin.call("backward", {"parameters": parameters}, StepInfo(2), into=parameters)
