@@ -6,8 +6,7 @@
     python tools/cut_series.py 1.7.1       the next patch of a closed series
 
 All move ``core/version.py``. A series that opens gets a snapshot, the same as that of the one before, and the
-template and the example plugins the oldest series that they now have to fit; and the tests learn from
-which commit the core of the one before is built. Hooks are changed while it is open, with
+tests learn from which commit the core of the one before is built. Hooks are changed while it is open, with
 ``python tools/snapshot.py``. What closes it, or is a patch, comes into
 ``core/hooks/snapshots/index.json`` and gets a heading in the changelog; once a series is closed, new
 plugins are tested with its kit. Everything is checked before the first file is written.
@@ -27,7 +26,7 @@ from typing import Any, Literal
 from packaging.version import Version
 
 import ringfence
-from ringfence.compat.version_range import window
+from ringfence.compat.version_range import first_series
 from ringfence.hooks.series import Index, Series, SeriesSnapshot, lower_bound, series_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,7 +190,7 @@ def _template(
     snapshots = index.snapshots | {name: SeriesSnapshot.of({**live, "series": name})}
     known = Index((*index.series, Series(name)), snapshots)
     before = _settings(root)
-    oldest = {role: lower_bound(window(known, version, role)[0].name, version) for role in before["role"]}
+    oldest = {role: lower_bound(first_series(known, version, role).name, version) for role in before["role"]}
     template = _replaced(root, TEMPLATE, r'(?<="_kit_series": ")[^"]+', kit)
     template = re.sub(r'(?<="_oldest_series": )\{[^}]*\}', _spaced(oldest), template)
     projects = sorted((root / EXAMPLES).glob("*/pyproject.toml"))

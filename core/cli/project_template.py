@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from packaging.version import Version
 
 from ..compat.source.module_files import file_on_path
-from ..compat.version_range import window
+from ..compat.version_range import first_series
 from ..discovery.catalog import catalog
 from ..hooks.errors import JobError
 from ..hooks.series import Index, lower_bound, series_of
@@ -112,7 +112,7 @@ class Template:
 
     def _context(self, answers: Answers) -> dict[str, Any]:
         running = Version(__version__)
-        oldest = lower_bound(window(Index.read(), running, answers.role)[0].name, running)
+        oldest = lower_bound(first_series(Index.read(), running, answers.role).name, running)
         # The template states it as well, for cookiecutter, which cannot work it out.
         context = {**self._derived(asdict(answers)), "_oldest_series": {answers.role: oldest}}
         if not (self._folder / _SHARED / answers.role).is_dir():

@@ -167,6 +167,14 @@ def window(index: Index, running: Version, role: str | None = None) -> tuple[Ser
     return (*[series for series in before if series.live], last)[-SPAN:]
 
 
+def first_series(index: Index, running: Version, role: str) -> Series:
+    """Return the series that brought a role: a range that begins there, each core since then accepts.
+
+    One that begins later is refused by the cores at its beginning, which look back three series themselves.
+    """
+    return _since(role, index.up_to(running), index)[0]
+
+
 def _since(role: str | None, series: Sequence[Series], index: Index) -> Sequence[Series]:
     """Leave out the series before a role: no plugin of it could fit them.
 
