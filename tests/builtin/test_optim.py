@@ -328,8 +328,15 @@ def test_state_of_another_algorithm_is_refused():
 # further passes
 
 
+@pytest.fixture
 def helper_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "optimizer-step"]
+    """Return a function that finds those of this test; others may have left steps that wait."""
+
+    def found():
+        return {thread for thread in threading.enumerate() if thread.name == "optimizer-step"}
+
+    before = found()
+    return lambda: found() - before
 
 
 def lbfgs(**options):
@@ -345,7 +352,7 @@ def test_there_is_no_state_in_the_middle_of_a_step():
     optim.load_state_dict({})
 
 
-def test_a_step_that_was_given_up_leaves_no_thread_and_no_trace():
+def test_a_step_that_was_given_up_leaves_no_thread_and_no_trace(helper_threads):
     optim = lbfgs()
     start = optim.state_dict()
     step(optim, tensors(1))
@@ -359,7 +366,7 @@ def test_a_step_that_was_given_up_leaves_no_thread_and_no_trace():
     assert equal(*asked)
 
 
-def test_a_new_step_is_refused_while_another_waits():
+def test_a_new_step_is_refused_while_another_waits(helper_threads):
     optim = lbfgs()
     step(optim, tensors(1))
     with pytest.raises(RuntimeError, match="load a state first"):
@@ -374,7 +381,7 @@ def passes_without_end(optim):
         parameters = result.parameters
 
 
-def test_an_optimizer_that_never_ends_its_step_is_stopped():
+def test_an_optimizer_that_never_ends_its_step_is_stopped(helper_threads):
     optim = lbfgs(max_iter=1000, max_eval=1000, tolerance_grad=0.0, tolerance_change=0.0)
     with pytest.raises(RuntimeError, match="more than 100 passes"):
         passes_without_end(optim)
