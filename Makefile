@@ -29,18 +29,20 @@ DECLARED := pyproject.toml constraints.txt core/version.py
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
-# On two cores two of these at a time, the longest first.
+# Three of these at a time on two cores, as they wait now and then; the longest first.
 COMPUTES := $(addprefix tests/,builtin compat engine hooks imports plugins tensors testing)
 ATTACKS := tests/hostile
 WAITS := tests/fuzz tests/isolation
 COMMANDS := tests/cli
 FOLDERS := $(filter-out tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 REST := $(filter-out $(COMPUTES) $(ATTACKS) $(WAITS) $(COMMANDS),$(FOLDERS)) $(wildcard tests/test_*.py)
-BESIDE := $(BIN)/python -m pytest -m 'not soak and not room' $(PYTEST_ARGS)
+# With one thread each: threads of torch that share cores with others spin as they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+BESIDE := $(PYTEST) -m 'not soak and not room' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
-	@echo "linters and runs of tests, two side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j2 --output-sync=target rest attacks commands waits computes lint
+	@echo "linters and runs of tests, three side by side; each is shown once it has ended, in some minutes"
+	@$(MAKE) --no-print-directory -j3 --output-sync=target attacks rest commands waits computes lint
 
 computes:
 	$(BESIDE) $(COMPUTES)
@@ -59,7 +61,7 @@ commands:
 
 # What a folder holds beyond `make test`.
 test-hostile test-installed test-chaos test-bench: test-%: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m 'not soak and room' tests/$* $(PYTEST_ARGS)
+	$(PYTEST) -m 'not soak and room' tests/$* $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)
 	SLACK_S=2 $(BIN)/python -m pytest -m 'soak or alone' $(PYTEST_ARGS)
