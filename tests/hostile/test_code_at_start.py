@@ -134,6 +134,7 @@ def test_without_the_guard_they_run(environment, evidence, tmp_path, code, names
     assert names <= {line.split()[0] for line in evidence.read_text().splitlines()}
 
 
+@pytest.mark.room
 def test_a_trusted_plugin_is_imported_in_the_trainer(environment, tmp_path):
     done = train(environment, tmp_path, isolation="trusted")
 
@@ -141,6 +142,7 @@ def test_a_trusted_plugin_is_imported_in_the_trainer(environment, tmp_path):
     assert "completed after 2 steps" in done.stdout
 
 
+@pytest.mark.room
 @pytest.mark.parametrize("name", ["niceclip_inner:mlp", "mine:mlp"])
 def test_the_users_own_model_may_come_from_a_plugins_distribution(environment, tmp_path, name):
     (tmp_path / "mine.py").write_text("from niceclip_inner import mlp\n")
