@@ -19,8 +19,6 @@ from ..hooks.errors import (
     PluginProtocolError,
     PluginRaisedError,
     Raised,
-    as_transient,
-    may_pass,
     with_raised,
 )
 from ..hooks.types import Batch, Changeable, Report, StepInfo, TensorMap, derive_seed, passthrough
@@ -33,6 +31,7 @@ from .plugin_class import accepted_arguments, load_class, load_error
 from .plugin_frames import raised_at
 from .result_checks import Canonical, Names, NotFiniteError, ResultError, check_scalars
 from .result_kinds import ResultKind, kinds_of
+from .transient_errors import as_transient, may_pass
 
 
 def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -13,9 +13,10 @@ from ringfence import (
     PluginTimeoutError,
     StepInfo,
 )
-from ringfence.hooks.errors import is_transient, load_exception
+from ringfence.hooks.errors import load_exception
 from ringfence.isolation.host.limits import worker_process
 from ringfence.isolation.sandbox import Sandbox
+from ringfence.plugins.transient_errors import is_transient
 
 
 def at(fault, line=2):

@@ -23,7 +23,6 @@ from ...hooks.errors import (
     RunAbortedError,
     SandboxUnavailableError,
     is_by_its_code,
-    is_transient,
     shorten,
     visible,
 )
@@ -31,6 +30,7 @@ from ...hooks.roles.optimizer import OPTIMIZER
 from ...imports.user_frames import user_frames
 from ...plugins.failure_policy import Abort, Disable, Restart, RunPosition
 from ...plugins.manager import Hooks
+from ...plugins.transient_errors import is_transient
 from ...tensors.finite import is_finite
 from ..checkpoints.fingerprint import ACCEPT_FLAG
 from ..session import Run

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...hooks.connect import route_through
-from ...hooks.errors import JobError, Phase, may_pass
+from ...hooks.errors import JobError, Phase
 from ...hooks.specs import ROLES
 from ...hooks.types import (
     Batch,
@@ -43,6 +43,7 @@ from ...plugins.result_checks import (
     without_overlap,
 )
 from ...plugins.result_kinds import Form, ResultKind, kinds_of
+from ...plugins.transient_errors import may_pass
 from ...reproducibility.deterministic import be_repeatable
 from ...tensors import pytree
 from ...tensors.byte_batch import ByteBatch

@@ -25,13 +25,13 @@ from ....hooks.errors import (
     PluginTimeoutError,
     Raised,
     add_traceback,
-    as_transient,
     visible,
     with_raised,
 )
 from ....plugins.machine_memory import MIB
 from ....plugins.plugin_frames import raised_at, spot
 from ....plugins.stop_request import StopRequest
+from ....plugins.transient_errors import as_transient
 from ...transport.messages import (
     AT_ONCE,
     MAX_MESSAGE_BYTES,
