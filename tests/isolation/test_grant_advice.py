@@ -1,7 +1,11 @@
 """A fault over what no plugin may do says why it cannot be, and what to do instead; no other fault does."""
 
+import errno
+import traceback
+
 import pytest
 
+import ringfence
 from ringfence import PluginRaisedError, StepInfo
 from ringfence.hooks.permissions import Permissions, Target
 from ringfence.isolation.host.grants.grant_advice import what_instead
@@ -60,11 +64,25 @@ def test_a_grant_to_connect_is_told_to_hold_for_connect_alone():
     assert OFFLINE in what_instead(cause, "", Permissions())
 
 
+def test_what_connect_itself_says_is_told_without(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EHOSTUNREACH, "the name cannot be looked up: Name or service not known")
+
+    monkeypatch.setattr("ringfence.hooks.connect._Route.opener", refuse)
+    granted = Permissions((), (), (Target("a.test", 443),))
+    with pytest.raises(OSError, match="looked up") as caught:
+        ringfence.connect("a.test", 443)
+    told = "".join(traceback.format_exception(caught.value))
+
+    assert what_instead(f"OSError: {caught.value}", told, granted) == ""
+    assert "connect(host, port) alone" in what_instead(f"OSError: {caught.value}", "", granted)
+
+
 @pytest.mark.parametrize(
-    "traceback",
+    "told",
     ["", 'File "/usr/lib/python3.11/subprocess.py", line 1', 'File "/site/torch/_inductor/a.py", line 1'],
 )
-def test_nothing_is_advised_where_nothing_was_refused(traceback):
+def test_nothing_is_advised_where_nothing_was_refused(told):
     tried = ("start another process (vfork)", "open a connection (socket)")
-    assert what_instead("ValueError: no", traceback, Permissions(), tried) == ""
-    assert what_instead("CalledProcessError: status 1", traceback, Permissions(), tried) == ""
+    assert what_instead("ValueError: no", told, Permissions(), tried) == ""
+    assert what_instead("CalledProcessError: status 1", told, Permissions(), tried) == ""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from ....hooks.connect import connect
 from ....hooks.permissions import KINDS, Kind, Need, Permissions, covers, grant_line
 from ...policy.syscalls import OPEN_A_CONNECTION, START_A_PROCESS, START_A_PROGRAM
 from .protected_paths import why_reserved
@@ -40,8 +41,8 @@ _INSTEAD = (
     (re.compile(r"/asyncio/"), _EVENTS),
     (re.compile(r"/multiprocessing/|/concurrent/futures/process\.py|/subprocess\.py"), _PROCESSES),
 )
-#: Of ``ringfence.connect``, which says itself what is wrong.
-_GRANTED = "/isolation/dialler.py"
+#: In a traceback of ``ringfence.connect``, which says itself what is wrong.
+_GRANTED = f'"{connect.__code__.co_filename}"'
 _MAKES_CONNECTIONS = re.compile(r"/socket\.py|/urllib/|/urllib3/|/http/client\.py")
 
 
