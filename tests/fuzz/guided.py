@@ -13,7 +13,7 @@ import atheris
 
 RSS_LIMIT_MB = 2048
 SLOWEST_S = 20
-_INSTRUMENTED = ("ringfence.isolation", "ringfence.hooks")
+_INSTRUMENTED = ("ringfence.isolation", "ringfence.plugins", "ringfence.tensors", "ringfence.hooks")
 
 
 def main(name, seconds, folder):
