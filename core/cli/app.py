@@ -76,6 +76,8 @@ class _Command(TyperCommand):
 
 #: Made by ``tools/reference`` from the schema that jobs are checked with; a test holds it fresh.
 _SCHEMA = Path(__file__).parents[1] / "job" / "job.schema.json"
+#: By their files, as to import them takes time.
+_ROLES = sorted(path.stem for path in (Path(__file__).parents[1] / "hooks" / "roles").glob("[a-z]*.py"))
 #: Where a command keeps whether ``--debug`` was given.
 _DEBUG = "ringfence.debug"
 
@@ -348,9 +350,7 @@ def new_plugin(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Name of the plugin, as jobs will spell it.")
     ] = None,
-    role: Annotated[
-        str | None, typer.Option(metavar="ROLE", help="augment, gradient, optimizer or monitor.")
-    ] = None,
+    role: Annotated[str | None, typer.Option(metavar="ROLE", help=f"One of {', '.join(_ROLES)}.")] = None,
     licence: Annotated[
         str | None, typer.Option(metavar="SPDX", help="Apache-2.0, MIT or BSD-3-Clause.")
     ] = None,

@@ -104,6 +104,7 @@ def test_the_record_of_the_series_and_the_page_of_the_hooks_tell_it(facts):
 
 
 def test_the_template_makes_a_plugin_of_it_that_the_check_accepts(facts):
+    assert "gradient, monitor, odd, optimizer, probe." in facts["help"]
     assert facts["new"][0] == 0, facts["new"]
     assert "def forward(self, outputs: Tensor, step: StepInfo) -> float | None:" in facts["source"]
     assert '"""Look at what the model returned."""' in facts["source"]

@@ -185,6 +185,7 @@ def main():
         "record": record,
         "page": page,
         "new": new,
+        "help": command("plugins", "new", "--help")[1],
         "source": source,
         "pyproject": (project / "pyproject.toml").read_text(),
         "check": check,
