@@ -6,8 +6,8 @@ A plugin is a class with an attribute ``role`` and two methods, ``forward`` and
 ``backward``. A method may take any subset of its hook's arguments, by name. One
 that has nothing to do is written ``forward = passthrough`` and costs nothing.
 
-With gradient accumulation the forward hooks fire for every micro-batch, the
-backward hooks once a step. ``augment.forward`` runs ahead of the loop, in
+With gradient accumulation some hooks fire for every micro-batch and others once a
+step, as each of them says. ``augment.forward`` runs ahead of the loop, in
 several workers; when ``augment.backward`` is not a pass-through it runs in step
 with the loop, in one worker, so that what it learns never depends on timing.
 
