@@ -36,7 +36,7 @@ from .weights import Weights
 
 MAX_FURTHER_PASSES = 100
 
-#: A batch as the augment plugins left it, and its counters.
+#: A batch as the plugins that change it left it, and its counters.
 Prepared = tuple[Batch, StepInfo]
 
 
@@ -75,7 +75,7 @@ class Pass:
     Attributes:
         loss: Mean over the step's samples with the plugins' terms, shape (), on the device.
         batches: The batches, kept for a further pass.
-        sample_losses: Loss of each sample of each batch, if an augment plugin learns from it.
+        sample_losses: Loss of each sample of each batch, if a plugin is told of it.
     """
 
     loss: Tensor
@@ -151,7 +151,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
         weights.write(result)
     if watched:
         updates = None if before is None else _difference(weights.values, before)
-        # A monitor that does not take ``updates`` is never given them.
+        # A method that does not take ``updates`` is never given them.
         values: UpdatedValues = {"parameters": weights.values, "updates": updates, "gradients": gradients}
         hooks.fire(at.after_update, values, info)
     weights.release()

@@ -1,7 +1,7 @@
 """Train a few steps with a plugin as each series that it must work with, in a sandbox.
 
 The job is real and small: grey images, or colour where those do not suit the plugin. What an
-earlier series lacks is hidden from the plugin (``hooks/earlier.py``), so a use that neither its
+earlier series lacks is hidden from the plugin (``plugins/earlier_series.py``), so a use that neither its
 text nor its class shows fails here, and not in the middle of a user's job.
 """
 

@@ -1,8 +1,8 @@
 """Plugins that are broken on purpose, each in one way: every one is found before a run starts.
 
 The same plugin, whole, is accepted. The series are those of ``hooks/series.py``: 1.4, 1.5 and 1.6,
-the last one running. What only loading or running shows is tried in ``cli/test_check_path.py``
-and ``test_replay.py``.
+the last one running. What only loading or running shows is tried in
+``cli/test_check_plugins.py`` and ``run/test_replay.py``.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """The worker's end of the socket in an attacker's hands: any bytes, against the host's real code.
 
-Nothing of the host is replaced: ``IsolatedPlugin``, ``Crew``, ``Channel``,
-``Exchange`` and ``Slot`` run as in training. Only the process behind the socket
+Nothing of the host is replaced: ``IsolatedPlugin``, ``WorkerGroup``, ``Channel``,
+``CallMemory`` and ``WorkerMemory`` run as in training. Only the process behind the socket
 is missing, since whoever uses this class answers in its place. Replies are sent
 before they are asked for, so that no second thread is needed.
 """

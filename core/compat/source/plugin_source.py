@@ -2,10 +2,10 @@
 
 What is read: the class behind an entry point, its bases in the plugin's own
 files, its two methods, the options that its constructor takes, what it says that
-it needs (``needs.py``), and what it uses of ringfence (``uses.py``). What the
-text does not settle is listed in ``PluginSource.unresolved``, never guessed. Not
-seen at all: what code outside the plugin's own files does with a batch or step
-that it is given.
+it needs (``declared_needs.py``), and what it uses of ringfence (``imported_names.py``,
+``attribute_reads.py``). What the text does not settle is listed in
+``PluginSource.unresolved``, never guessed. Not seen at all: what code outside the
+plugin's own files does with a batch or step that it is given.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     step-00000123/
       model.safetensors      parameters and buffers, by their names in the model
-      engine.safetensors     counters, random states, observer's position (``engine_state``)
-      plugin-000.safetensors state of a plugin (``hooks.plain``); ``state.json`` says whose
+      engine.safetensors     counters, random states, observer's position, drivers (``engine_state``)
+      plugin-000.safetensors state of a plugin (``pytree``); ``state.json`` says whose
       state.json             format, step, fingerprint of the job, SHA-256 of every file (``manifest``)
 
 A checkpoint is written under a temporary name in the same folder, synced and

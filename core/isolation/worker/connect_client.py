@@ -26,7 +26,7 @@ class ConnectClient:
 
     Args:
         network: What is granted.
-        line: The worker's end of the pair that leads to the host's ``Broker``; None if nothing is granted.
+        line: The worker's end of the pair that leads to the ``ConnectionBroker``; None if nothing is granted.
     """
 
     def __init__(self, network: Network, line: socket.socket | None) -> None:

@@ -70,7 +70,7 @@ def build(*, told: bool) -> bytes:
     for error, names in QUIET.items():
         for number in _numbers(names):
             built.errno(number, error)
-    for number in _numbers((*ALLOWED, *SIGNALS)):  # signals: ``calls_by_process`` comes first
+    for number in _numbers((*ALLOWED, *SIGNALS)):  # signals: ``own_process_filter`` comes first
         built.allow(number)
     return built.program
 
