@@ -76,7 +76,7 @@ class PluginJob(_Strict):
     )
     start_deadline_s: Seconds = Field(60.0, description="Longest that importing and constructing it may take")
     on_failure: Literal["restart", "disable", "abort"] | None = Field(
-        None, description="What a fault does; by default `disable` for monitors, `restart` for others"
+        None, description="What a fault does; by default what its role says, `disable` for monitors"
     )
     isolation: Literal["sandbox", "trusted"] = Field(
         "sandbox", description="`trusted` runs it in the trainer's own process, without any protection"
