@@ -33,7 +33,6 @@ from ringfence.tracking.metrics_log import MetricsLog
 _TRAIN = importlib.import_module("ringfence.engine.train")
 _RECOVERY = importlib.import_module("ringfence.engine.recovery.recover")
 _STATE = importlib.import_module("ringfence.engine.state")
-_STEP = importlib.import_module("ringfence.engine.step")
 
 #: Owner, name there, and what the tables call it. None of them calls another, so that they add up.
 TIMED: tuple[tuple[Any, str, str], ...] = (
@@ -148,7 +147,7 @@ def watching() -> Iterator[Watch]:
     with ExitStack() as stack:
         for owner, name, label in TIMED:
             stack.enter_context(mock.patch.object(owner, name, _timed(watch, getattr(owner, name), label)))
-        recover, refresh, begin = _TRAIN.recover, _STEP.Stepper.refresh, Channel.begin
+        recover, take_step, begin = _TRAIN.recover, _TRAIN.take_step, Channel.begin
         snapshot = _STATE.TrainState.snapshot
 
         def noted_recover(run: Any, error: PluginError) -> Any:
@@ -157,10 +156,10 @@ def watching() -> Iterator[Watch]:
             watch.faults[-1].steps_lost -= run.progress.step
             return result
 
-        def noted_refresh(stepper: Any) -> None:
+        def noted_step(*args: Any) -> Any:
             if (fault := watch.recovering) is not None:
                 watch.end(fault)
-            refresh(stepper)
+            return take_step(*args)
 
         def noted_begin(channel: Channel, *args: Any, **kwargs: Any) -> None:
             watch.asked[channel.plugin] = time.monotonic()
@@ -173,7 +172,7 @@ def watching() -> Iterator[Watch]:
             return taken
 
         stack.enter_context(mock.patch.object(_TRAIN, "recover", noted_recover))
-        stack.enter_context(mock.patch.object(_STEP.Stepper, "refresh", noted_refresh))
+        stack.enter_context(mock.patch.object(_TRAIN, "take_step", noted_step))
         stack.enter_context(mock.patch.object(Channel, "begin", noted_begin))
         stack.enter_context(mock.patch.object(_STATE.TrainState, "snapshot", noted_snapshot))
         yield watch
