@@ -29,7 +29,7 @@ DECLARED := pyproject.toml constraints.txt core/version.py
 run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
-# Three of these at a time on two cores, as they wait now and then; the longest first.
+# Four of these at a time on two cores, as they wait now and then; the longest first.
 COMPUTES := $(addprefix tests/,builtin compat engine hooks imports plugins tensors testing)
 ATTACKS := tests/hostile
 WAITS := tests/fuzz tests/isolation
@@ -41,8 +41,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 BESIDE := $(PYTEST) -m 'not soak and not room' $(PYTEST_ARGS)
 
 test: $(DEV_STAMP)
-	@echo "linters and runs of tests, three side by side; each is shown once it has ended, in some minutes"
-	@$(MAKE) --no-print-directory -j3 --output-sync=target attacks rest commands waits computes lint
+	@echo "linters and runs of tests, four side by side; each is shown once it has ended, in some minutes"
+	@$(MAKE) --no-print-directory -j4 --output-sync=target attacks rest commands waits computes lint
 
 computes:
 	$(BESIDE) $(COMPUTES)
