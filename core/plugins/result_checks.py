@@ -28,7 +28,8 @@ MAX_NAMES = 8192
 MAX_HISTOGRAM_NUMBERS = 42_000
 #: Pixels of all pictures of one report, in bytes: those of one picture that is as large as it may be.
 MAX_PICTURE_BYTES = 3 * MAX_IMAGE_SIDE**2
-_NAME = re.compile(r"[A-Za-z0-9._\-/]{1,200}")
+_MAX_NAME_CHARACTERS = 200
+_NAME = re.compile(rf"[A-Za-z0-9._\-/]{{1,{_MAX_NAME_CHARACTERS}}}")
 _IMAGE_DIMS = (2, 3)
 _MAX_LAYOUTS = 8
 
@@ -253,7 +254,12 @@ def check_scalars(scalars: Mapping[str, Any]) -> None:
     if len(scalars) > MAX_SCALARS:
         raise ResultError(f"logged {len(scalars)} numbers in one call; at most {MAX_SCALARS}")
     for name, value in scalars.items():
-        if type(value) is float and type(name) is str and _is_name(name):
+        if (
+            type(value) is float
+            and type(name) is str
+            and len(name) <= _MAX_NAME_CHARACTERS
+            and _is_name(name)
+        ):
             continue  # as nearly all are
         _check_name(name)
         if not isinstance(value, (int, float)):
@@ -280,22 +286,25 @@ class Names:
         if isinstance(result, Report):
             used += [result.scalars, result.histograms, result.images]
         for names in used:
-            if not self._seen.issuperset(names):
-                self._seen.update(names)
-        if len(self._seen) > MAX_NAMES:
-            raise ResultError(
-                f"used over {MAX_NAMES} different names in this run; let names say what is "
-                "measured, and the step when"
-            )
+            if self._seen.issuperset(names):
+                continue
+            new = names.keys() - self._seen
+            if len(self._seen) + len(new) > MAX_NAMES:
+                raise ResultError(
+                    f"used over {MAX_NAMES} different names in this run; let names say what is "
+                    "measured, and the step when"
+                )
+            self._seen |= new
 
 
 @functools.lru_cache(MAX_NAMES)
 def _is_name(name: str) -> bool:
+    """Tell whether it is a name; not to be asked of a longer one, which would be kept."""
     return _NAME.fullmatch(name) is not None
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not _is_name(name):
+    if not isinstance(name, str) or len(name) > _MAX_NAME_CHARACTERS or not _is_name(name):
         raise ResultError(f"used the name {name!r:.80}; names are 1 to 200 letters, digits and ._-/")
 
 

@@ -1,12 +1,15 @@
 """Results are accepted or refused for what they are, with a message that says what was expected."""
 
+import gc
+import itertools
 import math
+import tracemalloc
 
 import pytest
 import torch
 
 from ringfence import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap
-from ringfence.plugins.result_checks import ResultError, check_scalars
+from ringfence.plugins.result_checks import Names, ResultError, check_scalars
 from ringfence.plugins.result_kinds import BATCH as BATCHES
 from ringfence.plugins.result_kinds import GRADIENTS as MAPS
 from ringfence.plugins.result_kinds import LOSS, NUMBER, PARAMETERS, REPORT, UPDATED
@@ -15,6 +18,7 @@ from ringfence.tensors.finite import is_finite
 BATCH = Batch(torch.rand(4, 1, 3, 3), torch.tensor([0, 1, 2, 1]), torch.arange(4), 3)
 GRADIENTS = TensorMap.like({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)})
 OUTPUTS = torch.zeros(4, 3)
+_NUMBERS = itertools.count()
 
 
 def check_result(kind, result, arguments):
@@ -235,3 +239,51 @@ def test_only_backward_may_ask_for_another_pass():
     assert refused(PARAMETERS, AnotherPass(GRADIENTS), parameters=GRADIENTS) == (
         "asked for another pass before the first; only backward may ask for one"
     )
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda name: check_scalars({name: 1.0}),
+        lambda name: check_scalars({name: 1}),
+        lambda name: check_result(REPORT, Report(histograms={name: Histogram([1.0], [0.0, 1.0])}), {}),
+        lambda name: check_result(REPORT, Report(images={name: torch.zeros(1, 1, dtype=torch.uint8)}), {}),
+    ],
+    ids=["float", "int", "histogram", "image"],
+)
+def test_long_names_that_are_refused_are_not_kept(check):
+    def send(count):
+        for number in itertools.islice(_NUMBERS, count):  # each name is a new one
+            with pytest.raises(ResultError, match="names are 1 to 200"):
+                check(f"{number:x>{1 << 16}}")
+
+    send(2)
+    assert growth(lambda: send(64)) < 1 << 20
+
+
+def test_names_that_are_too_many_are_not_kept():
+    names = Names()
+
+    def use(begin):
+        names.add({f"{number:x>200}": 1.0 for number in range(begin, begin + 4096)}, None)
+
+    def use_too_many():
+        for begin in range(8192, 40960, 4096):
+            with pytest.raises(ResultError, match="over 8192 different names"):
+                use(begin)
+
+    use(0)
+    use(4096)
+    assert growth(use_too_many) < 1 << 20
+    use(4096)  # those that are known may be used on
+
+
+def growth(work):
+    """Return by how many bytes what Python holds has grown with ``work``."""
+    tracemalloc.start()
+    try:
+        work()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
