@@ -108,6 +108,29 @@ def test_a_watch_that_ends_takes_the_plugins_with_it(watching, child, monkeypatc
     assert "no longer watched" in watched.exceeded
 
 
+def test_a_stop_is_noted_too_while_a_plugin_prints_without_end(watching, child, monkeypatch):
+    """Nearly all the time it then waits to read the next portion."""
+    wait, stopped = watching._stopping.wait, threading.Event()
+
+    def stopped_meanwhile(seconds):
+        if threading.current_thread() is watching._threads[0] and not stopped.is_set():
+            time.sleep(1.5)
+            stopped.set()
+        return wait(seconds)
+
+    monkeypatch.setattr(watching._stopping, "wait", stopped_meanwhile)
+    process = child(READY)
+    log, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    process.log = log
+    watching.add(watched := book(process))
+    os.write(written, b"line\n")
+    assert stopped.wait(60)
+    assert until(lambda: time.monotonic() - watching.clock.now() > 1.0)
+    watching.remove(watched)
+    os.close(log)
+    os.close(written)
+
+
 def test_a_process_whose_main_thread_ended_is_killed(watching, child):
     process = child("""
         import ctypes, threading, time

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import NoReturn
@@ -153,6 +154,7 @@ class Channel:
             step: Global step, likewise.
         """
         self._hook, self._step = hook, step
+        self._clock.caller = threading.get_native_id()
         self._began_at = self._clock.now()
         self._deadline_s = deadline_s
 
@@ -284,11 +286,10 @@ class Channel:
     def _wait_for_room(self, hook: str | None, step: int | None) -> None:
         """Wait until the worker, whose queue is full, reads; not past the deadline of the request."""
         due = self._began_at + self._deadline_s
-        while not self._room.poll(self._stop.shortest(due - self._clock.now()) * 1000 + 1):
+        if not is_ready_by(self._room, due, self._stop, self._clock):
             self._check_time(hook, step)
-            if self._clock.now() >= due:
-                self._timed_out = self._deadline_s
-                self._die(hook, step)
+            self._timed_out = self._deadline_s
+            self._die(hook, step)
 
     def _check_time(self, hook: str | None, step: int | None) -> None:
         """Give up what is under way if nothing is waited for any more: the plugin is not to blame."""

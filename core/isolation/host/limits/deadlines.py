@@ -21,10 +21,15 @@ class HostClock:
 
     A process is stopped by Ctrl-Z, with its whole container, or with the machine. What it waits
     for may have been stopped as well.
+
+    Attributes:
+        caller: The thread that calls plugins, by its native id.
     """
 
     def __init__(self) -> None:
+        self.caller = threading.get_native_id()
         self._lost_s = 0.0
+        self._runnable_s: dict[int | None, float] = {}
 
     def now(self) -> float:
         """Return what ``time.monotonic`` does, less the time for which the process was stopped."""
@@ -36,25 +41,32 @@ class HostClock:
         Args:
             asked_s: Of sleep.
             took_s: Until it went on.
-            runnable_s: By how much ``runnable_seconds`` grew: on a busy machine a thread is late as well.
+            runnable_s: What ``runnable_s`` returns: on a busy machine a thread is late as well.
         """
         lost_s = took_s - asked_s - runnable_s
         if lost_s > _STOPPED_S:
             self._lost_s += lost_s
 
+    def runnable_s(self) -> float:
+        """Return how long the thread that asks, the main one and the caller were runnable since it last did.
 
-def runnable_seconds() -> float:
-    """Return how long this thread and the main one have run, or been ready to and not been let, in all.
+        The others too, as each may hold Python's lock meanwhile. Of a process that is stopped none is.
+        """
+        threads = {threading.get_native_id(), threading.main_thread().native_id, self.caller}
+        before, self._runnable_s = self._runnable_s, {each: _runnable_seconds(each) for each in threads}
+        # One that is new counts whole and one that has ended not at all: neither is to look like a stop.
+        return sum(max(s - before.get(each, 0.0), 0.0) for each, s in self._runnable_s.items())
 
-    The main one too, as it may hold Python's lock meanwhile. Of a process that is stopped neither is ready.
+
+def _runnable_seconds(thread: int | None) -> float:
+    """Return how long a thread has run, or been ready to and not been let, in all.
+
     Source: proc_pid_schedstat(5); 0 where the kernel does not tell.
     """
-    nanoseconds = 0
-    for thread in {threading.get_native_id(), threading.main_thread().native_id}:
-        with contextlib.suppress(OSError):
-            told = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
-            nanoseconds += int(told[0]) + int(told[1])
-    return nanoseconds / 1e9
+    with contextlib.suppress(OSError):
+        told = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+        return (int(told[0]) + int(told[1])) / 1e9
+    return 0.0
 
 
 def is_ready_by(poll: select.poll, due: float, stop: StopRequest, clock: HostClock) -> bool:
@@ -78,9 +90,7 @@ def is_ready_by(poll: select.poll, due: float, stop: StopRequest, clock: HostClo
             return False
         if clock.now() < due:
             continue
-        if clock.now() < due + _STOPPED_S:
-            return False
-        # Nobody has looked for long.
+        # This process may have been stopped until now.
         if poll.poll(_LAST_LOOK_MS):
             return True
         if clock.now() >= due:

@@ -11,12 +11,15 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from .account import FILES_IN_MEMORY_INTERVAL_S, FILES_INTERVAL_S, INTERVAL_S, SCRATCH_INTERVAL_S, Account
-from .deadlines import HostClock, runnable_seconds
+from .deadlines import HostClock
 from .file_locks import locks_by_process
 from .switch_interval import short_turns
 from .worker_process import Process
+
+_T = TypeVar("_T")
 
 
 class Watchdog:
@@ -89,12 +92,9 @@ class Watchdog:
                         account.end("was no longer watched: the thread that does has failed")
 
     def _watch(self) -> None:
-        weigh_at, runnable_s = 0.0, runnable_seconds()
+        weigh_at = 0.0
         while not self._stopping.is_set():
-            pause_s, began = self._until_next(INTERVAL_S), time.monotonic()
-            ready = self._poll.poll(pause_s * 1000)
-            took_s, before_s, runnable_s = time.monotonic() - began, runnable_s, runnable_seconds()
-            self.clock.slept(pause_s, took_s, runnable_s - before_s)
+            ready = self._sleep(INTERVAL_S, lambda pause_s: self._poll.poll(pause_s * 1000))
             with self._lock:
                 for log, events in ready:
                     self._drain(log, events)
@@ -107,7 +107,14 @@ class Watchdog:
                 weigh_at = now + INTERVAL_S if now >= weigh_at else weigh_at
             if ready:
                 # A worker that floods its log is read in portions, not as fast as it writes.
-                self._stopping.wait(self._until_next(INTERVAL_S / 5))
+                self._sleep(INTERVAL_S / 5, self._stopping.wait)
+
+    def _sleep(self, longest_s: float, sleep: Callable[[float], _T]) -> _T:
+        """Sleep until an account needs to be measured, at most ``longest_s``, and tell the clock how long."""
+        pause_s, began = self._until_next(longest_s), time.monotonic()
+        result = sleep(pause_s)
+        self.clock.slept(pause_s, time.monotonic() - began, self.clock.runnable_s())
+        return result
 
     def _until_next(self, longest_s: float) -> float:
         """Return for how long no account needs to be measured, at most ``longest_s``."""
