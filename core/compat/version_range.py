@@ -12,7 +12,8 @@ else. It is accepted only if
 
 A series is X.Y; its patches never change the hooks, so one admitted patch speaks
 for the series. A candidate stands for its series: ``>=1.7`` admits 1.7.0rc1 and ``<1.7``
-does not, whatever the order of versions says. Nothing here imports the plugin or asks the network.
+does not, whatever the order of versions says; ``>=1.7.0rc2`` and ``!=1.7.0rc1`` mean what they
+say. Nothing here imports the plugin or asks the network.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -115,16 +116,32 @@ class Declaration:
         return any(part.operator in _UPPER for part in self.specifiers)
 
     def admits(self, version: Version) -> bool:
-        """Tell whether ``version`` lies in the range; a pre-release is its final version here."""
-        return any(
-            self.specifiers.contains(text, prereleases=True) for text in (str(version), version.base_version)
-        )
+        """Tell whether ``version`` lies in the range; a pre-release is its final version here.
+
+        Not where the range names a candidate of the series, and so leaves this one out by itself.
+        """
+        if self.specifiers.contains(str(version), prereleases=True):
+            return True
+        is_final_in = self.specifiers.contains(version.base_version, prereleases=True)
+        return is_final_in and not any(_leaves_out(part, version) for part in self.specifiers)
 
     def admits_series(self, series: Series, running: Version) -> bool:
         """Tell whether the range admits a version of ``series`` that is not withdrawn, or the running one."""
         if series.name == series_of(running) and self.admits(running):
             return True
         return any(self.specifiers.contains(version, prereleases=True) for version in series.live)
+
+
+def _leaves_out(part: Specifier, candidate: Version) -> bool:
+    """Tell whether a part of a range leaves out a candidate, and names one of the same series to do so.
+
+    What is in development is no candidate: a range that begins with the first one is meant for it as well.
+    """
+    if candidate.is_devrelease or part.operator == "===":
+        return False
+    named = Version(part.version.removesuffix(".*"))
+    same_series = named.is_prerelease and series_of(named) == series_of(candidate)
+    return same_series and not part.contains(candidate, prereleases=True)
 
 
 def _names(text: str) -> str | None:

@@ -184,7 +184,22 @@ def test_a_range_in_thousands_of_entries_is_not_joined(judge):
         ("ringfence>=1.4,<=1.6.99", "1.7.0rc1", ("1.5", "1.6", "1.7"), OUTSIDE),
         ("ringfence>=1.4,!=1.7.*", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["E-EXCLUDES-CORE", "I-PROVISIONAL"]),
         ("ringfence>=1.6", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["E-SPAN", "I-PROVISIONAL"]),
-        ("ringfence>=1.7.0rc2", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["E-SPAN", "I-PROVISIONAL"]),
+        # One that is named is meant: by itself, and not as its series.
+        (
+            "ringfence>=1.7.0rc2",
+            "1.7.0rc1",
+            ("1.5", "1.6", "1.7"),
+            ["E-EXCLUDES-CORE", "E-SPAN", "I-PROVISIONAL"],
+        ),
+        (
+            "ringfence>=1.4,!=1.7.0rc1",
+            "1.7.0rc1",
+            ("1.5", "1.6", "1.7"),
+            ["E-EXCLUDES-CORE", "I-PROVISIONAL"],
+        ),
+        ("ringfence>=1.4,!=1.7.0rc1", "1.7.0rc2", ("1.5", "1.6", "1.7"), ["I-PROVISIONAL"]),
+        ("ringfence>=1.4,!=1.6.0rc1", "1.7.0rc1", ("1.5", "1.6", "1.7"), ["I-PROVISIONAL"]),
+        ("ringfence>=1.4,!=1.6.*,!=1.7.0rc1", "1.7.0rc2", ("1.5", "1.6", "1.7"), ["E-SPAN", "I-PROVISIONAL"]),
         (
             "ringfence>=1.7.1",
             "1.7.0rc1",
