@@ -153,7 +153,7 @@ def plan(
     refused = [item.verdict.message() for item in candidates if item.verdict.decision == "refused"]
     if refused:
         raise IncompatiblePluginError("\n".join(refused))
-    problems += [] if problems else _missing_roles(candidates)
+    problems += [] if problems else _missing_roles(candidates, command)
     if problems:
         raise file.error(problems)
     share = dict(zip(sandboxed, shares, strict=True))
@@ -414,8 +414,10 @@ def _granted(
     return granted, problems
 
 
-def _missing_roles(candidates: Sequence[_Candidate]) -> Iterator[Problem]:
+def _missing_roles(candidates: Sequence[_Candidate], command: str | None) -> Iterator[Problem]:
     for role in ROLES.values():
+        if command is not None and command not in role.fires_in:
+            continue
         found = [item for item in candidates if item.role == role.name]
         if role.exactly_one and len(found) > 1:
             listed = ", ".join(item.entry.name for item in found)

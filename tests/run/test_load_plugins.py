@@ -3,12 +3,14 @@
 import json
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from ringfence.discovery.catalog import catalog, check_found, source_of
 from ringfence.hooks.errors import IncompatiblePluginError, JobError, PluginLoadError
 from ringfence.hooks.series import Index
+from ringfence.hooks.specs import ROLES
 from ringfence.job.job_file import read_job
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.plugins.manager import Hooks
@@ -259,6 +261,19 @@ def test_settings_that_do_not_fit_the_role_are_faults_of_the_job(site, job, text
 
     with pytest.raises(JobError, match=message):
         plan(job(text), site.catalog())
+
+
+def test_a_role_that_a_job_needs_one_of_is_needed_where_it_fires_alone(site, job, monkeypatch):
+    optimizer = ROLES["optimizer"]
+    search = replace(optimizer, name="search", fires_in=frozenset({"search"}))
+    monkeypatch.setitem(ROLES, "search", search)
+    site.install("acme-optim", ["one"], role="optimizer")
+
+    assert [item.spec.name for item in plan(job("  - one\n"), site.catalog())] == ["one"]
+    with pytest.raises(JobError, match="needs exactly one search"):
+        plan(job("  []\n"), site.catalog(), command="search")
+    with pytest.raises(JobError, match="needs exactly one search"):
+        plan(job("  - one\n"), site.catalog(), command=None)
 
 
 def test_a_refused_plugin_stops_the_job_with_the_whole_verdict(site, job):
