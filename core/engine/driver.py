@@ -29,7 +29,8 @@ class Driver(Protocol[RunT_contra]):
     def trained(self, run: RunT_contra) -> None:
         """Work on a run that has come to its end, evaluated and kept; never one that is interrupted.
 
-        A run that is resumed at its end asks again.
+        It leaves the model's weights and buffers as they are, or the run ends with an error: what is to be
+        made of them is made of a copy. A run that is resumed at its end asks again.
         """
 
     def state_dict(self) -> Mapping[str, Any]:

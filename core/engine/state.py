@@ -81,6 +81,9 @@ class TrainState:
         progress: Counters.
         drivers: They act on the model between steps.
         shared: Buffers that modules share as the run begins, by ``shared_buffers``.
+
+    Raises:
+        ValueError: Two drivers have one name, so that one would be given the other's state.
     """
 
     model: nn.Module
@@ -91,6 +94,13 @@ class TrainState:
     shared: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
+        names = [driver.name for driver in self.drivers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"two drivers of the run are named {_listed(twice)}, and each keeps its state under its "
+                "name; give each a name of its own"
+            )
         object.__setattr__(self, "shared", shared_buffers(self.model))
 
     def snapshot(self, hooks: Hooks, observer: Observer, old: Snapshot | None = None) -> Snapshot:

@@ -245,9 +245,21 @@ def _train_from_here(run: Run) -> Status:
     keep_last(run)
     if not judged:
         return "interrupted"
+    if run.state.drivers:
+        _tell_trained(run)
+    return "stopped_early" if run.progress.stopped_early else "completed"
+
+
+def _tell_trained(run: Run) -> None:
+    """Let drivers work on a run that is evaluated and kept, and hold them to its weights."""
+    kept = weights_sha256(run.state.model)
     for driver in run.state.drivers:
         driver.trained(run)
-    return "stopped_early" if run.progress.stopped_early else "completed"
+        if weights_sha256(run.state.model) != kept:
+            raise RuntimeError(
+                f"driver '{driver.name}' changed the model in trained(), once it was evaluated and kept; "
+                "have it work on a copy"
+            )
 
 
 def _one_step(run: Run, stream: Iterator[Prepared]) -> None:

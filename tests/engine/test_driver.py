@@ -22,7 +22,7 @@ from engine_helpers import (
 )
 
 from ringfence.engine.checkpoints.checkpoint import read_latest
-from ringfence.hooks.errors import CheckpointError, PluginRaisedError
+from ringfence.hooks.errors import CheckpointError, PluginRaisedError, RunAbortedError
 from ringfence.plugins import failure_policy
 from ringfence.tensors import pytree
 
@@ -179,3 +179,37 @@ def test_drivers_act_in_their_order():
 
     trained(First("one"), First("two"), changes={"steps": 2})
     assert seen == ["one", "two"] * 2
+
+
+def test_two_drivers_of_one_name_are_refused_before_anything_is_trained():
+    one, two = Pruner(), Pruner()
+    with pytest.raises(ValueError, match=r"two drivers of the run are named 'pruner'.*a name of its own"):
+        trained(one, two)
+    assert one.called == two.called == []
+
+
+class Exporter(Pruner):
+    """Rounds what it exports: a copy, or the weights or the statistics of the model itself."""
+
+    def __init__(self, touches=None):
+        super().__init__("exporter")
+        self._touches = touches
+
+    def trained(self, run):
+        super().trained(run)
+        model = run.state.model
+        for name, tensor in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
+            rounded = tensor.detach() if name == self._touches else tensor.detach().clone()
+            rounded.add_(1)
+
+
+@pytest.mark.parametrize("what", ["named_parameters", "named_buffers"])
+def test_who_works_on_the_trained_run_leaves_its_model_as_it_is_kept(expected, tmp_path, what):
+    result = trained(Exporter(), checkpoints=tmp_path / "copy")
+    assert (result.weights_sha256, result.status) == (expected, "completed")
+
+    touched = next(name for name, _ in getattr(drawing_convnet(), what)())
+    with pytest.raises(RunAbortedError, match=r"driver 'exporter' changed the model in trained\(\)"):
+        trained(Exporter(touched), checkpoints=tmp_path / "itself")
+    again = trained(Exporter(), checkpoints=tmp_path / "itself", resume=True)
+    assert again.weights_sha256 == expected
