@@ -291,12 +291,12 @@ class Changeable(TensorMap):
         place: Writable and of the same layout; the argument's own memory where the plugin is trusted.
     """
 
-    __slots__ = ("_drafted", "_pieces", "_place")
+    __slots__ = ("_draft", "_pieces", "_place")
 
     def __init__(self, tensors: TensorMap, place: TensorMap) -> None:
         super().__init__(tensors.specs, tensors.buffer)
         self._place = place
-        self._drafted = False
+        self._draft: TensorMap | None = None
         self._pieces: list[tuple[Tensor, Tensor]] = []
         if place.buffer.data_ptr() != tensors.buffer.data_ptr():
             target = place.buffer[: tensors.buffer.numel()]
@@ -309,23 +309,33 @@ class Changeable(TensorMap):
 
         It is in use until the call ends, and changes after that; ``clone`` is for what is kept.
         """
-        self._drafted = True
         for target, source in self._pieces:
             target.copy_(source)
-        return self._place
+        self._draft = self._place
+        if torch.is_grad_enabled():
+            # In views of its own: what they keep of a graph that is written there ends with the call.
+            self._draft = TensorMap(self._place.specs, self._place.buffer.detach())
+        return self._draft
 
     def begin(self) -> Changeable:
         """Get ready for a call, whatever became of the last one."""
-        self._drafted = False
+        self._draft = None
         return self
 
     def result(self, returned: object) -> object:
         """Return the result of a call: what it returned, or a draft that it took and did not return.
 
-        In the memory of a trusted plugin's argument what was changed is changed; it counts in a sandbox too.
+        In the memory of a trusted plugin's argument what was changed is changed; it counts in a sandbox too,
+        whether the plugin returns nothing or the argument.
         """
-        is_place = self._drafted if returned is None else returned is self and not self._pieces
-        return self._place if is_place else returned
+        if isinstance(returned, AnotherPass):
+            return AnotherPass(self._place) if self._is_place(returned.parameters) else returned
+        return self._place if self._is_place(returned) else returned
+
+    def _is_place(self, returned: object) -> bool:
+        if returned is None or returned is self._draft:
+            return self._draft is not None
+        return returned is self and (self._draft is not None or not self._pieces)
 
 
 #: Parameter name to value. A plugin returns any mapping of the same names, shapes and dtypes.

@@ -21,7 +21,17 @@ from ..hooks.errors import (
     Raised,
     with_raised,
 )
-from ..hooks.types import Batch, Changeable, Report, StepInfo, TensorMap, derive_seed, passthrough
+from ..hooks.types import (
+    AnotherPass,
+    Batch,
+    Changeable,
+    LossTerm,
+    Report,
+    StepInfo,
+    TensorMap,
+    derive_seed,
+    passthrough,
+)
 from ..tensors import pytree
 from ..tensors.finite import is_finite
 from ..tensors.tensor_file import TensorFile
@@ -64,7 +74,8 @@ class LocalPlugin:
         self._place: Tensor | None = None
         self._names = Names()
         self._start_seed = derive_seed(spec.job_seed, spec.name, "start")
-        self._as_in_sandbox = CallContext(spec.threads, autograd=spec.role_info.autograd)
+        self._autograd = spec.role_info.autograd
+        self._as_in_sandbox = CallContext(spec.threads, autograd=self._autograd)
         if instance is None:
             self._construct()
         # An attribute, and no name to import: one that leaves it out draws as it likes.
@@ -211,6 +222,8 @@ class LocalPlugin:
         if result is None or (result is into and self._place is not None and is_finite(self._place)):
             return result
         checked = kind.check(result, arguments, finite=True)
+        if self._autograd:
+            checked = _without_graph(checked)
         return self._canonical(checked, arguments[kind.measured_by], into) if kind.is_map else checked
 
     def _guard(self, name: str, function: Callable[[], Any]) -> Any:
@@ -252,3 +265,19 @@ class LocalPlugin:
             raise with_raised(failed, raised) from error
         # What the plugin imported may have brought pools of its own.
         self._as_in_sandbox.pools = openblas_pools()
+
+
+def _without_graph(result: Any) -> Any:
+    """Return a checked result as it comes out of a sandbox: no graph of the plugin's leads on from it."""
+    match result:
+        case Batch():
+            return result.with_(inputs=result.inputs.detach(), targets=result.targets.detach())
+        case LossTerm():
+            return LossTerm(result.value, result.gradient.detach())
+        case AnotherPass():
+            return AnotherPass(_without_graph(result.parameters))
+        case TensorMap():
+            return TensorMap(result.specs, result.buffer.detach())
+        case Mapping():
+            return {name: tensor.detach() for name, tensor in result.items()}
+    return result

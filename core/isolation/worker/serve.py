@@ -132,7 +132,7 @@ class Worker:
         self._sock = sock
         self._plugin: Any = None
         self._kinds: Mapping[str, ResultKind] = {}
-        self._autograd = False
+        self._autograd = self._in_place = False
         self._accepts: dict[str, tuple[str, ...]] = {}
         self._regions: dict[int, Tensor] = {}
         self._layouts: dict[int, tuple[TensorSpec, ...]] = {}
@@ -257,7 +257,7 @@ class Worker:
         if start.lack is not None:
             start.lack.hide([start.module, *start.roots])
         role = ROLES[start.role]
-        self._kinds, self._autograd = kinds_of(role), role.autograd
+        self._kinds, self._autograd, self._in_place = kinds_of(role), role.autograd, not role.may_disable
         cls = self._with_autograd(load_class)(start.module, start.qualname)
         if getattr(cls, "role", None) != start.role:
             raise TypeError(f"{start.qualname}.role is {getattr(cls, 'role', None)!r}, not {start.role!r}")
@@ -284,7 +284,7 @@ class Worker:
         started = time.perf_counter()
         result = self._with_autograd(getattr(self._plugin, call.method))(**given)
         seconds = time.perf_counter() - started
-        if changeable is not None:
+        if changeable is not None and self._in_place:
             result = changeable.result(result)
         checked = None if result is None else kind.check(result, arguments, finite=False)
         check_scalars(step.scalars)
