@@ -266,7 +266,8 @@ def _further_passes(
 
 
 def _refusal(hooks: Hooks, info: StepInfo, why: str) -> PluginProtocolError:
-    method = hooks.at.update.methods[-1]
+    method = hooks.asked_last
+    assert method is not None  # noqa: S101 - who asked is refused
     optimizer = method.plugin.spec
     return PluginProtocolError(
         why,

@@ -11,7 +11,7 @@ import pluggy
 from ..hooks import specs
 from ..hooks.errors import PluginError, PluginLoadError, traceback_of
 from ..hooks.role import PROJECT
-from ..hooks.types import Batch, Report, StepInfo
+from ..hooks.types import AnotherPass, Batch, Report, StepInfo
 from ..tensors.buffer_pool import BufferPool
 from ..tensors.byte_batch import in_numbers
 from ..tensors.tensor_file import TensorFile
@@ -40,6 +40,7 @@ class Hooks:
         failures: What became of each fault.
         at: What running plugins do at each moment of a step.
         one_pass: No step is asked for ``AnotherPass``.
+        asked_last: Who asked for one last.
         observers: The plugins that observe: their reports are to be collected.
     """
 
@@ -55,6 +56,7 @@ class Hooks:
         self.at = Moments()
         self.observers: tuple[Plugin, ...] = ()
         self.one_pass = True
+        self.asked_last: PluginMethod | None = None
 
     # registration
 
@@ -98,7 +100,7 @@ class Hooks:
             if not plugin.reads_bytes:
                 streams.append(_in_numbers(streams[-1]))
             source = streams[-1]
-            runs_ahead = ahead and plugin.spec.role_info.runs_ahead
+            runs_ahead = ahead and plugin.spec.role_info.runs_ahead and not method.observes
             streams.append(self._stream(plugin, source) if runs_ahead else self._in_step(method, source))
         if methods:
             streams.append(_in_numbers(streams[-1]))
@@ -109,6 +111,7 @@ class Hooks:
 
         Those that observe are handed a copy if they are due and idle. What is changed in place is the
         argument itself: one copy less. A fault may leave it half changed; no run goes on from there.
+        After one that asks for another pass nothing else changes anything: it is called in that pass.
 
         Args:
             at: One of ``self.at``.
@@ -118,6 +121,7 @@ class Hooks:
         self._step = step.global_step
         arguments: Any = values
         changes: list[Change] = []
+        asked = False
         for method in at.methods:
             if method.plugin.usage.state != "running":
                 continue
@@ -125,10 +129,16 @@ class Hooks:
                 if method.is_due(step):
                     self._post(method, arguments, step)
                 continue
+            if asked:
+                continue
             result = self._call(method, arguments, step)
-            if result is not None and method.changes is not None:
+            if result is None or method.changes is None:
+                continue
+            changes.append(result)
+            if isinstance(result, AnotherPass):
+                asked, self.asked_last = True, method
+            else:
                 arguments[method.changes] = method.kind.replace(arguments[method.changes], result)
-                changes.append(result)
         return changes
 
     # those that observe report when they are done
@@ -270,7 +280,10 @@ class Hooks:
         for batch, step in batches:
             changed = None
             if method.plugin.usage.state == "running":
-                changed = self._call(method, {"batch": batch}, step)
+                if not method.observes:
+                    changed = self._call(method, {"batch": batch}, step)
+                elif method.is_due(step):
+                    self._post(method, {"batch": batch}, step)
             yield (batch if changed is None or method.changes is None else changed), step
 
     def _stream(

@@ -35,8 +35,10 @@ from engine_helpers import (
 from torch.nn import functional
 
 from ringfence.engine.buffers import copy_buffers
+from ringfence.hooks import specs
 from ringfence.hooks.errors import RunAbortedError
-from ringfence.hooks.types import derive_seed
+from ringfence.hooks.role import Method, Moment, Role, hookspec
+from ringfence.hooks.types import AnotherPass, Parameters, StepInfo, derive_seed, passthrough
 from ringfence.plugins.manager import Hooks
 from ringfence.plugins.moments import Firing
 from ringfence.reproducibility.generator_states import TorchRng
@@ -238,6 +240,51 @@ def test_who_says_that_it_takes_one_pass_and_asks_for_another_is_told():
     hooks = hooks_of(in_one_pass(plugin(Insatiable, settings={"on_failure": "abort"})))
     with pytest.raises(RunAbortedError, match="says by its attribute one_pass that it never does"):
         run(mlp(), image_data(train=8), hooks, config(epochs=1))
+
+
+@hookspec
+def average_forward() -> None:
+    """Do nothing."""
+
+
+@hookspec
+def average_backward(parameters: Parameters, step: StepInfo) -> Parameters | AnotherPass | None:
+    """Change what the optimizer has made of the parameters."""
+
+
+class Average:
+    role = "average"
+    forward = passthrough
+
+    def backward(self, parameters):
+        return {name: value * 0.5 for name, value in parameters.items()}
+
+
+@pytest.fixture
+def _averages(monkeypatch):
+    """Have a role whose plugins change the parameters after the optimizer."""
+    methods = Method(average_forward, Moment.BATCH), Method(average_backward, Moment.UPDATE, "parameters")
+    monkeypatch.setitem(specs.ROLES, "average", Role("average", *methods))
+    monkeypatch.setattr(specs, "HOOKS", (*specs.HOOKS, average_forward, average_backward))
+
+
+@pytest.mark.usefixtures("_averages")
+def test_what_changes_after_the_optimizer_is_given_the_update_and_never_the_point_of_a_pass():
+    ours, halved, data = mlp(), mlp(), image_data(train=8)
+    run(halved, data, hooks_of(plugin(Sam)), config(epochs=1))
+    run(ours, data, hooks_of(plugin(Sam), plugin(Average)), config(epochs=1))
+    for one, other in zip(ours.parameters(), halved.parameters(), strict=True):
+        assert torch.equal(one, other * 0.5)
+
+
+@pytest.mark.usefixtures("_averages")
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_who_asks_for_too_many_passes_is_told_whoever_changes_parameters_as_well(one_pass):
+    plugins = [plugin(Insatiable, settings={"on_failure": "abort"}), plugin(Average)]
+    for each in plugins:
+        each._instance.one_pass = one_pass
+    with pytest.raises(RunAbortedError, match=r"'insatiable' in 'optimizer\.backward' at step 0: asked for "):
+        run(mlp(), image_data(train=8), hooks_of(*plugins), config(epochs=1))
 
 
 def test_a_run_has_one_pass_a_step_only_if_whoever_updates_says_so():

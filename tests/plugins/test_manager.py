@@ -251,6 +251,103 @@ def test_a_number_is_logged_under_the_name_of_its_method_waited_for_or_not(monke
     ]
 
 
+@hookspec
+def eye_forward(batch: Batch, step: StepInfo) -> None:
+    """Look at the batch."""
+
+
+@hookspec
+def eye_backward(parameters: TensorMap, loss: float, step: StepInfo) -> None:
+    """Look at what the optimizer is given."""
+
+
+@hookspec
+def pull_forward() -> None:
+    """Do nothing."""
+
+
+@hookspec
+def pull_backward(parameters: TensorMap, step: StepInfo) -> TensorMap | AnotherPass | None:
+    """Change what the optimizer has changed."""
+
+
+class Eye:
+    role = "eye"
+
+    def forward(self, batch, step):
+        step.log("seen", float(batch.inputs.sum()))
+
+    def backward(self, parameters, loss, step):
+        step.log("loss", loss)
+
+
+class Pull:
+    role = "pull"
+    forward = passthrough
+
+    def backward(self, parameters):
+        return {"w": parameters["w"] * 10}
+
+
+@pytest.fixture
+def _two_more_roles(monkeypatch):
+    """Have one that watches at the moments of the batch and the optimizer, and one that changes after it."""
+    eye = Role("eye", Method(eye_forward, Moment.BATCH), Method(eye_backward, Moment.UPDATE), observes=True)
+    pull = Role(
+        "pull", Method(pull_forward, Moment.BATCH), Method(pull_backward, Moment.UPDATE, changes="parameters")
+    )
+    monkeypatch.setitem(specs.ROLES, "pull", pull)
+    monkeypatch.setitem(specs.ROLES, "eye", eye)
+    monkeypatch.setattr(
+        specs, "HOOKS", (*specs.HOOKS, eye_forward, eye_backward, pull_forward, pull_backward)
+    )
+
+
+@pytest.mark.usefixtures("_two_more_roles")
+def test_who_observes_batches_is_posted_those_that_are_due_and_not_waited_for():
+    hooks = Hooks(observer=(notes := Notes()))
+    eye = plugin(Eye(), every=5)
+    posted, post = [], eye.post
+    eye.post = lambda method, given, step: posted.append(step.global_step) or post(method, given, step)
+    hooks.register(plugin(Learner()))
+    hooks.register(eye)
+
+    batches = [(BATCH, StepInfo(step)) for step in range(10)]
+    for (given, _), (batch, _) in zip(batches, hooks.stream(iter(batches)), strict=True):
+        assert torch.equal(batch.inputs, given.inputs)
+    assert (posted, eye.usage.calls, notes.reports) == ([0, 5], 2, [])
+    hooks.poll()
+    assert [(name, step) for name, step, _, _ in notes.reports] == [("eye", 0), ("eye", 5)]
+
+
+class AsksOnce:
+    role = "optimizer"
+    forward = passthrough
+
+    def backward(self, parameters, step):
+        point = parameters.clone()
+        point["w"].add_(1.0)
+        return AnotherPass(point) if step.pass_index == 0 else point
+
+
+@pytest.mark.usefixtures("_two_more_roles")
+def test_while_another_pass_is_asked_for_nobody_else_changes_anything():
+    hooks = Hooks(observer=(notes := Notes()))
+    for one in (AsksOnce(), Pull(), Eye()):
+        hooks.register(plugin(one))
+    found = []
+    for index in range(2):
+        given = {"parameters": TensorMap.like({"w": torch.zeros(1)}), "gradients": GRADIENTS, "loss": 3.0}
+        found.append(hooks.fire(hooks.at.update, given, StepInfo(0, pass_index=index)))
+    hooks.poll()
+
+    assert [type(change) for change in found[0]] == [AnotherPass]
+    assert [change["w"].tolist() for change in found[1]] == [[1.0], [10.0]]
+    assert given["parameters"]["w"].tolist() == [10.0]
+    assert hooks.asked_last.plugin.spec.name == "asksonce"
+    assert [report[:3] for report in notes.reports] == [("eye", 0, {"loss": 3.0})]
+
+
 class Learner:
     role = "augment"
 
