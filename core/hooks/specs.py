@@ -16,10 +16,12 @@ plugin needs to go on after a restart (dicts, lists, strings, numbers, booleans,
 None and tensors), and ``load_state_dict(state)`` takes it back. Neither need copy:
 what is returned is read at once, and what is given is the plugin's own from then on.
 
-Attributes that a plugin may leave out spare the run work, and one that does not hold is a fault:
+Attributes that a plugin may leave out spare the run work, and one that is seen not to hold is a fault:
 ``draws = False`` says that it never draws from a global generator, ``one_pass = True`` that
 an optimizer never returns ``AnotherPass``, ``reads_bytes = True`` that an augmentation takes
 images of bytes as those, uint8 in place of float32 in [0, 1]; what it returns is float32.
+Whether a trusted plugin draws is looked at in its first call and in every 16th from there; what it draws
+in between comes from the run's own generators, and the weights are not those of a sandbox.
 
 Anything a plugin logs with ``step.log(name, value)`` reaches the run's metrics.
 """

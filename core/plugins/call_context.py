@@ -68,7 +68,8 @@ class CallContext:
 
     It is entered before each call, so what the trainer seldom touches is not saved and put
     back each time: numpy's and Python's generators take 170 µs for that. A plugin that says that it never
-    draws is believed, and looked at in its first call and now and then.
+    draws is believed, and looked at in its first call and now and then: one that draws in other calls moves
+    the trainer's generators unseen.
 
     Args:
         threads: Threads of torch.
