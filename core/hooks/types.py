@@ -328,14 +328,13 @@ class Changeable(TensorMap):
         In the memory of a trusted plugin's argument what was changed is changed; it counts in a sandbox too,
         whether the plugin returns nothing or the argument.
         """
-        if isinstance(returned, AnotherPass):
-            return AnotherPass(self._place) if self._is_place(returned.parameters) else returned
-        return self._place if self._is_place(returned) else returned
-
-    def _is_place(self, returned: object) -> bool:
         if returned is None or returned is self._draft:
-            return self._draft is not None
-        return returned is self and (self._draft is not None or not self._pieces)
+            return None if self._draft is None else self._place
+        if returned is self:
+            return returned if self._draft is None and self._pieces else self._place
+        if isinstance(returned, AnotherPass) and self.result(returned.parameters) is self._place:
+            return AnotherPass(self._place)
+        return returned
 
 
 #: Parameter name to value. A plugin returns any mapping of the same names, shapes and dtypes.

@@ -135,7 +135,7 @@ class Hooks:
             if result is None or method.changes is None:
                 continue
             changes.append(result)
-            if isinstance(result, AnotherPass):
+            if type(result) is AnotherPass:
                 asked, self.asked_last = True, method
             else:
                 arguments[method.changes] = method.kind.replace(arguments[method.changes], result)
