@@ -157,4 +157,5 @@ class Moments:
                 fires[method.fires] += [PluginMethod.of(plugin, name) for plugin in found]
         for moment, methods in fires.items():
             firing: Firing[Any, Any] = getattr(self, moment.name.lower())
-            firing.let_fire(tuple(methods))
+            # As in ``HOOKS``: what only reads comes last.
+            firing.let_fire(tuple(sorted(methods, key=lambda method: method.changes is None)))

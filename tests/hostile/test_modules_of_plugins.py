@@ -8,6 +8,7 @@ and, without the guard, what there is to keep out.
 import base64
 import hashlib
 import sys
+import tempfile
 import textwrap
 import zipfile
 from contextlib import contextmanager
@@ -193,7 +194,7 @@ class Place:
         """Train to an end with ``status``, and return what was printed of errors."""
         self.evidence.unlink(missing_ok=True)
         env = {"PYTHONPATH": self.library}
-        out = f"run-{program.name}"
+        out = tempfile.mkdtemp(prefix="run-", dir=self.folder)
         return call(
             program, "train", "job.yaml", "--out", out, cwd=self.folder, env=env, status=status
         ).stderr
