@@ -51,7 +51,8 @@ def pytest_runtest_makereport(item):
 def told_of(folder):
     """Yield a folder and the ends of the newest logs below it."""
     yield str(folder)
-    logs = [path for pattern in LOGS for path in folder.rglob(pattern) if path.is_file()]
+    found = [path for pattern in LOGS for path in folder.rglob(pattern) if path.is_file()]
+    logs = [path for path in found if "site-packages" not in path.parts]
     for path in sorted(logs, key=lambda path: path.stat().st_mtime)[-4:]:
         with contextlib.suppress(OSError):
             yield f"{path}:"

@@ -14,6 +14,14 @@ _LONGEST_S = 60.0
 #: No machine has anything there, as the null device is no folder.
 NOWHERE = "/dev/null/nowhere"
 
+#: How a folder of a test begins that lies in shared memory: another that looks there may run beside it.
+BESIDE = "a-test-of-ringfence-"
+
+
+def in_shared_memory():
+    """Return what lies in ``/dev/shm``, but for the folders of other tests."""
+    return sorted(name for name in os.listdir("/dev/shm") if not name.startswith(BESIDE))  # noqa: PTH208, S108 - names
+
 
 def descriptors():
     """Return how many this process has open; the least of a few looks, as others come and go."""

@@ -32,6 +32,8 @@ from ringfence.engine.schedules import Cosine
 from ringfence.hooks.errors import CheckpointError
 from ringfence.tracking.metrics_log import MetricsLog
 
+from ..watching import BESIDE
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 #: Three steps an epoch: of two batches twice, then of one.
@@ -54,7 +56,7 @@ STEPS = 12
 def folder(tmp_path):
     """A folder in memory where there is one: hundreds of checkpoints are synced here."""
     memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as name:
+    with tempfile.TemporaryDirectory(prefix=BESIDE, dir=memory if memory.is_dir() else tmp_path) as name:
         yield Path(name)
 
 

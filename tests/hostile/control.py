@@ -126,12 +126,18 @@ def attack(hostile, task, aim):
 
 
 def bystander(folder):
-    """Fork a process that plays another plugin."""
+    """Fork a process that plays another plugin, and return once it is in its folder."""
+    ready, tell = os.pipe()
     if (pid := os.fork()) == 0:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
         os.chdir(folder)
+        os.close(ready)
+        os.close(tell)
         time.sleep(10 * DEADLINE_S)
         os._exit(0)
+    os.close(tell)
+    os.read(ready, 1)  # nothing: its end is closed
+    os.close(ready)
     return pid
 
 

@@ -15,7 +15,7 @@ import pytest
 from ringfence.isolation.host.limits.cgroup import own_groups
 from ringfence.isolation.sandbox import Sandbox
 
-from ..watching import is_running
+from ..watching import in_shared_memory, is_running
 from .victims import children
 
 JOB = """
@@ -158,7 +158,7 @@ def test_all_plugins_end_with_a_trainer_that_is_killed_in_the_middle_of_a_hook(
     install, tmp_path, monkeypatch
 ):
     place = install(STAYS)
-    shared = sorted(os.listdir("/dev/shm"))
+    shared = in_shared_memory()
     command = [sys.executable, "-m", "ringfence", "train", "job.yaml", "--quiet"]
     with subprocess.Popen(command, **place) as trainer:
         hook = wait_for(lambda: next(iter((tmp_path / "tmp").glob("*/*/in-the-hook")), None), 60, trainer)
@@ -171,7 +171,7 @@ def test_all_plugins_end_with_a_trainer_that_is_killed_in_the_middle_of_a_hook(
         wait_for(lambda: not any(is_running(pid) for pid in below), 60)
         print(f"all ended within {(time.monotonic() - killed) * 1000:.0f} ms")
 
-    assert sorted(os.listdir("/dev/shm")) == shared
+    assert in_shared_memory() == shared
     assert hook.exists()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     Sandbox().close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import watching
-from ..watching import descriptors
+from ..watching import descriptors, in_shared_memory
 from .attacks.files import CREDENTIALS
 
 SECRET = "a token that opens everything"
@@ -177,7 +177,7 @@ class Victims:
             facts(self.home) | facts(self.project),
             children(os.getpid()),
             descriptors(),
-            (sorted(os.listdir("/dev/shm")), system_v()),
+            (in_shared_memory(), system_v()),
             sorted(path.name for path in self.sandbox_folder.iterdir()),
             self._groups(),
             self._digest(),

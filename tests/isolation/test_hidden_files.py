@@ -20,7 +20,7 @@ from ringfence.isolation.host.limits.file_locks import locks_by_process
 from ringfence.isolation.host.limits.scratch_place import is_in_memory, scratch_parent
 from ringfence.isolation.sandbox import Sandbox
 
-from ..watching import Watching, until
+from ..watching import BESIDE, Watching, until
 from .loopback import deaf
 
 PLUGINS = str(Path(__file__).parent / "plugins")
@@ -149,7 +149,7 @@ def test_locks_are_counted_by_process(tmp_path):
 @pytest.fixture
 def memory():
     """Return a folder that lies in memory."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix=BESIDE, dir="/dev/shm") as folder:
         yield Path(folder)
 
 
