@@ -79,6 +79,7 @@ def _from_torch(tensor: Tensor, source: str) -> Tensor:
             return _from_numpy(plain.numpy(), source)
         # Other kinds, of eight bits and fewer, have no arithmetic of their own.
         return plain if plain.dtype in _TAKEN else plain.to(torch.float32)
+    # What torch raises of kinds of tensors that it has no such operation for.
     except (NotImplementedError, RuntimeError, TypeError) as error:
         raise _no_numbers(tensor.dtype, "give a plain tensor, such as .to(torch.float32)", source) from error
 

@@ -11,6 +11,7 @@ import pluggy
 
 PROJECT = "ringfence"
 METHODS = ("forward", "backward")
+DEADLINE_S = 30.0  # of a call, where neither its role nor the job says otherwise
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -45,6 +46,11 @@ class Method:
     fires: Moment
     changes: str | None = None
 
+    @property
+    def order(self) -> tuple[Moment, bool]:
+        """Its place in a step: what only reads comes last at a moment, and sees what becomes of it."""
+        return self.fires, self.changes is None
+
 
 @dataclass(frozen=True, slots=True)
 class Role:
@@ -73,7 +79,7 @@ class Role:
     runs_ahead: bool = False
     exactly_one: bool = False
     autograd: bool = False
-    deadline_s: float = 30.0
+    deadline_s: float = DEADLINE_S
     fires_in: frozenset[str] = frozenset({"train"})
 
     @property

@@ -39,11 +39,7 @@ from .roles import find_roles
 #: Role by name: those that change a run, then those that only watch it.
 ROLES: dict[str, Role] = {role.name: role for role in sorted(find_roles(), key=attrgetter("observes"))}
 
-#: Those of one moment: what changes comes before what only reads, which so sees what becomes of it.
-_METHODS = sorted(
-    (method for role in ROLES.values() for method in role.methods.values()),
-    key=lambda method: (method.fires, method.changes is None),
-)
+_METHODS = sorted((m for role in ROLES.values() for m in role.methods.values()), key=attrgetter("order"))
 
 #: Hooks in firing order; ``test_specs.py`` holds this, the docstring above and a recorded run together.
 HOOKS: tuple[Callable[..., Any], ...] = tuple(method.hook for method in _METHODS)

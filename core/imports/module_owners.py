@@ -492,6 +492,7 @@ def _own_archive(found: Owned, path: str, *, is_theirs: bool) -> None:
             if is_theirs or any(GROUP.encode() in archive.read(info) for info in infos):
                 found.add(path, path, modules_in(archive.namelist()))
                 found.libraries.append(path)
+    # zipfile raises these of a member that is encrypted, or compressed in a way that it cannot read, as well.
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise UnknownOwnerError(
             f"{path}, where Python looks for modules, cannot be read: {error}; "

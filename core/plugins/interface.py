@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from ..hooks.errors import PluginError
 from ..hooks.permissions import MAX_MEMORY_FRACTION, Permissions
-from ..hooks.role import OnFailure, Role
+from ..hooks.role import DEADLINE_S, OnFailure, Role
 from ..hooks.specs import ROLES
 from ..hooks.types import Batch, StepInfo, TensorMap
 from ..tensors.tensor_file import TensorFile
@@ -80,7 +80,7 @@ class PluginSpec:
     workers: int = 1
     threads: int = 1
     every: int = 1
-    deadline_s: float = 30.0
+    deadline_s: float = DEADLINE_S
     start_deadline_s: float = 60.0
     on_failure: OnFailure = "restart"
     memory_fraction: float = MAX_MEMORY_FRACTION

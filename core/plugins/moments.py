@@ -151,11 +151,10 @@ class Moments:
             implementers: Hook to those that implement it.
         """
         fires: dict[Moment, list[PluginMethod]] = {moment: [] for moment in Moment}
-        for role in ROLES.values():
-            for name, method in role.methods.items():
-                found = implementers[method.hook.__name__]
-                fires[method.fires] += [PluginMethod.of(plugin, name) for plugin in found]
+        named = [(method, name) for role in ROLES.values() for name, method in role.methods.items()]
+        for method, name in sorted(named, key=lambda pair: pair[0].order):
+            found = implementers[method.hook.__name__]
+            fires[method.fires] += [PluginMethod.of(plugin, name) for plugin in found]
         for moment, methods in fires.items():
             firing: Firing[Any, Any] = getattr(self, moment.name.lower())
-            # As in ``HOOKS``: what only reads comes last.
-            firing.let_fire(tuple(sorted(methods, key=lambda method: method.changes is None)))
+            firing.let_fire(tuple(methods))

@@ -31,6 +31,7 @@ from ..hooks.errors import (
     visible,
 )
 from ..hooks.permissions import MAX_MEMORY_FRACTION, Permissions
+from ..hooks.role import DEADLINE_S
 from ..hooks.roles.augment import AUGMENT
 from ..hooks.series import Index, SeriesSnapshot, series_of
 from ..hooks.specs import ROLES
@@ -341,7 +342,7 @@ def _planned(
         workers=entry.workers,
         threads=entry.threads,
         every=entry.every,
-        deadline_s=entry.deadline_s or (30.0 if role is None else role.deadline_s),
+        deadline_s=entry.deadline_s or (DEADLINE_S if role is None else role.deadline_s),
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or ("restart" if role is None else role.on_failure),
         memory_fraction=share or entry.memory_fraction or MAX_MEMORY_FRACTION,

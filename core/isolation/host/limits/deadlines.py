@@ -70,7 +70,7 @@ def _runnable_seconds(thread: int | None) -> float:
 
 
 def is_ready_by(poll: select.poll, due: float, stop: StopRequest, clock: HostClock) -> bool:
-    """Wait until there is something to read.
+    """Wait until there is something to read, or room to write.
 
     Args:
         poll: What to wait for.
