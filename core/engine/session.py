@@ -16,7 +16,7 @@ from .step import Stepper
 
 
 @dataclass(slots=True)
-class Run:
+class Session:
     """The objects of one run, and where it stands.
 
     Attributes:

@@ -27,7 +27,7 @@ from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
 from .recovery.resume import resume_run, with_advice
 from .recovery.snapshots import keep_last, refuse_used_folder, take_snapshot
-from .session import Run
+from .session import Session
 from .setup import Setup
 from .state import TrainState
 from .step import FinishedStep, Prepared, Stepper, take_step
@@ -82,7 +82,7 @@ def train(
     fingerprint: Fingerprint | None = None,
     allocate: Allocate | None = None,
     stop: StopRequest | None = None,
-    drivers: Sequence[Driver[Run]] = (),
+    drivers: Sequence[Driver[Session]] = (),
 ) -> Result:
     """Train the setup's model in place.
 
@@ -134,7 +134,7 @@ def train(
     model, device = setup.model, setup.device
     weights = Weights(model, device, allocate)
     seed_run(setup.config.seed)
-    run = Run(
+    run = Session(
         setup=setup,
         hooks=hooks,
         state=TrainState(model, weights, device, Progress(), drivers),
@@ -186,7 +186,7 @@ def train(
     )
 
 
-def _info(run: Run) -> RunInfo:
+def _info(run: Session) -> RunInfo:
     return RunInfo(
         first_step=run.progress.step,
         steps_total=run.setup.steps_total,
@@ -200,7 +200,7 @@ def _info(run: Run) -> RunInfo:
     )
 
 
-def _keep_first(run: Run) -> None:
+def _keep_first(run: Session) -> None:
     """Take the snapshot that the first steps go back to, over faults of plugins."""
     while True:
         try:
@@ -211,7 +211,7 @@ def _keep_first(run: Run) -> None:
             return
 
 
-def _train_until_done(run: Run) -> Status:
+def _train_until_done(run: Session) -> Status:
     """Train to the end, over faults of plugins."""
     try:
         while True:
@@ -230,7 +230,7 @@ def _train_until_done(run: Run) -> Status:
         raise ended from error
 
 
-def _train_from_here(run: Run) -> Status:
+def _train_from_here(run: Session) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
     if _is_evaluation_missing(run) and _evaluate(run):
         take_snapshot(run, checkpoint=run.checkpoints is not None)
@@ -250,7 +250,7 @@ def _train_from_here(run: Run) -> Status:
     return "stopped_early" if run.progress.stopped_early else "completed"
 
 
-def _tell_trained(run: Run) -> None:
+def _tell_trained(run: Session) -> None:
     """Let drivers work on a run that is evaluated and kept, and hold them to its weights."""
     kept = weights_sha256(run.state.model)
     for driver in run.state.drivers:
@@ -262,7 +262,7 @@ def _tell_trained(run: Run) -> None:
             )
 
 
-def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
+def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
     stepper, progress = run.stepper, run.progress
     sizes = run.setup.plan.sizes(progress.step)
     step = take_step(stepper, stream, sizes)
@@ -282,7 +282,7 @@ def _one_step(run: Run, stream: Iterator[Prepared]) -> None:
         take_snapshot(run, checkpoint=checkpoint)
 
 
-def _record(run: Run, step: FinishedStep, samples: int) -> None:
+def _record(run: Session, step: FinishedStep, samples: int) -> None:
     observer, info = run.observer, step.info
     if info.global_step == 0:
         observer.sampled(step.first_batch, info)
@@ -290,7 +290,7 @@ def _record(run: Run, step: FinishedStep, samples: int) -> None:
 
 
 @contextlib.contextmanager
-def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
+def _stream(run: Session) -> Iterator[Iterator[Prepared]]:
     """Give the batches from the present step on; workers let go of them at the end."""
     config, steps_total = run.setup.config, run.setup.steps_total
     stream = run.hooks.stream(
@@ -311,7 +311,7 @@ def _stream(run: Run) -> Iterator[Iterator[Prepared]]:
             stream.close()
 
 
-def _is_evaluation_missing(run: Run) -> bool:
+def _is_evaluation_missing(run: Session) -> bool:
     """Tell whether the run was stopped in the middle of an evaluation."""
     progress = run.progress
     return (
@@ -319,7 +319,7 @@ def _is_evaluation_missing(run: Run) -> bool:
     )
 
 
-def _evaluate(run: Run) -> bool:
+def _evaluate(run: Session) -> bool:
     """Evaluate and judge; sets ``progress.stopped_early`` when patience is at its end.
 
     Returns:

@@ -13,7 +13,7 @@ import torch
 from ..discovery.catalog import Catalog
 from ..engine.checkpoints.fingerprint import Fingerprint
 from ..engine.driver import Driver
-from ..engine.session import Run
+from ..engine.session import Session
 from ..engine.setup import Setup
 from ..hooks.errors import IncompatiblePluginError, JobError
 from ..job.job_file import JobFile
@@ -45,7 +45,7 @@ class Prepared:
     plugins: Sequence[Planned]
     setup: Setup
     fingerprint: Fingerprint
-    drivers: Sequence[Driver[Run]] = ()
+    drivers: Sequence[Driver[Session]] = ()
 
 
 def prepare(

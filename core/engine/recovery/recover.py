@@ -33,7 +33,7 @@ from ...plugins.manager import Hooks
 from ...plugins.transient_errors import is_transient
 from ...tensors.finite import is_finite
 from ..checkpoints.fingerprint import ACCEPT_FLAG
-from ..session import Run
+from ..session import Session
 from ..state import Snapshot, restart_without_state
 from ..tensor_names import tied_names
 from .snapshots import restore, write
@@ -46,7 +46,7 @@ _TIED_NAMED = 3
 _GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
 
 
-def recover(run: Run, error: PluginError) -> bool:
+def recover(run: Session, error: PluginError) -> bool:
     """Restart the plugin that failed and restore the last snapshot, or end the run.
 
     Restarting may fail in its turn; each such fault counts as one more in a row, so this ends. Before
@@ -131,7 +131,7 @@ def act(hooks: Hooks, error: PluginError, place: RunPosition, wait: Callable[[fl
     return None
 
 
-def end_at_snapshot(run: Run, error: CutOffError) -> None:
+def end_at_snapshot(run: Session, error: CutOffError) -> None:
     """End a run whose step could not be finished in time as it was at its last snapshot.
 
     Raises:
@@ -149,7 +149,7 @@ def end_at_snapshot(run: Run, error: CutOffError) -> None:
     )
 
 
-def end_by_fault(run: Run, error: BaseException) -> BaseException:
+def end_by_fault(run: Session, error: BaseException) -> BaseException:
     """Write the last snapshot of a run that something else than a plugin has ended.
 
     Args:
@@ -184,7 +184,7 @@ def _describe(error: BaseException, step: int) -> str:
     return f"the run failed at step {step}: {shorten(said.strip().rstrip('.'), _MAX_MESSAGE)}"
 
 
-def _position(run: Run) -> RunPosition:
+def _position(run: Session) -> RunPosition:
     """Return where the run stands; one that is being resumed has not taken the steps that it begins with."""
     if run.snapshot is None:
         return RunPosition(run.progress.step)
@@ -192,14 +192,14 @@ def _position(run: Run) -> RunPosition:
     return RunPosition(max(run.progress.step, kept), max(run.progress.step - kept, 0))
 
 
-def _pause(run: Run, seconds: float) -> None:
+def _pause(run: Session, seconds: float) -> None:
     """Wait, but no longer than until the user wants the run to stop."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not run.stop.is_made():
         time.sleep(min(left, _LOOK_S))
 
 
-def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: RunPosition) -> None:
+def _end_if_it_must(run: Session, snapshot: Snapshot, error: PluginError, place: RunPosition) -> None:
     """Raise what ends the run at a fault that no restart would mend."""
     if _has_diverged(run, error):
         raise _abort(run, snapshot, _divergence_advice(error), _with_smaller_steps(run)) from error
@@ -208,7 +208,7 @@ def _end_if_it_must(run: Run, snapshot: Snapshot, error: PluginError, place: Run
 
 
 def _end(
-    run: Run,
+    run: Session,
     error: PluginError,
     place: RunPosition,
     why: str,
@@ -224,7 +224,7 @@ def _end(
     raise _abort(run, run.snapshot, f"{error}{then}") from error
 
 
-def _would_fail_again(run: Run, error: PluginError) -> bool:
+def _would_fail_again(run: Session, error: PluginError) -> bool:
     """Tell whether a plugin has failed in its first call, and would in every one."""
     plugin = next(plugin for plugin in run.hooks.plugins if plugin.spec.name == error.plugin)
     if run.progress.step != run.first_step or error.step not in (None, run.first_step):
@@ -240,7 +240,7 @@ def _would_fail_again(run: Run, error: PluginError) -> bool:
     return isinstance(error, PluginLoadError) and error.hook is not None
 
 
-def _explain_tied_name(run: Run, text: str) -> str:
+def _explain_tied_name(run: Session, text: str) -> str:
     """Say what a parameter is tied to whose other name stands in what a plugin says, or a pattern of it."""
     known, tied = run.state.weights.values, tied_names(run.state.model)
     patterns = [p for p in re.findall(r"'([^'\n]+)'", text) if not any(fnmatchcase(n, p) for n in known)]
@@ -250,7 +250,7 @@ def _explain_tied_name(run: Run, text: str) -> str:
     )
 
 
-def _has_diverged(run: Run, error: PluginError) -> bool:
+def _has_diverged(run: Session, error: PluginError) -> bool:
     """Tell whether a plugin failed at what it was given: gradients that are not finite."""
     return error.hook in _GIVEN_GRADIENTS and not all(map(is_finite, run.state.weights.gradients.values()))
 
@@ -262,7 +262,7 @@ def _divergence_advice(error: PluginError) -> str:
     )
 
 
-def _with_smaller_steps(run: Run) -> str:
+def _with_smaller_steps(run: Session) -> str:
     """Say how a run that has diverged goes on: what of its job is changed then has to be accepted by name."""
     spec = next((p.spec for p in run.hooks.plugins if p.spec.role == OPTIMIZER.name), None)
     lr = None if spec is None else spec.options.get("lr")
@@ -278,19 +278,19 @@ def _with_smaller_steps(run: Run) -> str:
     )
 
 
-def _go_back(run: Run, snapshot: Snapshot) -> None:
+def _go_back(run: Session, snapshot: Snapshot) -> None:
     """Bring all but the plugins, which are about to end, back to ``snapshot``, and write that to disk."""
     _put_on_disk(run, snapshot)
     run.state.restore(snapshot)
 
 
-def _put_on_disk(run: Run, snapshot: Snapshot) -> None:
+def _put_on_disk(run: Session, snapshot: Snapshot) -> None:
     """Have the record and the newest checkpoint say what ``snapshot`` does; needs nothing of the model."""
     run.observer.rolled_back(snapshot.progress.step, snapshot.position)
     write(run, snapshot)
 
 
-def _abort(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAbortedError:
+def _abort(run: Session, snapshot: Snapshot, why: str, then: str = "") -> RunAbortedError:
     """Write the last snapshot to disk and return the error that says so, and what to do ``then``."""
     try:
         _put_on_disk(run, snapshot)
@@ -310,5 +310,5 @@ def _abort(run: Run, snapshot: Snapshot, why: str, then: str = "") -> RunAborted
     )
 
 
-def _resume(run: Run) -> str:
+def _resume(run: Session) -> str:
     return f"--resume {'' if run.checkpoints is None else shlex.quote(str(run.checkpoints.parent))}"

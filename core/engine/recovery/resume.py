@@ -14,7 +14,7 @@ from ..checkpoints.fingerprint_diff import ORDER, STATE
 from ..checkpoints.manifest import read_manifest
 from ..checkpoints.retention import list_checkpoints
 from ..progress import Progress
-from ..session import Run
+from ..session import Session
 from ..state import Snapshot
 from .recover import recover
 from .snapshots import restore
@@ -45,7 +45,7 @@ def _drop(sentence: str) -> None:
     """Leave it to be told when the run is resumed."""
 
 
-def resume_run(run: Run) -> Comparison:
+def resume_run(run: Session) -> Comparison:
     """Restore the latest intact checkpoint.
 
     Returns:
@@ -82,7 +82,9 @@ def resume_run(run: Run) -> Comparison:
     return compared
 
 
-def with_advice(error: RunAbortedError, run: Run, compared: Comparison, first_step: int) -> RunAbortedError:
+def with_advice(
+    error: RunAbortedError, run: Session, compared: Comparison, first_step: int
+) -> RunAbortedError:
     """Return an error that ended a run, with what to try where a plugin could not go on from its state.
 
     Args:
@@ -102,7 +104,7 @@ def with_advice(error: RunAbortedError, run: Run, compared: Comparison, first_st
     )
 
 
-def _restore(run: Run, snapshot: Snapshot, path: Path) -> None:
+def _restore(run: Session, snapshot: Snapshot, path: Path) -> None:
     try:
         restore(run, snapshot)
     except PluginRaisedError as error:
@@ -117,7 +119,7 @@ def _restore(run: Run, snapshot: Snapshot, path: Path) -> None:
         recover(run, error)
 
 
-def _rejudge(run: Run, progress: Progress, compared: Comparison) -> Progress:
+def _rejudge(run: Session, progress: Progress, compared: Comparison) -> Progress:
     """Return ``progress`` as this run judges: early stopping, metric and loss may be others than before."""
     progress = progress.copy()
     if compared.changes("metric"):

@@ -8,11 +8,11 @@ import math
 from ...hooks.errors import CheckpointError
 from ..checkpoints.checkpoint import write_checkpoint
 from ..checkpoints.retention import list_checkpoints
-from ..session import Run
+from ..session import Session
 from ..state import Snapshot, load_plugin_states
 
 
-def take_snapshot(run: Run, *, checkpoint: bool) -> None:
+def take_snapshot(run: Session, *, checkpoint: bool) -> None:
     """Take a snapshot, and write it to disk if asked to."""
     for sentence in run.state.changed_buffers(run.snapshot):
         _tell_once(run, sentence)
@@ -23,7 +23,7 @@ def take_snapshot(run: Run, *, checkpoint: bool) -> None:
         write(run, snapshot)
 
 
-def keep_last(run: Run) -> None:
+def keep_last(run: Session) -> None:
     """Make sure that the present state is on disk, and that the monitors' reports are in."""
     if run.checkpoints is not None and run.checkpointed_step != run.progress.step:
         take_snapshot(run, checkpoint=True)
@@ -31,7 +31,7 @@ def keep_last(run: Run) -> None:
         run.hooks.drain()
 
 
-def write(run: Run, snapshot: Snapshot) -> None:
+def write(run: Session, snapshot: Snapshot) -> None:
     """Write ``snapshot`` as a checkpoint, unless that was done."""
     progress = snapshot.progress
     if run.checkpoints is None or run.checkpointed_step == progress.step:
@@ -53,14 +53,14 @@ def write(run: Run, snapshot: Snapshot) -> None:
     run.observer.checkpointed(progress.step, run.checkpoint)
 
 
-def _tell_once(run: Run, message: str) -> None:
+def _tell_once(run: Session, message: str) -> None:
     """Tell what is found anew at each checkpoint."""
     if message not in run.told:
         run.told.add(message)
         run.observer.event(message)
 
 
-def refuse_used_folder(run: Run) -> None:
+def refuse_used_folder(run: Session) -> None:
     """Check that a new run does not write among the checkpoints of an old one.
 
     Raises:
@@ -73,7 +73,7 @@ def refuse_used_folder(run: Run) -> None:
         )
 
 
-def restore(run: Run, snapshot: Snapshot) -> None:
+def restore(run: Session, snapshot: Snapshot) -> None:
     """Bring model, plugins and record back to ``snapshot``."""
     load_plugin_states(run.hooks, snapshot)
     run.state.restore(snapshot)
