@@ -11,7 +11,7 @@ from .signals import to_stderr
 
 
 def rewrite_report(folder: Path) -> Path:
-    """Write ``report.html`` of a run anew and return its path.
+    """Write ``report.html`` and ``metrics.csv`` of a run anew and return the page's path.
 
     Raises:
         JobError: ``folder`` holds no run.
@@ -23,8 +23,10 @@ def rewrite_report(folder: Path) -> Path:
     if run_folder.RECORD not in names:
         raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
     from ..report.page import write_report  # noqa: PLC0415 - imports matplotlib
+    from ..tracking.metrics_csv import write_metrics_csv  # noqa: PLC0415 - imports torch
 
     try:
+        write_metrics_csv(folder)
         return write_report(folder, lambda sentence: to_stderr(f"left out: {sentence}"))
     except OSError as error:
         raise JobError(f"{folder}: no page can be written there: {run_folder.explain_disk(error)}") from error

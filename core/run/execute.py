@@ -39,6 +39,7 @@ from ..report.page import write_report
 from ..tracking import run_folder
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
+from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
 from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.run_history import RunHistory, read_earlier
 from ..tracking.run_record import RunRecord, read_accepted
@@ -56,6 +57,7 @@ _WRITTEN = (
     run_folder.REPORT,
     run_folder.CHECKPOINTS,
     METRICS,
+    METRICS_CSV,
     EVENTS,
     REPORTS,
     SAMPLES,
@@ -246,9 +248,11 @@ def _leave(record: RunRecord, log: MetricsLog, observers: Sequence[Observer], *,
     if record.opened:
         record.write()
     path = record.folder / run_folder.REPORT
-    if record.begun and report:
+    if record.begun:
         try:
-            write_report(record.folder)
+            write_metrics_csv(record.folder)
+            if report:
+                write_report(record.folder)
         except _REPORT_FAULTS as fault:
             # The run is what it is: its weights and its record are whole, and the page can be made again.
             message = (
