@@ -34,6 +34,7 @@ from ...hooks.types import (
 )
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
+from ...imports.source_only import import_from_source
 from ...plugins.local_plugin import not_passed, reads_bytes
 from ...plugins.plugin_class import accepted_arguments, load_class, load_error
 from ...plugins.result_checks import (
@@ -252,6 +253,7 @@ class Worker:
         be_repeatable()
         # From here on it is the plugin that imports, in its own sandbox.
         take_off()
+        import_from_source()
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
         add_roots(start.roots)
         if start.lack is not None:
