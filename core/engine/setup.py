@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from .config import TrainConfig, resolve_device
 from .data import Data, Plan
+from .freezing import freeze
 from .objective import Objective
 
 
@@ -38,6 +40,7 @@ class Setup:
         plan: Which samples make which step.
         steps_total: Optimizer steps that are asked for.
         objective: Loss and metric.
+        frozen: Names of the parameters that stay as they are.
         tried: What was found as they were tried together.
     """
 
@@ -48,11 +51,18 @@ class Setup:
     plan: Plan
     steps_total: int
     objective: Objective
+    frozen: frozenset[str] = frozenset()
     tried: Tried = Tried()
 
     @classmethod
-    def of(cls, model: nn.Module, data: Data, config: TrainConfig) -> Self:
+    def of(cls, model: nn.Module, data: Data, config: TrainConfig, frozen: Collection[str] = ()) -> Self:
         """Work out what follows from these; the model is moved to the device and set to training mode.
+
+        Args:
+            model: What to train.
+            data: What to train and test on.
+            config: How.
+            frozen: Names of parameters that are to stay as they are.
 
         Raises:
             JobError: The configuration does not fit the data or this machine.
@@ -62,4 +72,6 @@ class Setup:
         device = resolve_device(config.device)
         model.to(device)
         model.train()
-        return cls(model, data, config, device, plan, steps_total, Objective(config.loss, config.metric))
+        freeze(model, frozen)
+        objective = Objective(config.loss, config.metric)
+        return cls(model, data, config, device, plan, steps_total, objective, frozenset(frozen))

@@ -34,6 +34,7 @@ class Snapshot:
 
     Attributes:
         parameters: A clone of ``Weights.values``.
+        frozen: Clones of ``Weights.frozen``, which a model's own code may change.
         buffers: Clones of the model's buffers, such as batch norm's statistics.
         rng: States of the generators.
         progress: Counters.
@@ -44,6 +45,7 @@ class Snapshot:
     """
 
     parameters: TensorMap
+    frozen: dict[str, Tensor]
     buffers: dict[str, Tensor]
     rng: RunRng
     progress: Progress
@@ -62,7 +64,7 @@ class Snapshot:
         engine = EngineState(self.progress, self.rng, self.position, self.extra_state, self.drivers)
         return CheckpointContents(
             step=self.progress.step,
-            tensors={**self.parameters, **self.buffers},
+            tensors={**self.parameters, **self.frozen, **self.buffers},
             engine=engine.encode(),
             plugins=self.plugins,
             metric=metric,
@@ -122,6 +124,7 @@ class TrainState:
         extra_state = copy_extra_state(self.model)
         drivers = {driver.name: _copied(driver.state_dict()) for driver in self.drivers}
         buffers = {name: buffer.cpu() for name, buffer in copy_buffers(self.model).items()}
+        frozen = {name: _on_host(value) for name, value in self.weights.frozen.items()}
         if old is None:
             parameters = self.weights.values.clone()
         else:
@@ -130,6 +133,7 @@ class TrainState:
             parameters.buffer.copy_(self.weights.values.buffer)
         return Snapshot(
             parameters=parameters,
+            frozen=frozen,
             buffers=buffers,
             rng=RunRng.capture(self.device),
             progress=self.progress.copy(),
@@ -144,6 +148,9 @@ class TrainState:
         self._load_drivers(snapshot.drivers)
         self.weights.write_flat(snapshot.parameters)
         self.weights.drop_gradients()
+        with torch.no_grad():
+            for name, value in snapshot.frozen.items():
+                self.weights.frozen[name].copy_(value)
         restore_buffers(self.model, snapshot.buffers, self.shared)
         load_extra_state(self.model, snapshot.extra_state)
         snapshot.rng.restore(self.device)
@@ -156,7 +163,7 @@ class TrainState:
 
     def limits(self, hooks: Hooks) -> Limits:
         """Return how large a checkpoint of this run can be."""
-        tensors = [*self.weights.values.values(), *self.model.buffers()]
+        tensors = [*self.weights.values.values(), *self.weights.frozen.values(), *self.model.buffers()]
         memory = {plugin.spec.name: plugin.usage.state_of_bytes for plugin in hooks.plugins}
         return Limits(sum(tensor.nbytes for tensor in tensors), memory, machine_bytes())
 
@@ -181,7 +188,7 @@ class TrainState:
         # Before the tensors are compared: a driver may have changed what they are.
         self._load_drivers(engine.drivers)
         model_buffers = named_buffers(self.model)
-        expected = {**self.weights.values, **model_buffers}
+        expected = {**self.weights.values, **self.weights.frozen, **model_buffers}
         # Before 0.3.1 those of a compiled model were written with what torch.compile puts into names.
         names = plain_names(contents.tensors)
         tensors = {names[name]: tensor for name, tensor in contents.tensors.items()}
@@ -191,6 +198,7 @@ class TrainState:
             parameters[name].copy_(tensors[name])
         return Snapshot(
             parameters=parameters,
+            frozen={name: tensors[name].clone() for name in self.weights.frozen},
             buffers={name: tensors[name].clone() for name in model_buffers},
             rng=engine.rng,
             progress=engine.progress,
@@ -239,6 +247,10 @@ def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None
         may_have_gained = bound_to_step and plugin.keeps_state and plugin.spec.name not in snapshot.plugins
         if plugin.usage.state == "running" and may_have_gained:
             plugin.restart()
+
+
+def _on_host(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
 
 
 def _copied(state: Mapping[str, Any]) -> Any:

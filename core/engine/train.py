@@ -31,6 +31,7 @@ from .session import Session
 from .setup import Setup
 from .state import TrainState
 from .step import FinishedStep, Prepared, Stepper, take_step
+from .tensor_names import named_parameters
 from .weights import Weights, weights_sha256
 
 Status = Literal["completed", "stopped_early", "interrupted"]
@@ -132,7 +133,7 @@ def train(
     """  # fmt: skip
     stop = stop or StopRequest()
     model, device = setup.model, setup.device
-    weights = Weights(model, device, allocate)
+    weights = Weights(model, device, allocate, setup.frozen)
     seed_run(setup.config.seed)
     run = Session(
         setup=setup,
@@ -193,7 +194,7 @@ def _info(run: Session) -> RunInfo:
         steps_per_epoch=run.setup.plan.steps_per_epoch,
         train_samples=len(run.setup.data.train),
         test_samples=len(run.setup.data.test),
-        parameters=sum(tensor.numel() for tensor in run.state.weights.values.values()),
+        parameters=sum(tensor.numel() for tensor in named_parameters(run.state.model).values()),
         device=str(run.state.device),
         metric=run.setup.config.metric,
         higher_is_better=run.setup.objective.metric.higher_is_better,

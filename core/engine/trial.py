@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,14 +72,20 @@ def try_out(setup: Setup) -> Tried:
     return Tried(told, unsteady)
 
 
-def try_together(model: nn.Module, data: Data, config: TrainConfig) -> Setup:
+def try_together(model: nn.Module, data: Data, config: TrainConfig, frozen: Collection[str] = ()) -> Setup:
     """Return what ``train`` takes, once it is known to fit together.
+
+    Args:
+        model: What to train.
+        data: What to train and test on.
+        config: How.
+        frozen: Names of parameters that are to stay as they are.
 
     Raises:
         JobError: The configuration does not fit the data or this machine.
         DataError: Model, data, loss and metric do not fit together.
     """
-    setup = Setup.of(model, data, config)
+    setup = Setup.of(model, data, config, frozen)
     setup = replace(setup, tried=try_out(setup))
     setup.objective.try_metric(data.test)
     return setup

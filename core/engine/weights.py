@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -92,17 +92,28 @@ class Weights:
         model: On ``device``.
         device: Where the loop runs.
         allocate: Where host buffers come from; ordinary memory by default.
+        frozen: Names of parameters that stay where and as they are: no plugin is shown them, so none can
+            change them.
 
     Attributes:
-        values: Every parameter, in host memory.
+        values: Every parameter but those, in host memory.
+        frozen: Those.
 
     Raises:
         DataError: Two parameters overlap in memory without being the same ``Parameter``.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, allocate: Allocate | None = None) -> None:
-        self._parameters = named_parameters(model)
-        _refuse_overlaps(self._parameters)
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        allocate: Allocate | None = None,
+        frozen: Collection[str] = (),
+    ) -> None:
+        every = named_parameters(model)
+        _refuse_overlaps(every)
+        self.frozen = {name: parameter for name, parameter in every.items() if name in frozen}
+        self._parameters = {name: parameter for name, parameter in every.items() if name not in frozen}
         self.values: Parameters = TensorMap.like(self._parameters, allocate)
         self._all_gradients: Gradients = TensorMap.like(self._parameters, allocate)
         self._on_host = self._is_host(device)

@@ -123,6 +123,9 @@ class Job(_Strict):
         description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
     )
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
+    freeze: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="Patterns of the names of parameters that stay as they are"
+    )
     eval_every: Count | None = Field(None, description="Steps between evaluations; by default each epoch")
     checkpoint_every: Count | None = Field(
         None, description="Steps between checkpoints; by default each epoch"
@@ -339,8 +342,8 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
         case "list_type", ("plugins",):
             first = next(iter(record["input"]), "NAME") if isinstance(record["input"], Mapping) else "NAME"
             return Problem(path, f"{explain(record)}; write each plugin after a dash: '- {first}: {{…}}'")
-        case "list_type", ("plugins", _, ("read" | "write" | "connect") as key):
-            return Problem(path, f"{explain(record)}; write '{key}: […]'")
+        case "list_type", ("freeze",) | ("plugins", _, "read" | "write" | "connect"):
+            return Problem(path, f"{explain(record)}; write '{path[-1]}: […]'")
         case "string_pattern_mismatch", ("device",):
             return Problem(path, f"expected auto, cpu, cuda or cuda:N, got '{record['input']}'")
     return Problem(path, explain(record))

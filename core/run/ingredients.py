@@ -6,19 +6,23 @@ import ast
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
+
+from torch import nn
 
 from ..compat.source.plugin_source import Parameter
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import check_data, load_data
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
 from ..engine.forks import ending_forks
+from ..engine.freezing import match_parameters
 from ..engine.losses import LOSSES
 from ..engine.metrics import METRICS
 from ..engine.schedules import SCHEDULES
 from ..engine.setup import Setup
+from ..engine.tensor_names import named_parameters
 from ..engine.trial import try_out
 from ..hooks.errors import DataError, JobError
 from ..hooks.types import derive_seed
@@ -74,7 +78,8 @@ def build(job_file: JobFile, base: FilePath) -> Setup:
     model = _with_place(
         "model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base)
     )
-    setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config))
+    frozen = _frozen(job_file, model)
+    setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
     _with_place("loss", job_file, lambda: setup.objective.check_data(data.train))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 
@@ -99,6 +104,40 @@ def _config(job_file: JobFile) -> TrainConfig:
         seed=job.seed,
         device=job.device,
     )
+
+
+def _frozen(job_file: JobFile, model: nn.Module) -> set[str]:
+    """Return the parameters that the job's patterns name.
+
+    Raises:
+        JobError: A pattern names none, or nothing would be left to train.
+    """
+    problems, frozen = [], set[str]()
+    for i, pattern in enumerate(job_file.job.freeze):
+        matched = match_parameters(model, pattern)
+        frozen.update(matched)
+        if not matched:
+            problems.append(Problem(("freeze", i), _matches_nothing(pattern, named_parameters(model))))
+    trained = {name for name, p in named_parameters(model).items() if p.requires_grad}
+    if frozen and not trained - frozen:
+        problems.append(Problem(("freeze",), "leaves no parameter to train; freeze fewer"))
+    if problems:
+        raise job_file.error(problems)
+    return frozen
+
+
+def _matches_nothing(pattern: str, names: Iterable[str]) -> str:
+    """Return what is wrong with a pattern, and which one may have been meant."""
+    modules = {f"{prefix}.*" for name in names for prefix in _prefixes(name)}
+    close = nearest(pattern, (*names, *modules))
+    top = {f"{name.partition('.')[0]}.*" if "." in name else name for name in names}
+    meant = suggest(pattern, top) if close is None else f"did you mean '{close}'?"
+    return f"'{pattern}' matches no parameter of the model; {meant}"
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _with_place(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:

@@ -31,6 +31,8 @@ _KEYS = (
     "schedule",
     "seed",
 )
+#: Likewise, where a job has them: to one of before there were such keys, a job without is the same.
+_KEYS_IF_SET = ("freeze",)
 
 #: What nobody can accept as different, and why.
 NEVER: Mapping[str, str] = MappingProxyType(
@@ -40,6 +42,7 @@ NEVER: Mapping[str, str] = MappingProxyType(
         "batch_size": "it decides which samples make a step",
         "grad_accum_steps": "it decides which samples make a step",
         "seed": "the order of the samples and every random number come from it",
+        "freeze": "the state of the plugins is of the parameters that are trained",
     }
 )
 
@@ -47,7 +50,7 @@ NEVER: Mapping[str, str] = MappingProxyType(
 def fingerprint(job: Job) -> Mapping[str, Any]:
     """Return what decides a run's weights, as JSON data: a resumed run must agree with it."""
     whole = job.model_dump(mode="json")
-    values = {key: whole[key] for key in _KEYS}
+    values = {key: whole[key] for key in (*_KEYS, *(key for key in _KEYS_IF_SET if whole[key]))}
     return values | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
 
 

@@ -42,7 +42,7 @@ from .snapshots import restore, write
 _LOOK_S = 0.02
 #: A model may put whole tensors into its message.
 _MAX_MESSAGE = 2000
-_TIED_NAMED = 3
+_NAMES_EXPLAINED = 3
 _GIVEN_GRADIENTS = ("gradient.backward", "optimizer.backward")
 
 
@@ -204,7 +204,7 @@ def _end_if_it_must(run: Session, snapshot: Snapshot, error: PluginError, place:
     if _has_diverged(run, error):
         raise _abort(run, snapshot, _divergence_advice(error), _with_smaller_steps(run)) from error
     if _would_fail_again(run, error):
-        _end(run, error, place, _explain_tied_name(run, error.cause), nothing_trained=not run.resumed)
+        _end(run, error, place, _explain_names(run, error.cause), nothing_trained=not run.resumed)
 
 
 def _end(
@@ -240,14 +240,18 @@ def _would_fail_again(run: Session, error: PluginError) -> bool:
     return isinstance(error, PluginLoadError) and error.hook is not None
 
 
-def _explain_tied_name(run: Session, text: str) -> str:
-    """Say what a parameter is tied to whose other name stands in what a plugin says, or a pattern of it."""
+def _explain_names(run: Session, text: str) -> str:
+    """Say what is tied or frozen of the parameters whose names stand in what a plugin says, or a pattern."""
     known, tied = run.state.weights.values, tied_names(run.state.model)
     patterns = [p for p in re.findall(r"'([^'\n]+)'", text) if not any(fnmatchcase(n, p) for n in known)]
     found = [name for name in tied if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    return "".join(
-        f"; '{name}' is tied to '{tied[name]}', which is the name of both" for name in found[:_TIED_NAMED]
-    )
+    told = [f"; '{name}' is tied to '{tied[name]}', which is the name of both" for name in found]
+    told += [
+        f"; '{name}' is frozen by the job, and no plugin has it"
+        for name in run.state.weights.frozen
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    return "".join(told[:_NAMES_EXPLAINED])
 
 
 def _has_diverged(run: Session, error: PluginError) -> bool:
