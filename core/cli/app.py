@@ -237,8 +237,8 @@ def train(
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
     with StopFlag() as stop:
-        from .train_job import train_job  # noqa: PLC0415 - takes time
-        from .train_request import TrainRequest  # noqa: PLC0415 - as above
+        from ..api.train_request import TrainRequest  # noqa: PLC0415 - takes time
+        from .train_job import train_job  # noqa: PLC0415 - as above
 
         request = TrainRequest(
             path=job,

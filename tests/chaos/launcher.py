@@ -18,7 +18,7 @@ from . import processes
 #: What the command imports on its way through a run.
 _IMPORTED = (
     "ringfence.cli.app",
-    "ringfence.cli.run_job",
+    "ringfence.api.launched_run",
     "ringfence.run.execute",
     "ringfence.report.page",
     "jinja2",

@@ -57,7 +57,7 @@ def serve():
     from ringfence.imports.entry_point_autoload import forbid_autoload
 
     forbid_autoload()
-    import ringfence.cli.run_job
+    import ringfence.api.launched_run
     import ringfence.run.execute  # noqa: F401
 
     for line in sys.stdin:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ringfence.cli.run_display import Status
-from ringfence.cli.terminal_display import TerminalView, render
+from ringfence.api.run_display import Status
+from ringfence.api.terminal_display import TerminalView, render
 from ringfence.compat.source.plugin_source import read_plugin
 from ringfence.hooks.permissions import GrantedPath, Permissions, Target
 from ringfence.job.job_file import check_job

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ringfence.cli.run_display import QuietView, RunDisplay
+from ringfence.api.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli.run_display import RunDisplay
+from ringfence.api.run_display import RunDisplay
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.plugins.manager import Hooks
 from ringfence.tracking.metrics_log import MetricsLog

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ringfence.hooks.errors import CutOffError
 from ringfence.job.job_file import read_job
 from ringfence.version import __version__
 
@@ -48,6 +49,10 @@ def all_four(tmp_path_factory):
     return folder, Done(done.returncode, done.stdout, done.stderr)
 
 
+def _end_at_once(*_):
+    raise CutOffError("the run")
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "zygotes"),
     [
@@ -68,17 +73,23 @@ def test_a_process_to_fork_from_is_started_for_a_job_that_can_be_read_and_has_a_
         raise OSError("none is needed here")
 
     monkeypatch.setattr("ringfence.isolation.host.processes.zygote_process.start_process", note)
-    monkeypatch.setattr("ringfence.cli.run_job.run_job", lambda *_: 0)
+    monkeypatch.setattr("ringfence.api.launched_run.run_launched", _end_at_once)
     done = ringfence("train", job(text), *flags)
-    assert (done.status, len(started)) == (0 if started or text == TRUSTED_JOB else 2, zygotes)
+    is_read = started or text == TRUSTED_JOB
+    assert (done.status, len(started)) == (CutOffError.exit_status if is_read else 2, zygotes)
 
 
 def test_garbage_is_looked_for_once_all_is_imported_and_never_among_that(ringfence, job, monkeypatch):
     seen = []
-    monkeypatch.setattr("ringfence.cli.run_job.run_job", lambda *_: seen.append(gc.isenabled()) or 0)
+
+    def note(*_):
+        seen.append(gc.isenabled())
+        _end_at_once()
+
+    monkeypatch.setattr("ringfence.api.launched_run.run_launched", note)
     gc.disable()
     try:
-        assert ringfence("train", job(TRUSTED_JOB)).status == 0
+        assert ringfence("train", job(TRUSTED_JOB)).status == CutOffError.exit_status
         assert (seen, gc.get_freeze_count() > 0) == ([True], True)
     finally:
         gc.unfreeze()

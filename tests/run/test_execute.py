@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ringfence.cli.run_display import QuietView, RunDisplay
+from ringfence.api.run_display import QuietView, RunDisplay
 from ringfence.engine.data import Dataset
 from ringfence.hooks.errors import RunAbortedError
 from ringfence.job.job_file import read_job

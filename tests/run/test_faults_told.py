@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ringfence import RunAbortedError
-from ringfence.cli.run_display import PlainView, RunDisplay
+from ringfence.api.run_display import PlainView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare

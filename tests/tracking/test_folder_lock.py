@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringfence.cli.run_job import _run_in_a_free_one
+from ringfence.api.launched_run import run_in_a_free_one
 from ringfence.hooks.errors import JobError
 from ringfence.tracking import run_folder
 from ringfence.tracking.folder_lock import FolderTakenError, check_free, hold_lock
@@ -153,7 +153,7 @@ def test_a_run_that_was_too_slow_for_a_default_folder_takes_the_next(tmp_path, m
         with hold_lock(folder, "--out"), hold_lock(folder, "--out"):
             raise AssertionError("two have it")
 
-    assert _run_in_a_free_one(Path("job.yaml"), run_in) == Path("runs/job-2")
+    assert run_in_a_free_one(Path("job.yaml"), run_in) == Path("runs/job-2")
     assert tried == ["runs/job-1", "runs/job-2"]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from ringfence.cli.run_display import QuietView, RunDisplay
+from ringfence.api.run_display import QuietView, RunDisplay
 from ringfence.job.job_file import read_job
 from ringfence.plugins.failure_policy import FAULTS_KEPT, FaultLog, FaultRecord
 from ringfence.plugins.interface import PluginUsage

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringfence import JobError, RunAbortedError, StepInfo
+from ringfence.api.train_request import TrainRequest
 from ringfence.cli.report_page import rewrite_report
 from ringfence.cli.signals import StopFlag
 from ringfence.cli.train_job import train_job
-from ringfence.cli.train_request import TrainRequest
 from ringfence.hooks.types import Report
 from ringfence.job.job_file import read_job
 from ringfence.report import run_data

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ringfence import StepInfo
-from ringfence.cli.run_display import (
+from ringfence.api.run_display import (
     PlainView,
     RunDisplay,
     Status,
@@ -19,8 +19,8 @@ from ringfence.cli.run_display import (
     rate_words,
     status_words,
 )
-from ringfence.cli.run_job import _view
-from ringfence.cli.terminal_display import TerminalView
+from ringfence.api.terminal_display import TerminalView
+from ringfence.api.views import choose_view
 from ringfence.plugins.interface import PluginSpec, PluginUsage
 from ringfence.plugins.observer import RunInfo
 
@@ -272,10 +272,10 @@ def test_a_cursor_is_moved_on_a_terminal_alone(monkeypatch, environment, view):
         monkeypatch.setenv(name, value)
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb"):
         monkeypatch.setattr("sys.stdout", terminal)
-        assert type(_view(quiet=False)) is view
+        assert type(choose_view(quiet=False)) is view
 
 
 def test_an_output_that_is_no_terminal_gets_plain_lines_whatever_colours_are_forced(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert type(_view(quiet=False)) is PlainView
+    assert type(choose_view(quiet=False)) is PlainView
