@@ -26,6 +26,15 @@ def shared_buffers(model: nn.Module) -> dict[str, str]:
     return {name: own for name, own in names.items() if name != own}
 
 
+def unsaved_buffers(model: nn.Module) -> frozenset[str]:
+    """Return the names of the buffers that the model's ``state_dict`` leaves out."""
+    return frozenset(
+        plain_name(f"{prefix}.{key}" if prefix else key)
+        for prefix, module in model.named_modules()
+        for key in module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public way to ask
+    )
+
+
 def restore_buffers(
     model: nn.Module, saved: Mapping[str, Tensor], shared: Mapping[str, str] = MappingProxyType({})
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
+from .checkpoints.checkpoint import Describe
 from .checkpoints.fingerprint import Fingerprint
 from .progress import Progress
 from .setup import Setup
@@ -27,6 +28,7 @@ class Session:
         observer: Told what happens.
         checkpoints: Folder for checkpoints; None writes none.
         fingerprint: What a resumed run must agree with.
+        describe: Gives the ``model.json`` of a checkpoint; None writes none.
         stop: Looked at between steps, and between the batches of a step and of an evaluation.
         steps_given_up: Those that a call which was cut off has cost.
         snapshot: The last one.
@@ -48,6 +50,7 @@ class Session:
     checkpoints: Path | None
     fingerprint: Fingerprint
     stop: StopRequest
+    describe: Describe | None = None
     steps_given_up: int = 0
     snapshot: Snapshot | None = None
     checkpoint: Path | None = None

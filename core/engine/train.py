@@ -18,6 +18,7 @@ from ..plugins.observer import Observer, RunInfo
 from ..plugins.stop_request import StopRequest
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
+from .checkpoints.checkpoint import Describe
 from .checkpoints.fingerprint import Comparison, Fingerprint
 from .data import Normalise, batches
 from .driver import Driver
@@ -84,6 +85,7 @@ def train(
     allocate: Allocate | None = None,
     stop: StopRequest | None = None,
     drivers: Sequence[Driver[Session]] = (),
+    describe: Describe | None = None,
 ) -> Result:
     """Train the setup's model in place.
 
@@ -119,6 +121,7 @@ def train(
             Once it is over, what is under way is cut off, and the run ends as it was at its last snapshot:
             so the plugins are given it as well.
         drivers: Act between steps and at the end, in this order.
+        describe: Gives the ``model.json`` of a checkpoint; without it they have none.
 
     Returns:
         What became of the run.
@@ -146,6 +149,7 @@ def train(
         checkpoints=checkpoints,
         fingerprint=fingerprint or Fingerprint(),
         stop=stop,
+        describe=describe,
     )
     compared = Comparison()
     if resume:

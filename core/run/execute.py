@@ -13,6 +13,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
+from ..engine.buffers import unsaved_buffers
+from ..engine.checkpoints.fingerprint_diff import CONTENTS
 from ..engine.recovery.resume import check_resumable
 from ..engine.train import Result, train
 from ..hooks.errors import (
@@ -41,6 +45,9 @@ from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
 from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
+from ..tracking.model_files import write_model_files
+from ..tracking.model_record import NAME as MODEL_RECORD
+from ..tracking.model_record import ModelChoice, ModelRecord, describe_model, read_weights_told
 from ..tracking.run_history import RunHistory, read_earlier
 from ..tracking.run_record import RunRecord, read_accepted
 from ..tracking.tensorboard import LEFT_OUT, is_installed
@@ -56,6 +63,7 @@ _WRITTEN = (
     run_folder.RECORD,
     run_folder.REPORT,
     run_folder.CHECKPOINTS,
+    MODEL_RECORD,
     METRICS,
     METRICS_CSV,
     EVENTS,
@@ -162,11 +170,20 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         prepared.base,
         job.seed,
         str(prepared.setup.device),
+        model=_model_record(prepared, folder, resume=resume),
         data_notes=prepared.setup.data.notes,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
         resumed=earlier.resumed + resume,
     ), told
+
+
+def _model_record(prepared: Prepared, folder: Path, *, resume: bool) -> ModelRecord:
+    """Return what ``model.json`` says; a resumed run's weights are those of its last end until the next."""
+    job = prepared.job_file.job
+    choice = ModelChoice(job.model.name, job.model.options, job.seed)
+    described = describe_model(choice, prepared.setup.data, prepared.fingerprint.values[CONTENTS])
+    return msgspec.structs.replace(described, weights=read_weights_told(folder) if resume else {})
 
 
 def _recorded(
@@ -187,6 +204,7 @@ def _recorded(
             # What is written late must be on disk, or told as lost, before the record says how the run ended.
             with keeper.loss_told():
                 log.close()
+            _write_model(prepared, record)
         except BaseException as fault:
             if isinstance(fault, _NOTHING_DONE) and not (options.resume or record.stepped):
                 # Nothing was trained: the message tells all there is, and the name stays free.
@@ -198,6 +216,9 @@ def _recorded(
             with contextlib.suppress(OSError, RunAbortedError):
                 if record.begun:
                     log.event(f"ended: {record.error}")
+            with contextlib.suppress(CheckpointError, OSError, RunAbortedError):
+                if record.begun and not isinstance(error, (KeyboardInterrupt, CutOffError)):
+                    _write_model(prepared, record)
             with contextlib.suppress(OSError, RunAbortedError):
                 shown = options.report and not isinstance(error, (KeyboardInterrupt, CutOffError))
                 _leave(record, log, observers, report=shown)
@@ -212,6 +233,20 @@ def _recorded(
             with keeper.loss_told():
                 log.event(f"interrupted after {result.steps} steps, with a checkpoint")
         return RunOutcome(folder, result, _leave(record, log, observers, report=options.report))
+
+
+def _write_model(prepared: Prepared, record: RunRecord) -> None:
+    """Leave the weights of a run that has a checkpoint as files of their own.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged.
+        RunAbortedError: The disk is full or cannot be written.
+    """
+    if record.checkpoint is None or record.model is None:
+        return
+    unsaved = unsaved_buffers(prepared.setup.model)
+    with run_folder.explain_disk_faults(record.folder):
+        write_model_files(record.folder, record.model, record.checkpoint, unsaved=unsaved)
 
 
 def _show(notes: Sequence[str], observers: Sequence[Observer]) -> None:
@@ -295,6 +330,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
                 allocate=None if sandbox is None else sandbox.allocate,
                 stop=options.stop,
                 drivers=prepared.drivers,
+                describe=None if record.model is None else record.model.encode,
             )
         except PluginLoadError as error:
             told = refusal(prepared.plugins, error)

@@ -24,6 +24,7 @@ from ..plugins.failure_policy import FaultLog
 from ..plugins.interface import Plugin
 from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
+from .model_record import ModelRecord, write_model_record
 from .run_folder import JOB, RECORD, explain_disk_faults, keep_old_job, read_record, write_json, write_text
 from .run_history import EarlierPlugin, RunHistory
 
@@ -45,6 +46,7 @@ class RunRecord(Observer):
         base: Folder that relative paths of the job start from.
         seed: The job's.
         device: Where the loop runs.
+        model: What ``model.json`` says; None writes none.
         data_notes: What there is to know of the data, as sentences.
         status: ``running``, ``completed``, ``stopped_early``, ``interrupted``, ``aborted`` or ``failed``.
         error: Why it was aborted or failed.
@@ -67,6 +69,7 @@ class RunRecord(Observer):
     base: Path
     seed: int
     device: str
+    model: ModelRecord | None = None
     data_notes: Sequence[str] = ()
     status: str = "running"
     error: str | None = None
@@ -91,13 +94,15 @@ class RunRecord(Observer):
         self.plugins, self.order = plugins, order
 
     def open(self) -> None:
-        """Write the job and the first record.
+        """Write the job, what the model is, and the first record.
 
         Raises:
             RunAbortedError: The disk is full or cannot be written.
         """
         with explain_disk_faults(self.folder):
             write_text(self.folder / JOB, self.job)
+            if self.model is not None:
+                write_model_record(self.folder, self.model)
         self.opened = True
         self.write()
 

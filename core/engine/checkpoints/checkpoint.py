@@ -2,6 +2,7 @@
 
     step-00000123/
       model.safetensors      parameters and buffers, by their names in the model
+      model.json             how the model is built, for whoever loads it without the job
       engine.safetensors     counters, random states, observer's position, drivers (``engine_state``)
       plugin-000.safetensors state of a plugin (``pytree``); ``state.json`` says whose
       state.json             format, step, fingerprint of the job, SHA-256 of every file (``manifest``)
@@ -27,7 +28,9 @@ from ...plugins.machine_memory import machine_bytes
 from ...tensors import pytree, tensor_file
 from ...tensors.tensor_file import TensorFile, TensorFileError
 from ...version import __version__
+from ..tensor_names import plain_names
 from . import durable_files, manifest
+from .engine_state import extra_state_in
 from .manifest import DamagedError, Manifest, read_manifest
 from .retention import WRITING, Note, clear, free_name, list_checkpoints, prune, replace
 
@@ -37,6 +40,7 @@ __all__ = [
     "list_checkpoints",
     "read_latest",
     "read_manifest",
+    "read_network",
     "read_newest",
     "write_checkpoint",
 ]
@@ -50,6 +54,8 @@ _FAULTS_NAMED = 5
 _HEAD_BYTES = tensor_file.MAX_HEADER_BYTES + tensor_file.SIZE_BYTES
 
 T = TypeVar("T")
+#: Given each file of weights and its digest, returns the bytes of ``model.json`` beside them.
+Describe = Callable[[Mapping[str, str]], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,21 @@ class CheckpointContents:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkState:
+    """The part of a checkpoint that makes the outputs of its network.
+
+    Attributes:
+        tensors: Parameters and buffers, by plain name.
+        extra_state: Name of a module to what its ``get_extra_state`` gave.
+        record: The bytes of its ``model.json``; None if it has none.
+    """
+
+    tensors: Mapping[str, Tensor]
+    extra_state: Mapping[str, Any]
+    record: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The most that is read into memory.
 
@@ -95,6 +116,7 @@ def write_checkpoint(
     *,
     keep: int,
     environment: Mapping[str, Any] | None = None,
+    describe: Describe | None = None,
     note: Note = lambda _: None,
 ) -> Path:
     """Write one checkpoint, then remove those that are no longer needed.
@@ -107,6 +129,7 @@ def write_checkpoint(
         fingerprint: What a run that resumes from it must agree with; JSON data.
         keep: How many of the latest to keep, >= 1.
         environment: Where the run is, for a run that resumes elsewhere; JSON data.
+        describe: Gives its ``model.json``; without it there is none.
         note: Told of what is no longer needed and cannot be removed.
 
     Returns:
@@ -123,7 +146,7 @@ def write_checkpoint(
         clear(folder, note)
         temporary = free_name(folder, f"{WRITING}{contents.step:08d}")
         temporary.mkdir()
-        _write_files(temporary, contents, fingerprint, environment or {})
+        _write_files(temporary, contents, fingerprint, environment or {}, describe)
         replace(temporary, final, note)
     except OSError as error:
         if temporary is not None:
@@ -194,6 +217,30 @@ def read_newest(
     raise CheckpointError(f"no checkpoint can be used: {_join_faults(faults)}{_unread(found[:-MAX_DAMAGED])}")
 
 
+def read_network(path: Path, max_bytes: int, max_record_bytes: int) -> NetworkState:
+    """Read what a checkpoint holds of its network; plugins' states are left unread.
+
+    Args:
+        path: The checkpoint.
+        max_bytes: Of parameters and buffers.
+        max_record_bytes: Of its ``model.json``.
+
+    Raises:
+        CheckpointError: It is of a later series, or damaged (``DamagedError``).
+    """
+    told = manifest.load(path)
+    tensors = _read_tensors(path, told, max_bytes)
+    engine = _read_plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
+    record = None
+    if manifest.RECORD in told.digests:
+        record = _read(path, told, manifest.RECORD, max_record_bytes).numpy().tobytes()
+    # Before 0.3.1 those of a compiled model were written with what torch.compile puts into names.
+    names = plain_names(tensors)
+    return NetworkState(
+        {names[name]: tensor for name, tensor in tensors.items()}, extra_state_in(engine, path), record
+    )
+
+
 def _join_faults(faults: Sequence[str]) -> str:
     more = len(faults) - _FAULTS_NAMED
     return "; ".join(faults[:_FAULTS_NAMED]) + (f"; and {more} more are damaged" if more > 0 else "")
@@ -210,7 +257,11 @@ def _unread(older: Sequence[Path]) -> str:
 
 
 def _write_files(
-    folder: Path, contents: CheckpointContents, fingerprint: Mapping[str, Any], environment: Mapping[str, Any]
+    folder: Path,
+    contents: CheckpointContents,
+    fingerprint: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    describe: Describe | None,
 ) -> None:
     plugins = {name: f"plugin-{i:03d}.safetensors" for i, name in enumerate(contents.plugins)}
     try:
@@ -221,6 +272,9 @@ def _write_files(
     files |= {plugins[name]: state for name, state in contents.plugins.items()}
     with durable_files.NewFiles() as new:
         written = {name: new.write(folder / name, file.chunks()) for name, file in files.items()}
+        if describe is not None:
+            record = describe({manifest.MODEL: written[manifest.MODEL].sha256})
+            written[manifest.RECORD] = new.write(folder / manifest.RECORD, [record])
         body = {
             "format": manifest.FORMAT,
             "version": __version__,
@@ -245,11 +299,7 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContent
         CheckpointError: The model's is larger than this model.
         DamagedError: One is missing, damaged or not what it should be.
     """
-    model = _read(path, told, manifest.MODEL, limits.model_bytes + _HEAD_BYTES)
-    try:
-        tensors = tensor_file.read(model).tensors
-    except (TensorFileError, RuntimeError) as error:
-        raise DamagedError(path, f"{manifest.MODEL}: {error}") from error
+    tensors = _read_tensors(path, told, limits.model_bytes)
     engine = _read_plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
     plugins = {}
     for plugin, name in told.plugins.items():
@@ -267,6 +317,14 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContent
         metric=told.metric,
         higher_is_better=told.higher_is_better,
     )
+
+
+def _read_tensors(path: Path, told: Manifest, max_bytes: int) -> Mapping[str, Tensor]:
+    model = _read(path, told, manifest.MODEL, max_bytes + _HEAD_BYTES)
+    try:
+        return tensor_file.read(model).tensors
+    except (TensorFileError, RuntimeError) as error:
+        raise DamagedError(path, f"{manifest.MODEL}: {error}") from error
 
 
 def _read_plain(path: Path, told: Manifest, name: str, max_bytes: int, whose: str) -> TensorFile:

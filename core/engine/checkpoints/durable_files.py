@@ -103,7 +103,7 @@ def read_file(path: Path, max_bytes: int) -> tuple[Tensor, str]:
         # Not blocking: a FIFO that takes the file's place meanwhile must not make us wait.
         descriptor = os.open(path, os.O_RDONLY | _NO_CALL_BACK)
         try:
-            return _read(descriptor, max_bytes)
+            return read_descriptor(descriptor, max_bytes)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -187,7 +187,8 @@ def _write_all(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _read(descriptor: int, max_bytes: int) -> tuple[Tensor, str]:
+def read_descriptor(descriptor: int, max_bytes: int) -> tuple[Tensor, str]:
+    """Read an open file as ``read_file`` does."""
     found = os.fstat(descriptor)
     _check_regular(found)
     if found.st_size > max_bytes:

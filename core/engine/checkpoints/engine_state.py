@@ -17,6 +17,7 @@ from ...reproducibility.generator_states import NumpyState, PythonState, RunRng,
 from ...tensors import pytree
 from ...tensors.tensor_file import TensorFile
 from ..progress import Progress
+from ..tensor_names import plain_name
 from .manifest import ENGINE, DamagedError
 
 #: What checkpoints before 0.3 lack: nobody could say where numpy's generator stood.
@@ -101,6 +102,26 @@ class EngineState:
             )
         except ValueError as error:
             raise DamagedError(path, f"{ENGINE}: {str(error)[:200]}") from error
+
+
+def extra_state_in(file: TensorFile, path: Path) -> dict[str, Any]:
+    """Return name of a module to its extra state, of an engine's state of which nothing else is wanted.
+
+    Args:
+        file: Read from a checkpoint.
+        path: The checkpoint, for messages.
+
+    Raises:
+        DamagedError: It is not what ``EngineState.encode`` writes.
+    """
+    try:
+        value = pytree.decode(file)
+    except ValueError as error:
+        raise DamagedError(path, f"{ENGINE}: {str(error)[:200]}") from error
+    found = value.get(_EXTRA, {}) if isinstance(value, dict) else None
+    if not isinstance(found, dict):
+        raise DamagedError(path, f"{ENGINE}: extra_state is no mapping of modules")
+    return {plain_name(name): state for name, state in found.items()}
 
 
 def _progress(value: Any, step: int) -> Progress:

@@ -25,6 +25,8 @@ from . import durable_files
 FORMAT = 1
 NAME = "state.json"
 MODEL = "model.safetensors"
+#: How the network is built; none was written before series 0.4, nor is one where nobody says.
+RECORD = "model.json"
 ENGINE = "engine.safetensors"
 #: The job and its environment in it are some KiB.
 MAX_BYTES = 4 << 20
@@ -166,7 +168,7 @@ def _check(manifest: Manifest, found: dict[str, Any], path: Path) -> None:
         DamagedError: A field does not fit the others.
     """
     files = list(manifest.plugins.values())
-    named = {MODEL, ENGINE, *files}
+    named = {MODEL, ENGINE, *files, *({RECORD} & manifest.digests.keys())}
     faults = {
         f"it says step {manifest.step}": manifest.step != step_of(path),
         "metric is not a number": manifest.metric is not None and math.isnan(manifest.metric),

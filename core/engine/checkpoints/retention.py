@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...hooks.errors import CheckpointError
 from . import durable_files
-from .manifest import Manifest, load, step_of
+from .manifest import DamagedError, Manifest, load, step_of
 
 WRITING = ".writing-"
 REMOVING = ".removing-"
@@ -116,26 +116,50 @@ def prune(folder: Path, current: Path, keep: int, note: Note) -> None:
     latest = list(whole)[-keep:]
     if len(latest) < keep:
         return
-    last = whole[latest[-1]]
-    # The user may have changed the metric when the run was resumed: values of two cannot be compared.
-    alike = {path: m for path, m in whole.items() if _metric(m) == _metric(last)}
-    stay = {*latest, current, best(alike, higher_is_better=last.higher_is_better)}
+    stay = {*latest, current, *_by_metric(whole)[:1]}
     for path in earlier:
         if path not in stay and step_of(path) < step_of(latest[0]):
             remove(path, note)
 
 
+def list_by_metric(folder: Path, note: Note) -> list[Path]:
+    """Return the checkpoints that were evaluated, the best first, of two equals the earlier.
+
+    Those that were judged by another metric than the latest one are left out.
+
+    Args:
+        folder: Holds all checkpoints of the run.
+        note: Told of each that does not say how good it is, being damaged; others may be and say so.
+
+    Raises:
+        CheckpointError: The folder cannot be read, or one is of a later series.
+    """
+    found = {}
+    for path in list_checkpoints(folder):
+        try:
+            found[path] = load(path)
+        except DamagedError as error:
+            note(f"{error}; it is passed over")
+    return _by_metric(found)
+
+
+def _by_metric(whole: Mapping[Path, Manifest]) -> list[Path]:
+    """Return those of ``whole``, by rising step, that can be compared with the last, the best first."""
+    if not whole:
+        return []
+    *_, last = whole.values()
+    # The user may have changed the metric when the run was resumed: values of two cannot be compared.
+    judged = [
+        (path, manifest.metric)
+        for path, manifest in whole.items()
+        if manifest.metric is not None and _metric(manifest) == _metric(last)
+    ]
+    sign = -1 if last.higher_is_better else 1
+    return [path for path, _ in sorted(judged, key=lambda entry: sign * entry[1])]
+
+
 def _metric(manifest: Manifest) -> object:
     return manifest.fingerprint.get("metric")
-
-
-def best(whole: dict[Path, Manifest], *, higher_is_better: bool) -> Path | None:
-    """Return the checkpoint with the best metric, the earlier of two equals; None if none was evaluated."""
-    judged = [(path, manifest.metric) for path, manifest in whole.items() if manifest.metric is not None]
-    if not judged:
-        return None
-    # max() gives the first of equals.
-    return max(judged, key=lambda entry: entry[1] if higher_is_better else -entry[1])[0]
 
 
 def remove(path: Path, note: Note) -> None:

@@ -47,6 +47,7 @@ def write(run: Session, snapshot: Snapshot) -> None:
         run.fingerprint.values,
         keep=run.setup.config.keep_checkpoints,
         environment=run.fingerprint.environment,
+        describe=run.describe,
         note=functools.partial(_tell_once, run),
     )
     run.checkpointed_step = progress.step
