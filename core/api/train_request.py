@@ -25,6 +25,7 @@ class TrainRequest:
         accept: Values of ``--accept``.
         quiet: Show the result only.
         debug: Show the tracebacks of plugins' faults.
+        macs: Count the multiplications of the model.
     """
 
     path: Path | None = None
@@ -35,6 +36,7 @@ class TrainRequest:
     accept: Sequence[str] = ()
     quiet: bool = False
     debug: bool = False
+    macs: bool = False
 
 
 def nothing_to_do(request: TrainRequest) -> str:

@@ -48,6 +48,7 @@ class RunRecord(Observer):
         device: Where the loop runs.
         model: What ``model.json`` says; None writes none.
         data_notes: What there is to know of the data, as sentences.
+        start: What is known of data, model and plan before the first step, as JSON data.
         status: ``running``, ``completed``, ``stopped_early``, ``interrupted``, ``aborted`` or ``failed``.
         error: Why it was aborted or failed.
         result: What the engine returned, if it did.
@@ -71,6 +72,7 @@ class RunRecord(Observer):
     device: str
     model: ModelRecord | None = None
     data_notes: Sequence[str] = ()
+    start: Mapping[str, Any] = field(default_factory=dict)
     status: str = "running"
     error: str | None = None
     result: Result | None = None
@@ -185,6 +187,7 @@ class RunRecord(Observer):
             "threads": torch.get_num_threads(),
             "base_folder": str(self.base),
             "data_notes": list(self.data_notes),
+            "start": dict(self.start),
             "accepted": self.accepted,
             "ringfence_version": __version__,
             "python_version": platform.python_version(),
