@@ -1,7 +1,7 @@
 """Train PyTorch models with plugins you do not have to trust.
 
-This is the public API for authors of plugins: what hooks receive and return,
-and the errors. Users of the command line need none of it.
+This is the public API: ``train`` and ``open_run`` for programs, what hooks receive and
+return for authors of plugins, and the errors. Users of the command line need none of it.
 """
 
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ from .hooks.errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .api.finished_run import Run, Series, open_run
+    from .api.training import train
     from .hooks.connect import connect
     from .hooks.types import (
         AnotherPass,
@@ -41,6 +43,20 @@ if TYPE_CHECKING:
         derive_seed,
         passthrough,
     )
+    from .job.job_file import Job
+    from .plugins.observer import Observer, RunInfo
+
+#: Public names that lie elsewhere than most, each with its module.
+_ELSEWHERE = {
+    "Job": "job.job_file",
+    "Observer": "plugins.observer",
+    "Run": "api.finished_run",
+    "RunInfo": "plugins.observer",
+    "Series": "api.finished_run",
+    "connect": "hooks.connect",
+    "open_run": "api.finished_run",
+    "train": "api.training",
+}
 
 __all__ = [
     "AnotherPass",
@@ -50,9 +66,11 @@ __all__ = [
     "Gradients",
     "Histogram",
     "IncompatiblePluginError",
+    "Job",
     "JobError",
     "LossScale",
     "LossTerm",
+    "Observer",
     "Parameters",
     "PluginCrashedError",
     "PluginError",
@@ -63,20 +81,25 @@ __all__ = [
     "PluginTimeoutError",
     "Report",
     "RingfenceError",
+    "Run",
     "RunAbortedError",
+    "RunInfo",
     "SandboxUnavailableError",
+    "Series",
     "StepInfo",
     "TensorMap",
     "TensorSpec",
     "__version__",
     "connect",
     "derive_seed",
+    "open_run",
     "passthrough",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Import what plugins use on first use.
+    """Import what plugins and programs use on first use.
 
     What hooks receive needs torch, whose import takes seconds; the command line,
     which imports this package too, must answer ``--help`` at once.
@@ -86,12 +109,10 @@ def __getattr__(name: str) -> object:
     from .imports.import_guard import guard_imports  # noqa: PLC0415 - the point of this function
 
     with guard_imports():
-        if name == "connect":
-            from .hooks.connect import connect as value  # noqa: PLC0415
-        else:
-            from .hooks import types  # noqa: PLC0415
+        from importlib import import_module  # noqa: PLC0415
 
-            value = getattr(types, name)
+        module = import_module(f".{_ELSEWHERE.get(name, 'hooks.types')}", __name__)
+        value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -265,6 +265,7 @@ def run(code):
         "ringfence",
         "ringfence.cli.app",
         "ringfence.cli.train_job",
+        "ringfence.api.training",
         "ringfence.discovery.catalog",
         "ringfence.compat.version_range",
         "ringfence.cli.project_template",

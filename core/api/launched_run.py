@@ -16,8 +16,6 @@ from ..tracking import run_folder
 from ..tracking.folder_lock import FolderTakenError
 from .launch import Launch
 from .run_display import RunDisplay
-from .start_block import start_lines
-from .views import terminal_width
 
 
 def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZygote) -> RunOutcome:
@@ -35,17 +33,14 @@ def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZyg
     request = launch.request
     here = _working_folder()
     with _explain_missing_base(base):
-        prepared = prepare(job_file, base, tell=launch.tell, macs=request.macs)
+        prepared = prepare(job_file, base, tell=launch.tell)
     if request.resume is not None:
         _check_length(request.resume, prepared.setup.steps_total)
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.
     start = Path() if _working_folder() == here else here
     view, tell = launch.make_view()
     launch.display = RunDisplay(
-        view,
-        resumed=request.resume is not None,
-        start=start_lines(prepared.start, terminal_width()),
-        trace=tell if request.debug else None,
+        view, resumed=request.resume is not None, trace=tell if request.debug else None
     )
     told_by, launch.stop.tell = launch.stop.tell, tell
     try:
@@ -65,7 +60,7 @@ def _run(
     options = RunOptions(
         resume=request.resume is not None,
         accept=request.accept,
-        observers=[display],
+        observers=[display, *request.observers],
         stop=stop.request,
         zygote=zygote,
     )

@@ -81,7 +81,6 @@ class RunDisplay(Observer):
         view: Where to show it.
         clock: Seconds, never going back.
         resumed: Whether the run goes on from a checkpoint, be it the first.
-        start: Lines that tell what is run, on what.
         trace: Takes the traceback of a plugin's fault after which the run goes on; None shows none.
     """
 
@@ -91,12 +90,10 @@ class RunDisplay(Observer):
         clock: Callable[[], float] = time.monotonic,
         *,
         resumed: bool = False,
-        start: Sequence[str] = (),
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.view = view
         self._resumed = resumed
-        self._start = start
         self._trace = trace
         self._traced: dict[str, str] = {}
         self.status = Status()
@@ -111,12 +108,15 @@ class RunDisplay(Observer):
             self.view.line(line)
 
     def started(self, info: RunInfo) -> None:
-        """Show what is run."""
+        """Show sizes."""
         self.status.info = info
-        # The rate is counted from the end of the first step, which is slower than any that follows.
         self.status.step = info.first_step
-        for line in self._start:
-            self.view.line(line)
+        # The rate is counted from the end of the first step, which is slower than any that follows.
+        self.view.line(
+            f"{info.parameters:,} parameters on {info.device}; "
+            f"{info.train_samples:,} training and {info.test_samples:,} test samples; "
+            f"{info.steps_total:,} steps, {info.steps_per_epoch:,} an epoch"
+        )
         if self._resumed or info.first_step:
             self.view.line(f"resumed after step {info.first_step}")
 

@@ -1,15 +1,21 @@
-"""What the user asks of ``ringfence train``, and the job that is meant, read and checked as a file."""
+"""What the user asks of ``ringfence train`` or ``ringfence.train``, and the job that is meant, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..hooks.errors import CheckpointError, JobError
-from ..job.job_file import JobFile, read_job
+from ..job.job_file import Job, JobFile, check_job, read_job
+from ..job.python_job import ORIGIN, apply_keys
+from ..job.yaml_document import Document
 from ..tracking import run_folder
 from ..tracking.folder_lock import check_free
+
+if TYPE_CHECKING:
+    from ..plugins.observer import Observer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +23,9 @@ class TrainRequest:
     """A job to run, and how.
 
     Attributes:
-        path: The job; None takes the one that ``resume`` ran.
+        path: The job; None takes ``job``, or the one that ``resume`` ran.
+        job: One that a program hands over; ``keys`` alone may be one as well.
+        keys: Keys of the job that a program gives.
         sets: Values of ``--set``.
         plugins: Values of ``--plugin``.
         out: Folder of the run; chosen if None.
@@ -25,10 +33,12 @@ class TrainRequest:
         accept: Values of ``--accept``.
         quiet: Show the result only.
         debug: Show the tracebacks of plugins' faults.
-        macs: Count the multiplications of the model.
+        observers: Told what happens, beside what shows it.
     """
 
     path: Path | None = None
+    job: Mapping[str, Any] | Job | None = None
+    keys: Mapping[str, Any] = field(default_factory=dict)
     sets: Sequence[str] = ()
     plugins: Sequence[str] = ()
     out: Path | None = None
@@ -36,7 +46,7 @@ class TrainRequest:
     accept: Sequence[str] = ()
     quiet: bool = False
     debug: bool = False
-    macs: bool = False
+    observers: Sequence[Observer] = ()
 
 
 def nothing_to_do(request: TrainRequest) -> str:
@@ -49,8 +59,8 @@ def nothing_to_do(request: TrainRequest) -> str:
     if resume is not None:
         check_free(resume, "--resume")
         run_folder.check_old(resume)
-        named = request.path or request.sets or request.plugins or request.accept
-        return "" if named else _over(resume)
+        named = request.path or request.job or request.keys or request.sets or request.plugins
+        return "" if named or request.accept else _over(resume)
     if request.out is not None:
         check_free(request.out, "--out")
         run_folder.check_new(request.out)
@@ -90,16 +100,19 @@ def _last_whole(folder: Path) -> int:
 
 def read_request(request: TrainRequest) -> tuple[JobFile, Path]:
     """Return the job and the folder that its relative paths start from."""
-    path, resume = request.path, request.resume
+    path, resume, keys = request.path, request.resume, request.keys
     if path is not None:
-        job_file = read_job(path, request.sets, request.plugins)
+        job_file = read_job(path, request.sets, request.plugins, keys=keys)
         return job_file, job_file.job.base(path)
+    if request.job is not None or (keys and resume is None):
+        job_file = _of_program(request)
+        return job_file, job_file.job.base(Path("job"))
     if resume is None:
         raise JobError("name a job file")
     data = run_folder.job_of(resume)
     if data is None:
         raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
-    job_file = read_job(resume / run_folder.JOB, request.sets, request.plugins, data=data)
+    job_file = read_job(resume / run_folder.JOB, request.sets, request.plugins, data=data, keys=keys)
     if job_file.job.base_folder is not None:
         return job_file, job_file.job.base(resume / run_folder.JOB)
     # A run of 0.2 or earlier has it in its record only.
@@ -110,3 +123,11 @@ def read_request(request: TrainRequest) -> tuple[JobFile, Path]:
             "name the job file as well"
         )
     return job_file, Path(base)
+
+
+def _of_program(request: TrainRequest) -> JobFile:
+    """Return the job that a program gives; its relative paths start from the current folder."""
+    given = request.job or {}
+    document = Document(ORIGIN, {})
+    problems = apply_keys(document, given.file_form() if isinstance(given, Job) else given)
+    return check_job(document, [*problems, *apply_keys(document, request.keys)])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..hooks.errors import JobError
 from ..tracking import run_folder
-from ..tracking.untrusted_folder import Tree
 from .signals import to_stderr
 
 
@@ -14,14 +13,9 @@ def rewrite_report(folder: Path) -> Path:
     """Write ``report.html`` and ``metrics.csv`` of a run anew and return the page's path.
 
     Raises:
-        JobError: ``folder`` holds no run.
+        JobError: ``folder`` holds no run, or one of a later series.
     """
-    try:
-        names = Tree(folder).names()
-    except OSError as error:
-        raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
-    if run_folder.RECORD not in names:
-        raise JobError(f"{folder}: holds no {run_folder.RECORD}; name the folder of a run")
+    run_folder.check_run(folder)
     from ..report.page import write_report  # noqa: PLC0415 - imports matplotlib
     from ..tracking.metrics_csv import write_metrics_csv  # noqa: PLC0415 - imports torch
 

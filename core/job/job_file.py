@@ -9,16 +9,26 @@ be right.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from ..hooks.permissions import MAX_MEMORY_FRACTION
 from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
 from .problems import Path, Problem, explain, suggest
+from .python_job import apply_keys
 from .yaml_document import Document, dump_yaml, read_yaml
 
 
@@ -95,12 +105,30 @@ class PluginJob(_Strict):
         default_factory=list, description="Hosts that it may connect to, each as `HOST:PORT`"
     )
 
+    def file_form(self) -> dict[str, Any]:
+        """Return the plugin as it would be written in a file."""
+        fields = self.model_dump()
+        settings = {key: fields[key] for key in PLUGIN_SETTINGS if fields[key] is not None}
+        return {self.name: self.options, **settings}
+
 
 PLUGIN_SETTINGS = tuple(name for name in PluginJob.model_fields if name not in {"name", "options"})
 
 
+#: Tells the validators of ``Job`` that whoever asks makes messages of its own.
+_IN_DOCUMENT = object()
+_Made = TypeVar("_Made")
+
+
 class Job(_Strict):
-    """A job, resolved: every key has its value."""
+    """A job, resolved: every key has its value.
+
+    ``Job(model="cnn", data="mnist10k", epochs=1, plugins=[{"optim": {"algorithm": "adamw", "lr": 1e-3}}])``
+    is what a file with these keys is.
+
+    Raises:
+        JobError: A key is wrong; the message lists all that are, each with what would be right.
+    """
 
     model: Named = Field(description="`mlp`, `cnn`, `resnet18`, `vit`, or your own `module:function`")
     data: Named = Field(description="`mnist10k`, `idx`, `folder`, `arrays`, or your own `module:function`")
@@ -165,6 +193,15 @@ class Job(_Strict):
         metric = DEFAULT_METRICS.get(name) if isinstance(name, str) else None
         return data if metric is None else {**data, "metric": metric}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_faults(cls, data: Any, build: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Take a program's values as a file's, and say in the same words what is wrong with them."""
+        if info.context is _IN_DOCUMENT or not isinstance(data, Mapping):
+            return build(data)
+        document = Document("Job()")
+        return _checked(document, apply_keys(document, data, document.name), build)
+
     def base(self, file: FilePath) -> FilePath:
         """Return the folder that relative paths start from, absolute.
 
@@ -183,7 +220,14 @@ class Job(_Strict):
 
     def to_yaml(self) -> str:
         """Return the job as a file that reads back to an equal job."""
-        return dump_yaml(_file_form(self))
+        return dump_yaml(self.file_form())
+
+    def file_form(self) -> dict[str, Any]:
+        """Return the job as it would be written in a file."""
+        data = {key: value for key, value in self.model_dump().items() if key != "plugins"}
+        # A key without a value means its default, and both epochs and steps would be refused.
+        written = {key: value for key, value in data.items() if value is not None}
+        return written | {"plugins": [plugin.file_form() for plugin in self.plugins]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,20 +257,23 @@ def read_job(
     plugins: Sequence[str] = (),
     *,
     data: bytes | None = None,
+    keys: Mapping[str, Any] | None = None,
 ) -> JobFile:
-    """Read a job file and lay flags over it.
+    """Read a job file and lay flags over it, or the values of a program.
 
     Args:
         path: The YAML file.
         sets: Values of ``--set``: ``key=value``.
         plugins: Values of ``--plugin``: ``NAME[:key=value,…]``.
         data: What the file holds, where somebody has read it already.
+        keys: A program's, as ``apply_keys`` takes them.
 
     Raises:
         JobError: The file or a flag is wrong; the message lists all faults.
     """
     document = read_yaml(path, data)
-    return check_job(document, apply_flags(document, sets, plugins, PLUGIN_SETTINGS))
+    problems = apply_flags(document, sets, plugins, PLUGIN_SETTINGS)
+    return check_job(document, [*problems, *apply_keys(document, keys or {})])
 
 
 def check_job(document: Document, problems: Sequence[Problem] = ()) -> JobFile:
@@ -239,20 +286,31 @@ def check_job(document: Document, problems: Sequence[Problem] = ()) -> JobFile:
     Raises:
         JobError: There is at least one fault.
     """
+    return JobFile(
+        _checked(document, problems, lambda data: Job.model_validate(data, context=_IN_DOCUMENT)), document
+    )
+
+
+def _checked(
+    document: Document, problems: Sequence[Problem], build: Callable[[dict[str, Any]], _Made]
+) -> _Made:
+    """Return what ``build`` makes of a document, or raise one error with all that is wrong."""
     found = list(problems)
     if not isinstance(document.value, dict):
         found.append(Problem((), "a job is a mapping; it starts like 'model: cnn' on a line of its own"))
         raise document.error(found)
     data, names = _normalise(document.value, found)
-    job: Job | None = None
+    made: _Made | None = None
     try:
-        job = Job.model_validate(data)
+        made = build(data)
     except ValidationError as error:
-        found += [_problem(record, names, data) for record in error.errors(include_url=False)]
+        told = {problem.path for problem in problems}
+        faults = (_problem(record, names, data) for record in error.errors(include_url=False))
+        found += [fault for fault in faults if fault.path not in told]
     found += _across_keys(data)
-    if found or job is None:
+    if found or made is None:
         raise document.error(found)
-    return JobFile(job, document)
+    return made
 
 
 def _normalise(value: Mapping[Any, Any], problems: list[Problem]) -> tuple[dict[str, Any], dict[int, str]]:
@@ -398,17 +456,3 @@ def _across_keys(data: Mapping[str, Any]) -> list[Problem]:
             )
             problems.append(Problem(("plugins", i, "memory_fraction"), message))
     return problems
-
-
-def _file_form(job: Job) -> dict[str, Any]:
-    """Return the job as it would be written in a file."""
-    data = {key: value for key, value in job.model_dump().items() if key != "plugins"}
-    # A key without a value means its default, and both epochs and steps would be refused.
-    written = {key: value for key, value in data.items() if value is not None}
-    return written | {"plugins": [_plugin_form(plugin) for plugin in job.plugins]}
-
-
-def _plugin_form(plugin: PluginJob) -> dict[str, Any]:
-    fields = plugin.model_dump()
-    settings = {key: fields[key] for key in PLUGIN_SETTINGS if fields[key] is not None}
-    return {plugin.name: plugin.options, **settings}

@@ -27,7 +27,7 @@ MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 #: What messages, states and tensors can carry.
-_WHOLE_NUMBERS = range(-(2**63), 2**63)
+WHOLE_NUMBERS = range(-(2**63), 2**63)
 #: Any more are not looked at: working out a number takes the square of its digits.
 _MOST_DIGITS = 80
 _SHOWN = 40
@@ -275,7 +275,7 @@ class _Builder:
 
 
 def _whole_number(text: str) -> int:
-    if len(text) > _MOST_DIGITS or (number := _parsed_whole_number(text)) not in _WHOLE_NUMBERS:
+    if len(text) > _MOST_DIGITS or (number := _parsed_whole_number(text)) not in WHOLE_NUMBERS:
         raise OverflowError("is too large a number; whole numbers lie in -2^63 … 2^63 - 1")
     return number
 

@@ -172,7 +172,6 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         str(prepared.setup.device),
         model=_model_record(prepared, folder, resume=resume),
         data_notes=prepared.setup.data.notes,
-        start=prepared.start,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
         resumed=earlier.resumed + resume,

@@ -19,6 +19,8 @@ from .untrusted_folder import OddFileError, Tree
 
 JOB = "job.yaml"
 RECORD = "run.json"
+#: Version of the table of ``run.json`` in ``docs/run-folder.md``.
+RECORD_SCHEMA = 1
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
@@ -142,6 +144,26 @@ def _runs_near(folder: Path, *, empty: bool) -> str:
         return "name the folder of a run"
     more = ", …" if len(runs) > _RUNS_NAMED else ""
     return f"name the folder of a run; in it are {', '.join(map(str, runs[:_RUNS_NAMED]))}{more}"
+
+
+def check_run(folder: Path) -> None:
+    """Check that a folder, which may come from anybody, holds a run that can be looked at.
+
+    Raises:
+        JobError: It holds none, or one of a later series.
+    """
+    try:
+        names = Tree(folder).names()
+    except OSError as error:
+        raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
+    if RECORD not in names:
+        raise JobError(f"{folder}: holds no {RECORD}; name the folder of a run")
+    schema = read_record(folder).get("schema")
+    if isinstance(schema, int) and schema > RECORD_SCHEMA:
+        raise JobError(
+            f"{folder}: {RECORD} has schema {schema}, which a later ringfence has written; this one reads "
+            f"{RECORD_SCHEMA}: update it (pip install --upgrade ringfence)"
+        )
 
 
 def steps_done(folder: Path) -> int:

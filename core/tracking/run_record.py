@@ -25,10 +25,18 @@ from ..plugins.interface import Plugin
 from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
 from .model_record import ModelRecord, write_model_record
-from .run_folder import JOB, RECORD, explain_disk_faults, keep_old_job, read_record, write_json, write_text
+from .run_folder import (
+    JOB,
+    RECORD,
+    RECORD_SCHEMA,
+    explain_disk_faults,
+    keep_old_job,
+    read_record,
+    write_json,
+    write_text,
+)
 from .run_history import EarlierPlugin, RunHistory
 
-SCHEMA = 1
 #: Errors without a message of their own.
 _UNTOLD: dict[type, str] = {KeyboardInterrupt: "ended at once, on the user's second request"}
 
@@ -48,7 +56,6 @@ class RunRecord(Observer):
         device: Where the loop runs.
         model: What ``model.json`` says; None writes none.
         data_notes: What there is to know of the data, as sentences.
-        start: What is known of data, model and plan before the first step, as JSON data.
         status: ``running``, ``completed``, ``stopped_early``, ``interrupted``, ``aborted`` or ``failed``.
         error: Why it was aborted or failed.
         result: What the engine returned, if it did.
@@ -72,7 +79,6 @@ class RunRecord(Observer):
     device: str
     model: ModelRecord | None = None
     data_notes: Sequence[str] = ()
-    start: Mapping[str, Any] = field(default_factory=dict)
     status: str = "running"
     error: str | None = None
     result: Result | None = None
@@ -166,7 +172,7 @@ class RunRecord(Observer):
         result = self.result
         now, system = datetime.now(UTC), os.uname()
         return {
-            "schema": SCHEMA,
+            "schema": RECORD_SCHEMA,
             "status": self.status,
             "error": self.error,
             "final_metrics": {} if result is None else result.final_metrics,
@@ -187,7 +193,6 @@ class RunRecord(Observer):
             "threads": torch.get_num_threads(),
             "base_folder": str(self.base),
             "data_notes": list(self.data_notes),
-            "start": dict(self.start),
             "accepted": self.accepted,
             "ringfence_version": __version__,
             "python_version": platform.python_version(),
