@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..run.execute import RunOutcome
 from ..tracking import run_folder
-from .run_display import RunDisplay, rate_words
+from .run_display import RunDisplay, metric_words, rate_words
 
 _DIGITS_SHOWN = 16
 _REPORTED = "report  {}"
@@ -19,10 +19,12 @@ HowToGoOn = Callable[[Path], str]
 def outcome_lines(outcome: RunOutcome, display: RunDisplay, how: HowToGoOn) -> Iterator[str]:
     """Yield how a run ended that has a result."""
     result = outcome.result
-    metrics = "  ".join(f"test {name} {value:.4f}" for name, value in result.final_metrics.items())
+    metrics = "  ".join(metric_words(result.judged_by, result.final_metrics))
     # The evaluation may be of an earlier step than the one at which the run was interrupted.
     at = f"at step {result.final_metrics_step}: " * (result.final_metrics_step not in (None, result.steps))
     yield f"{result.status.replace('_', ' ')} after {result.steps} steps  {at}{metrics}".rstrip()
+    if result.test_metrics and result.judged_by != "test":
+        yield "  ".join(metric_words("test", result.test_metrics))
     if result.steps_given_up:
         yield f"the {result.steps_given_up} steps after that were given up: the next one took too long"
     for plugin in display.status.plugins:

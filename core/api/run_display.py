@@ -114,7 +114,7 @@ class RunDisplay(Observer):
         # The rate is counted from the end of the first step, which is slower than any that follows.
         self.view.line(
             f"{info.parameters:,} parameters on {info.device}; "
-            f"{info.train_samples:,} training and {info.test_samples:,} test samples; "
+            f"{_samples_words(info)} samples; "
             f"{info.steps_total:,} steps, {info.steps_per_epoch:,} an epoch"
         )
         if self._resumed or info.first_step:
@@ -229,8 +229,23 @@ class QuietView:
 def evaluation_words(status: Status) -> list[str]:
     """Return what the last evaluation has come to, in parts of one line."""
     total = status.info.steps_total if status.info else 0
-    tests = [f"test {name} {value:.4f}" for name, value in status.metrics.items()]
-    return [f"step {status.step}/{total}", f"epoch {status.epoch:.2f}", *tests]
+    return [f"step {status.step}/{total}", f"epoch {status.epoch:.2f}", *_judgement_words(status)]
+
+
+def metric_words(part: str, metrics: Mapping[str, float]) -> list[str]:
+    """Return the figures on one part of the data, a phrase each."""
+    return [f"{part} {name} {value:.4f}" for name, value in metrics.items()]
+
+
+def _judgement_words(status: Status) -> list[str]:
+    return metric_words(status.info.judged_by if status.info else "validation", status.metrics)
+
+
+def _samples_words(info: RunInfo) -> str:
+    """Return how many samples each part has that there is, as in ``9,000 training and 1,000 validation``."""
+    parts = {"training": info.train_samples, "validation": info.validation_samples, "test": info.test_samples}
+    *some, last = [f"{count:,} {part}" for part, count in parts.items() if count]
+    return f"{', '.join(some)} and {last}"
 
 
 def status_words(status: Status, *, with_metrics: bool = True) -> list[str]:
@@ -240,7 +255,7 @@ def status_words(status: Status, *, with_metrics: bool = True) -> list[str]:
     if not math.isnan(status.loss):
         words.append(f"loss {status.loss:.4f}")
     if with_metrics:
-        words += [f"test {name} {value:.4f}" for name, value in status.metrics.items()]
+        words += _judgement_words(status)
     if status.steps_per_s > 0:
         words.append(rate_words(status.steps_per_s))
     if status.eta_s is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..engine.data import Dataset
+from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
 from .non_finite import where_not_finite
 
@@ -91,13 +91,13 @@ def describe_classes(dataset: Dataset) -> str | None:
     return f"{dataset.num_classes:,} class{'es' if dataset.num_classes > 1 else ''}{names}"
 
 
-def tell_empty(train: Dataset, test: Dataset) -> Iterator[str]:
+def tell_empty(data: Data) -> Iterator[str]:
     """Yield a sentence for each part that has no samples of some class."""
-    for part, dataset in (("training", train), ("test", test)):
-        count = dataset.num_classes
+    for name, dataset in data.parts().items():
+        part, count = {"train": "training"}.get(name, name), dataset.num_classes
         if count is None or dataset.targets.dim() > 1:
             continue
-        empty = (dataset.targets.bincount(minlength=count) == 0).nonzero().flatten().tolist()
+        empty = (dataset.samples_targets().bincount(minlength=count) == 0).nonzero().flatten().tolist()
         if empty:
             names = [dataset.class_names[i] if dataset.class_names else str(i) for i in empty]
             outputs = "; the model has an output for each all the same" if part == "training" else ""

@@ -144,7 +144,7 @@ def with_notes(data: Data) -> Data:
     """Add to the notes of ``data`` what there is to say of its classes."""
     classes = describe_classes(data.train)
     told = () if classes is None else (classes,)
-    return replace(data, notes=(*data.notes, *told, *tell_empty(data.train, data.test)))
+    return replace(data, notes=(*data.notes, *told, *tell_empty(data)))
 
 
 def _limit(dataset: Dataset, limit: int | None) -> Dataset:

@@ -70,7 +70,8 @@ def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "a
 
 def _as_given(data: Data, name: str) -> Data:
     """Check ``Data`` that the user made, and keep its own normalisation."""
-    finish(data.train, data.test, limit=None, normalize="none", source=f"data '{name}'")
+    for part in filter(None, (data.validation, data.test)):
+        finish(data.train, part, limit=None, normalize="none", source=f"data '{name}'")
     return with_notes(data)
 
 

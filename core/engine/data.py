@@ -1,4 +1,4 @@
-"""Datasets and batches: what is trained on, what is tested on, and which samples make which step."""
+"""Datasets and batches: what is trained, validated and tested on, and which samples make which step."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Dataset:
             float32 (N, …).
         num_classes: Number of classes K, or None for regression.
         class_names: One name a class, or empty.
+        rows: (M,) int64: which of the N are its samples; None: all. So two parts share one memory.
 
     Raises:
         DataError: The tensors do not fit this description.
@@ -38,6 +39,7 @@ class Dataset:
     targets: Tensor
     num_classes: int | None
     class_names: tuple[str, ...] = ()
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
@@ -52,9 +54,19 @@ class Dataset:
             raise DataError(f"there are {len(self.inputs)} inputs, but {len(self.targets)} targets")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise DataError(f"there are {len(self.class_names)} class names, but {self.num_classes} classes")
+        if self.rows is not None:
+            _check_rows(self.rows, len(self.inputs))
 
     def __len__(self) -> int:
-        return self.inputs.shape[0]
+        return self.inputs.shape[0] if self.rows is None else len(self.rows)
+
+    def rows_at(self, places: Tensor) -> Tensor:
+        """Return which rows of ``inputs`` and ``targets`` lie at ``places`` among the samples; int64 both."""
+        return places if self.rows is None else self.rows[places]
+
+    def samples_targets(self) -> Tensor:
+        """Return the targets of the samples alone."""
+        return self.targets if self.rows is None else self.targets[self.rows]
 
     def input_range(self) -> tuple[float, float]:
         """Return the least and the largest number of a batch's inputs; of bytes, those that there can be."""
@@ -67,7 +79,7 @@ class Dataset:
         """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs.
 
         Args:
-            indices: Which.
+            indices: Which rows, as ``rows_at`` gives them.
             spares: Where their memory comes from; new memory by default.
         """
         return in_numbers(self.stored(indices, spares), spares or BufferPool())
@@ -85,37 +97,53 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Training and test samples.
+    """Training, validation and test samples.
 
     Normalisation is applied to batches after augmentation, on the model's device.
 
     Attributes:
         train: Trained on.
-        test: Never trained on.
+        test: Never trained on, and looked at once, at the end; None: there are none.
         mean: Per channel, in units of a batch's inputs ([0, 1] for uint8 images); None: no normalisation.
         std: Per channel, > 0; None exactly when ``mean`` is.
         notes: What the user should know of how they were read, as sentences.
+        validation: Never trained on, and what a run is judged by while it goes on; None: that is ``test``.
+        held_out: Share of the training samples that was held out for ``validation``; 0 if none was.
 
     Raises:
-        DataError: Training and test data are not of one kind, or the normalisation does not fit them.
+        DataError: The parts are not of one kind, the normalisation does not fit them, or there is nothing
+            to judge by.
     """
 
     train: Dataset
-    test: Dataset
+    test: Dataset | None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
+    validation: Dataset | None = None
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
-        train, test = self.train, self.test
-        for what, a, b in (
-            ("inputs of shape", tuple(train.inputs.shape[1:]), tuple(test.inputs.shape[1:])),
-            ("targets of shape", tuple(train.targets.shape[1:]), tuple(test.targets.shape[1:])),
-            ("a number of classes of", train.num_classes, test.num_classes),
-        ):
-            if a != b:
-                raise DataError(f"the training data have {what} {a}, the test data {b}; they must agree")
-        _check_normalisation(self.mean, self.std, tuple(train.inputs.shape))
+        if self.validation is None and self.test is None:
+            raise DataError("there are neither validation nor test data; give one of them")
+        for part, dataset in self.parts().items():
+            _check_alike(part, self.train, dataset)
+        _check_normalisation(self.mean, self.std, tuple(self.train.inputs.shape))
+
+    @property
+    def judged_by(self) -> str:
+        """The part that a run is judged by while it goes on: ``"validation"``, or ``"test"`` without one."""
+        return "test" if self.validation is None else "validation"
+
+    @property
+    def judging(self) -> Dataset:
+        """That part."""
+        return next(part for part in (self.validation, self.test) if part is not None)
+
+    def parts(self) -> dict[str, Dataset]:
+        """Return those that there are, by name: ``train``, ``validation``, ``test``."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in found.items() if part is not None}
 
 
 class Normalise:
@@ -216,16 +244,16 @@ def batches(
     for step in range(first_step, steps_total):
         epoch, in_epoch = divmod(step, steps_per_epoch)
         if epoch != of_epoch:
-            of_epoch, parts = epoch, _parts(plan, seed, epoch, in_epoch)
+            of_epoch, parts = epoch, _parts(dataset, plan, seed, epoch, in_epoch)
         factor = lr_factor(step)
         # The last step of an epoch has the parts that are left.
         for micro_batch, indices in enumerate(itertools.islice(parts, per_step)):
             yield take(indices, spares), make_step(step, epoch, micro_batch, steps_total, factor)
 
 
-def _parts(plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:
-    """Yield the samples of each batch in one epoch, from that epoch's ``first_step`` on."""
-    order = epoch_order(plan.samples, seed, epoch)
+def _parts(dataset: Dataset, plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:
+    """Yield the rows of each batch in one epoch, from that epoch's ``first_step`` on."""
+    order = dataset.rows_at(epoch_order(plan.samples, seed, epoch))
     at_once = _CUT_AT_ONCE * plan.batch_size
     for begin in range(first_step * plan.batch_size * plan.grad_accum_steps, plan.samples, at_once):
         # A copy, since views would keep the whole order alive for as long as any batch is.
@@ -275,6 +303,24 @@ def _check_targets(targets: Tensor, num_classes: int | None) -> None:
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; expected (N,) torch.int64 class "
             f"numbers, or (N, {num_classes}) torch.float32 class probabilities"
         )
+
+
+def _check_rows(rows: Tensor, count: int) -> None:
+    if rows.dtype != torch.int64 or rows.dim() != 1 or len(rows) == 0:
+        raise DataError(f"rows are {rows.dtype} of shape {tuple(rows.shape)}; expected (M,) torch.int64")
+    low, high = (int(bound) for bound in rows.aminmax())
+    if low < 0 or high >= count:
+        raise DataError(f"rows reach from {low} to {high}, but there are {count} inputs")
+
+
+def _check_alike(part: str, train: Dataset, other: Dataset) -> None:
+    for what, a, b in (
+        ("inputs of shape", tuple(train.inputs.shape[1:]), tuple(other.inputs.shape[1:])),
+        ("targets of shape", tuple(train.targets.shape[1:]), tuple(other.targets.shape[1:])),
+        ("a number of classes of", train.num_classes, other.num_classes),
+    ):
+        if a != b:
+            raise DataError(f"the training data have {what} {a}, the {part} data {b}; they must agree")
 
 
 def _check_normalisation(

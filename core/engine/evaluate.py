@@ -1,14 +1,15 @@
-"""Measure a model on test data."""
+"""Measure a model on validation or test data."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ..hooks.types import Batch
 from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import preserved_rng
 from .buffers import copy_buffers, restore_buffers
@@ -27,6 +28,7 @@ def evaluate(
     device: torch.device,
     stop: StopRequest | None = None,
     unsteady: frozenset[str] = frozenset(),
+    take: Callable[[Batch, Tensor], None] | None = None,
 ) -> dict[str, float] | None:
     """Return the mean loss and the metric over ``dataset``.
 
@@ -43,6 +45,7 @@ def evaluate(
         device: Where the model is.
         stop: Looked at before each batch; once it is made, no more are measured.
         unsteady: Names of parameters and buffers that the model changes in evaluation.
+        take: Given each batch, and the model's outputs for it, on ``device``; they are not to be kept.
 
     Raises:
         DataError: The model's outputs for a batch do not fit loss and metric.
@@ -58,13 +61,16 @@ def evaluate(
         for begin in range(0, len(dataset), batch_size):
             if stop is not None and stop.is_made():
                 return None
-            batch = dataset.batch(torch.arange(begin, min(begin + batch_size, len(dataset))))
+            places = torch.arange(begin, min(begin + batch_size, len(dataset)))
+            batch = dataset.batch(dataset.rows_at(places))
             targets = batch.targets.to(device)
             outputs = model(normalise(batch.inputs.to(device)))
             objective.check_outputs(outputs, targets, batch.num_classes)
             loss_sum += precise_loss(objective, outputs, targets) * len(batch)
             judged &= objective.metric.can_judge(outputs)
             objective.metric.update(measured, outputs, targets)
+            if take is not None:
+                take(batch, outputs)
     return {
         "loss": loss_sum.item() / len(dataset),
         objective.metric_name: float(measured.compute()) if judged else math.nan,

@@ -79,7 +79,7 @@ class Objective:
             measured.compute()
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             raise DataError(
-                f"metric '{self.metric_name}' cannot be computed for the test data: {error}"
+                f"metric '{self.metric_name}' cannot be computed for these data: {error}"
             ) from error
 
     def check_outputs(self, outputs: Any, targets: Tensor, num_classes: int | None) -> None:

@@ -38,6 +38,7 @@ class Session:
         resumed: It goes on from a checkpoint.
         first_step: Steps that it had taken then.
         raised: What each plugin last raised in its first step.
+        test_metrics: What the test at the end has come to; empty before it, and without test data.
         eval_every: Steps from one evaluation to the next; an epoch's if the job does not say.
         checkpoint_every: Likewise, of checkpoints.
     """
@@ -59,6 +60,7 @@ class Session:
     resumed: bool = False
     first_step: int = 0
     raised: dict[str, str] = field(default_factory=dict)
+    test_metrics: dict[str, float] = field(default_factory=dict)
     eval_every: int = field(init=False)
     checkpoint_every: int = field(init=False)
 

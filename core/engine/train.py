@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +19,9 @@ from ..reproducibility.deterministic import repeatable
 from ..reproducibility.seeding import seed_run
 from .checkpoints.checkpoint import Describe
 from .checkpoints.fingerprint import Comparison, Fingerprint
-from .data import Normalise, batches
+from .data import Dataset, Normalise, batches
 from .driver import Driver
-from .evaluate import evaluate
+from .final_evaluation import evaluate_finally, measure, tell_not_finite
 from .forks import ending_forks
 from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
@@ -46,8 +45,8 @@ class Result:
         status: How it ended; a fault that ends it is raised instead.
         steps: Optimizer steps finished, those before a resume included.
         epochs: Passes over the training data finished, rounded down.
-        final_metrics: ``loss`` and the job's metric on the test data, as last evaluated; after an
-            interruption that may be earlier than the last step, or empty.
+        final_metrics: ``loss`` and the job's metric on the validation data, or on the test data where those
+            judge, as last evaluated; after an interruption that may be earlier than the last step, or empty.
         best_metric: The best value of the metric, None if it was never evaluated.
         best_step: Where it was reached.
         weights_sha256: Over names, dtypes, shapes and bytes of parameters and buffers.
@@ -56,6 +55,8 @@ class Result:
         steps_per_second: Steps of this call by that time; 0 if there were none.
         final_metrics_step: Steps finished when those were evaluated, None if they were not.
         steps_given_up: Steps that were finished, and are not among ``steps``, as the next one was cut off.
+        judged_by: What ``final_metrics`` and ``best_metric`` are of: ``"validation"`` or ``"test"``.
+        test_metrics: The same figures on the test data, of a run that has come to its end; else empty.
     """
 
     status: Status
@@ -70,6 +71,8 @@ class Result:
     steps_per_second: float
     final_metrics_step: int | None = None
     steps_given_up: int = 0
+    judged_by: str = "test"
+    test_metrics: dict[str, float] = field(default_factory=dict)
 
 
 @repeatable()
@@ -105,7 +108,8 @@ def train(
             except anything else:                              # the model's, the loss's, a full disk's
                 restore the snapshot, write it, end with the error
 
-    The end of the run is always evaluated and, if ``checkpoints`` is given, kept.
+    The end of the run is always evaluated and, if ``checkpoints`` is given, kept. Then, once, the test data
+    are looked at: all that is decided meanwhile follows from the validation data, where there are such.
     The caller closes ``hooks``.
 
     Args:
@@ -188,21 +192,30 @@ def train(
         steps_per_second=(progress.step - run.first_step) / seconds,
         final_metrics_step=progress.evaluated_step if progress.metrics else None,
         steps_given_up=run.steps_given_up,
+        judged_by=run.setup.data.judged_by,
+        test_metrics=dict(run.test_metrics),
     )
 
 
 def _info(run: Session) -> RunInfo:
+    data = run.setup.data
     return RunInfo(
         first_step=run.progress.step,
         steps_total=run.setup.steps_total,
         steps_per_epoch=run.setup.plan.steps_per_epoch,
-        train_samples=len(run.setup.data.train),
-        test_samples=len(run.setup.data.test),
+        train_samples=len(data.train),
+        test_samples=_count(data.test),
         parameters=sum(tensor.numel() for tensor in named_parameters(run.state.model).values()),
         device=str(run.state.device),
         metric=run.setup.config.metric,
         higher_is_better=run.setup.objective.metric.higher_is_better,
+        validation_samples=_count(data.validation),
+        judged_by=data.judged_by,
     )
+
+
+def _count(part: Dataset | None) -> int:
+    return 0 if part is None else len(part)
 
 
 def _keep_first(run: Session) -> None:
@@ -248,7 +261,7 @@ def _train_from_here(run: Session) -> Status:
             _one_step(run, stream)
     judged = run.progress.evaluated_step == run.progress.step or _evaluate(run)
     keep_last(run)
-    if not judged:
+    if not judged or not evaluate_finally(run):
         return "interrupted"
     if run.state.drivers:
         _tell_trained(run)
@@ -331,17 +344,7 @@ def _evaluate(run: Session) -> bool:
         Whether it came to its end; the run is to stop if not.
     """
     config, progress = run.setup.config, run.progress
-    with ending_forks():
-        metrics = evaluate(
-            run.state.model,
-            run.setup.data.test,
-            run.setup.objective,
-            run.stepper.normalise,
-            batch_size=config.eval_batch_size,
-            device=run.state.device,
-            stop=run.stop,
-            unsteady=run.setup.tried.unsteady,
-        )
+    metrics = measure(run, run.setup.data.judging)
     if metrics is None:
         return False
     if run.checkpointed_step == progress.step:
@@ -356,11 +359,7 @@ def _evaluate(run: Session) -> bool:
         min_delta=0.0 if early is None else early.min_delta,
     )
     run.observer.evaluated(progress.step, run.setup.plan.epoch(progress.step), metrics, best=best)
-    if math.isnan(metrics[config.metric]):
-        run.observer.event(
-            f"at step {progress.step} the model's outputs for test samples are not finite: {config.metric} "
-            "is NaN, which is no improvement and never the best; a lower learning rate, or gradclip, may help"
-        )
+    tell_not_finite(run, run.setup.data.judged_by, metrics)
     if progress.stopped_early and early is not None:
         run.observer.event(
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "

@@ -67,7 +67,8 @@ def try_out(setup: Setup) -> Tried:
         told = tuple(before.told())
     with before.restored(setup.device):
         # No more at once than in training, which takes long enough: what fails is the form, not the number.
-        trial.evaluate(data.test, setup.config.eval_batch_size, most=first)
+        for part in filter(None, (data.validation, data.test)):
+            trial.evaluate(part, setup.config.eval_batch_size, most=first)
         unsteady = before.unsteady()
     return Tried(told, unsteady)
 
@@ -87,7 +88,7 @@ def try_together(model: nn.Module, data: Data, config: TrainConfig, frozen: Coll
     """
     setup = Setup.of(model, data, config, frozen)
     setup = replace(setup, tried=try_out(setup))
-    setup.objective.try_metric(data.test)
+    setup.objective.try_metric(data.judging)
     return setup
 
 
@@ -136,7 +137,7 @@ class _Trial:
 
     def _outputs(self, dataset: Dataset, indices: Tensor, mode: str) -> tuple[Tensor, Tensor]:
         """Return what the model makes of a batch, and the targets, on the device."""
-        batch = dataset.batch(indices)
+        batch = dataset.batch(dataset.rows_at(indices))
         inputs = self.normalise(batch.inputs.to(self.device))
         shape = tuple(inputs.shape)
         what = f"the model failed on a batch of {len(batch)} in {mode} mode, with inputs of shape {shape}"

@@ -10,6 +10,8 @@
         evaluated(step, epoch, metrics, best) # when one is due
         position() -> plain data              # for each snapshot
         checkpointed(step, path)              # when one is due
+    predicted(part, batch, outputs)           # at the end of a run that comes to it, for each batch
+    tested(step, epoch, metrics)              # then, where there are test data that judged nothing before
     rolled_back(to_step, position)            # after a plugin's fault, and when a run is resumed
     event(message)                            # at any time
 
@@ -22,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ..hooks.types import Batch, Report, StepInfo
 from .interface import Plugin
@@ -36,11 +40,13 @@ class RunInfo:
         steps_total: Optimizer steps that the job asks for.
         steps_per_epoch: Optimizer steps in one pass over the training data.
         train_samples: Samples in the training data.
-        test_samples: Samples in the test data.
+        test_samples: Samples in the test data; 0 if there are none.
         parameters: Numbers in the model's parameters, tied ones once.
         device: ``"cpu"``, ``"cuda:0"``, ….
         metric: Name of the job's metric, a key of what ``evaluated`` gets.
         higher_is_better: Direction of the metric.
+        validation_samples: Samples in the validation data; 0 if there are none.
+        judged_by: The part that ``evaluated`` tells of: ``"validation"``, or ``"test"`` without one.
     """
 
     first_step: int
@@ -52,6 +58,8 @@ class RunInfo:
     device: str
     metric: str
     higher_is_better: bool
+    validation_samples: int = 0
+    judged_by: str = "test"
 
 
 class Observer:
@@ -88,13 +96,38 @@ class Observer:
         """
 
     def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
-        """Take an evaluation on the test data.
+        """Take an evaluation on the part of the data that the run is judged by, ``RunInfo.judged_by``.
 
         Args:
             step: Steps finished.
             epoch: Passes over the training data finished, rounded down.
             metrics: ``loss`` and the job's metric, by name.
             best: Whether the metric is the best so far.
+        """
+
+    def wants_predictions(self) -> bool:
+        """Tell whether ``predicted`` is to be called: one more pass where test data have judged already."""
+        return False
+
+    def predicted(self, part: str, batch: Batch, outputs: Tensor) -> None:
+        """Take what the finished model makes of a batch of the part that the run's last figures are of.
+
+        Called for all batches of it in order, if ``wants_predictions``; anew from the first in a run that is
+        resumed after it was stopped meanwhile.
+
+        Args:
+            part: ``"test"``, or ``"validation"`` where there are no test data.
+            batch: Not normalised, on the CPU; ``batch.indices`` are the samples' places in what was read.
+            outputs: The model's, on its device; like ``batch``, valid during the call only.
+        """
+
+    def tested(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take the one evaluation on the test data, at the end of a run that was judged by others.
+
+        Args:
+            step: Steps after which the model had these weights; with ``restore_best`` the best's.
+            epoch: As in ``evaluated``.
+            metrics: As there.
         """
 
     def checkpointed(self, step: int, path: Path) -> None:

@@ -85,6 +85,8 @@ class RunEntry(TypedDict, total=False):
     error: Text
     final_metrics: Annotated[dict[Name, Number | None], msgspec.Meta(max_length=64)]
     final_metrics_step: Count
+    judged_by: Name
+    test_metrics: Annotated[dict[Name, Number | None], msgspec.Meta(max_length=64)]
     best_metric: Number
     best_step: Count
     steps: Count

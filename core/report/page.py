@@ -158,17 +158,22 @@ def render(run: RunData) -> str:
 def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
     """Yield label, figure and remark of what a reader wants first."""
     record, metric = run.record, str(run.info.get("metric", ""))
+    part, judging = run.judging
     metrics = record.get("final_metrics") or {
-        name: series.values[-1] for name, series in run.test.items() if series.values
+        name: series.values[-1] for name, series in judging.items() if series.values
     }
+    tested = record.get("test_metrics", {}) if part != "test" else {}
     steps = record.get("steps")
+    if metric in tested:
+        yield f"Test {_words(metric)}", _metric(metric, tested[metric]), "looked at once, at the end"
     if metric in metrics:
         best = record.get("best_metric")
         remark = f"best {_metric(metric, best)} at step {record.get('best_step')}" if best is not None else ""
-        yield f"Test {_words(metric)}", _metric(metric, metrics[metric]), remark
+        yield f"{part.capitalize()} {_words(metric)}", _metric(metric, metrics[metric]), remark
     if "loss" in metrics:
         at = record.get("final_metrics_step")
-        yield "Test loss", _number(metrics["loss"]), "" if at in (None, steps) else f"at step {at}"
+        remark = "" if at in (None, steps) else f"at step {at}"
+        yield f"{part.capitalize()} loss", _number(metrics["loss"]), remark
     if steps is None and "loss" in run.train:
         steps = run.train["loss"].steps[-1] + 1
     if steps is not None:
@@ -190,17 +195,18 @@ def _curves(run: RunData) -> Iterator[Figure]:
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
     losses = [
         Curve(name, series["loss"].steps, series["loss"].values)
-        for name, series in (("train", run.train), ("test", run.test))
+        for name, series in (("train", run.train), run.judging)
         if "loss" in series
     ]
     if losses:
         yield Figure(
             "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
         )
-    for i, (name, series) in enumerate(itertools.islice(run.test.items(), MAX_CHARTS)):
+    part, judging = run.judging
+    for i, (name, series) in enumerate(itertools.islice(judging.items(), MAX_CHARTS)):
         if name != "loss":
-            title = f"Test {_words(name)}"
-            yield Figure(title, line_chart(f"test{i}", f"{title} by step", [series], marks=marks))
+            title = f"{part.capitalize()} {_words(name)}"
+            yield Figure(title, line_chart(f"{part}{i}", f"{title} by step", [series], marks=marks))
     factor = run.train.get("lr_factor")
     if factor is not None and len(set(factor.values)) > 1:
         yield Figure(

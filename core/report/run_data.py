@@ -123,7 +123,8 @@ class RunData:
         entries: Its plugins.
         info: What was known before the first step; empty if it never came to that.
         train: ``loss`` and ``lr_factor`` over steps.
-        test: Metric to its values over steps.
+        validation: Metric to its values over steps.
+        test: Likewise; one value of each, at the end, where validation data judge.
         plugins: Plugin to name to numbers over steps.
         layers: Plugin to histograms over steps.
         pictures: Plugin to name to its latest picture's file, among the reports.
@@ -139,6 +140,7 @@ class RunData:
     entries: Sequence[PluginEntry]
     info: InfoEntry
     train: Mapping[str, Curve]
+    validation: Mapping[str, Curve]
     test: Mapping[str, Curve]
     plugins: Mapping[str, Mapping[str, Curve]]
     layers: Mapping[str, Mapping[str, Layer]]
@@ -148,6 +150,11 @@ class RunData:
     samples: Sequence[SampleEntry]
     job: str
     left_out: LeftOut
+
+    @property
+    def judging(self) -> tuple[str, Mapping[str, Curve]]:
+        """The part of the data that judges the run, and the curves of it."""
+        return ("validation", self.validation) if self.validation else ("test", self.test)
 
 
 @dataclass(slots=True)
@@ -280,7 +287,7 @@ def read_run(folder: Path) -> RunData:
     reader = _Reader(folder)
     _look_around(reader)
     info: dict[str, Any] = {}
-    numbers: dict[str, _Numbers] = {"train": _Numbers(), "test": _Numbers()}
+    numbers = {kind: _Numbers() for kind in ("train", "validation", "test")}
     plugins: dict[str, _Numbers] = {}
     for record in reader.records(METRICS, bounds_of(MAX_METRICS_BYTES), _of_metrics):
         kind = record["kind"]
@@ -300,6 +307,7 @@ def read_run(folder: Path) -> RunData:
         entries=_plugin_entries(reader, run),
         info=reader.fitting(f"{METRICS}, kind run", info, InfoEntry),
         train=numbers["train"].series,
+        validation=numbers["validation"].series,
         test=numbers["test"].series,
         plugins={name: one.series for name, one in plugins.items()},
         layers=layers,
@@ -315,7 +323,9 @@ def read_run(folder: Path) -> RunData:
 def _of_metrics(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return a record of a kind that there is, a plugin's with its name."""
     kind, plugin = record.get("kind"), record.get("plugin")
-    is_known = kind in ("run", "train", "test") or (kind == "plugin" and isinstance(plugin, str))
+    is_known = kind in ("run", "train", "validation", "test") or (
+        kind == "plugin" and isinstance(plugin, str)
+    )
     return record if is_known else None
 
 

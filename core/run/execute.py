@@ -172,6 +172,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         str(prepared.setup.device),
         model=_model_record(prepared, folder, resume=resume),
         data_notes=prepared.setup.data.notes,
+        judged_by=prepared.setup.data.judged_by,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
         resumed=earlier.resumed + resume,
@@ -311,7 +312,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
     with ExitStack() as stack:
         sandbox = _sandbox(prepared.plugins, options, stack)
         # Imports torchmetrics, while the process that plugins are forked from imports what optimizers need.
-        setup.objective.try_metric(setup.data.test)
+        setup.objective.try_metric(setup.data.judging)
         hooks = Hooks(setup.config.seed, keeper)
         stack.callback(hooks.close)
         # Before that: what is told of plugins at their end must not change what became of the run.

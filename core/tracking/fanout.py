@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..hooks.errors import RunAbortedError
 from ..hooks.types import Batch, Report, StepInfo
 from ..plugins.interface import Plugin
@@ -74,6 +76,17 @@ class Fanout(Observer):
     def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
         for observer in self._all:
             observer.evaluated(step, epoch, metrics, best=best)
+
+    def wants_predictions(self) -> bool:
+        return any(observer.wants_predictions() for observer in self._all)
+
+    def predicted(self, part: str, batch: Batch, outputs: Tensor) -> None:
+        for observer in self._all:
+            observer.predicted(part, batch, outputs)
+
+    def tested(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        for observer in self._all:
+            observer.tested(step, epoch, metrics)
 
     def checkpointed(self, step: int, path: Path) -> None:
         for observer in self._all:

@@ -42,7 +42,7 @@ MAX_REPORTERS = 64
 #: How far the first report of a plugin is looked for, behind damaged lines.
 _FIRST_REPORT = Bounds(2 * MAX_LINE_BYTES, 16)
 #: What the tags of the run's own curves and pictures begin with.
-OWN_TAGS = frozenset({"train", "test", SAMPLES})
+OWN_TAGS = frozenset({"train", "validation", "test", SAMPLES})
 
 #: Images of the first batch that are kept.
 MAX_SAMPLES = 32
@@ -86,6 +86,7 @@ class MetricsLog(Observer):
         self._stores: dict[str, PluginStore] = {}
         self._earlier: list[str] | None = None
         self._finished = 0
+        self._judged_by = "test"
         self._loss_every = 1
         self._ahead: dict[int, dict[str, _Logged]] = {}
         self._observers: set[str] = set()
@@ -105,7 +106,7 @@ class MetricsLog(Observer):
 
     def started(self, info: RunInfo) -> None:
         """Write what is known before the first step."""
-        self._finished = info.first_step
+        self._finished, self._judged_by = info.first_step, info.judged_by
         self._loss_every = GPU_LOSS_EVERY if info.device.startswith("cuda") else 1
         with explain_disk_faults(self._folder):
             if info.first_step == 0:
@@ -150,7 +151,13 @@ class MetricsLog(Observer):
     def evaluated(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
         """Write the numbers of an evaluation."""
         with explain_disk_faults(self._folder):
-            self._write("test", step, epoch, metrics, best=best, time=round(time.time(), 3))
+            self._write(self._judged_by, step, epoch, metrics, best=best, time=round(time.time(), 3))
+            self._board.flush()
+
+    def tested(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write the numbers of the test at the end."""
+        with explain_disk_faults(self._folder):
+            self._write("test", step, epoch, metrics, time=round(time.time(), 3))
             self._board.flush()
 
     def position(self) -> Any:
@@ -328,4 +335,4 @@ def _is_before(record: Mapping[str, Any] | None, step: int) -> bool:
     number = (record or {}).get("step")
     if not isinstance(number, int):
         return False
-    return number <= step if (record or {}).get("kind") in {"run", "test"} else number < step
+    return number <= step if (record or {}).get("kind") in {"run", "validation", "test"} else number < step

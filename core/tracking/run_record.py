@@ -56,6 +56,7 @@ class RunRecord(Observer):
         device: Where the loop runs.
         model: What ``model.json`` says; None writes none.
         data_notes: What there is to know of the data, as sentences.
+        judged_by: Part of the data that the run is judged by: ``validation`` or ``test``.
         status: ``running``, ``completed``, ``stopped_early``, ``interrupted``, ``aborted`` or ``failed``.
         error: Why it was aborted or failed.
         result: What the engine returned, if it did.
@@ -79,6 +80,7 @@ class RunRecord(Observer):
     device: str
     model: ModelRecord | None = None
     data_notes: Sequence[str] = ()
+    judged_by: str = "test"
     status: str = "running"
     error: str | None = None
     result: Result | None = None
@@ -177,6 +179,8 @@ class RunRecord(Observer):
             "error": self.error,
             "final_metrics": {} if result is None else result.final_metrics,
             "final_metrics_step": None if result is None else result.final_metrics_step,
+            "judged_by": self.judged_by,
+            "test_metrics": {} if result is None else result.test_metrics,
             "best_metric": None if result is None else result.best_metric,
             "best_step": None if result is None else result.best_step,
             "steps": None if result is None else result.steps,

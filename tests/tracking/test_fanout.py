@@ -40,7 +40,7 @@ def test_everything_is_passed_on_to_each_but_the_question_where_the_record_ends(
     assert keeper.calls == given
     assert (returned["position"], returned["wants_loss"]) == (7, True)
     # Whether the loss is read is known once one wants it.
-    asked = [call for call in given if call[0] not in {"position", "wants_loss"}]
+    asked = [call for call in given if call[0] not in {"position", "wants_loss", "wants_predictions"}]
     assert [other.calls for other in others] == [asked, asked]
 
 
@@ -51,4 +51,5 @@ def test_the_loss_is_read_where_only_the_last_wants_it_and_nowhere_else():
 
 def test_an_observer_takes_no_notice_and_asks_for_nothing():
     _, returned = call_all(Observer())
-    assert {name: answer for name, answer in returned.items() if answer is not None} == {"wants_loss": False}
+    answers = {name: answer for name, answer in returned.items() if answer is not None}
+    assert answers == {"wants_loss": False, "wants_predictions": False}

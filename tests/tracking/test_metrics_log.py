@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import json
@@ -346,7 +347,7 @@ def tags(folder: Path, kind: str) -> dict[str, list]:
     return {tag: take(tag) for tag in board.Tags()[kind]}
 
 
-@pytest.mark.parametrize("plugin", ["train", "test", "samples"])
+@pytest.mark.parametrize("plugin", ["train", "validation", "test", "samples"])
 def test_no_plugin_writes_into_the_runs_own_curves(tmp_path, plugin):
     images = Batch(torch.rand(1, 1, 6, 6), torch.tensor([0]), torch.arange(1), 2)
     forged = Report(
@@ -355,21 +356,25 @@ def test_no_plugin_writes_into_the_runs_own_curves(tmp_path, plugin):
         {"00": torch.ones(4, 4).byte()},
     )
     with MetricsLog(tmp_path, class_names=("a", "b")) as recorder:
-        recorder.started(INFO)
+        recorder.started(dataclasses.replace(INFO, judged_by="validation"))
         recorder.sampled(images, StepInfo(0))
         recorder.reported(plugin, StepInfo(0), {"lr_factor": 9.0}, forged)
         recorder.step(StepInfo(0), 1.0, 64)
         recorder.evaluated(1, 0, {"loss": 0.5, "accuracy": 0.25}, best=True)
+        recorder.tested(1, 0, {"loss": 0.4, "accuracy": 0.75})
     scalars = tags(tmp_path, "scalars")
-    own = {"train/loss", "train/lr_factor", "test/loss", "test/accuracy"}
+    judged = {f"{part}/{name}" for part in ("validation", "test") for name in ("loss", "accuracy")}
+    own = {"train/loss", "train/lr_factor", *judged}
     assert {tag.partition("/")[0] for tag in own} | {"samples"} == OWN_TAGS
     assert scalars.keys() == own | {f"plugin:{plugin}/{name}" for name in ("loss", "accuracy", "lr_factor")}
-    assert [event.value for event in scalars["test/accuracy"]] == [0.25]
+    assert [event.value for event in scalars["validation/accuracy"]] == [0.25]
+    assert [event.value for event in scalars["test/accuracy"]] == [0.75]
     assert tags(tmp_path, "images").keys() == {"samples/00", f"plugin:{plugin}/00"}
     assert tags(tmp_path, "histograms").keys() == {f"plugin:{plugin}/loss"}
     # In the other files a plugin's numbers are told apart by their kind.
     found = read_run(tmp_path)
-    assert found.test["accuracy"].values == [0.25]
+    assert found.validation["accuracy"].values == [0.25]
+    assert found.test["accuracy"].values == [0.75]
     assert found.train["loss"].values == [1.0]
     assert found.plugins[plugin]["accuracy"].values == [0.999]
 
