@@ -16,6 +16,8 @@ from ..tracking import run_folder
 from ..tracking.folder_lock import FolderTakenError
 from .launch import Launch
 from .run_display import RunDisplay
+from .start_block import start_lines
+from .views import terminal_width
 
 
 def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZygote) -> RunOutcome:
@@ -33,14 +35,17 @@ def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZyg
     request = launch.request
     here = _working_folder()
     with _explain_missing_base(base):
-        prepared = prepare(job_file, base, tell=launch.tell)
+        prepared = prepare(job_file, base, tell=launch.tell, macs=request.macs)
     if request.resume is not None:
         _check_length(request.resume, prepared.setup.steps_total)
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.
     start = Path() if _working_folder() == here else here
     view, tell = launch.make_view()
     launch.display = RunDisplay(
-        view, resumed=request.resume is not None, trace=tell if request.debug else None
+        view,
+        resumed=request.resume is not None,
+        start=start_lines(prepared.start, terminal_width()),
+        trace=tell if request.debug else None,
     )
     told_by, launch.stop.tell = launch.stop.tell, tell
     try:

@@ -81,6 +81,7 @@ class RunDisplay(Observer):
         view: Where to show it.
         clock: Seconds, never going back.
         resumed: Whether the run goes on from a checkpoint, be it the first.
+        start: Lines that tell what is run, on what.
         trace: Takes the traceback of a plugin's fault after which the run goes on; None shows none.
     """
 
@@ -90,10 +91,12 @@ class RunDisplay(Observer):
         clock: Callable[[], float] = time.monotonic,
         *,
         resumed: bool = False,
+        start: Sequence[str] = (),
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.view = view
         self._resumed = resumed
+        self._start = start
         self._trace = trace
         self._traced: dict[str, str] = {}
         self.status = Status()
@@ -108,15 +111,12 @@ class RunDisplay(Observer):
             self.view.line(line)
 
     def started(self, info: RunInfo) -> None:
-        """Show sizes."""
+        """Show what is run."""
         self.status.info = info
-        self.status.step = info.first_step
         # The rate is counted from the end of the first step, which is slower than any that follows.
-        self.view.line(
-            f"{info.parameters:,} parameters on {info.device}; "
-            f"{_samples_words(info)} samples; "
-            f"{info.steps_total:,} steps, {info.steps_per_epoch:,} an epoch"
-        )
+        self.status.step = info.first_step
+        for line in self._start:
+            self.view.line(line)
         if self._resumed or info.first_step:
             self.view.line(f"resumed after step {info.first_step}")
 
@@ -239,13 +239,6 @@ def metric_words(part: str, metrics: Mapping[str, float]) -> list[str]:
 
 def _judgement_words(status: Status) -> list[str]:
     return metric_words(status.info.judged_by if status.info else "validation", status.metrics)
-
-
-def _samples_words(info: RunInfo) -> str:
-    """Return how many samples each part has that there is, as in ``9,000 training and 1,000 validation``."""
-    parts = {"training": info.train_samples, "validation": info.validation_samples, "test": info.test_samples}
-    *some, last = [f"{count:,} {part}" for part, count in parts.items() if count]
-    return f"{', '.join(some)} and {last}"
 
 
 def status_words(status: Status, *, with_metrics: bool = True) -> list[str]:

@@ -34,6 +34,7 @@ class TrainRequest:
         quiet: Show the result only.
         debug: Show the tracebacks of plugins' faults.
         observers: Told what happens, beside what shows it.
+        macs: Count the multiplications of the model.
     """
 
     path: Path | None = None
@@ -47,6 +48,7 @@ class TrainRequest:
     quiet: bool = False
     debug: bool = False
     observers: Sequence[Observer] = ()
+    macs: bool = False
 
 
 def nothing_to_do(request: TrainRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -27,6 +28,11 @@ def choose_view(*, quiet: bool) -> View:
 def beside(view: View, otherwise: Callable[[str], None]) -> Callable[[str], None]:
     """Return what takes messages beside ``view``: itself where it draws, as they must not cut its picture."""
     return view.line if isinstance(view, TerminalView) else otherwise
+
+
+def terminal_width() -> int | None:
+    """Return the characters of a line of the terminal, or None if the output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say(text: str) -> None:

@@ -224,6 +224,9 @@ def train(
     ] = None,
     *,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
+    macs: Annotated[
+        bool, typer.Option("--macs", help="Count the multiplications of the model, and tell at the start.")
+    ] = False,
 ) -> None:
     """Train the model that a job describes."""
     if job is None and resume is None:
@@ -249,6 +252,7 @@ def train(
             accept=accept or (),
             quiet=quiet,
             debug=context.meta.get(_DEBUG, False),
+            macs=macs,
         )
         status = train_job(request, stop)
     raise typer.Exit(status)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -22,10 +22,12 @@ class Tried:
     Attributes:
         told: What the user should know, as sentences.
         unsteady: Names of the parameters and buffers that evaluation changes, unless they are put back.
+        shapes: What the modules return for one sample, by ``noting_shapes``.
     """
 
     told: tuple[str, ...] = ()
     unsteady: frozenset[str] = frozenset()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

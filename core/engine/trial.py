@@ -27,6 +27,7 @@ from .data import Data, Dataset, Normalise
 from .evaluate import evaluating, precise_loss
 from .extra_state import copy_extra_state, load_extra_state
 from .forks import ending_forks
+from .layer_shapes import count_macs, noting_shapes
 from .objective import Objective
 from .setup import Setup, Tried
 from .tensor_names import named_buffers, named_parameters
@@ -65,12 +66,22 @@ def try_out(setup: Setup) -> Tried:
         for size in sorted({first, last}, reverse=True):
             trial.backward(data.train, torch.arange(size))
         told = tuple(before.told())
-    with before.restored(setup.device):
+    with before.restored(setup.device), noting_shapes(model) as shapes:
         # No more at once than in training, which takes long enough: what fails is the form, not the number.
         for part in filter(None, (data.validation, data.test)):
             trial.evaluate(part, setup.config.eval_batch_size, most=first)
         unsteady = before.unsteady()
-    return Tried(told, unsteady)
+    return Tried(told, unsteady, shapes)
+
+
+@repeatable()
+@ending_forks()
+def macs_a_sample(setup: Setup) -> int:
+    """Return how often the model multiplies and adds for one sample in evaluation; it leaves no trace."""
+    model, train, before = setup.model, setup.data.train, _Before(setup.model)
+    normalise = Normalise(setup.data, setup.device)
+    with before.restored(setup.device), evaluating(model):
+        return count_macs(model, normalise(train.batch(torch.arange(1)).inputs.to(setup.device)))
 
 
 def try_together(model: nn.Module, data: Data, config: TrainConfig, frozen: Collection[str] = ()) -> Setup:

@@ -173,6 +173,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         model=_model_record(prepared, folder, resume=resume),
         data_notes=prepared.setup.data.notes,
         judged_by=prepared.setup.data.judged_by,
+        start=prepared.start,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
         resumed=earlier.resumed + resume,

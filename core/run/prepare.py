@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from ..engine.checkpoints.fingerprint import Fingerprint
 from ..engine.driver import Driver
 from ..engine.session import Session
 from ..engine.setup import Setup
+from ..engine.trial import macs_a_sample
 from ..hooks.errors import IncompatiblePluginError, JobError
 from ..job.job_file import JobFile
 from .ingredients import build, check_names
@@ -22,6 +24,7 @@ from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
 from .memory_shares import with_shares
+from .start_facts import start_facts
 
 #: More threads than have so many digits are a slip, and too many for a job.
 _THREADS_DIGITS = 3
@@ -37,6 +40,7 @@ class Prepared:
         plugins: Found and checked, not started: with their options, permissions and shares.
         setup: Model, data, loss and metric, device and steps, tried together.
         fingerprint: What decides the course of the run.
+        start: What there is to tell of it before the first step, as JSON data.
         drivers: What acts on the run between its steps, in this order.
     """
 
@@ -45,6 +49,7 @@ class Prepared:
     plugins: Sequence[Planned]
     setup: Setup
     fingerprint: Fingerprint
+    start: Mapping[str, Any] = field(default_factory=dict)
     drivers: Sequence[Driver[Session]] = ()
 
 
@@ -54,6 +59,7 @@ def prepare(
     installed: Catalog | None = None,
     *,
     tell: Callable[[str], None] = lambda _: None,
+    macs: bool = False,
 ) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
@@ -62,6 +68,7 @@ def prepare(
         base: Folder that its relative paths start from.
         installed: Where to look for plugins; what is installed by default.
         tell: Told what is being done where that takes long, from another thread.
+        macs: Whether to count the multiplications of the model as well.
 
     Raises:
         JobError: With all faults that can be told without reading data.
@@ -79,7 +86,9 @@ def prepare(
         planned = with_input_range(planned, setup.data.train.input_range)
     with tell_if_slow(tell, "reading the data, to know them again when the run is resumed"):
         fingerprint = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
-    return Prepared(job_file, base, planned, setup, fingerprint)
+    names = [item.spec.name for item in planned]
+    facts = start_facts(job_file.job, names, setup, macs_a_sample(setup) if macs else None)
+    return Prepared(job_file, base, planned, setup, fingerprint, facts)
 
 
 def default_threads() -> int:
