@@ -1,7 +1,7 @@
 """Train PyTorch models with plugins you do not have to trust.
 
-This is the public API: ``train`` and ``open_run`` for programs, what hooks receive and
-return for authors of plugins, and the errors. Users of the command line need none of it.
+This is the public API: ``train``, ``open_run`` and ``load`` for programs, what hooks receive
+and return for authors of plugins, and the errors. Users of the command line need none of it.
 """
 
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         derive_seed,
         passthrough,
     )
+    from .inference.load import load
     from .job.job_file import Job
     from .plugins.observer import Observer, RunInfo
 
@@ -54,6 +55,7 @@ _ELSEWHERE = {
     "RunInfo": "plugins.observer",
     "Series": "api.finished_run",
     "connect": "hooks.connect",
+    "load": "inference.load",
     "open_run": "api.finished_run",
     "train": "api.training",
 }
@@ -92,6 +94,7 @@ __all__ = [
     "__version__",
     "connect",
     "derive_seed",
+    "load",
     "open_run",
     "passthrough",
     "train",

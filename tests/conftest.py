@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +27,28 @@ SOURCES = (
     "LICENSE",
     "CHANGELOG.md",
 )
+#: The folder for what ringfence keeps of its user's runs.
+STATE = pytest.StashKey()
 #: Names of files that runs and children write to as they go.
 LOGS = ("events.jsonl", "output", "log-*", "*.log", "stderr")
 
 
-def pytest_configure():
-    """Let SIGINT and SIGHUP end what tests start, also if a shell ignores them, for `&` and under nohup."""
+def pytest_configure(config):
+    """Let SIGINT and SIGHUP end what tests start, also if a shell ignores them, for `&` and under nohup.
+
+    What ringfence keeps of its user's runs is kept apart from the user's own, in a folder for these tests.
+    """
+    config.stash[STATE] = tempfile.TemporaryDirectory(prefix="ringfence-state-")
+    os.environ["XDG_STATE_HOME"] = config.stash[STATE].name
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_unconfigure(config):
+    """Remove the folder that ``pytest_configure`` made."""
+    config.stash[STATE].cleanup()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -53,7 +53,7 @@ FLOORS = (
     {"cli", "testing"},
     {"api"},
     {"run"},
-    {"report"},
+    {"inference", "report"},
     {"tracking", "models", "datasets"},
     {"engine", "isolation", "discovery"},
     {"job"},

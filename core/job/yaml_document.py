@@ -70,6 +70,10 @@ class Document:
     def _is_flag(self, place: str) -> bool:
         return place != self.name and not place.startswith(f"{self.name}:")
 
+    def is_flag_at(self, path: Path) -> bool:
+        """Tell whether a flag gave what is at ``path``, and no file."""
+        return self._is_flag(self.where(path))
+
     def told(self, path: Path, *, at_key: bool = False) -> str:
         """Return ``where``, with the flags that have changed what the file holds there, for a message."""
         where = self.where(path, at_key=at_key)

@@ -13,7 +13,7 @@ from ..hooks.errors import JobError
 from ..job.function_options import OptionError, check_named
 from ..job.user_code import is_import_path
 from .cnn import cnn
-from .data_shape import shape_of
+from .data_shape import Shape, shape_of
 from .mlp import mlp
 from .resnet import resnet18
 from .user_model import user_model
@@ -41,7 +41,11 @@ def build_model(name: str, options: Mapping[str, Any], data: Data, *, base: Path
         JobError: Name or options are wrong.
         DataError: The data does not fit the model.
     """
-    shape = shape_of(data)
+    return build_for(name, options, shape_of(data), base=base)
+
+
+def build_for(name: str, options: Mapping[str, Any], shape: Shape, *, base: Path) -> nn.Module:
+    """Build a model as ``build_model`` does, where only the shapes of its data are known."""
     if is_import_path(name):
         return user_model(name, options, shape, base)
     try:

@@ -40,7 +40,7 @@ from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
 from ..report.page import write_report
-from ..tracking import run_folder
+from ..tracking import own_runs, run_folder
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
@@ -64,6 +64,7 @@ _WRITTEN = (
     run_folder.REPORT,
     run_folder.CHECKPOINTS,
     MODEL_RECORD,
+    own_runs.NAME,
     METRICS,
     METRICS_CSV,
     EVENTS,

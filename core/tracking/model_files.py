@@ -24,7 +24,7 @@ from ..engine.checkpoints import durable_files
 from ..engine.checkpoints.checkpoint import MAX_ENGINE_BYTES, NetworkState, list_checkpoints, read_network
 from ..engine.checkpoints.manifest import MODEL, DamagedError, step_of
 from ..engine.checkpoints.retention import list_by_metric
-from ..hooks.errors import CheckpointError, visible
+from ..hooks.errors import CheckpointError, shorten, visible
 from ..plugins.machine_memory import machine_bytes
 from ..tensors import pytree, tensor_file
 from ..tensors.tensor_file import TensorFile, TensorFileError
@@ -36,6 +36,7 @@ LAST = MODEL
 BEST = "model-best.safetensors"
 _EXTRA_STATE = "extra_state"
 _BUFFERS = "buffers"
+_SHOWN = 200
 #: What loaders of others look for in a file.
 _METADATA = {"format": "pt"}
 _HEAD_BYTES = tensor_file.MAX_HEADER_BYTES + tensor_file.SIZE_BYTES
@@ -122,13 +123,14 @@ def read_state(
         record: What its ``model.json`` says.
         checkpoint: Which state; a number of steps is that one or none.
         weights: Whose weights; an average is there of the run's end only.
-        max_bytes: Of parameters and buffers; by default a quarter of this machine's memory.
+        max_bytes: Of parameters and buffers; never more than half of this machine's memory.
         tell: Told, as sentences, of what was passed over.
 
     Raises:
         CheckpointError: There is no such state, or none that is whole.
     """
-    max_bytes = machine_bytes() // 4 if max_bytes is None else max_bytes
+    half = machine_bytes() // 2
+    max_bytes = half if max_bytes is None else min(max_bytes, half)
     if weights != "model":
         return _read_average(folder, record, checkpoint, weights, max_bytes)
     candidates = _candidates(folder, checkpoint, tell)
@@ -196,9 +198,13 @@ def _check_record(state: NetworkState, record: ModelRecord, path: Path) -> None:
     own = decode_model_record(state.record, f"{path}/model.json")
     if (own.model, own.edits) != (record.model, record.edits):
         raise CheckpointError(
-            f"{path} is of another network than the run's model.json: '{visible(own.model.name)}' with "
-            f"{own.model.options} there, '{visible(record.model.name)}' with {record.model.options} here"
+            f"{path} is of another network than the run's model.json: {_network_name(own)} there, "
+            f"{_network_name(record)} here"
         )
+
+
+def _network_name(record: ModelRecord) -> str:
+    return visible(f"'{record.model.name}' with {shorten(str(record.model.options), _SHOWN)}")
 
 
 def _read_weights(folder: Path, name: str, record: ModelRecord, max_bytes: int) -> NetworkState:

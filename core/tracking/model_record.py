@@ -32,7 +32,8 @@ _LARGEST_BYTE = 255.0
 _IMAGE_DIMS = 3
 _SHOWN = 200
 
-_Side = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+#: Some models are made by trying sizes one after the other.
+_Side = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
 _Shape = Annotated[tuple[_Side, ...], msgspec.Meta(max_length=MAX_DIMS)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]

@@ -25,6 +25,7 @@ from ..plugins.interface import Plugin
 from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
 from .model_record import ModelRecord, write_model_record
+from .own_runs import note_own_run
 from .run_folder import (
     JOB,
     RECORD,
@@ -115,6 +116,7 @@ class RunRecord(Observer):
             write_text(self.folder / JOB, self.job)
             if self.model is not None:
                 write_model_record(self.folder, self.model)
+            note_own_run(self.folder, self.job, self.model)
         self.opened = True
         self.write()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ringfence.cli.run_display import QuietView, RunDisplay
+from ringfence.api.run_display import QuietView, RunDisplay
 from ringfence.hooks.errors import CheckpointError, RunAbortedError
 from ringfence.job.job_file import read_job
 from ringfence.plugins.stop_request import StopRequest

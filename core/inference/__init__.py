@@ -1,0 +1,1 @@
+"""What starts from a finished run: its network, loaded and put to use."""

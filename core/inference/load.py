@@ -1,0 +1,155 @@
+"""``ringfence.load``: the network that a run has trained, ready to be used."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.config import resolve_device
+from ..hooks.errors import DataError
+from ..tensors.byte_batch import to_numbers
+from ..tracking.model_files import CheckpointName, Tell, WeightsName, read_state
+from ..tracking.model_record import ModelRecord, read_model_record
+from ..tracking.own_runs import Permission, permitted
+from .network import build_network, fill, nbytes
+
+
+class LoadedModel(nn.Module):
+    """A network and the normalisation of what it was trained on, as one module.
+
+    Args:
+        network: In evaluation mode, on ``device``.
+        record: What ``model.json`` says of it.
+        device: Where it is.
+
+    Attributes:
+        network: The network itself, which takes normalised inputs.
+        record: What ``model.json`` says.
+        class_names: One a class, or none.
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, record: ModelRecord, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self.record = record
+        self.class_names = record.class_names
+        self.register_buffer("scale", torch.tensor(record.scale or 1.0, device=device), persistent=False)
+        self.is_normalised = record.normalisation is not None
+        if record.normalisation is not None:
+            per_channel = (1, -1) + (1,) * (len(record.input.shape) - 1)
+            for name in ("mean", "std"):
+                numbers = torch.tensor(getattr(record.normalisation, name), device=device).view(per_channel)
+                self.register_buffer(name, numbers, persistent=False)
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Return the outputs for a batch.
+
+        Args:
+            inputs: (B, …) float32 as a batch of the run has them, images in bytes as numbers from 0 to 1;
+                or, of such images, (B, C, H, W) uint8.
+
+        Raises:
+            DataError: They are of another dimension, or bytes where the run had numbers.
+        """
+        form = self.record.input
+        if inputs.dim() != len(form.shape) + 1:
+            raise DataError(
+                f"the inputs have shape {tuple(inputs.shape)}; the model takes batches, (B, "
+                f"{', '.join(map(str, form.shape))}): one sample is x[None]"
+            )
+        if inputs.dtype == torch.uint8:
+            inputs = self._numbers(inputs)
+        if self.is_normalised:
+            inputs = (inputs - self.mean) / self.std
+        return self.network(inputs)
+
+    def _numbers(self, images: Tensor) -> Tensor:
+        if self.record.scale is None:
+            raise DataError(
+                "the inputs are bytes, and the model was trained on float32; give it such numbers"
+            )
+        place = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        if images.device.type == "cpu":
+            return to_numbers(images, place)
+        # By a number of its own: a GPU would multiply by the inverse of one that the host gives it.
+        return place.copy_(images).div_(self.scale)
+
+
+def load(
+    run: str | os.PathLike[str],
+    checkpoint: CheckpointName = "best",
+    *,
+    code: str | None = None,
+    trust_code: bool = False,
+    device: str = "cpu",
+    weights: WeightsName = "model",
+) -> LoadedModel:
+    """Rebuild the network of a run, with its normalisation inside, in evaluation mode.
+
+    On the same machine, with as many threads, its outputs are those of the run's own evaluation to the bit.
+    Nothing is unpickled, and nothing that the folder names is imported but what you have permitted: a builtin
+    model needs no permission, nor does a run that you made yourself on this machine.
+
+    Args:
+        run: Folder of the run; it may be anybody's.
+        checkpoint: ``"best"`` by the job's metric, ``"last"``, or a number of steps. In place of a damaged
+            one the one before it is taken, with a warning; of a number of steps it is that one or an error.
+        code: ``module:function`` that builds the network, from your working folder and packages: for a run of
+            somebody else's, or where the code has moved since.
+        trust_code: Import and run whatever the folder names.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
+        weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the run kept such an average.
+
+    Returns:
+        Takes (B, …) float32 as the run's batches had them, or images in bytes, uint8. It has the attributes
+        ``class_names``, ``record`` (what ``model.json`` says) and ``network`` (without the normalisation).
+
+    Raises:
+        CheckpointError: The folder holds no model, or none that is whole; it is of a later series; or the
+            class has changed since (the message names what differs).
+        JobError: It names code that you have not permitted, or that cannot be imported.
+    """
+    folder = Path(run)
+
+    def warn(sentence: str) -> None:
+        warnings.warn(sentence, RuntimeWarning, stacklevel=3)
+
+    permission = permitted(folder, code=code, trust_code=trust_code)
+    return load_model(permission, checkpoint, device=device, weights=weights, tell=warn)
+
+
+def load_model(
+    permission: Permission,
+    checkpoint: CheckpointName = "best",
+    *,
+    device: str = "cpu",
+    weights: WeightsName = "model",
+    tell: Tell,
+) -> LoadedModel:
+    """Load as ``load`` does what may be followed of a folder.
+
+    Args:
+        permission: The folder, and what of it may be followed.
+        checkpoint: As there.
+        device: As there.
+        weights: As there.
+        tell: Told, as sentences, of what was passed over.
+    """
+    folder = permission.folder
+    record = read_model_record(folder)
+    choice, base = permission.model_code(record)
+    place = resolve_device(device)
+    network = build_network(choice, record, base)
+    state = read_state(folder, record, checkpoint, weights=weights, max_bytes=nbytes(network), tell=tell)
+    fill(network, state, place, whose=f"{folder}: model '{choice.name}'")
+    return LoadedModel(network, record, place)
