@@ -7,6 +7,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from .preparation import Limit, Normalize, finish
 
 #: Third byte of an IDX file to its numbers' type; all are big-endian.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = 4
+#: With 255 dimensions.
+MAX_HEADER_BYTES = _HEADER_BYTES + 4 * 255
 _IMAGES_DIMS = 3
 
 _STANDARD_NAMES = {
@@ -41,17 +44,7 @@ def read_idx(path: Path) -> Tensor:
     Source: LeCun, Cortes and Burges, "The MNIST database", section "file formats".
     """
     data = _read(path)
-    if len(data) < _HEADER_BYTES or data[0] or data[1] or data[2] not in _TYPES or not data[3]:
-        raise DataError(
-            f"{path}: starts with {data[:4].hex(' ') or 'nothing'}; an IDX file starts with 00 00, "
-            "a type (08 for bytes) and the number of dimensions"
-        )
-    dims = data[3]
-    start = _HEADER_BYTES + 4 * dims
-    if len(data) < start:
-        raise DataError(f"{path}: is cut short in its header; fetch it again")
-    shape = struct.unpack(f">{dims}I", data[_HEADER_BYTES:start])
-    dtype = np.dtype(_TYPES[data[2]])
+    start, shape, dtype = read_header(data, path)
     expected, found = math.prod(shape) * dtype.itemsize, len(data) - start
     if found != expected:
         fault = "is cut short" if found < expected else "has more than its header says"
@@ -61,6 +54,28 @@ def read_idx(path: Path) -> Tensor:
         )
     array = np.frombuffer(data, dtype, offset=start).reshape(shape)
     return torch.from_numpy(array.astype(dtype.newbyteorder("=")))
+
+
+def read_header(data: bytes, path: Path) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+    """Return where the numbers of an IDX file begin, its shape, and the type of its numbers.
+
+    Args:
+        data: Its first ``MAX_HEADER_BYTES``, or more.
+        path: For messages.
+
+    Raises:
+        DataError: It is cut short, or no IDX.
+    """
+    if len(data) < _HEADER_BYTES or data[0] or data[1] or data[2] not in _TYPES or not data[3]:
+        raise DataError(
+            f"{path}: starts with {data[:4].hex(' ') or 'nothing'}; an IDX file starts with 00 00, "
+            "a type (08 for bytes) and the number of dimensions"
+        )
+    dims = data[3]
+    start = _HEADER_BYTES + 4 * dims
+    if len(data) < start:
+        raise DataError(f"{path}: is cut short in its header; fetch it again")
+    return start, struct.unpack(f">{dims}I", data[_HEADER_BYTES:start]), np.dtype(_TYPES[data[2]])
 
 
 def idx(
@@ -163,7 +178,7 @@ def _part(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == _GZIP_MAGIC else data
+        return gzip.decompress(data) if data[:2] == GZIP_MAGIC else data
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

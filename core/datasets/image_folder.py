@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -142,7 +145,7 @@ def _read_classes(
         if not files:
             raise DataError(f"{root / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
         for file in files:
-            image = _read_image(file, size, greyscale=greyscale)
+            image = read_image(file, size, greyscale=greyscale).pixels
             expected = expected or (image.shape[1], image.shape[2])
             if image.shape[1:] != expected:
                 other = "the training images" if first is None else str(first)
@@ -160,23 +163,54 @@ def _read_classes(
     )
 
 
-def _read_image(file: Path, size: tuple[int, int] | None, *, greyscale: bool) -> Tensor:
-    """Return one image, (C, H, W) uint8, upright."""
+class Photo(NamedTuple):
+    """One image as it was read.
+
+    Attributes:
+        pixels: (C, H, W) uint8, upright.
+        size: Height and width that it had in its file, upright.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+def read_image(
+    file: Path,
+    size: tuple[int, int] | None,
+    *,
+    greyscale: bool,
+    hold: Callable[[int], AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+) -> Photo:
+    """Read one image, of 8 bits a channel, and resize it if ``size``, height and width, is another.
+
+    Args:
+        file: May be anybody's.
+        size: None leaves it as large as it is.
+        greyscale: One channel instead of three.
+        hold: Is given the pixels of the file before any is read, and entered for as long as they take memory.
+
+    Raises:
+        DataError: It cannot be read, or has too many pixels.
+    """
     try:
         with Image.open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
+            count = image.width * image.height
+            if count > MAX_PIXELS:
                 raise DataError(
                     f"{file}: has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
                 )
             if image.mode not in _MODES:
                 raise DataError(f"{file}: is of mode {image.mode}; convert it to 8 bits a channel")
-            upright = ImageOps.exif_transpose(image).convert("L" if greyscale else "RGB")
-            if size is not None and (upright.height, upright.width) != size:
-                upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            array = np.array(upright)
+            with hold(count):
+                upright = ImageOps.exif_transpose(image).convert("L" if greyscale else "RGB")
+                found = (upright.height, upright.width)
+                if size is not None and found != size:
+                    upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+                array = np.array(upright)
     except UnidentifiedImageError as error:
         raise DataError(f"{file}: is no image that can be read; remove or replace it") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: is damaged: {error}; remove or replace it") from error
     pixels = torch.from_numpy(array)
-    return pixels[None] if greyscale else pixels.permute(2, 0, 1).contiguous()
+    return Photo(pixels[None] if greyscale else pixels.permute(2, 0, 1).contiguous(), found)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -170,9 +171,7 @@ def read(data: Tensor) -> TensorFile:
         TensorFileError: It is damaged, or holds more than a limit allows.
     """
     head, body = split_file(data)
-    marks = sum(head.count(mark) for mark in (b"[", b"{", b","))
-    if head.count(b"{") > MAX_TENSORS + 2 or marks > MAX_TENSORS * NODES_PER_TENSOR:
-        raise TensorFileError(f"it has over {MAX_TENSORS} tensors, or ones of far too many dimensions")
+    check_head(head)
     return TensorFile(head, views(head, body))
 
 
@@ -180,6 +179,46 @@ def views(head: bytes, body: Tensor) -> dict[str, Tensor]:
     """Return the tensors of a file as views into ``body``, in its order.
 
     The caller has made sure that the header is small enough to parse.
+
+    Raises:
+        TensorFileError: As ``extents``.
+    """
+    return {name: _view(extent, body) for name, extent in extents(head, body.numel()).items()}
+
+
+class Extent(NamedTuple):
+    """Where a tensor lies in a file, from the end of the head.
+
+    Attributes:
+        dtype: Of its numbers.
+        shape: Any.
+        begin: Its first byte.
+        end: The one after its last.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def check_head(head: bytes) -> None:
+    """Check that a head is of no more than can be parsed.
+
+    Raises:
+        TensorFileError: It is.
+    """
+    marks = sum(head.count(mark) for mark in (b"[", b"{", b","))
+    if head.count(b"{") > MAX_TENSORS + 2 or marks > MAX_TENSORS * NODES_PER_TENSOR:
+        raise TensorFileError(f"it has over {MAX_TENSORS} tensors, or ones of far too many dimensions")
+
+
+def extents(head: bytes, body_bytes: int) -> dict[str, Extent]:
+    """Return name to extent of the tensors of a file, in its order.
+
+    Args:
+        head: Small enough to parse, as ``check_head`` sees to.
+        body_bytes: Length of what comes after it.
 
     Raises:
         TensorFileError: The header is damaged, or does not fit the bytes: what it claims has to
@@ -196,9 +235,9 @@ def views(head: bytes, body: Tensor) -> dict[str, Tensor]:
         if entry.data_offsets[0] != end:
             raise TensorFileError("its tensors overlap, or leave bytes between them")
         end = entry.data_offsets[1]
-        found[name] = _view(entry, body)
-    if end != body.numel():
-        raise TensorFileError(f"its header tells of {end} bytes of tensors; it has {body.numel()}")
+        found[name] = _extent(entry, body_bytes)
+    if end != body_bytes:
+        raise TensorFileError(f"its header tells of {end} bytes of tensors; it has {body_bytes}")
     return found
 
 
@@ -208,7 +247,7 @@ def shorten(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _view(entry: _Entry, body: Tensor) -> Tensor:
+def _extent(entry: _Entry, body_bytes: int) -> Extent:
     dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
         raise TensorFileError("it has a tensor of a type that is not known here")
@@ -217,16 +256,20 @@ def _view(entry: _Entry, body: Tensor) -> Tensor:
     if not all(0 <= n < _MAX_DIMENSION for n in entry.shape):
         raise TensorFileError("it has a tensor whose shape is impossible")
     begin, end = entry.data_offsets
-    if math.prod(n for n in entry.shape if n) > _MAX_NUMBERS or begin < 0 or end > body.numel():
+    if math.prod(n for n in entry.shape if n) > _MAX_NUMBERS or begin < 0 or end > body_bytes:
         raise TensorFileError("it has a tensor that is larger than the file")
     if math.prod(entry.shape) * dtype.itemsize != end - begin:
         raise TensorFileError("it has a tensor whose shape and length do not fit")
-    part = body[begin:end]
-    if dtype is torch.bool and bool((part > 1).any()):
+    return Extent(dtype, tuple(entry.shape), begin, end)
+
+
+def _view(extent: Extent, body: Tensor) -> Tensor:
+    part = body[extent.begin : extent.end]
+    if extent.dtype is torch.bool and bool((part > 1).any()):
         raise TensorFileError("it has a truth value that is neither true nor false")
-    if part.storage_offset() % dtype.itemsize:
+    if part.storage_offset() % extent.dtype.itemsize:
         part = part.clone()
-    return part.view(dtype).view(entry.shape)
+    return part.view(extent.dtype).view(extent.shape)
 
 
 def _on_host(name: str, tensor: Tensor) -> Tensor:

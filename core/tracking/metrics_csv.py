@@ -42,9 +42,9 @@ def write_metrics_csv(folder: Path) -> None:
     tree.write(METRICS_CSV, _chunks(tree))
 
 
-def text_cell(text: str) -> str:
-    """Return a stranger's text as a cell that no spreadsheet takes as a formula."""
-    cut = text[:_MAX_TEXT]
+def text_cell(text: str, most: int = _MAX_TEXT) -> str:
+    """Return a stranger's text, cut to ``most``, as a cell that no spreadsheet takes as a formula."""
+    cut = text[:most]
     return f"'{cut}" if cut.startswith(_FORMULAS) else cut
 
 

@@ -1,0 +1,113 @@
+"""The form in which a model was given its samples, and how arrays of other forms become it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...datasets.convert import to_float32
+from ...hooks.errors import DataError
+from ...tensors.finite import is_finite
+
+_IMAGE_DIMS = 3
+_LARGEST_BYTE = 255
+_AS_BYTES = "give bytes from 0 to 255, such as (images * 255).round().astype('uint8') of ones from 0 to 1"
+_AS_NUMBERS = "give the numbers that it was trained on, in float32"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleForm:
+    """The form of one sample, as the data of training had it.
+
+    Attributes:
+        shape: Images are (C, H, W).
+        in_bytes: uint8, of which the model makes numbers from 0 to 1; otherwise float32.
+    """
+
+    shape: tuple[int, ...]
+    in_bytes: bool
+
+    @property
+    def is_image(self) -> bool:
+        """Whether samples have channels, height and width."""
+        return len(self.shape) == _IMAGE_DIMS
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample as numbers."""
+        return math.prod(self.shape) * torch.float32.itemsize
+
+    def __str__(self) -> str:
+        kind = "uint8" if self.in_bytes else "float32"
+        return f"({', '.join(map(str, self.shape))}) of {kind}"
+
+    def arranging(self, shape: tuple[int, ...], source: str) -> Callable[[Tensor], Tensor]:
+        """Return what brings samples of ``shape`` into this form's, (B, …) to (B, …).
+
+        Taken are the model's own shape; of images also (H, W, C), and (H, W) where there is one channel; and
+        rows of as many numbers as a sample has.
+
+        Args:
+            shape: Of one sample.
+            source: For messages.
+
+        Raises:
+            DataError: It does not fit.
+        """
+        target = (-1, *self.shape)
+        if shape == self.shape:
+            return lambda values: values
+        if self.is_image:
+            channels, height, width = self.shape
+            if shape == (height, width, channels):
+                return lambda values: values.permute(0, 3, 1, 2).contiguous()
+            if shape == (height, width) and channels == 1:
+                return lambda values: values[:, None]
+        if len(shape) == 1 and shape[0] == math.prod(self.shape):
+            return lambda values: values.reshape(target)
+        raise DataError(f"{source}: each sample is of shape {shape}; the model needs {self}")
+
+    def check_dtype(self, dtype: torch.dtype, source: str) -> None:
+        """Check that it can be told what the numbers of an array mean to the model.
+
+        Raises:
+            DataError: They are fractions where it takes bytes, or bytes of an image where it takes fractions.
+        """
+        if self.in_bytes and dtype.is_floating_point:
+            raise DataError(f"{source}: is of {dtype}, and the model takes images of bytes; {_AS_BYTES}")
+        if not self.in_bytes and self.is_image and dtype == torch.uint8:
+            raise DataError(f"{source}: is of {dtype}, and the model takes images of float32; {_AS_NUMBERS}")
+
+    def convert(self, values: Tensor, first: int, source: str) -> Tensor:
+        """Return samples in the form's dtype.
+
+        Args:
+            values: (B, …) of the form's shape, any kind of number.
+            first: Index of the first one, for messages.
+            source: Likewise.
+
+        Raises:
+            DataError: A number cannot be one of this form's; the message names the sample.
+        """
+        if self.in_bytes:
+            if values.dtype == torch.uint8:
+                return values
+            fits = (values >= 0) & (values <= _LARGEST_BYTE) & (values == values.to(torch.uint8))
+            _check(fits, values, first, source, f"which is no byte; {_AS_BYTES}")
+            return values.to(torch.uint8)
+        values = to_float32(values, source)
+        if not is_finite(values):
+            _check(values.isfinite(), values, first, source, "which is not finite; remove or replace it")
+        return values
+
+
+def _check(fits: Tensor, values: Tensor, first: int, source: str, what: str) -> None:
+    if fits.all():
+        return
+    sample = int((~fits).reshape(len(fits), -1).any(1).nonzero()[0])
+    number = values[sample][~fits[sample]].reshape(-1)[0].item()
+    raise DataError(f"{source}: sample {first + sample}, counted from 0, holds {number:g}, {what}")
