@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...datasets.image_folder import MAX_PIXELS, SUFFIXES, read_image
 from ...hooks.errors import DataError, visible
+from ..one_line import one_line
 from .sample_form import SampleForm
 from .source import Chunk
 
@@ -140,6 +141,7 @@ class PhotoSource:
         self._channels, *(self._height, self._width) = form.shape
         self._greyscale = _CHANNELS[self._channels]
         self._files, self._root = files, root
+        self._prefix = f"{root}{os.sep}"
         self._skips = skip_unreadable
         self._resized, self._first_resized = 0, ""
         self._unread: list[str] = []
@@ -249,5 +251,8 @@ class PhotoSource:
         self._resized += len(batch.sizes)
 
     def _name(self, index: int) -> str:
-        file = self._files[index]
-        return visible(str(file if self._root is None else file.relative_to(self._root)))
+        name = str(self._files[index])
+        if self._root is not None:
+            # A path that is made relative by pathlib takes as long as a small photo.
+            name = name.removeprefix(self._prefix)
+        return one_line(name)

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from ...hooks.errors import visible
 from ...tracking.metrics_csv import text_cell
+from ..one_line import one_line
 from .output import Output
 from .predictions import OutputMeaning, Predictions
 
@@ -22,14 +22,14 @@ class TableOutput(Output):
     def __init__(self, file: BinaryIO, meaning: OutputMeaning, *, probabilities: bool) -> None:
         super().__init__(file, meaning, probabilities=probabilities)
         # A class may be called '=1+1'.
-        self._names = [text_cell(visible(name), _MAX_NAME) for name in (*meaning.names, "")]
+        self._names = [_cell(name) for name in (*meaning.names, "")]
         self._buffer = io.StringIO()
         self._writer = csv.writer(self._buffer, lineterminator="\n")
         self._writer.writerow(("index", "file", *self._columns()))
 
     def write(self, part: Predictions) -> None:
         """Write rows."""
-        files = [""] * len(part) if part.files is None else [text_cell(f, _MAX_NAME) for f in part.files]
+        files = [""] * len(part) if part.files is None else [_cell(file) for file in part.files]
         self._writer.writerows(zip(part.indices.tolist(), files, *self._cells(part), strict=True))
         self._flush()
 
@@ -43,7 +43,7 @@ class TableOutput(Output):
             return
         yield from ("class", "probability")
         if self.probabilities:
-            yield from (f"probability of {visible(name)}" for name in self.meaning.names)
+            yield from (f"probability of {one_line(name)}" for name in self.meaning.names)
 
     def _cells(self, part: Predictions) -> Iterator[Iterable[object]]:
         """Yield the cells of each column."""
@@ -59,6 +59,11 @@ class TableOutput(Output):
         self.file.write(self._buffer.getvalue().encode())
         self._buffer.seek(0)
         self._buffer.truncate()
+
+
+def _cell(text: str) -> str:
+    """Return a stranger's text as a cell: on one line, and no formula."""
+    return text_cell(one_line(text), _MAX_NAME)
 
 
 def columns_of(meaning: OutputMeaning) -> list[str]:
