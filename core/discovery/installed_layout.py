@@ -194,7 +194,7 @@ class InstalledLayout:
         Args:
             listed: What its metadata say of them, for one that has no list of its files.
         """
-        own = outermost_modules(Path(file) for file in self._inner())
+        own = outermost_modules(Path(file) for file in self.listed())
         own += self._mapping if self._files else listed.split()
         for folder in self._folders:
             # Around the top of a project lies what is not installed: tests, tools, other projects.
@@ -206,8 +206,8 @@ class InstalledLayout:
         self._claimed = {name.partition(".")[0] for name in own}
         return tuple(dict.fromkeys(name for name in own if _may_be_own(name)))
 
-    def _inner(self) -> list[str]:
-        """Return the files in the folder that it is installed to, as paths from there."""
+    def listed(self) -> list[str]:
+        """Return the files of its list in the folder that it is installed to, as paths from there."""
         inside = f"{self.base}{os.sep}"
         return [str(path).removeprefix(inside) for path in self._files if str(path).startswith(inside)]
 
@@ -239,6 +239,14 @@ class InstalledLayout:
         if len(self._own) > MAX_OWN:
             raise ValueError(f"it installs {len(self._own)} packages and modules; at most {MAX_OWN}")
         return [found for found in map(look, self._own) if found is not None]
+
+    def code(self) -> Iterator[tuple[Path, str]]:
+        """Yield where its packages and modules lie: a folder as on ``sys.path``, and the path from there."""
+        for name in self._own:
+            found = self._in_base(name) or self._in_project(name)
+            if found is not None:
+                _, file, folder = found
+                yield folder, str((file.parent if is_package(file) else file).relative_to(folder))
 
     def _in_base(self, module: str) -> _Located | None:
         found = file_in(self.base, module)
@@ -308,10 +316,10 @@ class InstalledLayout:
 
     def _inside_others(self) -> Iterator[Finding]:
         """Yield which packages of others, or of ringfence, its files lie in."""
-        around = {CORE} & {*self._claimed, *(re.split("[/.]", name, maxsplit=1)[0] for name in self._inner())}
+        around = {CORE} & {*self._claimed, *(re.split("[/.]", name, maxsplit=1)[0] for name in self.listed())}
         if not self._environment.is_installed:
             around.update(
-                *(invaded_packages(str(folder), self._inner()) for folder in self._environment.site_folders)
+                *(invaded_packages(str(folder), self.listed()) for folder in self._environment.site_folders)
             )
         for package in sorted(around):
             text = f"installs files in '{package}', a package of others that may run them outside any sandbox"

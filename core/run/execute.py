@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..discovery.provenance import provenance_of
 from ..engine.buffers import unsaved_buffers
 from ..engine.checkpoints.fingerprint_diff import CONTENTS
 from ..engine.recovery.resume import check_resumable
@@ -48,6 +49,7 @@ from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, Met
 from ..tracking.model_files import write_model_files
 from ..tracking.model_record import NAME as MODEL_RECORD
 from ..tracking.model_record import ModelChoice, ModelRecord, describe_model, read_weights_told
+from ..tracking.provenance_record import change_words, held, read_beginning
 from ..tracking.run_history import RunHistory, read_earlier
 from ..tracking.run_record import RunRecord, read_accepted
 from ..tracking.tensorboard import LEFT_OUT, is_installed
@@ -177,6 +179,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         start=prepared.start,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
+        began_with=read_beginning(folder) if resume else {},
         resumed=earlier.resumed + resume,
     ), told
 
@@ -315,6 +318,10 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
         sandbox = _sandbox(prepared.plugins, options, stack)
         # Imports torchmetrics, while the process that plugins are forked from imports what optimizers need.
         setup.objective.try_metric(setup.data.judging)
+        # Before any of it is imported, and while that process is still at it.
+        record.provenance = provenance_of([item.spec for item in prepared.plugins])
+        if told := change_words(record.began_with, held(record.provenance)):
+            keeper.event(told)
         hooks = Hooks(setup.config.seed, keeper)
         stack.callback(hooks.close)
         # Before that: what is told of plugins at their end must not change what became of the run.
@@ -336,10 +343,10 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
                 describe=None if record.model is None else record.model.encode,
             )
         except PluginLoadError as error:
-            told = refusal(prepared.plugins, error)
-            if told is None:
+            refused = refusal(prepared.plugins, error)
+            if refused is None:
                 raise
-            raise told from error
+            raise refused from error
 
 
 def _keep_out(prepared: Prepared, folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..discovery.provenance import Provenance
 from ..engine.checkpoints.fingerprint_diff import Difference
 from ..engine.train import Result
 from ..hooks.errors import RunAbortedError
@@ -26,6 +27,7 @@ from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
 from .model_record import ModelRecord, write_model_record
 from .own_runs import note_own_run
+from .provenance_record import Held, changes, distribution_records, held, of_plugin
 from .run_folder import (
     JOB,
     RECORD,
@@ -73,6 +75,8 @@ class RunRecord(Observer):
         checkpoint: The last one written, as far as this process was told.
         accepted: What the user has let differ from a checkpoint, with the checkpoint's ``step``; of
             earlier resumes too.
+        provenance: Of its plugins, once it is known.
+        began_with: The distributions that an earlier process began the run with.
     """
 
     folder: Path
@@ -92,6 +96,8 @@ class RunRecord(Observer):
     faults: FaultLog = field(default_factory=FaultLog)
     earlier: RunHistory = field(default_factory=RunHistory)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    provenance: Provenance | None = None
+    began_with: Mapping[str, Held] = field(default_factory=dict)
     resumed: int = 0
     opened: bool = False
     begun: bool = False
@@ -210,9 +216,19 @@ class RunRecord(Observer):
             "platform": f"{system.sysname}-{system.release}-{system.machine}",
             "hooks": {hook: list(names) for hook, names in self.order.items()},
             "plugins": [
-                plugin_record(plugin, self.earlier.plugin(plugin.spec.name)) for plugin in self.plugins
+                plugin_record(plugin, self.earlier.plugin(plugin.spec.name), self.provenance)
+                for plugin in self.plugins
             ],
+            **self._distributions(),
             **self.earlier.faults_with(self.faults),
+        }
+
+    def _distributions(self) -> dict[str, Any]:
+        if self.provenance is None:
+            return {"distributions": [], "distributions_changed": []}
+        return {
+            "distributions": distribution_records(self.provenance),
+            "distributions_changed": changes(self.began_with, held(self.provenance)),
         }
 
     def _look_at_clock(self) -> None:
@@ -239,13 +255,16 @@ def read_accepted(folder: Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-def plugin_record(plugin: Plugin, earlier: EarlierPlugin) -> dict[str, Any]:
+def plugin_record(
+    plugin: Plugin, earlier: EarlierPlugin, provenance: Provenance | None = None
+) -> dict[str, Any]:
     """Return one plugin's entry, counted on from ``earlier``."""
     spec, usage = plugin.spec, plugin.usage
     return {
         "name": spec.name,
         "distribution": spec.distribution,
         "version": spec.version,
+        **dict(of_plugin(provenance, spec.name)),
         "role": spec.role,
         "isolation": spec.isolation,
         "layers": list(usage.layers),

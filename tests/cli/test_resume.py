@@ -191,6 +191,22 @@ def test_other_threads_are_told_since_the_last_bits_may_differ(out, ringfence):
     assert any(told in event for event in events())
 
 
+def test_what_has_changed_of_its_plugins_since_it_began_is_told_and_kept(out, ringfence):
+    told = record()
+    digests = {entry["name"]: entry for entry in told["distributions"]}
+    assert (told["plugins"][0]["requires"], told["distributions_changed"]) == ([], [])
+    assert digests["torch"]["version"] == told["torch_version"]
+    digests["torch"]["version"], digests["numpy"]["sha256"] = "1.0", "0" * 64
+    (out / "run.json").write_text(json.dumps(told))
+    for steps in (7, 8):
+        done = ringfence("train", "--resume", "out", "--set", f"steps={steps}")
+        assert done.status == 0, done.err
+        assert f"torch 1.0 is now {told['torch_version']}" in done.out
+        assert f"numpy {digests['numpy']['version']} has other files" in done.out
+        changed = record()["distributions_changed"]
+        assert [(each["name"], each["then"]["version"]) for each in changed][1] == ("torch", "1.0")
+
+
 # runs in other conditions
 
 

@@ -679,8 +679,11 @@ def table(heading: str, after: str) -> set[str]:
 
 
 def test_documented_keys_are_those_of_run_json(tmp_path, monkeypatch):
+    from ringfence.discovery.distribution_digest import DistributionDigest
+    from ringfence.discovery.provenance import Provenance
     from ringfence.plugins.interface import PluginSpec
     from ringfence.plugins.local_plugin import LocalPlugin
+    from ringfence.tracking.provenance_record import distribution_records
     from ringfence.tracking.run_history import EarlierPlugin
     from ringfence.tracking.run_record import plugin_record
 
@@ -696,13 +699,17 @@ def test_documented_keys_are_those_of_run_json(tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "platform", None)
     written = RunRecord(tmp_path, "", tmp_path, 0, "cpu").to_dict()
     assert table("## `run.json`", "Each of `plugins`:") == set(written)
-    assert table("Each of `plugins`:", "Each of `faults`") == set(
+    assert table("Each of `plugins`:", "Each of `distributions`") == set(
         plugin_record(LocalPlugin(spec, Nothing()), EarlierPlugin("p"))
     )
+    digests = Provenance({}, {"d": DistributionDigest("d", "1.0")})
+    assert table("Each of `distributions`", "### start") == set(*distribution_records(digests))
     assert table("Each of `faults`", "## `metrics.jsonl`") == {each.name for each in fields(FaultRecord)}
     # What the page takes from the record is what is written there.
     assert run_data.RunEntry.__annotations__.keys() <= set(written)
-    assert run_data.PluginEntry.__annotations__.keys() <= table("Each of `plugins`:", "Each of `faults`")
+    assert run_data.PluginEntry.__annotations__.keys() <= table(
+        "Each of `plugins`:", "Each of `distributions`"
+    )
     assert run_data.FaultEntry.__annotations__.keys() == {each.name for each in fields(FaultRecord)}
 
 
