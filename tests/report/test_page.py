@@ -704,7 +704,7 @@ def test_documented_keys_are_those_of_run_json(tmp_path, monkeypatch):
     )
     digests = Provenance({}, {"d": DistributionDigest("d", "1.0")})
     assert table("Each of `distributions`", "### start") == set(*distribution_records(digests))
-    assert table("Each of `faults`", "## `metrics.jsonl`") == {each.name for each in fields(FaultRecord)}
+    assert table("Each of `faults`", "## `model.json`") == {each.name for each in fields(FaultRecord)}
     # What the page takes from the record is what is written there.
     assert run_data.RunEntry.__annotations__.keys() <= set(written)
     assert run_data.PluginEntry.__annotations__.keys() <= table(
