@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .hover import Trace, hover_marks
 from .run_data import Curve, Layer
 
 if TYPE_CHECKING:
@@ -80,9 +81,13 @@ def line_chart(
     marks: Sequence[int] = (),
     smooth: bool = False,
     log: bool = False,
+    is_share: bool = False,
+    kind_of: Callable[[str], str] = lambda _: "",
     size: tuple[int, int] = (400, 230),
 ) -> str:
-    """Draw numbers over steps; more lines than colours become their median and spread.
+    """Draw numbers over steps; more lines than colours become the median and spread of each kind.
+
+    Pointing at it shows the values there.
 
     Args:
         key: Unique on the page; letters and digits.
@@ -91,6 +96,8 @@ def line_chart(
         marks: Steps to mark, of restarts and the like.
         smooth: Draw a running mean over the faint numbers themselves.
         log: Use a logarithmic axis if the numbers are all positive and far apart.
+        is_share: The numbers lie between 0 and 1: so does the axis.
+        kind_of: Kind of a line's name; lines of one kind share a median and a spread.
         size: Width and height in CSS pixels.
 
     Returns:
@@ -100,18 +107,75 @@ def line_chart(
         for step in marks:
             axes.axvline(step, color=_WARN, linewidth=1, linestyle=(0, (2, 2)))
         if len(series) > MAX_LINES:
-            _draw_spread(axes, [one for one in series if one.name != WHOLE_MODEL])
-            for one in series:
-                if one.name == WHOLE_MODEL:
-                    _draw_line(axes, one, _SERIES[1], smooth=False)
+            traces = _draw_kinds(axes, series, kind_of)
         else:
-            for colour, one in zip(_SERIES, series, strict=False):
+            traces = [
                 _draw_line(axes, one, colour, smooth=smooth)
+                for colour, one in zip(_SERIES, series, strict=False)
+            ]
         if log and _is_wide(axes):
             _use_decades(axes)
+        if is_share:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0.0), min(high, 1.0))
         _finish(axes, legend=len(series) > 1)
         _limit_steps(axes, [*marks, *(step for one in series for step in one.steps)])
-        return _svg(figure, key, title)
+        return _svg(figure, key, title, lambda: hover_marks(axes, traces))
+
+
+def reliability_chart(
+    key: str, title: str, bins: NDArray[np.float64], *, size: tuple[int, int] = (400, 360)
+) -> str:
+    """Draw how often a classifier is right over how sure it is; the larger a dot, the more samples.
+
+    Args:
+        key: As in ``line_chart``.
+        title: Likewise.
+        bins: Of each bin samples, sum of probabilities and correct ones, (bins, 3).
+        size: As in ``line_chart``.
+    """
+    count, total, correct = bins[bins[:, 0] > 0].T
+    sure, right = np.clip(total / count, 0, 1), np.clip(correct / count, 0, 1)
+    with _figure(size) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle=(0, (3, 3)))
+        axes.plot(sure, right, color=_SERIES[0], alpha=0.4, linewidth=1.2, clip_on=False)
+        area = 22 + 150 * count / count.max(initial=1)
+        axes.scatter(sure, right, area, color=_SERIES[0], alpha=0.75, linewidths=0, clip_on=False, zorder=3)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        _finish(axes, legend=False, label="probability that it gave its choice")
+        axes.xaxis.set_major_formatter(_per_cent)
+        axes.yaxis.set_major_formatter(_per_cent)
+        traces = [Trace("right", "var(--s1)", sure, right, [f"{n:,.0f} samples" for n in count])]
+        return _svg(figure, key, title, lambda: hover_marks(axes, traces, of="{:.1%} sure", value="{:.1%}"))
+
+
+def residual_chart(
+    key: str,
+    title: str,
+    predicted: NDArray[np.float64],
+    residual: NDArray[np.float64],
+    *,
+    size: tuple[int, int] = (640, 340),
+) -> str:
+    """Draw what predictions were off by over what was predicted, a dot a sample.
+
+    Args:
+        key: As in ``line_chart``.
+        title: Likewise.
+        predicted: (n,).
+        residual: Target less prediction, (n,).
+        size: As in ``line_chart``.
+    """
+    x, y = _drawable(predicted), _drawable(residual)
+    known = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[known], y[known]
+    with _figure(size) as (figure, axes):
+        axes.axhline(0, color=_FAINT, linewidth=1, linestyle=(0, (3, 3)))
+        axes.scatter(x, y, 14, color=_SERIES[0], alpha=0.45, linewidths=0)
+        _finish(axes, legend=False, label="predicted")
+        axes.xaxis.set_major_formatter(_plain_number)
+        traces = [Trace("target less prediction", "var(--s1)", *_along(x, y))]
+        return _svg(figure, key, title, lambda: hover_marks(axes, traces, of="predicted {:.4g}"))
 
 
 def heat_map(key: str, title: str, layer: Layer, *, size: tuple[int, int] = (272, 158)) -> str:
@@ -158,14 +222,15 @@ def _figure(size: tuple[int, int]) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def _finish(axes: Axes, *, legend: bool) -> None:
+def _finish(axes: Axes, *, legend: bool, label: str = "step") -> None:
     axes.grid(visible=False, axis="x")
     axes.margins(x=0.01)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("step", loc="right", labelpad=1)
+    axes.set_xlabel(label, loc="right", labelpad=1)
     # By default two integers have to be in sight before there are no others.
-    axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
-    axes.xaxis.set_major_formatter(_whole_number)
+    if label == "step":
+        axes.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
+        axes.xaxis.set_major_formatter(_whole_number)
     if legend:
         axes.figure.legend(
             *axes.get_legend_handles_labels(),
@@ -204,7 +269,11 @@ def _whole_number(value: float, _: float) -> str:
 
 
 def _plain_number(value: float, _: float) -> str:
-    return f"{value:g}"
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _per_cent(value: float, _: float) -> str:
+    return f"{value:.0%}"
 
 
 def _no_label(value: float, _: float) -> str:
@@ -212,7 +281,7 @@ def _no_label(value: float, _: float) -> str:
     return ""
 
 
-def _drawable(values: Sequence[float]) -> NDArray[np.float64]:
+def _drawable(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``values`` with a gap where a number cannot be drawn."""
     numbers = np.asarray(values, float)
     return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
@@ -225,7 +294,7 @@ def _printable(name: str) -> str:
     )
 
 
-def _draw_line(axes: Axes, series: Curve, colour: str, *, smooth: bool) -> None:
+def _draw_line(axes: Axes, series: Curve, colour: str, *, smooth: bool) -> Trace:
     steps, values = np.asarray(series.steps, float), _drawable(series.values)
     if smooth and len(steps) > _POINTS // 6:
         faint_steps, faint = _thin(steps, values, _POINTS)
@@ -233,7 +302,10 @@ def _draw_line(axes: Axes, series: Curve, colour: str, *, smooth: bool) -> None:
         steps, values = _thin(steps, values, _POINTS // 6)
     else:
         steps, values = _thin(steps, values, _POINTS)
-    axes.plot(steps, values, color=colour, label=_printable(series.name), **_dots(values))
+    name = _printable(series.name)
+    # What lies at the end of an axis, as an accuracy of 1 does, is drawn whole.
+    axes.plot(steps, values, color=colour, label=name, clip_on=False, **_dots(values))
+    return Trace(name, _VARIABLES[colour], steps, values)
 
 
 def _dots(values: NDArray[np.float64]) -> dict[str, Any]:
@@ -245,7 +317,23 @@ def _dots(values: NDArray[np.float64]) -> dict[str, Any]:
     return {"marker": "o", "markersize": _LONE_DOT, "markevery": alone.tolist()} if len(alone) else {}
 
 
-def _draw_spread(axes: Axes, series: Sequence[Curve]) -> None:
+def _draw_kinds(axes: Axes, series: Sequence[Curve], kind_of: Callable[[str], str]) -> list[Trace]:
+    """Draw the lines of each kind as their median and spread, and the whole model as itself."""
+    kinds: dict[str, list[Curve]] = {}
+    for one in series:
+        if one.name != WHOLE_MODEL:
+            kinds.setdefault(kind_of(one.name), []).append(one)
+    colours = iter(_SERIES)
+    traces = [
+        trace
+        for colour, (kind, members) in zip(colours, sorted(kinds.items()), strict=False)
+        for trace in _draw_spread(axes, members, kind, colour)
+    ]
+    whole = [one for one in series if one.name == WHOLE_MODEL]
+    return traces + [_draw_line(axes, one, next(colours), smooth=False) for one in whole]
+
+
+def _draw_spread(axes: Axes, series: Sequence[Curve], kind: str, colour: str) -> list[Trace]:
     """Draw the median of many lines, and where the middle 80 % of them lie."""
     every = sorted({step for one in series for step in one.steps})
     # Neighbouring steps share a column where there are many: of each line the last of them counts.
@@ -257,14 +345,22 @@ def _draw_spread(axes: Axes, series: Sequence[Curve]) -> None:
     known = ~np.isnan(table).all(axis=0)
     x, table = np.asarray(steps, float)[known], table[:, known]
     if not len(x):
-        return
+        return []
     low, middle, high = np.nanpercentile(table, [10, 50, 90], axis=0)
+    name = f"median of {len(series)} {kind}".rstrip()
     if len(x) == 1:
         # A band between one step and itself has no width.
-        axes.vlines(x, low, high, color=_SERIES[0], alpha=0.18, linewidth=3 * _DOT, label="middle 80 %")
+        axes.vlines(x, low, high, color=colour, alpha=0.18, linewidth=3 * _DOT, label="middle 80 %")
     else:
-        axes.fill_between(x, low, high, color=_SERIES[0], alpha=0.18, linewidth=0, label="middle 80 %")
-    axes.plot(x, middle, color=_SERIES[0], label=f"median of {len(series)}", **_dots(middle))
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, label="middle 80 %")
+    axes.plot(x, middle, color=colour, label=name, **_dots(middle))
+    spread = [f"({a:.3g} to {b:.3g})" for a, b in zip(low, high, strict=True)]
+    return [Trace(name, _VARIABLES[colour], x, middle, spread)]
+
+
+def _along(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    order = np.argsort(x, kind="stable")
+    return x[order], y[order]
 
 
 def _thin(
@@ -322,8 +418,15 @@ def _tint(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
 _ID = re.compile(r'\b(id="|href="#|url\(#)')
 
 
-def _svg(figure: Figure, key: str, title: str) -> str:
-    """Return ``figure`` as an element whose ids are its own and whose colours are the page's."""
+def _svg(figure: Figure, key: str, title: str, marks: Callable[[], str] = str) -> str:
+    """Return ``figure`` as an element whose ids are its own and whose colours are the page's.
+
+    Args:
+        figure: Drawn.
+        key: What its ids begin with.
+        title: For readers who do not see it.
+        marks: Returns what is laid over it, once it is known where everything is.
+    """
     from xml.sax.saxutils import escape  # noqa: PLC0415 - writes, parses nothing
 
     import matplotlib as mpl  # noqa: PLC0415
@@ -343,4 +446,5 @@ def _svg(figure: Figure, key: str, title: str) -> str:
         text = text.replace(colour, variable)
     text = text.replace("font-family: 'DejaVu Sans'", "font-family: inherit")
     head, _, body = text.partition(">")
+    body = body[: body.rindex("</svg>")] + marks() + "</svg>"
     return f'{head} role="img" aria-label="{escape(_printable(title), {chr(34): "&quot;"})}">{body}'

@@ -92,6 +92,7 @@ class RunEntry(TypedDict, total=False):
     steps: Count
     epochs: Count
     weights_sha256: Name
+    checkpoint: Text
     data_notes: Annotated[list[Text], msgspec.Meta(max_length=256)]
     seconds: Amount
     steps_per_second: Amount
@@ -108,6 +109,9 @@ class InfoEntry(TypedDict, total=False):
     """The line ``run`` of ``metrics.jsonl``."""
 
     steps_total: Count
+    train_samples: Count
+    validation_samples: Count
+    test_samples: Count
     parameters: Count
     metric: Name
     device: Name

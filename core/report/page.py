@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import base64
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..hooks.errors import shorten
 from ..hooks.permissions import KINDS, Need, covers
-from ..plugins.machine_memory import MIB
 from ..plugins.notices import describe_denials
 from ..plugins.result_checks import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
 from ..tracking.metrics_log import REPORTS, SAMPLES
+from ..tracking.predictions import picture_of
 from ..tracking.run_folder import RECORD, REPORT, write_text
 from ..tracking.untrusted_folder import Tree
+from . import formats, judgement
 from .charts import WHOLE_MODEL, heat_map, line_chart
 from .entries import PluginEntry
 from .fault_table import fault_rows, other_events, restart_steps
+from .job_words import commands, job_words
+from .layer_kinds import kind_of
 from .run_data import Curve, Layer, RunData, read_run
+from .template import fill
 
 T = TypeVar("T")
 
@@ -32,6 +34,10 @@ MAX_PICTURES = 24
 #: Of the training images, each of which is as large as the data's.
 MAX_SAMPLE_BYTES = 16 << 20
 MAX_SAMPLE_SIDE = 4096
+#: Of a mistake, which is written small.
+MAX_MISTAKE_BYTES = 128 << 10
+MAX_MISTAKE_SIDE = 128
+BATCHES_TOLD = "Training: of single batches, augmented, and before they were learned from."
 #: Of each kind, of one plugin; and characters of the reasons for one.
 MAX_GRANTS = 32
 MAX_REASONS = 1000
@@ -39,7 +45,6 @@ MAX_DOTTED_LINES = 100
 _MIN_PICTURE_WIDTH_PX = 220
 #: Signature of a PNG, and the head of its first chunk; width and height follow.
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-_MINUTE, _HOUR = 60, 3600
 _CLOSE_TO_BUDGET = 0.8
 
 _STATUS = {
@@ -110,28 +115,17 @@ def write_report(folder: Path, told: Callable[[str], None] = lambda _: None) -> 
 
 
 def render(run: RunData) -> str:
-    """Return the page.
-
-    Names and messages come from plugins nobody needs to trust: everything is
-    escaped but the charts, which are made here.
-    """
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only a report needs it
-    from markupsafe import Markup  # noqa: PLC0415
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"mib": _mib, "duration": _duration, "number": _number, "moment": _moment}
-    files = resources.files(__package__)
-    template = environment.from_string((files / "report.html").read_text(encoding="utf-8"))
+    """Return the page."""
     record, entries = run.record, run.entries
     shared = _layers_of_all(entries)
     mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
     shown = {"samples": list(_samples(run)), "pictures": list(_pictures(run))}
-    return template.render(
+    return fill(
+        "report.html",
         **shown,
-        css=Markup((files / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        chart=Markup,  # around what charts.py made, which escapes
+        words_of_job=job_words(run),
+        commands=commands(run),
+        judged=_judged(run),
         name=run.path.resolve().name,
         record=record,
         info=run.info,
@@ -165,15 +159,23 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
     tested = record.get("test_metrics", {}) if part != "test" else {}
     steps = record.get("steps")
     if metric in tested:
-        yield f"Test {_words(metric)}", _metric(metric, tested[metric]), "looked at once, at the end"
+        yield (
+            f"Test {formats.words(metric)}",
+            formats.metric(metric, tested[metric]),
+            "looked at once, at the end",
+        )
     if metric in metrics:
         best = record.get("best_metric")
-        remark = f"best {_metric(metric, best)} at step {record.get('best_step')}" if best is not None else ""
-        yield f"{part.capitalize()} {_words(metric)}", _metric(metric, metrics[metric]), remark
+        remark = (
+            f"best {formats.metric(metric, best)} at step {record.get('best_step')}"
+            if best is not None
+            else ""
+        )
+        yield f"{part.capitalize()} {formats.words(metric)}", formats.metric(metric, metrics[metric]), remark
     if "loss" in metrics:
         at = record.get("final_metrics_step")
         remark = "" if at in (None, steps) else f"at step {at}"
-        yield f"{part.capitalize()} loss", _number(metrics["loss"]), remark
+        yield f"{part.capitalize()} loss", formats.number(metrics["loss"]), remark
     if steps is None and "loss" in run.train:
         steps = run.train["loss"].steps[-1] + 1
     if steps is not None:
@@ -183,30 +185,40 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
         yield "Steps", f"{steps:,}", remark or (f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "")
     if record.get("seconds") is not None:
         rate = record.get("steps_per_second")
-        yield "Time", _duration(record["seconds"]), f"{rate:.1f} steps/s" if rate else ""
+        yield "Time", formats.duration(record["seconds"]), f"{rate:.1f} steps/s" if rate else ""
     if run.info.get("parameters"):
         remark = f"on {run.info.get('device')}"
         yield "Parameters", f"{run.info['parameters']:,}", remark
 
 
 def _curves(run: RunData) -> Iterator[Figure]:
-    """Yield the charts of what the engine measured."""
+    """Yield the charts of what the engine measured, training beside what judges it."""
     marks = sorted(restart_steps(run))[:MAX_DOTTED_LINES]
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
+    part, judging = run.judging
     losses = [
         Curve(name, series["loss"].steps, series["loss"].values)
-        for name, series in (("train", run.train), run.judging)
+        for name, series in (("training", run.train), (part, judging))
         if "loss" in series
     ]
     if losses:
         yield Figure(
             "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
         )
-    part, judging = run.judging
     for i, (name, series) in enumerate(itertools.islice(judging.items(), MAX_CHARTS)):
         if name != "loss":
-            title = f"{part.capitalize()} {_words(name)}"
-            yield Figure(title, line_chart(f"{part}{i}", f"{title} by step", [series], marks=marks))
+            shown = [*_of_batches(run, name), Curve(part, series.steps, series.values)]
+            title = f"{part} {formats.words(name)}" if len(shown) == 1 else formats.words(name)
+            title = title[:1].upper() + title[1:]
+            svg = line_chart(
+                f"{part}{i}",
+                f"{title} by step",
+                shown,
+                marks=marks,
+                smooth=True,
+                is_share=formats.is_share(name),
+            )
+            yield Figure(title, svg, BATCHES_TOLD if len(shown) > 1 else "")
     factor = run.train.get("lr_factor")
     if factor is not None and len(set(factor.values)) > 1:
         yield Figure(
@@ -214,6 +226,50 @@ def _curves(run: RunData) -> Iterator[Figure]:
             line_chart("factor", "Learning-rate factor by step", [factor]),
             "The schedule multiplies the optimizer's own learning rate by it.",
         )
+
+
+def _of_batches(run: RunData, metric: str) -> Iterator[Curve]:
+    """Yield the curve of a metric of training batches, which the first plugin that logs it tells."""
+    for plugin, numbers in run.plugins.items():
+        if metric in numbers:
+            yield Curve(f"training, by {plugin}", numbers[metric].steps, numbers[metric].values)
+            return
+
+
+def _judged(run: RunData) -> dict[str, Any] | None:
+    """Return what there is to show of the predictions."""
+    predictions = run.predictions
+    if predictions is None:
+        return None
+    rows, mean = judgement.class_figures(predictions)
+    confident, worst = (
+        _mistakes(run, judgement.mistakes(predictions, confident=confident)) for confident in (True, False)
+    )
+    return {
+        "part": predictions.part,
+        "samples": predictions.samples,
+        "classes": predictions.classes,
+        "accuracy": judgement.accuracy(predictions),
+        "matrix": judgement.confusion(predictions),
+        "confused": judgement.most_confused(predictions),
+        "rows": rows,
+        "mean": mean,
+        "calibration": judgement.calibration(predictions),
+        "residuals": judgement.residuals(predictions),
+        "residual_words": "" if predictions.classes else judgement.residual_words(predictions),
+        "confident": confident,
+        "worst": worst,
+        "has_pictures": any(picture for _, picture in worst),
+    }
+
+
+def _mistakes(run: RunData, mistakes: Iterator[judgement.Mistake]) -> list[tuple[judgement.Mistake, str]]:
+    """Return each mistake with its picture, ``""`` where the data are no images."""
+    shown = []
+    for mistake in mistakes:
+        png = _png(run, picture_of(mistake.number), MAX_MISTAKE_BYTES, MAX_MISTAKE_SIDE)
+        shown.append((mistake, "" if png is None else _data_uri(png[0])))
+    return shown
 
 
 def _monitor_charts(run: RunData) -> Iterator[Figure]:
@@ -226,10 +282,18 @@ def _monitor_charts(run: RunData) -> Iterator[Figure]:
         if any(value != 0 for series in members for value in series.values)
     ]
     found.sort(key=lambda item: _RANK.get(item[0], len(_RANK)))
+    kinds = kind_of(run.shapes)
     for i, (family, plugin, members) in enumerate(found[:MAX_CHARTS]):
         title = _title(family)
         log = any(word in family for word in _FAR_APART)
-        svg = line_chart(f"plugin{i}", f"{title} by step, from {plugin}", members, log=log)
+        svg = line_chart(
+            f"plugin{i}",
+            f"{title} by step, from {plugin}",
+            members,
+            log=log,
+            is_share=formats.is_share(family),
+            kind_of=kinds,
+        )
         yield Figure(title, svg, f"from {plugin}")
 
 
@@ -378,43 +442,5 @@ def _grants(plugin: PluginEntry) -> Iterator[tuple[str, str, str]]:
 
 
 def _title(family: str) -> str:
-    words = _FAMILIES.get(family, _words(family))
-    return words[:1].upper() + words[1:]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _metric(name: str, value: float | None) -> str:
-    """Return shares as per cent, other metrics as they are."""
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    if ("accuracy" in name or name == "f1") and 0 <= value <= 1:
-        return f"{value:.2%}"
-    return _number(value)
-
-
-def _number(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    return f"{value:.4g}"
-
-
-def _mib(size: float) -> str:
-    """Return bytes as MiB, or GiB where that is shorter."""
-    return f"{size / MIB:.0f} MiB" if size < 10 * 1024 * MIB else f"{size / MIB / 1024:.1f} GiB"
-
-
-def _moment(iso: str) -> str:
-    """Return ``2026-01-31T12:00:00+00:00`` as people write it."""
-    return str(iso).replace("T", " ").replace("+00:00", " UTC")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), _MINUTE)
-    if seconds < _HOUR:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
+    told = _FAMILIES.get(family, formats.words(family))
+    return told[:1].upper() + told[1:]

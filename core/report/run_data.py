@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +20,13 @@ from typing import Any, TypeVar
 from ..hooks.errors import shorten, visible
 from ..plugins.failure_policy import FAULTS_KEPT
 from ..plugins.result_checks import MAX_NAMES
+from ..tensors.tensor_file import MAX_HEADER_BYTES, SIZE_BYTES
 from ..tracking.json_lines import MAX_METRICS_BYTES, Bounds, LongJournalError, bounds_of, read_lines
 from ..tracking.metrics_log import EVENTS, MAX_REPORTERS, MAX_SAMPLES, METRICS, REPORTS, SAMPLES, SAMPLES_TOLD
+from ..tracking.model_files import LAST
+from ..tracking.numpy_archive import DamagedArchiveError
 from ..tracking.plugin_reports import MAX_READ, file_name, picture_name
+from ..tracking.predictions import TEST_PREDICTIONS, Predictions, read_predictions
 from ..tracking.run_folder import CHECKPOINTS, JOB, MAX_JOB_BYTES, MAX_RECORD_BYTES, RECORD
 from ..tracking.untrusted_folder import OddFileError, Tree
 from .entries import (
@@ -132,6 +137,8 @@ class RunData:
         faults: Of plugins, in order, as ``run.json`` has them.
         samples: File and target of some training images.
         job: The resolved job as text.
+        predictions: What the finished model made of the test data; None if that is not there.
+        shapes: Parameter or buffer to its shape; none before the run's end.
         left_out: What is not taken from the folder, and why.
     """
 
@@ -149,6 +156,8 @@ class RunData:
     faults: Sequence[FaultEntry]
     samples: Sequence[SampleEntry]
     job: str
+    predictions: Predictions | None
+    shapes: Mapping[str, tuple[int, ...]]
     left_out: LeftOut
 
     @property
@@ -316,6 +325,8 @@ def read_run(folder: Path) -> RunData:
         faults=[fitting(fault, FaultEntry)[0] for fault in objects(run.get("faults"), 2 * FAULTS_KEPT)],
         samples=_samples(reader),
         job=reader.text(JOB, MAX_JOB_BYTES),
+        predictions=_predictions(reader),
+        shapes=_shapes(reader),
         left_out=reader.left_out,
     )
 
@@ -368,6 +379,38 @@ def _samples(reader: _Reader) -> list[SampleEntry]:
     if None in samples:
         reader.left_out.add(f"{name}: an image is not named or labelled as they are in a run of ringfence")
     return [sample for sample in samples if sample is not None]
+
+
+def _predictions(reader: _Reader) -> Predictions | None:
+    try:
+        return read_predictions(reader.tree)
+    except FileNotFoundError:
+        return None
+    except DamagedArchiveError as error:
+        reader.left_out.add(f"{TEST_PREDICTIONS} is damaged: {error}")
+    except OSError as error:
+        reader.refuse(TEST_PREDICTIONS, error)
+    return None
+
+
+def _shapes(reader: _Reader) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in the head of the weights' file; none of their numbers is read."""
+    try:
+        with os.fdopen(reader.tree.open(LAST, os.O_RDONLY), "rb") as file:
+            size = int.from_bytes(file.read(SIZE_BYTES), "little")
+            head = json.loads(file.read(size)) if size <= MAX_HEADER_BYTES else None
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        reader.refuse(LAST, error)
+        return {}
+    except (ValueError, RecursionError):
+        head = None
+    if not isinstance(head, dict):
+        reader.left_out.add(f"{LAST} is damaged")
+        return {}
+    entries = {name: entry.get("shape") for name, entry in head.items() if isinstance(entry, dict)}
+    return {name: tuple(shape) for name, shape in entries.items() if isinstance(shape, list)}
 
 
 def _number(value: object) -> float:

@@ -49,6 +49,8 @@ from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, Met
 from ..tracking.model_files import write_model_files
 from ..tracking.model_record import NAME as MODEL_RECORD
 from ..tracking.model_record import ModelChoice, ModelRecord, describe_model, read_weights_told
+from ..tracking.prediction_log import PredictionLog
+from ..tracking.predictions import MISTAKES, TEST_PREDICTIONS
 from ..tracking.provenance_record import change_words, held, read_beginning
 from ..tracking.run_history import RunHistory, read_earlier
 from ..tracking.run_record import RunRecord, read_accepted
@@ -72,6 +74,8 @@ _WRITTEN = (
     EVENTS,
     REPORTS,
     SAMPLES,
+    MISTAKES,
+    TEST_PREDICTIONS,
     BOARD,
 )
 #: What ends a run without a word of its own in the folder, if it comes before the first step is done.
@@ -198,7 +202,9 @@ def _recorded(
     """Train, and have ``record`` and the folder say what became of it, however it ends."""
     folder, observers, data = record.folder, options.observers, prepared.setup.data
     with closing(MetricsLog(folder, class_names=data.train.class_names, resumed=options.resume)) as log:
-        keeper = Fanout(log, [record, *observers])
+        per_sample = prepared.setup.config.loss.per_sample
+        predictions = PredictionLog(folder, data.train.class_names, per_sample)
+        keeper = Fanout(log, [record, predictions, *observers])
         try:
             for sentence in told:
                 keeper.event(sentence)

@@ -334,7 +334,7 @@ def test_trusted_plugin_is_shown_as_a_warning(folder):
 
 def test_disabled_plugin_is_told_at_the_top_of_a_run_that_completed(folder):
     def top():
-        return re.sub(r"\s+", " ", page(folder).text.partition("weights sha256")[0])
+        return re.sub(r"\s+", " ", page(folder).text.partition("Weights, SHA-256")[0])
 
     assert "Disabled:" not in top()
     (folder / "run.json").write_text(json.dumps(record(plugins=[plugin("spy", state="disabled"), plugin()])))
@@ -348,9 +348,9 @@ def test_an_evaluation_of_an_earlier_step_is_told_with_it(folder, evaluated, sho
 
 
 def test_what_there_is_to_know_of_the_data_is_on_the_page(folder):
-    assert "data:" not in page(folder).text
+    assert "Data " not in page(folder).text
     (folder / "run.json").write_text(json.dumps(record(data_notes=["3 classes", "none of <b>0</b>"])))
-    assert "data: 3 classes none of <b>0</b>" in re.sub(r"\s+", " ", page(folder).text)
+    assert "Data 3 classes none of <b>0</b>" in re.sub(r"\s+", " ", page(folder).text)
 
 
 def test_what_a_plugin_tried_is_told_and_nothing_of_those_that_tried_nothing(folder):
