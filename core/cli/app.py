@@ -373,6 +373,22 @@ def new_plugin(
     typer.echo("\n".join(make_project(given, out)))
 
 
+@app.command("new", cls=_Command)
+def new_job(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the job is called.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the job.  [default: NAME]")
+    ] = None,
+) -> None:
+    """Make a folder with a job, a model, a function that reads data, and a test.
+
+    It trains as it is; put your own in place of each.
+    """
+    from .new_job import make_job  # noqa: PLC0415 - takes time
+
+    typer.echo("\n".join(make_job(name, out)))
+
+
 @app.command(cls=_Command)
 def doctor(*, as_json: _Json = False) -> None:
     """Tell what the sandbox holds on this machine, layer by layer.

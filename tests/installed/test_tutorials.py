@@ -8,7 +8,7 @@ import venv
 
 import pytest
 
-from ..conftest import ROOT, SOURCES, copy_dependencies
+from ..conftest import ROOT, SOURCES, call, copy_dependencies
 from ..docs.page import blocks, hold, play
 
 pytestmark = pytest.mark.room
@@ -85,3 +85,13 @@ def test_the_first_plugin(new_environment, tmp_path):
     environment = environment_of(tmp_path, new_environment().folder / "bin")
 
     hold(page, play(blocks(page), tmp_path, environment, TIMEOUT_S))
+
+
+def test_a_new_job_trains_and_passes_its_own_test(new_environment, tmp_path):
+    installed = new_environment()
+    environment = environment_of(tmp_path, installed.folder / "bin")
+    call(installed.command, "new", "shapes", cwd=tmp_path, env=environment)
+
+    done = call(installed.python, "-m", "pytest", "-q", cwd=tmp_path / "shapes", env=environment)
+
+    assert "2 passed" in done.stdout
