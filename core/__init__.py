@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         passthrough,
     )
     from .inference.load import load
+    from .integrations.loop_host import plugin_host
     from .job.job_file import Job
     from .plugins.observer import Observer, RunInfo
 
@@ -57,6 +58,7 @@ _ELSEWHERE = {
     "connect": "hooks.connect",
     "load": "inference.load",
     "open_run": "api.finished_run",
+    "plugin_host": "integrations.loop_host",
     "train": "api.training",
 }
 
@@ -97,6 +99,7 @@ __all__ = [
     "load",
     "open_run",
     "passthrough",
+    "plugin_host",
     "train",
 ]
 

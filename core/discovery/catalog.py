@@ -84,11 +84,13 @@ class Catalog:
         plugins: Name to plugin, sorted; names that two distributions declare are absent.
         conflicts: Such names, to the distributions.
         damaged: One sentence for each distribution whose metadata could not be read.
+        hazards: Distribution to why its plugins can be used in no sandbox, if so; those of conflicts too.
     """
 
     plugins: Mapping[str, Found]
     conflicts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
+    hazards: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
 
     def find(self, name: str) -> Found:
         """Return the plugin ``name``.
@@ -164,6 +166,12 @@ def catalog_of(
             if len(plugins) > 1
         },
         damaged=tuple(damaged),
+        hazards={
+            plugin.distribution: plugin.hazards
+            for plugins in found.values()
+            for plugin in plugins
+            if plugin.hazards
+        },
     )
 
 

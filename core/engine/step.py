@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,29 +39,46 @@ MAX_FURTHER_PASSES = 100
 
 #: A batch as the plugins that change it left it, and its counters.
 Prepared = tuple[Batch, StepInfo]
+#: What the end of a step needs of its begin: whether the update is watched, the parameters before if it is,
+#: and the generators' states if there may be further passes.
+Begun = tuple[bool, TensorMap | None, TorchRng | None]
 
 
-@dataclass(slots=True)
-class Stepper:
-    """What one step works on; made once a run.
+@dataclass(slots=True, kw_only=True)
+class Update:
+    """What the hooks around a step work on, whoever runs its passes.
 
     Attributes:
         model: On ``device``, in training mode.
         weights: Its parameters and gradients.
-        loss: What to minimise.
-        normalise: Applied to inputs on the device.
         hooks: The plugins.
         device: Where the model is.
-        stop: Cuts a step off between two batches.
-        on_host: Batches are where the model is already.
+        optimizer: Of torch, where no plugin is the optimizer.
     """
 
     model: nn.Module
     weights: Weights
-    loss: Loss
-    normalise: Normalise
     hooks: Hooks
     device: torch.device
+    optimizer: torch.optim.Optimizer | None = None
+
+
+_Update = TypeVar("_Update", bound=Update)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stepper(Update):
+    """What one step works on; made once a run.
+
+    Attributes:
+        loss: What to minimise.
+        normalise: Applied to inputs on the device.
+        stop: Cuts a step off between two batches.
+        on_host: Batches are where the model is already.
+    """
+
+    loss: Loss
+    normalise: Normalise
     stop: StopRequest = field(default_factory=StopRequest)
     on_host: bool = field(init=False)
 
@@ -126,40 +144,97 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
             counters may then be half-way; the caller restores a snapshot.
         CutOffError: The user wants the run to end, and the time for that is over; likewise.
     """  # fmt: skip
-    hooks, weights = stepper.hooks, stepper.weights
-    at = hooks.at
     first = next(stream)
     info = first[1]
+    begun = begin_step(stepper, info)
+    batches = (
+        (first,) if len(sizes) == 1 else itertools.chain((first,), itertools.islice(stream, len(sizes) - 1))
+    )
+    done = _run_pass(stepper, batches, sizes)
+    gradients = update_weights(stepper, begun, done, info, _run_again)
+    if begun[0]:
+        show_update(stepper, begun, info, gradients)
+    stepper.weights.release()
+    if stepper.hooks.at.after_step.methods:
+        tell_losses(stepper.hooks, done)
+    return FinishedStep(info, done.loss, first[0])
+
+
+def begin_step(update: Update, info: StepInfo) -> Begun:
+    """Let plugins change the parameters before the first pass of a step, and keep what its end needs."""
+    hooks, weights = update.hooks, update.weights
+    at = hooks.at
     watched, before = False, None
     if at.after_update.methods:
         watched = at.after_update.is_due(info)
         if "updates" in at.after_update.needs and at.after_update.is_due(info, "updates"):
             before = weights.values.clone()
-    rng = None if hooks.one_pass else TorchRng.capture(stepper.device)
+    rng = None if hooks.one_pass else TorchRng.capture(update.device)
     if at.parameters.methods:
         given: ParameterValues = {"parameters": weights.values}
         if hooks.fire(at.parameters, given, info):
             weights.write(given["parameters"])
-    batches = (
-        (first,) if len(sizes) == 1 else itertools.chain((first,), itertools.islice(stream, len(sizes) - 1))
-    )
-    done = _run_pass(stepper, batches, sizes)
-    result, gradients = _update(stepper, done, info)
+    return watched, before, rng
+
+
+def change_loss(hooks: Hooks, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> Tensor:
+    """Return the loss of a batch with the terms of plugins.
+
+    Args:
+        hooks: The plugins.
+        batch: As the plugins that change it left it.
+        outputs: Of the model, on the graph.
+        loss: Mean over the batch, shape (), on the graph.
+        info: Counters.
+    """
+    at = hooks.at.loss
+    return apply_changes(hooks.fire(at, _loss_values(at, batch, outputs, loss), info), loss, outputs)
+
+
+def show_loss(hooks: Hooks, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> None:
+    """Let plugins look at what a forward pass came to, its loss with the terms of others."""
+    at = hooks.at.after_loss
+    if at.is_due(info):
+        hooks.fire(at, _loss_values(at, batch, outputs, loss), info)
+
+
+def update_weights(
+    update: _Update, begun: Begun, done: Pass, info: StepInfo, again: Callable[[_Update, Pass, int], Pass]
+) -> Gradients:
+    """Update the weights from ``parameter.grad``, with as many further passes as the optimizer asks for.
+
+    Args:
+        update: What to work on.
+        begun: What ``begin_step`` returned.
+        done: The first pass.
+        info: Counters.
+        again: Runs the pass of an index, from 1, over the batches of the first.
+
+    Returns:
+        The gradients that the optimizer got last.
+    """
+    result, gradients = _update(update, done, info)
     if isinstance(result, AnotherPass):
-        result, gradients = _further_passes(stepper, done, info, result, rng, sizes)
+        result, gradients = _further_passes(update, done, info, result, begun, again)
     if result is not None:
-        weights.write(result)
-    if watched:
-        updates = None if before is None else _difference(weights.values, before)
-        # A method that does not take ``updates`` is never given them.
-        values: UpdatedValues = {"parameters": weights.values, "updates": updates, "gradients": gradients}
-        hooks.fire(at.after_update, values, info)
-    weights.release()
-    if at.after_step.methods:
-        for (_, batch_info), losses in zip(done.batches, done.sample_losses, strict=True):
-            told: SampleValues = {"losses": losses}
-            hooks.fire(at.after_step, told, batch_info)
-    return FinishedStep(info, done.loss, first[0])
+        update.weights.write(result)
+    return gradients
+
+
+def show_update(update: Update, begun: Begun, info: StepInfo, gradients: Gradients) -> None:
+    """Let plugins look at the updated weights, if ``begin_step`` found that one is to."""
+    weights, (_, before, _) = update.weights, begun
+    updates = None if before is None else _difference(weights.values, before)
+    # A method that does not take ``updates`` is never given them.
+    values: UpdatedValues = {"parameters": weights.values, "updates": updates, "gradients": gradients}
+    update.hooks.fire(update.hooks.at.after_update, values, info)
+
+
+def tell_losses(hooks: Hooks, done: Pass) -> None:
+    """Let plugins learn from the losses of the step's samples."""
+    for (_, info), losses in zip(done.batches, done.sample_losses, strict=True):
+        told: SampleValues = {"losses": losses}
+        hooks.fire(hooks.at.after_step, told, info)
 
 
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
@@ -176,7 +251,7 @@ def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int
             loss = loss / (total / size)
         loss.backward()  # type: ignore[no-untyped-call]
         if done is None:
-            done = Pass(loss.detach())
+            done = Pass(loss.detach(), [], [])
         else:
             done.loss = done.loss + loss.detach()
         done.batches.append(prepared)
@@ -201,10 +276,9 @@ def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Te
         with torch.no_grad():
             sample_losses = stepper.loss.per_sample(outputs, targets).float().cpu()
     if at.loss.methods:
-        changes = hooks.fire(at.loss, _loss_values(at.loss, batch, outputs, loss), info)
-        loss = apply_changes(changes, loss, outputs)
-    if at.after_loss.methods and at.after_loss.is_due(info):
-        hooks.fire(at.after_loss, _loss_values(at.after_loss, batch, outputs, loss), info)
+        loss = change_loss(hooks, batch, outputs, loss, info)
+    if at.after_loss.methods:
+        show_loss(hooks, batch, outputs, loss, info)
     return loss, sample_losses
 
 
@@ -216,28 +290,32 @@ def _loss_values(
 
 
 def _update(
-    stepper: Stepper, done: Pass, info: StepInfo
+    update: Update, done: Pass, info: StepInfo
 ) -> tuple[Mapping[str, Tensor] | AnotherPass | None, Gradients]:
     """Hand the gradients of a pass to the plugins; return what the optimizer wants, and its gradients."""
-    hooks, weights, at = stepper.hooks, stepper.weights, stepper.hooks.at
+    hooks, weights, at = update.hooks, update.weights, update.hooks.at
     gradients = weights.collect_gradients()
     if at.gradients.methods:
         values: GradientValues = {"gradients": gradients, "parameters": weights.values}
         hooks.fire(at.gradients, values, info)
         gradients = weights.replace_gradients(values["gradients"])
     loss = done.loss.item() if "loss" in at.update.needs else math.nan
-    update: UpdateValues = {"parameters": weights.values, "gradients": gradients, "loss": loss}
-    changes = hooks.fire(at.update, update, info)
-    return (changes[-1] if changes else None), gradients
+    given: UpdateValues = {"parameters": weights.values, "gradients": gradients, "loss": loss}
+    changes = hooks.fire(at.update, given, info)
+    if changes:
+        return changes[-1], gradients
+    if update.optimizer is not None:
+        weights.step(update.optimizer, gradients)
+    return None, gradients
 
 
 def _further_passes(
-    stepper: Stepper,
-    done: Pass,
+    update: _Update,
+    first: Pass,
     info: StepInfo,
     request: AnotherPass,
-    rng: TorchRng | None,
-    sizes: Sequence[int],
+    begun: Begun,
+    again: Callable[[_Update, Pass, int], Pass],
 ) -> tuple[Mapping[str, Tensor] | None, Gradients]:
     """Run passes until the optimizer is content.
 
@@ -245,24 +323,27 @@ def _further_passes(
     function. Afterwards generators and buffers are as the first pass left them:
     batch norm counts each batch once.
     """
+    *_, rng = begun
     if rng is None:
         why = "asked for another pass, and says by its attribute one_pass that it never does"
-        raise _refusal(stepper.hooks, info, f"{why}; leave one_pass out")
-    after_first, buffers = TorchRng.capture(stepper.device), copy_buffers(stepper.model)
+        raise _refusal(update.hooks, info, f"{why}; leave one_pass out")
+    after_first, buffers = TorchRng.capture(update.device), copy_buffers(update.model)
     for index in range(1, MAX_FURTHER_PASSES + 1):
-        stepper.weights.write(request.parameters)
-        rng.restore(stepper.device)
-        batches = [(batch, replace(batch_info, pass_index=index)) for batch, batch_info in done.batches]
-        again = _run_pass(stepper, batches, sizes)
-        restore_buffers(stepper.model, buffers)
-        result, gradients = _update(stepper, again, replace(info, pass_index=index))
+        update.weights.write(request.parameters)
+        rng.restore(update.device)
+        done = again(update, first, index)
+        restore_buffers(update.model, buffers)
+        result, gradients = _update(update, done, replace(info, pass_index=index))
         if not isinstance(result, AnotherPass):
-            after_first.restore(stepper.device)
+            after_first.restore(update.device)
             return result, gradients
         request = result
-    raise _refusal(
-        stepper.hooks, info, f"asked for more than {MAX_FURTHER_PASSES} further passes in one step"
-    )
+    raise _refusal(update.hooks, info, f"asked for more than {MAX_FURTHER_PASSES} further passes in one step")
+
+
+def _run_again(stepper: Stepper, first: Pass, index: int) -> Pass:
+    batches = [(batch, replace(batch_info, pass_index=index)) for batch, batch_info in first.batches]
+    return _run_pass(stepper, batches, [len(batch) for batch, _ in batches])
 
 
 def _refusal(hooks: Hooks, info: StepInfo, why: str) -> PluginProtocolError:

@@ -147,7 +147,13 @@ def train(
         hooks=hooks,
         state=TrainState(model, weights, device, Progress(), drivers),
         stepper=Stepper(
-            model, weights, setup.config.loss, Normalise(setup.data, device), hooks, device, stop
+            model=model,
+            weights=weights,
+            loss=setup.config.loss,
+            normalise=Normalise(setup.data, device),
+            hooks=hooks,
+            device=device,
+            stop=stop,
         ),
         observer=observer or Observer(),
         checkpoints=checkpoints,

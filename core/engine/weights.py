@@ -227,6 +227,29 @@ class Weights:
         self._replaced = gradients
         return gradients
 
+    def step(self, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+        """Have an optimizer of torch take a step with ``gradients``, for those that have some.
+
+        Args:
+            optimizer: Of this model's parameters.
+            gradients: As ``collect_gradients`` returned them, or what plugins made of those.
+        """
+        for name, parameter in self._parameters.items():
+            gradient = gradients.get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        self._pull()
+
+    def _pull(self) -> None:
+        """Bring ``values`` up to date with what the parameters are now."""
+        with torch.no_grad():
+            for name, parameter in self._strided.items():
+                self._device_values[name].copy_(parameter)
+        if not self._on_host:
+            self.values.buffer.copy_(self._device_values.buffer)
+
     @staticmethod
     def _is_host(device: torch.device) -> bool:
         """Tell whether plugins can read what lies on ``device``."""

@@ -137,6 +137,18 @@ class Guard:
         """
         self._choose([name for name in _around(module) if name in self._owners])
 
+    def early_modules(self) -> dict[str, list[str]]:
+        """Return whose modules were imported before there was a guard, to those modules."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self.early):
+            for owner in self._owners[name]:
+                found.setdefault(owner, []).append(name)
+        return found
+
+    def let_early_go_on(self) -> None:
+        """Let distributions through that run already: they would break, and nothing would be prevented."""
+        self._allowed.update(self.early_modules())
+
     def imported(self) -> list[str]:
         """Return those of the modules that this process holds now, by whatever way."""
         return sorted(name for name in self._owners if name in sys.modules and self._holds(name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +28,11 @@ from ..hooks.errors import (
     JobError,
     PluginError,
     PluginLoadError,
-    RingfenceError,
     RunAbortedError,
     SandboxUnavailableError,
 )
-from ..hooks.roles.optimizer import OPTIMIZER
 from ..isolation.host.processes.zygote_process import EarlyZygote
-from ..isolation.sandbox import Sandbox
 from ..job.problems import Problem
-from ..plugins.interface import Plugin, PluginSpec
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
@@ -57,7 +53,8 @@ from ..tracking.run_record import RunRecord, read_accepted
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches
 from .job_fingerprint import accepting
-from .load_plugins import Planned, load, refusal
+from .load_plugins import load, refusal
+from .plugin_sandbox import open_sandbox, starter
 from .prepare import Prepared
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
@@ -321,7 +318,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
     if options.resume:
         check_resumable(checkpoints, fingerprint)
     with ExitStack() as stack:
-        sandbox = _sandbox(prepared.plugins, options, stack)
+        sandbox = open_sandbox(prepared.plugins, stack, stop=options.stop, zygote=options.zygote)
         # Imports torchmetrics, while the process that plugins are forked from imports what optimizers need.
         setup.objective.try_metric(setup.data.judging)
         # Before any of it is imported, and while that process is still at it.
@@ -332,7 +329,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
         stack.callback(hooks.close)
         # Before that: what is told of plugins at their end must not change what became of the run.
         stack.callback(keeper.training_over)
-        load(prepared.plugins, hooks, _starter(sandbox), keeper.event)
+        load(prepared.plugins, hooks, starter(sandbox), keeper.event)
         record.faults = hooks.failures.log
         keeper.plugins_started(hooks.plugins, hooks.order())
         try:
@@ -372,23 +369,3 @@ def _keep_out(prepared: Prepared, folder: Path) -> None:
             problems.append(Problem(("plugins", item.position, "write"), message))
     if problems:
         raise prepared.job_file.error(problems)
-
-
-def _sandbox(planned: Sequence[Planned], options: RunOptions, stack: ExitStack) -> Sandbox | None:
-    """Start a sandbox if a plugin needs one."""
-    roles = [item.spec.role for item in planned if item.spec.isolation == "sandbox"]
-    if not roles:
-        return None
-    optimizer = OPTIMIZER.name in roles
-    return stack.enter_context(
-        Sandbox(plugins=len(roles), optimizer=optimizer, stop=options.stop, zygote=options.zygote)
-    )
-
-
-def _starter(sandbox: Sandbox | None) -> Callable[[PluginSpec], Plugin]:
-    def start(spec: PluginSpec) -> Plugin:
-        if sandbox is None:
-            raise RingfenceError(f"plugin '{spec.name}' is to be sandboxed, but no sandbox was started")
-        return sandbox.start(spec)
-
-    return start

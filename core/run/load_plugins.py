@@ -9,7 +9,7 @@ the job calls ``trusted`` is the exception; it is imported here, and that is sai
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ def plan(
     *,
     base: Path | None = None,
     command: str | None = "train",
+    optional: Collection[str] = (),
 ) -> list[Planned]:
     """Find and check every plugin of a job; no process is started.
 
@@ -127,6 +128,7 @@ def plan(
         base: Folder that relative paths of the job start from; by default the one that holds it.
         command: What the job is for: a plugin whose role does not fire in it is refused. None calls the
             plugins itself.
+        optional: Roles of which there may be none, though a job needs one.
 
     Raises:
         JobError: A plugin is unknown, an option is wrong, a plugin needs what the job does not grant,
@@ -154,7 +156,7 @@ def plan(
     refused = [item.verdict.message() for item in candidates if item.verdict.decision == "refused"]
     if refused:
         raise IncompatiblePluginError("\n".join(refused))
-    problems += [] if problems else _missing_roles(candidates, command)
+    problems += [] if problems else _missing_roles(candidates, command, optional)
     if problems:
         raise file.error(problems)
     share = dict(zip(sandboxed, shares, strict=True))
@@ -415,7 +417,9 @@ def _granted(
     return granted, problems
 
 
-def _missing_roles(candidates: Sequence[_Candidate], command: str | None) -> Iterator[Problem]:
+def _missing_roles(
+    candidates: Sequence[_Candidate], command: str | None, optional: Collection[str]
+) -> Iterator[Problem]:
     for role in ROLES.values():
         if command is not None and command not in role.fires_in:
             continue
@@ -425,6 +429,6 @@ def _missing_roles(candidates: Sequence[_Candidate], command: str | None) -> Ite
             message = f"a job needs exactly one {role.name}, this one has {listed}; keep one"
             # The last may be a flag's, which is at fault then.
             yield Problem(("plugins", found[-1].position), message)
-        elif role.exactly_one and not found:
+        elif role.exactly_one and not found and role.name not in optional:
             message = f"a job needs exactly one {role.name}; add '- optim: {{algorithm: adamw, lr: 0.001}}'"
             yield Problem(("plugins",), message)

@@ -1,0 +1,811 @@
+"""The plugins of a job in any training loop: checked, sandboxed and held to their budgets as in a run.
+
+with ringfence.plugin_host(["augment", "gradclip", {"optim": {"algorithm": "adamw"}}], model=model) as host:
+for inputs, targets in host.augment(loader):
+outputs = model(inputs)
+loss = host.loss((inputs, targets), outputs, criterion(outputs, targets))
+loss.backward()
+host.step()
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..discovery.catalog import Catalog, catalog
+from ..discovery.used_process import refuse_used_process
+from ..engine.buffers import copy_buffers, restore_buffers
+from ..engine.recovery.recover import act
+from ..engine.step import (
+    Begun,
+    Pass,
+    Update,
+    begin_step,
+    change_loss,
+    show_loss,
+    show_update,
+    tell_losses,
+    update_weights,
+)
+from ..engine.weights import Weights
+from ..hooks.errors import (
+    CheckpointError,
+    DataError,
+    JobError,
+    PluginError,
+    PluginLoadError,
+    RingfenceError,
+    RunAbortedError,
+    SandboxUnavailableError,
+)
+from ..hooks.roles.optimizer import OPTIMIZER
+from ..hooks.types import Batch, Gradients, StepInfo, make_step
+from ..job.job_file import check_job
+from ..job.smoke_job import SMALL
+from ..job.yaml_document import dump_yaml, parse_yaml
+from ..plugins.failure_policy import Abort, RunPosition
+from ..plugins.manager import Hooks
+from ..plugins.moments import Firing
+from ..reproducibility.generator_states import TorchRng
+from ..run.load_plugins import Planned, load, plan, refusal, with_input_range
+from ..run.plugin_sandbox import open_sandbox, starter
+from ..tensors import pytree
+from ..tensors.buffer_pool import BufferPool
+from ..tensors.byte_batch import in_numbers
+from .host_optimizer import HostOptimizer
+from .loop_batches import AugmentedLoader, BatchForm
+from .loop_report import HostReport, OnReport, PluginCost, ReportKeeper
+from .saved_states import SavedStates
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+_Moments = Sequence[Firing[Any, Any]]
+_SCHEMA = 1
+_LOGGER = logging.getLogger(__name__)
+
+
+class LoopError(RingfenceError):
+    """The loop calls its plugin host in an order that makes no sense."""
+
+
+@contextmanager
+def plugin_host(
+    plugins: Sequence[str | Mapping[str, Any]],
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    seed: int = 0,
+    grad_accum_steps: int = 1,
+    steps_total: int = 0,
+    schedule: Callable[[int], float] | None = None,
+    num_classes: int | None = None,
+    batch_keys: tuple[str, str] = ("inputs", "targets"),
+    input_range: tuple[float, float] | None = None,
+    memory_fraction: float | None = None,
+    save_every: int = 1,
+    on_report: OnReport | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[LoopHost]:
+    """Give plugins to a training loop that is not ours, each in its sandbox; a context manager.
+
+    Args:
+        plugins: As in a job: a name, ``{name: options}``, or that with settings beside it, as
+            ``{"augment": {"ops": ["mixup"]}, "workers": 2, "on_failure": "disable"}``.
+        model: On its device already; its parameters become views of memory that plugins can read.
+        optimizer: Of torch, over the model's parameters, if none of the plugins is an optimizer.
+        seed: Of every random number of the plugins.
+        grad_accum_steps: Batches of one step; the last step of a pass over the loader may have fewer.
+        steps_total: Steps that the loop will take, as plugins are told; 0 if it is not known.
+        schedule: Step to what a plugin's own learning rate is multiplied by; 1 by default.
+        num_classes: K, where targets are classes: mixing labels needs it. None for numbers.
+        batch_keys: Where inputs and targets are, if the loader yields dicts.
+        input_range: Least and largest number of the inputs; told to our own ``augment``, which otherwise
+            looks at the first batch.
+        memory_fraction: Share of the machine's memory for each plugin, at most 0.15.
+        save_every: Steps between saves of the state of plugins that have one. One that has failed is started
+            anew only where its state is that before the call; with 0 none is kept.
+        on_report: Given what plugins log and monitors report: plugin, step, numbers, report.
+        tell: Given sentences that the user should know; by default Python's ``logging`` is.
+
+    Raises:
+        JobError: A plugin is not installed, an option or setting is wrong, a permission is missing, there
+            is no optimizer or there are two, or this is one process of several.
+        IncompatiblePluginError: A plugin does not fit a series that it must work with.
+        UsedProcessError: Code of a plugin runs in this process already, or would at its start.
+        PluginError: A plugin could not be started.
+        SandboxUnavailableError: It cannot be isolated on this machine.
+    """
+    installed = catalog()
+    planned = _plan(plugins, seed, memory_fraction, installed, own_optimizer=optimizer is not None)
+    if input_range is not None:
+        planned = with_input_range(planned, lambda: input_range)
+    trusted = [item.spec.distribution for item in planned if item.spec.isolation == "trusted"]
+    refuse_used_process(installed, trusted)
+    device = _device(model)
+    settings = Settings(
+        BatchForm(batch_keys, num_classes), seed, grad_accum_steps, steps_total, schedule, save_every
+    )
+    keeper = ReportKeeper(tell or _LOGGER.warning, on_report)
+    with ExitStack() as stack:
+        sandbox = open_sandbox(planned, stack)
+        hooks = Hooks(seed, keeper)
+        stack.callback(hooks.close)
+        load(planned, hooks, starter(sandbox), keeper.event)
+        weights = Weights(model, device, None if sandbox is None else sandbox.allocate)
+        stack.enter_context(weights.pinned())
+        update = Update(model=model, weights=weights, hooks=hooks, device=device, optimizer=optimizer)
+        host = LoopHost(planned, update, settings, keeper)
+        stack.callback(host._close)  # noqa: SLF001 - whoever opened it closes it
+        yield host
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a loop goes; see ``plugin_host``."""
+
+    form: BatchForm
+    seed: int = 0
+    grad_accum_steps: int = 1
+    steps_total: int = 0
+    schedule: Callable[[int], float] | None = None
+    save_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.grad_accum_steps < 1:
+            raise JobError(f"grad_accum_steps is {self.grad_accum_steps}; it must be at least 1")
+        if self.save_every < 0:
+            raise JobError(f"save_every is {self.save_every}; it must be at least 0, which saves nothing")
+
+    def factor(self, step: int) -> float:
+        """Return the schedule's factor."""
+        return 1.0 if self.schedule is None else self.schedule(step)
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[_Item]):
+    """A batch that was fetched and is with the plugins, or with the loop and not begun."""
+
+    item: _Item
+    batch: Any
+    info: StepInfo
+
+
+@dataclass(slots=True)
+class _Step:
+    """The step that the loop is in.
+
+    Attributes:
+        begun: What its end needs.
+        batches: As plugins left them, with their counters.
+        losses: Mean over each batch, with the terms of plugins, shape ().
+        sample_losses: Loss of each sample of each batch, if a plugin learns from it.
+        pass_index: Which pass the loop is in.
+    """
+
+    begun: Begun
+    batches: list[tuple[Any, StepInfo]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    sample_losses: list[Tensor] = field(default_factory=list)
+    pass_index: int = 0
+
+
+class LoopHost:
+    """The plugins of a loop; ``plugin_host`` makes one.
+
+    Args:
+        planned: The plugins.
+        update: What they work on.
+        settings: How the loop goes.
+        keeper: Of what they report.
+    """
+
+    def __init__(
+        self, planned: Sequence[Planned], update: Update, settings: Settings, keeper: ReportKeeper
+    ) -> None:
+        self._planned, self._update, self._settings, self._keeper = planned, update, settings, keeper
+        self._hooks, self._weights = update.hooks, update.weights
+        self._saved = SavedStates(update.hooks)
+        self._optimizer: HostOptimizer | None = None
+        self._global_step = self._epochs = 0
+        self._fetched: deque[_Waiting[Any]] = deque()
+        self._handed_out: deque[tuple[Any, StepInfo]] = deque()
+        self._pass: Iterator[Any] | None = None
+        self._step: _Step | None = None
+        self._kept = self._weights.values.clone() if self._changes_in_place() else None
+        self._ended: str | None = None
+        self._told: set[str] = set()
+
+    # what a loop calls
+
+    @property
+    def global_step(self) -> int:
+        """Steps finished."""
+        return self._global_step
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self._update.model
+
+    @property
+    def optimizer(self) -> HostOptimizer:
+        """An optimizer for frameworks that want one: its ``step`` is that of the host.
+
+        Its ``lr`` is that of the torch optimizer; where a plugin is the optimizer, it is a factor of the
+        plugin's own rate, 1 at first. Schedulers of torch may be put on it, and its ``state_dict`` holds
+        the plugins' states.
+        """
+        if self._optimizer is None:
+            self._optimizer = HostOptimizer(self, self._update.optimizer)
+        return self._optimizer
+
+    def augment(self, loader: Iterable[_Item]) -> AugmentedLoader[_Item]:
+        """Return a loader whose batches the augment plugins have changed, ahead of the loop.
+
+        A step begins as the loop is given its first batch.
+
+        Args:
+            loader: Yields ``(inputs, targets)``, dicts that hold both, or ``Batch``; of the form in which a
+                batch comes it is given out. Images in bytes come out as float32 in [0, 1].
+        """
+        return AugmentedLoader(self, loader)
+
+    def loss(self, batch: object, outputs: Tensor, loss: Tensor, losses: Tensor | None = None) -> Tensor:
+        """Return the loss with the terms of plugins, joined to the graph; monitors look at it.
+
+        To be called once for each batch, between the forward pass and ``backward``.
+
+        Args:
+            batch: As the loader gave it.
+            outputs: Of the model, on the graph.
+            loss: Mean over the batch, shape (); undivided where gradients are accumulated.
+            losses: Loss of each sample, (B,); needed only if an augment plugin learns from it.
+
+        Raises:
+            LoopError: There is no such batch in this step.
+            RunAbortedError: A plugin failed for good.
+        """
+        self._check_open()
+        if not isinstance(outputs, Tensor):
+            raise DataError(
+                f"outputs are a {type(outputs).__name__}; plugins are given the tensor that the loss is of"
+            )
+        at = self._hooks.at
+        changed, info = self._batch_of_loss(batch)
+        step = self._running_step()
+        if at.after_step.methods and step.pass_index == 0:
+            step.sample_losses.append(self._sample_losses(losses, changed))
+        if at.loss.methods:
+            change = functools.partial(change_loss, self._hooks, changed, outputs, loss, info)
+            loss = self._attempt(change, [at.loss])
+        if at.after_loss.methods:
+            self._show(lambda: show_loss(self._hooks, changed, outputs, loss, info))
+        step.losses.append(loss.detach())
+        return loss
+
+    def step(self, closure: Callable[[], object] | None = None) -> None:
+        """Hand the gradients to the plugins, then take the optimizer's step; gradients are gone afterwards.
+
+        Args:
+            closure: Runs forward and backward over the step's batches again, ``loss`` included, for an
+                optimizer that asks for further passes.
+
+        Raises:
+            LoopError: ``loss`` was not called, and a plugin needs it.
+            RunAbortedError: A plugin failed for good.
+        """
+        self._check_open()
+        if self._step is None:
+            self._begin(self._info(0))
+        step = self._running_step()
+        self._check_losses(step)
+        info = self._with_rate(step.batches[0][1] if step.batches else self._info(0))
+        done = self._done(step)
+        gradients = self._attempt(self._updating(step, done, info, closure), self._update_moments())
+        if step.begun[0]:
+            self._show(lambda: show_update(self._update, step.begun, info, gradients))
+        self._weights.release()
+        if self._hooks.at.after_step.methods:
+            self._attempt(lambda: tell_losses(self._hooks, done), [self._hooks.at.after_step])
+        self._global_step += 1
+        self._step = None
+        if self._optimizer is not None:
+            self._optimizer.note_step()
+        if self._hooks.observers:
+            self._show(self._hooks.poll)
+        self._hooks.progressed()
+
+    def report(self) -> HostReport:
+        """Return what each plugin has cost, what was logged last, and the faults; waits for monitors."""
+        if self._ended is None:
+            self._show(self._hooks.drain)
+        costs = tuple(PluginCost.of(plugin) for plugin in self._hooks.plugins)
+        keeper, faults = self._keeper, self._hooks.failures.log.records
+        return HostReport(self._global_step, costs, dict(keeper.logged), tuple(faults), tuple(keeper.told))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the loop's own checkpoint needs of the plugins, between two steps: plain data, tensors.
+
+        Raises:
+            LoopError: The loop is in the middle of a step.
+            RunAbortedError: A plugin could not give its state.
+        """
+        self._check_open()
+        self._check_between_steps("state_dict()")
+        at = self._hooks.at
+        bound: _Moments = [at.batch, at.parameters, at.loss, at.gradients, at.update, at.after_step]
+        states = self._attempt(self._hooks.state_dict, bound)
+        return {
+            "schema": _SCHEMA,
+            "step": self._global_step,
+            "epochs": self._epochs,
+            "seed": self._settings.seed,
+            "plugins": {name: pytree.decode(state) for name, state in states.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Bring plugins and counters back to what ``state_dict`` returned; the model is the loop's.
+
+        Raises:
+            CheckpointError: It is no such state, of another seed, or of plugins that are not here.
+            LoopError: The loop is in the middle of a step.
+            RunAbortedError: A plugin did not take its state.
+        """
+        self._check_open()
+        self._check_between_steps("load_state_dict()")
+        step, epochs, plugins = self._read_state(state)
+        states = {name: pytree.encode(value) for name, value in plugins.items()}
+        self._attempt(lambda: self._saved.adopt(states), [])
+        self._global_step, self._epochs = step, epochs
+        self._drop_pass()
+
+    # what adapters call
+
+    def framework_loader(self, loader: Iterable[_Item]) -> AugmentedLoader[_Item]:
+        """Return what ``augment`` does, for a framework that fetches ahead and calls ``begin_batch``."""
+        return AugmentedLoader(self, loader, begin=False)
+
+    def begin_batch(self) -> None:
+        """Go on to the batch that was given out next: its step begins with the first.
+
+        Raises:
+            LoopError: There is none, or the step before it was not taken.
+        """
+        self._check_open()
+        if not self._handed_out:
+            raise LoopError("the loop goes on to a batch that it was not given by host.augment(loader)")
+        batch, info = self._handed_out.popleft()
+        self._check_place(info)
+        if self._step is None:
+            self._begin(info)
+        self._running_step().batches.append((batch, info))
+
+    def run_pass(self, loader: Iterable[_Item], *, begin: bool) -> Iterator[_Item]:
+        """Yield what plugins make of the batches of a loader; one pass at a time."""
+        self._check_open()
+        self._drop_pass()
+        if self._step is not None:
+            if any(parameter.grad is not None for parameter in self.model.parameters()):
+                raise LoopError(
+                    f"a new pass over the loader begins in the middle of step {self._global_step}; call "
+                    "host.step() once its batches are done"
+                )
+            self._step.batches.clear()
+        batches = self._numbered(loader)
+        running = self._pass = self._run_pass(batches)
+        try:
+            for item in running:
+                if begin:
+                    self.begin_batch()
+                yield item
+        finally:
+            running.close()
+            batches.close()
+            if self._pass is running:
+                self._drop_pass()
+
+    # the stream of batches
+
+    def _run_pass(self, batches: Iterator[_Waiting[_Item]]) -> Generator[_Item, None, None]:
+        changes = bool(self._hooks.at.batch.methods)
+        stream: Iterator[tuple[Any, StepInfo]] | None = None
+
+        def pull() -> tuple[Any, StepInfo] | None:
+            nonlocal stream
+            if stream is None:
+                # What was fetched and not given out goes through plugins again, with the same random numbers.
+                again = [(waiting.batch, waiting.info) for waiting in self._fetched]
+                stream = self._hooks.stream(itertools.chain(again, map(self._fetch, batches)))
+            try:
+                return next(stream, None)
+            except PluginError:
+                stream = None
+                raise
+
+        try:
+            while (pulled := self._attempt(pull, [self._hooks.at.batch])) is not None:
+                waiting, (batch, info) = self._fetched.popleft(), pulled
+                self._handed_out.append((batch, info))
+                yield self._settings.form.write(waiting.item, batch) if changes else waiting.item
+        finally:
+            if isinstance(stream, Generator):
+                stream.close()
+        self._epochs += 1
+
+    def _fetch(self, waiting: _Waiting[Any]) -> tuple[Any, StepInfo]:
+        self._fetched.append(waiting)
+        return waiting.batch, waiting.info
+
+    def _numbered(self, loader: Iterable[_Item]) -> Generator[_Waiting[_Item], None, None]:
+        first, settings = self._global_step, self._settings
+        reads = bool(self._hooks.at.batch.methods)
+        for number, item in enumerate(loader):
+            step, micro_batch = divmod(number, settings.grad_accum_steps)
+            info = self._info(micro_batch, first + step)
+            yield _Waiting(item, settings.form.read(item) if reads else item, info)
+
+    def _drop_pass(self) -> None:
+        """Forget a pass that was broken off, and what was fetched ahead of it."""
+        self._pass = None
+        self._fetched.clear()
+        self._handed_out.clear()
+
+    # the step
+
+    def _begin(self, info: StepInfo) -> None:
+        at, info = self._hooks.at.parameters, self._with_rate(info)
+        if at.methods:
+            self._keep_weights()
+
+        def begin() -> Begun:
+            try:
+                return begin_step(self._update, info)
+            except BaseException:
+                self._put_weights_back()
+                raise
+
+        self._step = _Step(self._attempt(begin, [at]))
+
+    def _updating(
+        self, step: _Step, done: Pass, info: StepInfo, closure: Callable[[], object] | None
+    ) -> Callable[[], Gradients]:
+        """Return what updates the weights, and leaves all as it was where it fails."""
+        parameters = list(self.model.parameters())
+        gradients, losses = [parameter.grad for parameter in parameters], list(step.losses)
+        device = self._update.device
+        drawn = None if closure is None else (TorchRng.capture(device), copy_buffers(self.model))
+        self._keep_weights()
+
+        def again(update: Update, first: Pass, index: int) -> Pass:
+            del update
+            if closure is None:
+                raise LoopError(
+                    f"'{self._asker()}' asks for another pass over the batches of step {info.global_step}; "
+                    "give host.step() a function that runs forward, host.loss() and backward over them again"
+                )
+            step.pass_index = index
+            step.losses.clear()
+            with torch.enable_grad():
+                closure()
+            return Pass(self._mean_loss(step), first.batches, [])
+
+        def update() -> Gradients:
+            try:
+                return update_weights(self._update, step.begun, done, info, again)
+            except BaseException:
+                self._put_weights_back()
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                step.pass_index, step.losses = 0, list(losses)
+                if drawn is not None:
+                    drawn[0].restore(device)
+                    restore_buffers(self.model, drawn[1])
+                raise
+
+        return update
+
+    def _keep_weights(self) -> None:
+        if self._kept is not None:
+            self._kept.buffer.copy_(self._weights.values.buffer)
+
+    def _put_weights_back(self) -> None:
+        if self._kept is not None:
+            self._weights.write_flat(self._kept)
+
+    def _changes_in_place(self) -> bool:
+        """Tell whether a plugin writes to the parameters, which a fault may then leave half written."""
+        return any(plugin.spec.role == OPTIMIZER.name for plugin in self._hooks.plugins)
+
+    def _asker(self) -> str:
+        method = self._hooks.asked_last
+        return "" if method is None else method.plugin.spec.name
+
+    def _batch_of_loss(self, batch: object) -> tuple[Batch, StepInfo]:
+        """Return the batch that ``loss`` is called for, as plugins see it, and its counters."""
+        position = 0 if self._step is None else len(self._step.losses)
+        if self._step is None or position >= len(self._step.batches):
+            if self._pass is not None:
+                raise LoopError(
+                    "host.loss() is called for a batch that the loop was not given, or twice for one; call "
+                    "it once for each batch of host.augment(loader)"
+                )
+            if self._hooks.at.parameters.methods:
+                raise LoopError(
+                    f"{_names(self._hooks.at.parameters)} changes the parameters before the forward pass; "
+                    "have the loop go over host.augment(loader), whose batches begin a step"
+                )
+            if self._step is None:
+                self._begin(self._info(0))
+            self._running_step().batches.append((batch, self._info(position)))
+        step = self._running_step()
+        given, info = step.batches[position]
+        if self._hooks.at.loss.methods or self._hooks.at.after_loss.methods:
+            given = self._as_batch(given)
+            step.batches[position] = given, info
+        info = self._with_rate(info)
+        return given, replace(info, pass_index=step.pass_index) if step.pass_index else info
+
+    def _as_batch(self, given: object) -> Batch:
+        return in_numbers(self._settings.form.read(given), BufferPool())
+
+    def _sample_losses(self, losses: Tensor | None, batch: Batch) -> Tensor:
+        if losses is None:
+            raise LoopError(
+                f"{_names(self._hooks.at.after_step)} learns from the loss of each sample; give it to "
+                "host.loss(batch, outputs, loss, losses), of shape (B,)"
+            )
+        if losses.dim() != 1 or len(losses) != len(self._as_batch(batch)):
+            raise DataError(f"losses are of shape {tuple(losses.shape)}; expected one number a sample")
+        return losses.detach().float().cpu()
+
+    def _done(self, step: _Step) -> Pass:
+        return Pass(self._mean_loss(step), step.batches, step.sample_losses)
+
+    def _mean_loss(self, step: _Step) -> Tensor:
+        """Return the mean over the samples of a step; of no meaning if no plugin takes it."""
+        if len(step.losses) == 1:
+            return step.losses[0]
+        if "loss" not in self._hooks.at.update.needs:
+            return _NO_LOSS
+        sizes = [len(self._as_batch(batch)) for batch, _ in step.batches]
+        parts = [loss / (sum(sizes) / size) for loss, size in zip(step.losses, sizes, strict=True)]
+        return functools.reduce(torch.add, parts)
+
+    def _update_moments(self) -> _Moments:
+        return [self._hooks.at.gradients, self._hooks.at.update]
+
+    def _info(self, micro_batch: int, step: int | None = None) -> StepInfo:
+        step, settings = self._global_step if step is None else step, self._settings
+        return make_step(step, self._epochs, micro_batch, settings.steps_total, settings.factor(step))
+
+    def _with_rate(self, info: StepInfo) -> StepInfo:
+        """Return ``info`` with the factor that a scheduler of torch has come to."""
+        rate = 1.0 if self._optimizer is None else self._optimizer.rate
+        return info if rate == 1.0 else replace(info, lr_factor=info.lr_factor * rate)
+
+    # faults
+
+    def _attempt(self, phase: Callable[[], _Made], moments: _Moments) -> _Made:
+        """Do what plugins may fail in, again once those that failed are brought back to where they were.
+
+        Args:
+            phase: Leaves the loop as it was where it fails.
+            moments: Whose plugins it calls.
+        """
+        stateful = self._saved.stateful(moments)
+        while True:
+            calls = {plugin.spec.name: plugin.usage.calls for plugin in stateful}
+            try:
+                made = phase()
+            except PluginError as error:
+                self._recover(error, calls)
+            else:
+                break
+        every = self._settings.save_every
+        if stateful and every and self._global_step % every == 0:
+            try:
+                self._saved.save(stateful)
+            except PluginError as error:
+                self._end(error, "; its state of this step is lost, so that it cannot be started anew")
+        return made
+
+    def _show(self, phase: Callable[[], object]) -> None:
+        """Do what only those that watch may fail in: what was to be seen is lost, and nothing hangs on it."""
+        try:
+            phase()
+        except PluginError as error:
+            self._recover(error, {})
+
+    def _recover(self, error: PluginError, calls: Mapping[str, int]) -> None:
+        """Start the plugin that failed anew with its last state, or leave it out.
+
+        Args:
+            error: The fault.
+            calls: Plugins whose results depend on their calls, to how often each had been called.
+
+        Raises:
+            RunAbortedError: It may neither be left out nor be brought back to where it was.
+        """
+        if isinstance(error, PluginLoadError) and (told := refusal(self._planned, error)) is not None:
+            raise told from error
+        place, failures = RunPosition(self._global_step), self._hooks.failures
+        lacking = self._saved.lacking(calls)
+        while True:
+            if lacking and self._hooks.failing(error).spec.on_failure == "restart":
+                self._end(error, _stale(lacking, self._settings.save_every))
+            abort: Abort | None
+            try:
+                abort = act(self._hooks, error, place, time.sleep)
+                if abort is None:
+                    self._saved.restore(calls.keys(), but=error.plugin)
+            except SandboxUnavailableError as fault:
+                error = PluginLoadError(f"could not be restarted: {fault}", plugin=error.plugin)
+                error.__cause__ = fault
+            except PluginError as fault:
+                error = fault
+            else:
+                if abort is not None:
+                    self._end(error, abort.why)
+                failures.recovered()
+                return
+
+    def _end(self, error: PluginError, why: str) -> NoReturn:
+        """Note that a fault ends the loop, and raise what says so."""
+        plugin = self._hooks.failing(error)
+        plugin.usage.state = "failed"
+        plugin.close()
+        error.cause += why
+        self._hooks.failures.abort(error, RunPosition(self._global_step), f"{error}; the loop was ended")
+        self._ended = (
+            f"{error}. The model is as it was after {self._global_step} steps; save it, or go on from the "
+            "loop's last checkpoint"
+        )
+        raise RunAbortedError(self._ended) from error
+
+    # what must hold
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise RunAbortedError(self._ended)
+
+    def _check_between_steps(self, what: str) -> None:
+        if self._step is not None and self._step.batches:
+            raise LoopError(
+                f"{what} is called in the middle of step {self._global_step}; call it after step()"
+            )
+
+    def _check_place(self, info: StepInfo) -> None:
+        accumulated = self._settings.grad_accum_steps
+        begun = self._step is not None and bool(self._step.batches)
+        if info.global_step > self._global_step or (begun and info.micro_batch == 0):
+            raise LoopError(
+                f"the next step begins, and host.step() was not called for step {self._global_step}; call it "
+                f"after every {accumulated} batches, as grad_accum_steps says"
+            )
+        if info.global_step < self._global_step or (not begun and info.micro_batch):
+            raise LoopError(
+                f"host.step() was called after fewer batches than grad_accum_steps says, {accumulated}; "
+                "give plugin_host the number that the loop accumulates"
+            )
+
+    def _check_losses(self, step: _Step) -> None:
+        at = self._hooks.at
+        if len(step.losses) >= max(len(step.batches), 1):
+            return
+        taking: _Moments = [at.loss, at.after_step]
+        names = [_names(firing) for firing in taking if firing.methods]
+        if "loss" in at.update.needs:
+            names.append(_names(at.update))
+        if names:
+            raise LoopError(
+                f"{names[0]} is given the loss of each batch; call host.loss(batch, outputs, loss) between "
+                "the forward pass and backward"
+            )
+        if at.after_loss.methods:
+            self._tell_once(
+                f"{_names(at.after_loss)} sees no forward pass, since the loop never calls "
+                "host.loss(batch, outputs, loss)"
+            )
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._keeper.event(sentence)
+
+    def _running_step(self) -> _Step:
+        if self._step is None:
+            raise LoopError("no step has begun")
+        return self._step
+
+    def _read_state(self, state: Mapping[str, Any]) -> tuple[int, int, Mapping[str, Any]]:
+        match state:
+            case {"schema": int(schema)} if schema != _SCHEMA:
+                raise CheckpointError(
+                    f"the plugins' state is of schema {schema}; this ringfence reads {_SCHEMA}"
+                )
+            case {
+                "step": int(step),
+                "epochs": int(epochs),
+                "seed": int(seed),
+                "plugins": Mapping() as plugins,
+            }:
+                pass
+            case _:
+                raise CheckpointError("the plugins' state is not what host.state_dict() returned")
+        if seed != self._settings.seed:
+            raise CheckpointError(
+                f"the plugins' state is of seed {seed}, and this host has {self._settings.seed}; give "
+                f"plugin_host seed={seed}"
+            )
+        missing = sorted(plugins.keys() - {plugin.spec.name for plugin in self._hooks.plugins})
+        if missing:
+            raise CheckpointError(
+                f"the plugins' state has that of {', '.join(map(repr, missing))}, which this host has not; "
+                "give plugin_host the plugins that it had"
+            )
+        return step, epochs, plugins
+
+    def _close(self) -> None:
+        """Let the host be used no more."""
+        self._ended = self._ended or "the plugin host is closed; use it inside its `with` block"
+
+
+_NO_LOSS = torch.tensor(math.nan)
+
+
+def _plan(
+    plugins: Sequence[str | Mapping[str, Any]],
+    seed: int,
+    memory_fraction: float | None,
+    installed: Catalog,
+    *,
+    own_optimizer: bool,
+) -> list[Planned]:
+    """Find and check the plugins, as those of a job are; nothing is started."""
+    shares = {} if memory_fraction is None else {"memory_fraction": memory_fraction}
+    entries = [item if isinstance(item, str) else dict(item) for item in plugins]
+    document = {**SMALL, **shares, "seed": seed, "plugins": entries}
+    job = check_job(parse_yaml(dump_yaml(document), "plugin_host(…)"))
+    planned = plan(job, installed, base=Path.cwd(), optional={OPTIMIZER.name} if own_optimizer else ())
+    theirs = next((item for item in planned if item.spec.role == OPTIMIZER.name), None)
+    if own_optimizer and theirs is not None:
+        raise JobError(
+            f"plugin_host is given an optimizer of torch, and '{theirs.spec.name}' is an optimizer too; "
+            "keep one of them"
+        )
+    return planned
+
+
+def _device(model: nn.Module) -> torch.device:
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) != 1:
+        told = "has no parameters" if not devices else f"lies on {', '.join(sorted(map(str, devices)))}"
+        raise JobError(f"the model {told}; plugin_host needs all of it on one device")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        ranks = torch.distributed.get_world_size()
+        if ranks > 1:
+            raise JobError(f"this is one of {ranks} processes that train together; plugin_host works in one")
+    return devices.pop()
+
+
+def _names(firing: Firing[Any, Any]) -> str:
+    return " and ".join(f"'{method.plugin.spec.name}'" for method in firing.methods)
+
+
+def _stale(names: Sequence[str], save_every: int) -> str:
+    told = ", ".join(f"'{name}'" for name in names)
+    advice = "" if save_every == 1 else "; write save_every=1 to keep it at every step"
+    return f"; {told} had been called since its state was kept, so that the call cannot be made again{advice}"
