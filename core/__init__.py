@@ -22,6 +22,7 @@ from .hooks.errors import (
     RunAbortedError,
     SandboxUnavailableError,
 )
+from .imports.import_guard import guard_program
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -112,16 +113,17 @@ def __getattr__(name: str) -> object:
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .imports.import_guard import guard_imports  # noqa: PLC0415 - the point of this function
+    from importlib import import_module  # noqa: PLC0415 - the point of this function
 
-    with guard_imports():
-        from importlib import import_module  # noqa: PLC0415
-
-        module = import_module(f".{_ELSEWHERE.get(name, 'hooks.types')}", __name__)
-        value = getattr(module, name)
+    module = import_module(f".{_ELSEWHERE.get(name, 'hooks.types')}", __name__)
+    value: object = getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# Before anything else of the user's program is imported: later nothing would be prevented.
+guard_program()

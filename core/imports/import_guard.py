@@ -11,8 +11,10 @@ is the user's own if it lies in no folder of installed distributions, in neither
 library nor ringfence; a library that is used from its clone counts as the user's own too.
 A distribution is let through as a whole, since its modules need each other.
 
-A plugin's dependency could do the same and cannot be told from an honest one. Nor does
-this hold in programs other than the command, except while ringfence imports torch there.
+A plugin's dependency could do the same and cannot be told from an honest one.
+
+A program of the user's own is guarded from ``import ringfence`` on. What was imported before goes on as
+before, since nothing would be prevented; whoever starts plugins then refuses (``discovery/used_process.py``).
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from importlib.machinery import (
 from typing import TYPE_CHECKING
 
 from ..hooks.errors import RingfenceError
-from .module_owners import canonical, owned_modules
+from .module_owners import UnknownOwnerError, canonical, owned_modules
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
 _EDITABLE = "__editable__"
 _LIBRARY = os.path.dirname(os.__file__)  # noqa: PTH120 - pathlib costs what --help must not
 _OURS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+#: Stands for a file of the user's.
+_TYPED = f"{os.sep}<typed>"
+#: Where pytest imports the user's tests, which may lie in the package of a plugin of theirs.
+_IMPORTS_TESTS = f"{os.sep}_pytest{os.sep}pathlib.py"
 
 
 class GuardedModuleError(RingfenceError, ModuleNotFoundError):
@@ -91,6 +97,8 @@ class Guard:
             f"{spelt}{os.sep}" for path in folders for spelt in (path, os.path.realpath(path))
         )
         self._allowed: set[str] = set()
+        #: Those of them that ran before there was a guard, and that nobody chose.
+        self._spared: set[str] = set()
         # setuptools' own hook, which Python itself imports at its start; what nobody lists is nobody's fault.
         self.early = frozenset(
             name
@@ -145,9 +153,15 @@ class Guard:
                 found.setdefault(owner, []).append(name)
         return found
 
-    def let_early_go_on(self) -> None:
+    def spare_early(self) -> None:
         """Let distributions through that run already: they would break, and nothing would be prevented."""
-        self._allowed.update(self.early_modules())
+        self._spared = self.early_modules().keys() - self._allowed
+        self._allowed |= self._spared
+
+    def spare_none(self) -> None:
+        """Hold what ran before as all others."""
+        self._allowed -= self._spared
+        self._spared = set()
 
     def imported(self) -> list[str]:
         """Return those of the modules that this process holds now, by whatever way."""
@@ -233,6 +247,8 @@ class Guard:
         )
 
     def _is_own(self, file: str) -> bool:
+        if file.endswith(_IMPORTS_TESTS):
+            return True
         return os.path.isabs(file) and not file.startswith(self._libraries)  # noqa: PTH117
 
 
@@ -255,7 +271,11 @@ class _Folder(FileFinder):
 
 
 def guard() -> Guard:
-    """Return this process's guard, which is put first if there is none yet."""
+    """Return this process's guard, which is put first if there is none yet; it spares nobody.
+
+    Raises:
+        UnknownOwnerError: Whose modules there are cannot be told.
+    """
     found = current()
     if found is None:
         told = owned_modules(sys.path)
@@ -264,7 +284,26 @@ def guard() -> Guard:
         if told.places:
             sys.path_hooks.insert(0, found.hook)
             found.forget_folders()
+    found.spare_none()
     return found
+
+
+def guard_program() -> None:
+    """Guard a program that imports ringfence; the command and its like do so themselves, and more strictly.
+
+    Where it cannot be told whose modules there are nothing is guarded: whoever starts plugins tells.
+    """
+    # `python -m ringfence` has put the current folder first, and is about to take it away again.
+    if current() is not None or sys.argv[:1] == ["-m"]:
+        return
+    path = sys.path[:]
+    sys.path[:] = own_library_first(path)
+    try:
+        guard().spare_early()
+    except UnknownOwnerError:
+        pass
+    finally:
+        sys.path[:] = path
 
 
 def own_library_first(path: Iterable[str]) -> list[str]:
@@ -340,6 +379,8 @@ def _importer(frame: FrameType | None) -> str:
     """Return the file of the code that asked for an import, past importlib's own."""
     while frame is not None:
         file = frame.f_code.co_filename
+        if file.startswith("<") and frame.f_globals.get("__name__") == "__main__":
+            return _TYPED  # at a prompt, or behind `python -c`
         if not file.startswith(("<frozen importlib", f"{_LIBRARY}/importlib/")):
             return file
         frame = frame.f_back

@@ -40,6 +40,7 @@ from ..engine.step import (
     tell_losses,
     update_weights,
 )
+from ..engine.tensor_names import named_parameters
 from ..engine.weights import Weights
 from ..hooks.errors import (
     CheckpointError,
@@ -104,7 +105,8 @@ def plugin_host(
     Args:
         plugins: As in a job: a name, ``{name: options}``, or that with settings beside it, as
             ``{"augment": {"ops": ["mixup"]}, "workers": 2, "on_failure": "disable"}``.
-        model: On its device already; its parameters become views of memory that plugins can read.
+        model: On its device already; its parameters become views of memory that plugins can read, but those
+            that require no gradient, which no plugin is shown.
         optimizer: Of torch, over the model's parameters, if none of the plugins is an optimizer.
         seed: Of every random number of the plugins.
         grad_accum_steps: Batches of one step; the last step of a pass over the loader may have fewer.
@@ -144,7 +146,8 @@ def plugin_host(
         hooks = Hooks(seed, keeper)
         stack.callback(hooks.close)
         load(planned, hooks, starter(sandbox), keeper.event)
-        weights = Weights(model, device, None if sandbox is None else sandbox.allocate)
+        frozen = [name for name, parameter in named_parameters(model).items() if not parameter.requires_grad]
+        weights = Weights(model, device, None if sandbox is None else sandbox.allocate, frozen)
         stack.enter_context(weights.pinned())
         update = Update(model=model, weights=weights, hooks=hooks, device=device, optimizer=optimizer)
         host = LoopHost(planned, update, settings, keeper)

@@ -123,10 +123,52 @@ def test_none_runs_when_the_public_names_import_torch(environment, evidence, tmp
     assert not evidence.exists(), evidence.read_text()
 
 
+@pytest.mark.attack("code at start-up")
+def test_none_runs_in_a_program_that_imports_ringfence_first(environment, evidence, tmp_path):
+    call(environment.python, "-c", "import ringfence; import torch, torch._dynamo", cwd=tmp_path)
+
+    assert not evidence.exists(), evidence.read_text()
+
+
+#: A program with a plugin host that needs no sandbox; ``{}`` is what it imports first.
+PROGRAM = """
+    {}
+    import ringfence
+    from torch import nn
+    optim = {{"optim": {{"algorithm": "sgd", "lr": 0.1}}, "isolation": "trusted"}}
+    try:
+        with ringfence.plugin_host([optim], model=nn.Linear(2, 2)):
+            print("it began")
+    except ringfence.RingfenceError as error:
+        print(error)
+"""
+
+
+@pytest.mark.room
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        ("import niceclip", "was imported in this process before ringfence: 'niceclip' (niceclip"),
+        ("import ringfence, niceclip", "it began"),  # the user's own choice
+        ("import ringfence", "it began"),
+    ],
+)
+def test_a_program_in_which_a_plugin_ran_before_is_refused_by_name(environment, tmp_path, first, says):
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM).format(first))
+
+    assert says in call(environment.python, "program.py", cwd=tmp_path).stdout
+
+
 @pytest.mark.control("code at start-up")
 @pytest.mark.parametrize(
     ("code", "names"),
-    [("import torch, torch._dynamo", {"opt_einsum", "gmpy2"}), ("import ringfence.cli.app", {"msvcrt"})],
+    [
+        ("import torch, torch._dynamo", {"opt_einsum", "gmpy2"}),
+        (
+            "from ringfence.imports.import_guard import take_off; take_off(); import ringfence.cli.app",
+            {"msvcrt"},
+        ),
+    ],
 )
 def test_without_the_guard_they_run(environment, evidence, tmp_path, code, names):
     call(environment.python, "-c", code, cwd=tmp_path)
