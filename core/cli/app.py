@@ -349,6 +349,32 @@ def show_matrix(
         typer.echo(visible("\n".join(matrix_lines(path))))
 
 
+@plugins_app.command("lock", cls=_Command)
+def lock_plugins(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key that the job will be run with."),
+    ] = None,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin", metavar="NAME[:KEY=VALUE,…]", help="A plugin that the job will be run with as well."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The lock.  [default: JOB.lock.json, beside the job]")
+    ] = None,
+) -> None:
+    """Lock what the plugins of a job are made of.
+
+    Writes the digest of each of their files beside the job, which then refuses what differs.
+    """
+    from .lock_plugins import lock_lines  # noqa: PLC0415 - takes time
+
+    typer.echo(visible("\n".join(lock_lines(job, out, sets or (), plugins or ()))))
+
+
 @plugins_app.command("new", cls=_Command)
 def new_plugin(
     name: Annotated[

@@ -58,9 +58,14 @@ from .plugin_sandbox import open_sandbox, starter
 from .prepare import Prepared
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
+_NO_LOCK = (
+    f"there is no lock beside the job, so {run_folder.PLUGIN_LOCK} in the run's folder was not compared with "
+    "what is installed"
+)
 #: All that a run writes into its folder.
 _WRITTEN = (
     run_folder.JOB,
+    run_folder.PLUGIN_LOCK,
     run_folder.RECORD,
     run_folder.REPORT,
     run_folder.CHECKPOINTS,
@@ -159,6 +164,8 @@ def execute(prepared: Prepared, folder: Path, options: RunOptions | None = None)
             record.open()
         if not is_installed():
             told = (*told, LEFT_OUT)
+        if options.resume and prepared.lock is None and (folder / run_folder.PLUGIN_LOCK).exists():
+            told = (*told, _NO_LOCK)
         if not locked:
             told = (*told, f"{folder} is on a file system without locks: {_UNLOCKED}")
         return _recorded(prepared, options, record, told, made=made)
@@ -180,6 +187,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         start=prepared.start,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
+        plugin_lock="" if prepared.lock is None else prepared.lock.lock.encode(),
         began_with=read_beginning(folder) if resume else {},
         resumed=earlier.resumed + resume,
     ), told
@@ -322,7 +330,8 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
         # Imports torchmetrics, while the process that plugins are forked from imports what optimizers need.
         setup.objective.try_metric(setup.data.judging)
         # Before any of it is imported, and while that process is still at it.
-        record.provenance = provenance_of([item.spec for item in prepared.plugins])
+        specs = [item.spec for item in prepared.plugins]
+        record.provenance = prepared.provenance or provenance_of(specs)
         if told := change_words(record.began_with, held(record.provenance)):
             keeper.event(told)
         hooks = Hooks(setup.config.seed, keeper)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..discovery.catalog import Catalog
+from ..discovery.provenance import Provenance, provenance_of
 from ..engine.checkpoints.fingerprint import Fingerprint
 from ..engine.driver import Driver
 from ..engine.session import Session
@@ -24,6 +25,7 @@ from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
 from .memory_shares import with_shares
+from .plugin_lock import FoundLock, check_lock, find_lock
 from .start_facts import start_facts
 
 #: More threads than have so many digits are a slip, and too many for a job.
@@ -42,6 +44,8 @@ class Prepared:
         fingerprint: What decides the course of the run.
         start: What there is to tell of it before the first step, as JSON data.
         drivers: What acts on the run between its steps, in this order.
+        lock: What its plugins may be made of, if that lies beside it.
+        provenance: What they are made of, as it was compared with the lock; None if there is none.
     """
 
     job_file: JobFile
@@ -51,6 +55,8 @@ class Prepared:
     fingerprint: Fingerprint
     start: Mapping[str, Any] = field(default_factory=dict)
     drivers: Sequence[Driver[Session]] = ()
+    lock: FoundLock | None = None
+    provenance: Provenance | None = None
 
 
 def prepare(
@@ -71,11 +77,17 @@ def prepare(
         macs: Whether to count the multiplications of the model as well.
 
     Raises:
-        JobError: With all faults that can be told without reading data.
+        JobError: With all faults that can be told without reading data; or what is installed differs from
+            the lock beside the job.
         IncompatiblePluginError: A plugin does not fit this core.
         DataError: The data cannot be read, or does not fit.
     """
     planned = _checked(job_file, base, installed)
+    lock, provenance = find_lock(job_file), None
+    if lock is not None:
+        with tell_if_slow(tell, "reading what plugins are made of, to compare it with the lock"):
+            provenance = provenance_of([item.spec for item in planned])
+        check_lock(lock, provenance, Path(job_file.document.name))
     threads = job_file.job.threads or default_threads()
     torch.set_num_threads(threads)
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
@@ -88,7 +100,7 @@ def prepare(
         fingerprint = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
     names = [item.spec.name for item in planned]
     facts = start_facts(job_file.job, names, setup, macs_a_sample(setup) if macs else None)
-    return Prepared(job_file, base, planned, setup, fingerprint, facts)
+    return Prepared(job_file, base, planned, setup, fingerprint, facts, lock=lock, provenance=provenance)
 
 
 def default_threads() -> int:

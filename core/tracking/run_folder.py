@@ -18,6 +18,8 @@ from ..hooks.errors import JobError, RunAbortedError, visible
 from .untrusted_folder import OddFileError, Tree
 
 JOB = "job.yaml"
+#: Beside the job as any lock of plugins, so that a run that is resumed is held to it.
+PLUGIN_LOCK = "job.lock.json"
 RECORD = "run.json"
 #: Version of the table of ``run.json`` in ``docs/run-folder.md``.
 RECORD_SCHEMA = 1

@@ -30,6 +30,7 @@ from .own_runs import note_own_run
 from .provenance_record import Held, changes, distribution_records, held, of_plugin
 from .run_folder import (
     JOB,
+    PLUGIN_LOCK,
     RECORD,
     RECORD_SCHEMA,
     explain_disk_faults,
@@ -75,7 +76,8 @@ class RunRecord(Observer):
         checkpoint: The last one written, as far as this process was told.
         accepted: What the user has let differ from a checkpoint, with the checkpoint's ``step``; of
             earlier resumes too.
-        provenance: Of its plugins, once it is known.
+        plugin_lock: What they may be made of, as text; ``""`` if there is none.
+        provenance: What they are made of, once it is known.
         began_with: The distributions that an earlier process began the run with.
     """
 
@@ -96,6 +98,7 @@ class RunRecord(Observer):
     faults: FaultLog = field(default_factory=FaultLog)
     earlier: RunHistory = field(default_factory=RunHistory)
     accepted: list[dict[str, Any]] = field(default_factory=list)
+    plugin_lock: str = ""
     provenance: Provenance | None = None
     began_with: Mapping[str, Held] = field(default_factory=dict)
     resumed: int = 0
@@ -120,6 +123,8 @@ class RunRecord(Observer):
         """
         with explain_disk_faults(self.folder):
             write_text(self.folder / JOB, self.job)
+            if self.plugin_lock:
+                write_text(self.folder / PLUGIN_LOCK, self.plugin_lock)
             if self.model is not None:
                 write_model_record(self.folder, self.model)
             note_own_run(self.folder, self.job, self.model)
