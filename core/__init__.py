@@ -1,6 +1,6 @@
 """Train PyTorch models with plugins you do not have to trust.
 
-This is the public API: ``train``, ``open_run`` and ``load`` for programs, what hooks receive
+This is the public API: ``train``, ``open_run``, ``load`` and ``predict`` for programs, what hooks receive
 and return for authors of plugins, and the errors. Users of the command line need none of it.
 """
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         passthrough,
     )
     from .inference.load import load
+    from .inference.predict import predict
     from .integrations.loop_host import plugin_host
     from .job.job_file import Job
     from .plugins.observer import Observer, RunInfo
@@ -60,6 +61,7 @@ _ELSEWHERE = {
     "load": "inference.load",
     "open_run": "api.finished_run",
     "plugin_host": "integrations.loop_host",
+    "predict": "inference.predict",
     "train": "api.training",
 }
 
@@ -101,6 +103,7 @@ __all__ = [
     "open_run",
     "passthrough",
     "plugin_host",
+    "predict",
     "train",
 ]
 

@@ -156,6 +156,24 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the plugin, as a job spells it.")]
 
 
+_RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+_Checkpoint = Annotated[
+    str, typer.Option(metavar="WHICH", help="State of the run: best, last, or a number of steps.")
+]
+_Weights = Annotated[
+    str, typer.Option(metavar="WHOSE", help="model; ema or swa, where the run kept such an average.")
+]
+_BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Samples that go through at once.")]
+_Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+_Code = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:NAME", help="What builds the model, of a run that was not made here."),
+]
+_TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Import and run whatever the run's folder names.")
+]
+
+
 def main() -> None:
     """Run the command line."""
     forbid_autoload()
@@ -434,6 +452,60 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     from .report_page import rewrite_report  # noqa: PLC0415 - imports matplotlib
 
     typer.echo(rewrite_report(folder))
+
+
+@app.command(cls=_Command)
+def predict(
+    run: _RunFolder,
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA",
+            help="Images, a folder of images, or a .npz, .npy, .safetensors, .csv, .tsv or IDX file.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Written anew: .csv, .jsonl or .npz.")],
+    checkpoint: _Checkpoint = "best",
+    weights: _Weights = "model",
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which array, of a file that holds several.")
+    ] = None,
+    batch_size: _BatchSize = None,
+    device: _Device = "auto",
+    code: _Code = None,
+    *,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of each class.")
+    ] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Pass over images that cannot be read, and say so.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")] = False,
+    trust_code: _TrustCode = False,
+) -> None:
+    """Predict data with the model of a run.
+
+    Photos are read as those of training were. FILE has a row for each sample: its number, its file, class and
+    probability, or the numbers that are predicted. It is there whole or not at all.
+    """
+    gc.enable()
+    from ..inference.predict import PredictRequest  # noqa: PLC0415 - imports torch
+    from ..tracking.own_runs import permitted  # noqa: PLC0415 - as above
+    from .predict_data import predict_data, tell  # noqa: PLC0415 - as above
+    from .run_choice import checkpoint_named, weights_named  # noqa: PLC0415 - as above
+
+    request = PredictRequest(
+        permission=permitted(run, code=code, trust_code=trust_code),
+        data=data[0] if len(data) == 1 else data,
+        checkpoint=checkpoint_named(checkpoint),
+        weights=weights_named(weights),
+        device=device,
+        batch_size=batch_size,
+        key=key,
+        skip_unreadable=skip_unreadable,
+        tell=lambda sentence: tell([sentence]),
+    )
+    typer.echo(predict_data(request, out, probabilities=probabilities, overwrite=overwrite))
 
 
 @app.command(cls=_Command)

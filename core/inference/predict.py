@@ -1,160 +1,184 @@
-"""Predict: a model's outputs for samples as they are read, in bounded memory, into a file or as arrays."""
+"""``ringfence.predict``: what the model of a run says of data, as arrays or in a file."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+import os
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, overload
 
-import torch
-from torch import Tensor, nn
-
-from ..engine.evaluate import evaluating
-from ..hooks.errors import DataError
+from ..hooks.errors import JobError
+from ..tracking.model_files import CheckpointName, Tell, WeightsName
+from ..tracking.model_record import ModelRecord, read_model_record
+from ..tracking.own_runs import Permission, permitted
+from .inputs.open_source import open_source
 from .inputs.sample_form import SampleForm
-from .inputs.source import Chunk, Source
-from .outputs.prediction_file import OUTPUTS, check_out, new_file
+from .inputs.source import Source
+from .load import load_model
+from .outputs.prediction_file import check_out
 from .outputs.predictions import OutputMeaning, Predictions
-
-#: Of samples as numbers, in one batch.
-_BATCH_BYTES = 64 << 20
-_LARGEST_BATCH = 256
+from .prediction_loop import Predictor, Written, collect, write_predictions
 
 
-@dataclass(frozen=True, slots=True)
-class Predictor:
-    """A model and what goes into it and comes out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictRequest:
+    """What is to be predicted with which model.
 
     Attributes:
-        model: Takes (B, …) of ``form``, uint8 or float32, and returns outputs; on ``device``.
-        form: Of one sample.
-        meaning: Of the outputs.
-        device: Where the model is.
+        permission: The run's folder, and what of it may be followed.
+        data: As ``open_source`` takes it.
+        checkpoint: Which state of the run.
+        weights: Whose weights.
+        device: Where the model is to be.
+        batch_size: Samples that go through the model at once; None: as many as 64 MiB hold, at most 256.
+        key: Which array of a file that holds several.
+        skip_unreadable: Pass over photos that cannot be read.
+        tell: Told, as sentences, of what was passed over as the model was loaded.
     """
 
-    model: nn.Module
-    form: SampleForm
-    meaning: OutputMeaning
-    device: torch.device
+    permission: Permission
+    data: Any
+    checkpoint: CheckpointName = "best"
+    weights: WeightsName = "model"
+    device: str = "auto"
+    batch_size: int | None = None
+    key: str | None = None
+    skip_unreadable: bool = False
+    tell: Tell = field(default=lambda _: None)
+
+    def opened(self) -> tuple[Predictor, Source]:
+        """Return model and samples; what is wrong with the data is told before the weights are read.
+
+        Raises:
+            DataError: The data do not fit the model.
+            CheckpointError: The folder holds no model that can be used.
+            JobError: It names code that nobody has permitted, or a number is wrong.
+        """
+        if self.batch_size is not None and self.batch_size < 1:
+            raise JobError(f"batch_size is {self.batch_size}; it is at least 1")
+        record = read_model_record(self.permission.folder)
+        form = form_of(record)
+        source = open_source(self.data, form, key=self.key, skip_unreadable=self.skip_unreadable)
+        model = load_model(
+            self.permission, self.checkpoint, device=self.device, weights=self.weights, tell=self.tell
+        )
+        return Predictor(model, form, meaning_of(record), model.scale.device), source
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A file of predictions that was written.
-
-    Attributes:
-        path: The file.
-        count: Samples that have a prediction.
-        not_finite: Those of them whose outputs are not finite.
-        class_counts: Class name to how many were predicted as that, most first; empty where numbers are
-            predicted.
-        notes: What the user should know of how the samples were read, as sentences.
-    """
-
-    path: Path
-    count: int
-    not_finite: int
-    class_counts: dict[str, int]
-    notes: tuple[str, ...]
+@overload
+def predict(
+    run: str | os.PathLike[str],
+    data: Any,
+    out: None = None,
+    *,
+    checkpoint: CheckpointName = "best",
+    weights: WeightsName = "model",
+    device: str = "auto",
+    batch_size: int | None = None,
+    key: str | None = None,
+    skip_unreadable: bool = False,
+    code: str | None = None,
+    trust_code: bool = False,
+) -> Predictions: ...
 
 
-def predict_source(
-    predictor: Predictor, source: Source, batch_size: int | None = None
-) -> Generator[Predictions, None, None]:
-    """Yield predictions of all samples, a batch at a time.
+@overload
+def predict(
+    run: str | os.PathLike[str],
+    data: Any,
+    out: str | os.PathLike[str],
+    *,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    checkpoint: CheckpointName = "best",
+    weights: WeightsName = "model",
+    device: str = "auto",
+    batch_size: int | None = None,
+    key: str | None = None,
+    skip_unreadable: bool = False,
+    code: str | None = None,
+    trust_code: bool = False,
+) -> Written: ...
+
+
+def predict(
+    run: str | os.PathLike[str],
+    data: Any,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    checkpoint: CheckpointName = "best",
+    weights: WeightsName = "model",
+    device: str = "auto",
+    batch_size: int | None = None,
+    key: str | None = None,
+    skip_unreadable: bool = False,
+    code: str | None = None,
+    trust_code: bool = False,
+) -> Predictions | Written:
+    """Predict ``data`` with the model of a run, as ``ringfence predict`` does.
 
     Args:
-        predictor: The model.
-        source: The samples.
-        batch_size: Samples that go through the model at once; by default as many as 64 MiB hold, at most 256.
+        run: Folder of the run; it may be anybody's.
+        data: A path (an image, a folder of images, ``.npz``, ``.npy``, ``.safetensors``, ``.csv``, ``.tsv``,
+            an IDX file), several paths of images, a tensor or array (N, …), or batches of those, such as a
+            ``DataLoader``.
+        out: File to write to as the samples are read, ``.csv``, ``.jsonl`` or ``.npz``; without it all
+            predictions are returned.
+        probabilities: Write those of all classes.
+        overwrite: Replace ``out`` if it is there.
+        checkpoint: ``"best"``, ``"last"``, or a number of steps.
+        weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the run kept such an average.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        batch_size: Samples that go through the model at once; by default as many as 64 MiB hold as float32,
+            at most 256.
+        key: Which array of a file that holds several.
+        skip_unreadable: Pass over photos that cannot be read; which, the notes tell.
+        code: As in ``load``.
+        trust_code: As in ``load``.
+
+    Returns:
+        The predictions; with ``out``, what was written.
 
     Raises:
-        DataError: A sample cannot be read or does not fit, or the model returned something else than in
-            training.
+        DataError: The data cannot be read, or do not fit the model; the message names the sample or file.
+        CheckpointError: The folder holds no model, or none that is whole.
+        JobError: ``out`` cannot be written or is there; or as in ``load``.
     """
-    size = batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // predictor.form.nbytes))
-    with evaluating(predictor.model), contextlib.closing(source.chunks(size)) as chunks:
-        for chunk in chunks:
-            # Not around the loop: whoever takes what is yielded has a mode of their own.
-            with torch.no_grad():
-                outputs = predictor.model(chunk.inputs.to(predictor.device))
-            yield Predictions(
-                _checked(outputs, chunk, predictor.meaning),
-                predictor.meaning,
-                torch.as_tensor(chunk.indices),
-                chunk.files,
-            )
 
+    def warn(sentence: str) -> None:
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
-def collect(predictor: Predictor, source: Source, batch_size: int | None = None) -> Predictions:
-    """Return the predictions of all samples, in memory; arguments and errors as ``predict_source``."""
-    parts = list(predict_source(predictor, source, batch_size))
-    files = [file for part in parts for file in part.files or ()]
-    return Predictions(
-        torch.cat([part.outputs for part in parts]),
-        predictor.meaning,
-        torch.cat([part.indices for part in parts]),
-        files or None,
-        tuple(source.notes),
+    request = PredictRequest(
+        permission=permitted(Path(run), code=code, trust_code=trust_code),
+        data=data,
+        checkpoint=checkpoint,
+        weights=weights,
+        device=device,
+        batch_size=batch_size,
+        key=key,
+        skip_unreadable=skip_unreadable,
+        tell=warn,
+    )
+    if out is None:
+        if probabilities or overwrite:
+            raise JobError("probabilities and overwrite are for a file; name it with out=…")
+        return collect(*request.opened(), batch_size)
+    path = Path(out)
+    # Before the model is loaded, which may take long.
+    check_out(path, overwrite=overwrite)
+    return write_predictions(
+        *request.opened(), path, batch_size=batch_size, probabilities=probabilities, overwrite=overwrite
     )
 
 
-def write_predictions(
-    predictor: Predictor,
-    source: Source,
-    out: Path,
-    *,
-    batch_size: int | None = None,
-    probabilities: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Written:
-    """Write the predictions of all samples to a file, as they come.
-
-    Args:
-        predictor: The model.
-        source: The samples.
-        out: The file; its ending says of what kind, one of ``OUTPUTS``.
-        batch_size: As in ``predict_source``.
-        probabilities: Write those of all classes.
-        overwrite: Replace a file that is there.
-        progress: Told after each batch how many samples have a prediction.
-
-    Raises:
-        DataError: As ``predict_source``; nothing is left of the file then.
-        JobError: The file cannot be written.
-    """
-    check_out(out, overwrite=overwrite)
-    meaning = predictor.meaning
-    # One more: what has no class.
-    counts = torch.zeros(meaning.shape[0] + 1 if meaning.is_classes else 0, dtype=torch.int64)
-    done = not_finite = 0
-    with new_file(out, overwrite=overwrite) as file:
-        output = OUTPUTS[out.suffix.lower()](file, meaning, probabilities=probabilities)
-        parts = predict_source(predictor, source, batch_size)
-        with contextlib.closing(output), contextlib.closing(parts):
-            for part in parts:
-                output.write(part)
-                done += len(part)
-                not_finite += int((~part.outputs.flatten(1).isfinite().all(1)).sum())
-                if meaning.is_classes:
-                    counts += part.classes.remainder(len(counts)).bincount(minlength=len(counts))
-                if progress is not None:
-                    progress(done)
-            output.finish()
-    order = counts[:-1].argsort(descending=True, stable=True).tolist() if meaning.is_classes else []
-    named = {meaning.names[i]: int(counts[i]) for i in order if counts[i]}
-    return Written(out, done, not_finite, named, tuple(source.notes))
+def form_of(record: ModelRecord) -> SampleForm:
+    """Return the form of a sample that ``model.json`` tells of."""
+    return SampleForm(record.input.shape, record.input.dtype == "uint8")
 
 
-def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tensor:
-    """Return outputs as float32 in the memory of the host."""
-    expected = (len(chunk.inputs), *meaning.shape)
-    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != expected:
-        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise DataError(
-            f"the model returned {found} for samples {chunk.indices[0]} to {chunk.indices[-1]}; "
-            f"in training it was {expected}"
-        )
-    return outputs.detach().float().cpu()
+def meaning_of(record: ModelRecord) -> OutputMeaning:
+    """Return what the outputs stand for that ``model.json`` tells of."""
+    return OutputMeaning(record.output.shape, record.task == "classification", record.class_names)

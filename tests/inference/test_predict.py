@@ -1,286 +1,224 @@
-"""Predictions of a model over samples, and the files that they are written to."""
+"""Predictions with the model of a run: in Python and by the command."""
 
 import csv
-import json
 import os
+import signal
 
-import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+import ringfence
+from ringfence import CheckpointError, DataError, JobError
+from ringfence.cli.app import app
+from ringfence.engine.data import Normalise
+from ringfence.engine.evaluate import evaluating
+from ringfence.inference.load import LoadedModel
+from ringfence.job.job_file import read_job
+from ringfence.run.execute import RunOptions, execute
+from ringfence.run.prepare import prepare
+
+JOB = """\
+model: {model}
+data: {data}
+loss: {loss}
+steps: 4
+batch_size: 8
+threads: 1
+plugins:
+  - optim: {{algorithm: sgd, lr: 0.1}}
+    isolation: trusted
+"""
+#: So that a spreadsheet would count, and a class of no word.
+CLASSES = ("=2+2", "cat", "dog")
+NETS = """\
 import torch
 from torch import nn
 
-from ringfence import DataError, JobError
-from ringfence.inference.inputs.in_memory import ArraySource, BatchSource
-from ringfence.inference.inputs.sample_form import SampleForm
-from ringfence.inference.inputs.source import Chunk
-from ringfence.inference.outputs import prediction_file
-from ringfence.inference.outputs.predictions import OutputMeaning
-from ringfence.inference.predict import Predictor, collect, write_predictions
-
-FORM = SampleForm((4,), in_bytes=False)
-NAMES = ("cat", "=1+1", "-dog", 'a,"b"')
-CPU = torch.device("cpu")
-KINDS = [".csv", ".jsonl", ".npz"]
-
-
-class Flaky(nn.Module):
-    """Outputs its inputs, and raises at a sample that begins with 9."""
+class Net(nn.Module):
+    def __init__(self, num_outputs):
+        super().__init__()
+        self.last = nn.Linear(6, num_outputs)
 
     def forward(self, inputs):
-        if (inputs[:, 0] == 9).any():
-            raise KeyboardInterrupt
-        return inputs
+        return self.last(inputs)
+
+def numbers():
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    return (x[:30], x[:30, :2]), (x[30:], x[30:, :2])
+"""
 
 
-def predictor(model=None, meaning=None):
-    meaning = meaning or OutputMeaning((4,), is_classes=True, class_names=NAMES)
-    return Predictor(model or nn.Identity(), FORM, meaning, CPU)
+def train(folder, name, **job):
+    """Run a job; return what it prepared."""
+    path = folder / f"{name}.yaml"
+    path.write_text(JOB.format(**job))
+    prepared = prepare(read_job(path), folder)
+    execute(prepared, folder / name, RunOptions(report=False))
+    return prepared
 
 
-def samples(count=10):
-    return torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with photos, a run that was trained on them, one of numbers, and what they prepared."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "regression_net.py").write_text(NETS)
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 6), ("test", 3)):
+        for brightness, name in enumerate(CLASSES):
+            (folder / "photos" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(60, (9, 11, 3), generator=generator) + 80 * brightness
+                image = Image.fromarray(pixels.to(torch.uint8).numpy())
+                image.save(folder / "photos" / part / name / f"{i}.png")
+    threads = torch.get_num_threads()
+    data = "{name: folder, path: photos, size: [8, 10]}"
+    prepared = {
+        "photos_run": train(folder, "photos_run", model="mlp", data=data, loss="cross_entropy"),
+        "numbers_run": train(
+            folder,
+            "numbers_run",
+            model='"regression_net:Net"',
+            data='"regression_net:numbers"',
+            loss="mse",
+        ),
+    }
+    torch.set_num_threads(threads)
+    return folder, prepared
 
 
-def write(tmp_path, suffix, values=None, given=None, **options):
-    values = samples() if values is None else values
-    out = tmp_path / f"out{suffix}"
-    source = ArraySource(values, FORM, "the data")
-    return out, write_predictions(given or predictor(), source, out, batch_size=3, **options)
+def of_trainer(prepared):
+    """Return what the trainer's evaluation gives for the test data."""
+    network, data = prepared.setup.model, prepared.setup.data
+    batch = data.test.batch(torch.arange(len(data.test)))
+    with evaluating(network), torch.no_grad():
+        return network(Normalise(data, torch.device("cpu"))(batch.inputs))
 
 
-def rows_of(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+def invoke(*arguments, status=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, ringfence.RingfenceError):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result
 
 
-def test_predictions_are_those_of_the_plain_loop():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4))
-    model[2].running_mean.add_(1)
-    values = samples()
-    model.eval()
-    with torch.no_grad():
-        expected = torch.cat([model(batch) for batch in values.split(3)])
-    model.train()
+def test_a_folder_of_photos_is_predicted_as_the_trainer_would_with_its_class_names(runs, tmp_path):
+    folder, prepared = runs
+    outputs = of_trainer(prepared["photos_run"])
 
-    found = collect(predictor(model), ArraySource(values, FORM, "x"), 3)
+    photos = folder / "photos" / "test"
+    found = ringfence.predict(folder / "photos_run", photos, checkpoint="last", device="cpu")
 
-    assert torch.equal(found.outputs, expected)
-    assert torch.equal(found.classes, expected.argmax(1))
-    assert torch.equal(found.probabilities, expected.softmax(1))
-    assert found.class_names == [NAMES[i] for i in expected.argmax(1)]
-    assert model.training
-    assert found.files is None
-    assert not found.outputs.requires_grad
+    assert torch.equal(found.outputs, outputs)
+    assert found.class_names == [CLASSES[i] for i in outputs.argmax(1)]
+    assert found.files == [f"{name}/{i}.png" for name in CLASSES for i in range(3)]
+    assert found.notes[-1].startswith("9 of 9 photos were resized to 8x10 (height x width)")
+
+    out = tmp_path / "out.csv"
+    flags = ("--checkpoint", "last", "--device", "cpu")
+    told = invoke("predict", folder / "photos_run", photos, "--out", out, *flags)
+    with out.open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [row[2].removeprefix("'") for row in rows] == found.class_names
+    assert [row[1].removeprefix("'") for row in rows] == found.files
+    assert not [row for row in rows if row[1].startswith("=") or row[2].startswith("=")]
+    probability = found.probabilities.amax(1).tolist()
+    assert [row[3] for row in rows] == [f"{p:.6g}" for p in probability]
+    assert told.stdout.startswith(f"9 predictions in {out}\n")
+    assert "photos are read as 8x10" in told.stderr
+    assert "were resized" in told.stderr
 
 
-def test_csv_has_a_row_for_each_sample(tmp_path):
-    out, written = write(tmp_path, ".csv")
+def test_a_regression_gives_its_numbers(runs, tmp_path):
+    folder, prepared = runs
+    data = prepared["numbers_run"].setup.data.test.inputs
+    outputs = of_trainer(prepared["numbers_run"])
 
-    probability, best = samples().softmax(1).max(1)
-    header, *rows = rows_of(out)
-    assert header == ["index", "file", "class", "probability"]
-    assert [(row[0], row[1], row[3]) for row in rows] == [
-        (str(i), "", f"{p:.6g}") for i, p in enumerate(probability.tolist())
-    ]
-    quoted = ("cat", "'=1+1", "'-dog", 'a,"b"')
-    assert [row[2] for row in rows] == [quoted[i] for i in best]
-    assert written.count == 10
-    assert written.class_counts == dict(
-        sorted(
-            ((NAMES[i], n) for i, n in enumerate(best.bincount().tolist()) if n), key=lambda item: -item[1]
-        )
+    assert torch.equal(
+        ringfence.predict(folder / "numbers_run", data, checkpoint="last", device="cpu").outputs, outputs
     )
-    assert os.listdir(tmp_path) == ["out.csv"]  # noqa: PTH208 - hidden ones too
+    written = ringfence.predict(folder / "numbers_run", data, tmp_path / "out.csv", checkpoint="last")
+    with written.path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["index", "file", "value_0", "value_1"]
+    assert torch.equal(torch.tensor([[float(cell) for cell in row[2:]] for row in rows]), outputs)
 
 
-def test_csv_has_the_probability_of_each_class_if_it_is_asked_for(tmp_path):
-    out, _ = write(tmp_path, ".csv", probabilities=True)
+def test_data_that_do_not_fit_are_told_before_weights_are_read(runs, tmp_path, monkeypatch):
+    folder, _ = runs
+    monkeypatch.setattr("ringfence.inference.predict.load_model", None)
 
-    header, *rows = rows_of(out)
-    assert header[4:] == [f"probability of {name}" for name in NAMES]
-    found = torch.tensor([[float(cell) for cell in row[4:]] for row in rows])
-    assert torch.allclose(found, samples().softmax(1), atol=1e-6)
-
-
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
-def test_no_cell_of_a_strangers_is_a_formula(tmp_path, begin):
-    """The control: a plain csv.writer leaves it one."""
-    name = f"{begin}cmd|' /C calc'!A0"
-    meaning = OutputMeaning((4,), is_classes=True, class_names=(name, "b", "c", "d"))
-
-    class Named:
-        count, notes = 1, ()
-
-        def chunks(self, _):
-            yield Chunk(torch.tensor([[9.0, 0, 0, 0]]), [0], [name])
-
-    out = tmp_path / "out.csv"
-    write_predictions(predictor(meaning=meaning), Named(), out, probabilities=True)
-
-    header, row = rows_of(out)
-    assert not [cell for cell in [*header, *row] if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
-    assert row[1] == row[2]
-    assert row[1].endswith("cmd|' /C calc'!A0")
-    with (tmp_path / "control.csv").open("w", newline="") as file:
-        csv.writer(file, quoting=csv.QUOTE_ALL).writerow([name])
-    assert rows_of(tmp_path / "control.csv")[0][0].startswith(begin)
-
-
-def test_numbers_are_written_to_the_last_bit_and_not_as_text(tmp_path):
-    meaning = OutputMeaning((4,), is_classes=False)
-    given = predictor(meaning=meaning)
-    values = samples() * -1e-7
-
-    header, *rows = rows_of(write(tmp_path, ".csv", values, given)[0])
-    assert header == ["index", "file", "value_0", "value_1", "value_2", "value_3"]
-    assert torch.equal(torch.tensor([[float(c) for c in row[2:]] for row in rows]), values)
-
-    lines = write(tmp_path, ".jsonl", values, given)[0].read_text().splitlines()
-    assert torch.equal(torch.tensor([json.loads(line)["values"] for line in lines]), values)
-
-    with np.load(write(tmp_path, ".npz", values, given)[0], allow_pickle=False) as file:
-        assert sorted(file.files) == ["index", "outputs"]
-        assert torch.equal(torch.from_numpy(file["outputs"]), values)
-
-
-def test_one_number_is_called_value(tmp_path):
-    given = predictor(nn.Linear(4, 1), OutputMeaning((1,), is_classes=False))
-
-    assert rows_of(write(tmp_path, ".csv", given=given)[0])[0] == ["index", "file", "value"]
-
-
-def test_json_lines_have_an_object_for_each_sample(tmp_path):
-    out, _ = write(tmp_path, ".jsonl", probabilities=True)
-
-    records = [json.loads(line) for line in out.read_text().splitlines()]
-    probability, best = samples().softmax(1).max(1)
-    assert [record["index"] for record in records] == list(range(10))
-    assert [record["class"] for record in records] == [NAMES[i] for i in best]
-    assert torch.equal(torch.tensor([record["probability"] for record in records]), probability)
-    assert torch.equal(torch.tensor([r["probabilities"] for r in records]), samples().softmax(1))
-
-
-def test_npz_has_all_arrays_and_the_names(tmp_path):
-    class Named(BatchSource):
-        def chunks(self, size):
-            for chunk in super().chunks(size):
-                yield Chunk(
-                    chunk.inputs, [2 * i for i in chunk.indices], [f"{'é' * i}.png" for i in chunk.indices]
-                )
-
-    out = tmp_path / "out.npz"
-    write_predictions(predictor(), Named([samples()], FORM), out, batch_size=3)
-
-    with np.load(out, allow_pickle=False) as file:
-        arrays = dict(file)
-    assert sorted(arrays) == ["class", "class_names", "file", "index", "outputs", "probabilities"]
-    assert arrays["index"].tolist() == list(range(0, 20, 2))
-    assert arrays["file"].tolist() == [f"{'é' * i}.png" for i in range(10)]
-    assert arrays["class_names"].tolist() == list(NAMES)
-    assert torch.equal(torch.from_numpy(arrays["outputs"]), samples())
-    assert torch.equal(torch.from_numpy(arrays["probabilities"]), samples().softmax(1))
-    assert torch.equal(torch.from_numpy(arrays["class"]), samples().argmax(1))
-
-
-def test_outputs_that_are_not_finite_have_no_class(tmp_path):
-    class Broken(nn.Module):
-        def forward(self, inputs):
-            return torch.where(inputs[:, :1] > 0, inputs, torch.nan)
-
-    rows = rows_of(write(tmp_path, ".csv", given=predictor(Broken()))[0])[1:]
-    wrong = (samples()[:, 0] <= 0).tolist()
-    assert [row[2:] == ["", "nan"] for row in rows] == wrong
-    out, written = write(tmp_path, ".jsonl", given=predictor(Broken()))
-    records = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(r["class"], r["probability"]) == (None, None) for r in records] == wrong
-    assert written.not_finite == sum(wrong)
-    assert sum(written.class_counts.values()) == 10 - sum(wrong)
-
-
-@pytest.mark.parametrize("suffix", KINDS)
-@pytest.mark.parametrize("there", [False, True])
-def test_an_end_in_the_middle_leaves_nothing_half(tmp_path, suffix, there):
-    values = samples()
-    values[7, 0] = 9
-    if there:
-        (tmp_path / f"out{suffix}").write_text("as before")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, suffix, values, predictor(Flaky()), overwrite=there)
-
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize("suffix", KINDS)
-def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(tmp_path, suffix):
-    out, _ = write(tmp_path, suffix)
-    first = out.read_bytes()
-
-    with pytest.raises(JobError, match=r"is there already; .*--overwrite"):
-        write(tmp_path, suffix, samples(5))
-    assert out.read_bytes() == first
-
-    write(tmp_path, suffix, samples(5), overwrite=True)
-    assert out.read_bytes() != first
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_comes_meanwhile_is_not_replaced(tmp_path, links, monkeypatch):
-    out = tmp_path / "out.csv"
-    if not links:
-        monkeypatch.setattr(type(out), "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError(1, "no")))
-
-    class Slow(nn.Module):
-        def forward(self, inputs):
-            out.write_text("somebody else's")
-            return inputs
-
+    with pytest.raises(DataError, match=r"each sample is of shape \(5,\); the model needs \(6\)"):
+        ringfence.predict(folder / "numbers_run", torch.zeros(2, 5))
+    (tmp_path / "out.csv").touch()
     with pytest.raises(JobError, match="is there already"):
-        write(tmp_path, ".csv", given=predictor(Slow()))
-    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
-    assert out.read_text() == "somebody else's"
-    out.unlink()
-    write(tmp_path, ".csv")
-    assert len(rows_of(out)) == 11
+        ringfence.predict(folder / "numbers_run", torch.zeros(2, 6), tmp_path / "out.csv")
+
+
+def test_code_that_the_folder_names_is_run_only_if_that_is_permitted(runs, tmp_path, monkeypatch):
+    """The control: the run is this user's own, and is followed."""
+    folder, _ = runs
+    data = torch.zeros(2, 6)
+    assert len(ringfence.predict(folder / "numbers_run", data, device="cpu")) == 2
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    out = tmp_path / "out.csv"
+    (tmp_path / "data.csv").write_text("0,0,0,0,0,0\n")
+    with pytest.raises(JobError, match=r"its model is 'regression_net:Net', code to be imported and run"):
+        ringfence.predict(folder / "numbers_run", data)
+    with pytest.raises(JobError, match=r"its model is 'regression_net:Net', code to be imported and run"):
+        invoke("predict", folder / "numbers_run", tmp_path / "data.csv", "--out", out)
+    assert not out.exists()
+
+    assert len(ringfence.predict(folder / "numbers_run", data, code="regression_net:Net", device="cpu")) == 2
+    invoke(
+        *("predict", folder / "numbers_run", tmp_path / "data.csv", "--out", out, "--device", "cpu"),
+        *("--code", "regression_net:Net", "--checkpoint", "4"),
+    )
+    assert out.read_text().count("\n") == 2
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no model\.json"):
+        ringfence.predict(tmp_path, torch.zeros(2, 6))
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("flag", "value", "message"),
     [
-        ("out.png", r"ends in '\.png'; predictions are written as \.csv, \.jsonl, \.npz"),
-        ("missing/out.csv", "there is no folder"),
-        ("folder.csv", "is a folder"),
+        ("--checkpoint", "first", "expected best, last or a number of steps"),
+        ("--checkpoint", "77", "there is no checkpoint of step 77"),
+        ("--weights", "mine", "expected model, ema or swa"),
+        ("--batch-size", "0", "batch_size is 0; it is at least 1"),
+        ("--device", "tpu", "device is 'tpu'"),
+        ("--key", "x", "key 'x' is given"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, name, message):
-    (tmp_path / "folder.csv").mkdir()
+def test_a_flag_that_cannot_be_is_refused(runs, tmp_path, flag, value, message):
+    folder, _ = runs
 
-    with pytest.raises(JobError, match=message):
-        prediction_file.check_out(tmp_path / name, overwrite=False)
-
-
-@pytest.mark.parametrize(("model", "found"), [(nn.Linear(4, 3), r"shape \(3, 3\)"), (nn.LSTM(4, 4), "tuple")])
-def test_a_model_that_returns_something_else_is_refused(tmp_path, model, found):
-    with pytest.raises(DataError, match=rf"the model returned {found} for samples 0 to 2; .*\(3, 4\)"):
-        write(tmp_path, ".csv", given=predictor(model))
+    with pytest.raises(ringfence.RingfenceError, match=message):
+        invoke("predict", folder / "photos_run", folder / "photos", "--out", tmp_path / "o.csv", flag, value)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_stays_flat_whatever_the_number_of_samples(tmp_path):
-    """What a source makes is gone once the next part is made."""
-    import weakref
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half(runs, tmp_path, number, monkeypatch):
+    folder, _ = runs
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
-    alive = weakref.WeakSet()
+    def forward(self, inputs):
+        assert len(os.listdir(tmp_path)) == 1  # noqa: PTH208 - there is something to leave
+        os.kill(os.getpid(), number)
+        return nn.Identity()(inputs)
 
-    class Watched(nn.Module):
-        def forward(self, inputs):
-            alive.add(inputs)
-            assert len(alive) <= 2
-            return inputs
+    monkeypatch.setattr(LoadedModel, "forward", forward)
 
-    batches = (torch.randn(100, 4) for _ in range(50))
-    out = tmp_path / "out.npz"
-    written = write_predictions(predictor(Watched()), BatchSource(batches, FORM), out)
+    invoke("predict", folder / "photos_run", folder / "photos", "--out", tmp_path / "out.csv", status=130)
 
-    assert written.count == 5000
+    assert list(tmp_path.iterdir()) == []
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]

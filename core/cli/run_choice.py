@@ -1,0 +1,32 @@
+"""Flags that choose one of the states of a run."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from ..hooks.errors import JobError
+from ..tracking.model_files import CheckpointName, WeightsName
+
+
+def checkpoint_named(text: str) -> CheckpointName:
+    """Return what ``--checkpoint`` names.
+
+    Raises:
+        JobError: It is neither ``best`` nor ``last`` nor a number of steps.
+    """
+    if text in ("best", "last"):
+        return cast("Literal['best', 'last']", text)
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise JobError(f"--checkpoint {text}: expected best, last or a number of steps")
+
+
+def weights_named(text: str) -> WeightsName:
+    """Return what ``--weights`` names.
+
+    Raises:
+        JobError: It is none of ``model``, ``ema`` and ``swa``.
+    """
+    if text in ("model", "ema", "swa"):
+        return cast("WeightsName", text)
+    raise JobError(f"--weights {text}: expected model, ema or swa")

@@ -1,0 +1,160 @@
+"""The loop of predictions: a model's outputs for samples as they are read, into a file or as arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.evaluate import evaluating
+from ..hooks.errors import DataError
+from .inputs.sample_form import SampleForm
+from .inputs.source import Chunk, Source
+from .outputs.prediction_file import OUTPUTS, check_out, new_file
+from .outputs.predictions import OutputMeaning, Predictions
+
+#: Of samples as numbers, in one batch.
+_BATCH_BYTES = 64 << 20
+_LARGEST_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A model and what goes into it and comes out.
+
+    Attributes:
+        model: Takes (B, …) of ``form``, uint8 or float32, and returns outputs; on ``device``.
+        form: Of one sample.
+        meaning: Of the outputs.
+        device: Where the model is.
+    """
+
+    model: nn.Module
+    form: SampleForm
+    meaning: OutputMeaning
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file of predictions that was written.
+
+    Attributes:
+        path: The file.
+        count: Samples that have a prediction.
+        not_finite: Those of them whose outputs are not finite.
+        class_counts: Class name to how many were predicted as that, most first; empty where numbers are
+            predicted.
+        notes: What the user should know of how the samples were read, as sentences.
+    """
+
+    path: Path
+    count: int
+    not_finite: int
+    class_counts: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def predict_source(
+    predictor: Predictor, source: Source, batch_size: int | None = None
+) -> Generator[Predictions, None, None]:
+    """Yield predictions of all samples, a batch at a time.
+
+    Args:
+        predictor: The model.
+        source: The samples.
+        batch_size: Samples that go through the model at once; by default as many as 64 MiB hold, at most 256.
+
+    Raises:
+        DataError: A sample cannot be read or does not fit, or the model returned something else than in
+            training.
+    """
+    size = batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // predictor.form.nbytes))
+    with evaluating(predictor.model), contextlib.closing(source.chunks(size)) as chunks:
+        for chunk in chunks:
+            # Not around the loop: whoever takes what is yielded has a mode of their own.
+            with torch.no_grad():
+                outputs = predictor.model(chunk.inputs.to(predictor.device))
+            yield Predictions(
+                _checked(outputs, chunk, predictor.meaning),
+                predictor.meaning,
+                torch.as_tensor(chunk.indices),
+                chunk.files,
+            )
+
+
+def collect(predictor: Predictor, source: Source, batch_size: int | None = None) -> Predictions:
+    """Return the predictions of all samples, in memory; arguments and errors as ``predict_source``."""
+    parts = list(predict_source(predictor, source, batch_size))
+    files = [file for part in parts for file in part.files or ()]
+    return Predictions(
+        torch.cat([part.outputs for part in parts]),
+        predictor.meaning,
+        torch.cat([part.indices for part in parts]),
+        files or None,
+        tuple(source.notes),
+    )
+
+
+def write_predictions(
+    predictor: Predictor,
+    source: Source,
+    out: Path,
+    *,
+    batch_size: int | None = None,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Write the predictions of all samples to a file, as they come.
+
+    Args:
+        predictor: The model.
+        source: The samples.
+        out: The file; its ending says of what kind, one of ``OUTPUTS``.
+        batch_size: As in ``predict_source``.
+        probabilities: Write those of all classes.
+        overwrite: Replace a file that is there.
+        progress: Told after each batch how many samples have a prediction.
+
+    Raises:
+        DataError: As ``predict_source``; nothing is left of the file then.
+        JobError: The file cannot be written.
+    """
+    check_out(out, overwrite=overwrite)
+    meaning = predictor.meaning
+    # One more: what has no class.
+    counts = torch.zeros(meaning.shape[0] + 1 if meaning.is_classes else 0, dtype=torch.int64)
+    done = not_finite = 0
+    with new_file(out, overwrite=overwrite) as file:
+        output = OUTPUTS[out.suffix.lower()](file, meaning, probabilities=probabilities)
+        parts = predict_source(predictor, source, batch_size)
+        with contextlib.closing(output), contextlib.closing(parts):
+            for part in parts:
+                output.write(part)
+                done += len(part)
+                not_finite += int((~part.outputs.flatten(1).isfinite().all(1)).sum())
+                if meaning.is_classes:
+                    counts += part.classes.remainder(len(counts)).bincount(minlength=len(counts))
+                if progress is not None:
+                    progress(done)
+            output.finish()
+    order = counts[:-1].argsort(descending=True, stable=True).tolist() if meaning.is_classes else []
+    named = {meaning.names[i]: int(counts[i]) for i in order if counts[i]}
+    return Written(out, done, not_finite, named, tuple(source.notes))
+
+
+def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tensor:
+    """Return outputs as float32 in the memory of the host."""
+    expected = (len(chunk.inputs), *meaning.shape)
+    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != expected:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(
+            f"the model returned {found} for samples {chunk.indices[0]} to {chunk.indices[-1]}; "
+            f"in training it was {expected}"
+        )
+    return outputs.detach().float().cpu()
