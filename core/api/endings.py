@@ -25,6 +25,8 @@ def outcome_lines(outcome: RunOutcome, display: RunDisplay, how: HowToGoOn) -> I
     yield f"{result.status.replace('_', ' ')} after {result.steps} steps  {at}{metrics}".rstrip()
     if result.test_metrics and result.judged_by != "test":
         yield "  ".join(metric_words("test", result.test_metrics))
+    for name, parts in display.status.averaged.items():
+        yield "  ".join([name, *(word for part in parts for word in metric_words(part, parts[part]))])
     if result.steps_given_up:
         yield f"the {result.steps_given_up} steps after that were given up: the next one took too long"
     for plugin in display.status.plugins:

@@ -36,6 +36,7 @@ class Status:
         loss: The last that was read; NaN before.
         metrics: Of the last evaluation.
         best: The best value of the job's metric so far.
+        averaged: Average of the weights to part of the data to its last figures there.
         steps_per_s: Over the last seconds; 0 if not known yet.
     """
 
@@ -46,6 +47,7 @@ class Status:
     loss: float = math.nan
     metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
+    averaged: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
     steps_per_s: float = 0.0
 
     @property
@@ -152,6 +154,19 @@ class RunDisplay(Observer):
         # An evaluation is no step: the rate starts anew after it.
         self._times.clear()
         self._times.append((self._clock(), self.status.step))
+
+    def evaluated_beside(
+        self,
+        step: int,  # noqa: ARG002 - an observer's signature
+        epoch: int,  # noqa: ARG002 - as above
+        metrics: Mapping[str, float],
+        *,
+        part: str,
+        name: str,
+    ) -> None:
+        """Show the metrics of an average of the weights."""
+        self.status.averaged.setdefault(name, {})[part] = dict(metrics)
+        self.view.line(f"  {name}  {'  '.join(metric_words(part, metrics))}")
 
     def rolled_back(self, to_step: int, position: Any) -> None:  # noqa: ARG002 - an observer's signature
         """Go back to ``to_step``."""

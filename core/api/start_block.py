@@ -116,7 +116,8 @@ def _plan_words(plan: Mapping[str, Any], _width: int) -> Iterator[str]:
         f"{_counted(plan['evaluations'], 'evaluation')}, every {_counted(plan['eval_every'], 'step')}; "
         f"{_counted(plan['checkpoints'], 'checkpoint')}, every {plan['checkpoint_every']:,}"
     )
-    yield f"loss {plan['loss']}, metric {plan['metric']}, schedule {plan['schedule']}"
+    averages = f", averages of the weights: {', '.join(plan['averages'])}" if plan["averages"] else ""
+    yield f"loss {plan['loss']}, metric {plan['metric']}, schedule {plan['schedule']}{averages}"
     yield f"plugins: {' → '.join(plan['plugins'])}"
 
 

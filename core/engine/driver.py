@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
+from torch import Tensor
+
 RunT_contra = TypeVar("RunT_contra", contravariant=True)
 
 
@@ -24,6 +26,12 @@ class Driver(Protocol[RunT_contra]):
 
         What it changes of the model is evaluated and kept with that. A ``PluginError`` is handled as one in a
         step: the run goes back to its last snapshot, and asks again.
+        """
+
+    def beside(self) -> Mapping[str, Tensor] | None:
+        """Return other values of parameters and buffers, which each evaluation judges beside the model's own.
+
+        None if there are none. They are only read; a run takes no decision by what they are worth.
         """
 
     def trained(self, run: RunT_contra) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,26 @@ def evaluate(
 def precise_loss(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss in float64: a small one is the difference of large numbers."""
     return objective.loss(outputs.double(), targets.double() if targets.is_floating_point() else targets)
+
+
+@contextlib.contextmanager
+def standing_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put tensors in the place of the parameters and buffers of these names; at the end all are as before."""
+    own = {**named_parameters(model), **named_buffers(model)}
+    kept = {n: p.detach().clone() for n, p in named_parameters(model).items() if n in tensors}
+    buffers = copy_buffers(model)
+    try:
+        _copy_to(own, tensors)
+        yield
+    finally:
+        _copy_to(own, kept)
+        restore_buffers(model, buffers)
+
+
+def _copy_to(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)
 
 
 @contextlib.contextmanager

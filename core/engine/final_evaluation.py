@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..hooks.types import Batch
 from .data import Dataset
-from .evaluate import evaluate
+from .evaluate import evaluate, standing_in
 from .forks import ending_forks
 from .session import Session
 
@@ -30,6 +30,21 @@ def measure(
             unsteady=run.setup.tried.unsteady,
             take=take,
         )
+
+
+def measure_beside(run: Session) -> dict[str, dict[str, float]] | None:
+    """Evaluate what drivers have beside the model's own weights, as the model is; None if it was stopped."""
+    found = {}
+    for driver in run.state.drivers:
+        tensors = driver.beside()
+        if tensors is None:
+            continue
+        with standing_in(run.state.model, tensors):
+            metrics = measure(run, run.setup.data.judging)
+        if metrics is None:
+            return None
+        found[driver.name] = metrics
+    return found
 
 
 def tell_not_finite(run: Session, part: str, metrics: Mapping[str, float]) -> None:

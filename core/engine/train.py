@@ -21,7 +21,7 @@ from .checkpoints.checkpoint import Describe
 from .checkpoints.fingerprint import Comparison, Fingerprint
 from .data import Dataset, Normalise, batches
 from .driver import Driver
-from .final_evaluation import evaluate_finally, measure, tell_not_finite
+from .final_evaluation import evaluate_finally, measure, measure_beside, tell_not_finite
 from .forks import ending_forks
 from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
@@ -351,7 +351,8 @@ def _evaluate(run: Session) -> bool:
     """
     config, progress = run.setup.config, run.progress
     metrics = measure(run, run.setup.data.judging)
-    if metrics is None:
+    beside = None if metrics is None else measure_beside(run)
+    if metrics is None or beside is None:
         return False
     if run.checkpointed_step == progress.step:
         # That was written when this evaluation was left out; it is to be known which is the best.
@@ -364,7 +365,10 @@ def _evaluate(run: Session) -> bool:
         patience=None if early is None else early.patience,
         min_delta=0.0 if early is None else early.min_delta,
     )
-    run.observer.evaluated(progress.step, run.setup.plan.epoch(progress.step), metrics, best=best)
+    epoch, part = run.setup.plan.epoch(progress.step), run.setup.data.judged_by
+    run.observer.evaluated(progress.step, epoch, metrics, best=best)
+    for name, figures in beside.items():
+        run.observer.evaluated_beside(progress.step, epoch, figures, part=part, name=name)
     tell_not_finite(run, run.setup.data.judged_by, metrics)
     if progress.stopped_early and early is not None:
         run.observer.event(

@@ -81,7 +81,9 @@ def macs_a_sample(setup: Setup) -> int:
     model, train, before = setup.model, setup.data.train, _Before(setup.model)
     normalise = Normalise(setup.data, setup.device)
     with before.restored(setup.device), evaluating(model):
-        return count_macs(model, normalise(train.batch(torch.arange(1)).inputs.to(setup.device)))
+        return count_macs(
+            model, normalise(train.batch(train.rows_at(torch.arange(1))).inputs.to(setup.device))
+        )
 
 
 def try_together(model: nn.Module, data: Data, config: TrainConfig, frozen: Collection[str] = ()) -> Setup:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -70,6 +71,43 @@ class EarlyStopping(_Strict):
 
     patience: Count = Field(description="Evaluations without a better metric after which training stops")
     min_delta: float = Field(0.0, ge=0, description="Gain that counts as better")
+
+
+class Ema(_Strict):
+    """An exponential moving average of the weights."""
+
+    decay: float = Field(0.999, gt=0, lt=1, description="Share of the average that an update leaves")
+    every: Count = Field(1, description="Steps between updates")
+    warmup: bool = Field(
+        True, description="The n-th update leaves at most (1 + n) / (10 + n): the first weights go sooner"
+    )
+
+
+class Swa(_Strict):
+    """Stochastic weight averaging: the mean of the weights in the last part of the run."""
+
+    start: float = Field(0.75, ge=0, lt=1, description="Share of the steps after which it begins")
+    every: Count | None = Field(None, description="Steps between the weights that go in; by default an epoch")
+
+
+class Averaging(_Strict):
+    """Averages of the weights that are kept beside them."""
+
+    ema: Ema | None = Field(None, description="An exponential moving average; `{}` with all defaults")
+    swa: Swa | None = Field(None, description="Stochastic weight averaging; `{}` with all defaults")
+
+    @model_validator(mode="after")
+    def _name_one(self) -> Averaging:
+        if self.ema is None and self.swa is None:
+            raise ValueError(
+                "names no average; write 'averaging: ema', 'averaging: swa', or {ema: {}, swa: {}}"
+            )
+        return self
+
+
+def _as_average(value: object) -> object:
+    """Let a bare name stand for ``{name: {}}``."""
+    return {value: {}} if isinstance(value, str) else value
 
 
 class PluginJob(_Strict):
@@ -145,6 +183,9 @@ class Job(_Strict):
         "accuracy",
         description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`; by default, with a loss of "
         "numbers, `mse` or `mae`",
+    )
+    averaging: Annotated[Averaging | None, BeforeValidator(_as_average)] = Field(
+        None, description="Averages of the weights, evaluated and saved beside them: `ema`, `swa`, or both"
     )
     schedule: Named = Field(
         Choice(name=DEFAULT_CHOICES["schedule"]),
@@ -417,10 +458,17 @@ def _did_you_mean(path: Path, data: Mapping[str, Any]) -> str:
     return suggest(key, _known_keys(path))
 
 
+_NESTED: Mapping[str, type[BaseModel]] = MappingProxyType(
+    {"early_stopping": EarlyStopping, "averaging": Averaging, "ema": Ema, "swa": Swa}
+)
+
+
 def _known_keys(path: Path) -> list[str]:
     match path:
-        case ("early_stopping", _):
-            return list(EarlyStopping.model_fields)
+        case (("early_stopping" | "averaging") as key, _):
+            return list(_NESTED[key].model_fields)
+        case ("averaging", ("ema" | "swa") as key, _):
+            return list(_NESTED[key].model_fields)
         case _:
             return list(Job.model_fields)
 

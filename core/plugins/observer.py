@@ -8,6 +8,7 @@
         wants_loss(step) -> bool
         step(step, loss, samples)
         evaluated(step, epoch, metrics, best) # when one is due
+        evaluated_beside(step, epoch, metrics, part, name)  # then, for each average of the weights
         position() -> plain data              # for each snapshot
         checkpointed(step, path)              # when one is due
     predicted(part, batch, outputs)           # at the end of a run that comes to it, for each batch
@@ -103,6 +104,19 @@ class Observer:
             epoch: Passes over the training data finished, rounded down.
             metrics: ``loss`` and the job's metric, by name.
             best: Whether the metric is the best so far.
+        """
+
+    def evaluated_beside(
+        self, step: int, epoch: int, metrics: Mapping[str, float], *, part: str, name: str
+    ) -> None:
+        """Take an evaluation of an average of the weights, which the run keeps beside them.
+
+        Args:
+            step: As in ``evaluated``.
+            epoch: As there.
+            metrics: As there.
+            part: ``"validation"`` or ``"test"``; that on the test data comes once, at the end.
+            name: ``"ema"`` or ``"swa"``.
         """
 
     def wants_predictions(self) -> bool:

@@ -22,7 +22,16 @@ from ..plugins.failure_policy import FAULTS_KEPT
 from ..plugins.result_checks import MAX_NAMES
 from ..tensors.tensor_file import MAX_HEADER_BYTES, SIZE_BYTES
 from ..tracking.json_lines import MAX_METRICS_BYTES, Bounds, LongJournalError, bounds_of, read_lines
-from ..tracking.metrics_log import EVENTS, MAX_REPORTERS, MAX_SAMPLES, METRICS, REPORTS, SAMPLES, SAMPLES_TOLD
+from ..tracking.metrics_log import (
+    AVERAGED_KINDS,
+    EVENTS,
+    MAX_REPORTERS,
+    MAX_SAMPLES,
+    METRICS,
+    REPORTS,
+    SAMPLES,
+    SAMPLES_TOLD,
+)
 from ..tracking.model_files import LAST
 from ..tracking.numpy_archive import DamagedArchiveError
 from ..tracking.plugin_reports import MAX_READ, file_name, picture_name
@@ -296,7 +305,7 @@ def read_run(folder: Path) -> RunData:
     reader = _Reader(folder)
     _look_around(reader)
     info: dict[str, Any] = {}
-    numbers = {kind: _Numbers() for kind in ("train", "validation", "test")}
+    numbers = {kind: _Numbers() for kind in ("train", "validation", "test", *AVERAGED_KINDS)}
     plugins: dict[str, _Numbers] = {}
     for record in reader.records(METRICS, bounds_of(MAX_METRICS_BYTES), _of_metrics):
         kind = record["kind"]
@@ -334,7 +343,7 @@ def read_run(folder: Path) -> RunData:
 def _of_metrics(record: dict[str, Any]) -> dict[str, Any] | None:
     """Return a record of a kind that there is, a plugin's with its name."""
     kind, plugin = record.get("kind"), record.get("plugin")
-    is_known = kind in ("run", "train", "validation", "test") or (
+    is_known = kind in ("run", "train", "validation", "test", *AVERAGED_KINDS) or (
         kind == "plugin" and isinstance(plugin, str)
     )
     return record if is_known else None

@@ -17,7 +17,9 @@ import msgspec
 
 from ..discovery.provenance import provenance_of
 from ..engine.buffers import unsaved_buffers
+from ..engine.checkpoints.checkpoint import NetworkState
 from ..engine.checkpoints.fingerprint_diff import CONTENTS
+from ..engine.extra_state import copy_extra_state
 from ..engine.recovery.resume import check_resumable
 from ..engine.train import Result, train
 from ..hooks.errors import (
@@ -49,7 +51,7 @@ from ..tracking.prediction_log import PredictionLog
 from ..tracking.predictions import MISTAKES, TEST_PREDICTIONS
 from ..tracking.provenance_record import change_words, held, read_beginning
 from ..tracking.run_history import RunHistory, read_earlier
-from ..tracking.run_record import RunRecord, read_accepted
+from ..tracking.run_record import RunRecord, read_accepted, read_averaged_metrics
 from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .grant_permissions import write_reaches
 from .job_fingerprint import accepting
@@ -189,6 +191,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         accepted=read_accepted(folder) if resume else [],
         plugin_lock="" if prepared.lock is None else prepared.lock.lock.encode(),
         began_with=read_beginning(folder) if resume else {},
+        averaged_metrics=read_averaged_metrics(folder) if resume else {},
         resumed=earlier.resumed + resume,
     ), told
 
@@ -261,9 +264,14 @@ def _write_model(prepared: Prepared, record: RunRecord) -> None:
     """
     if record.checkpoint is None or record.model is None:
         return
-    unsaved = unsaved_buffers(prepared.setup.model)
+    model, unsaved = prepared.setup.model, unsaved_buffers(prepared.setup.model)
+    averages = {
+        average.name: NetworkState(average.result, copy_extra_state(model))
+        for average in prepared.averages
+        if average.result is not None
+    }
     with run_folder.explain_disk_faults(record.folder):
-        write_model_files(record.folder, record.model, record.checkpoint, unsaved=unsaved)
+        write_model_files(record.folder, record.model, record.checkpoint, averages, unsaved=unsaved)
 
 
 def _show(notes: Sequence[str], observers: Sequence[Observer]) -> None:

@@ -15,6 +15,13 @@ from torch import nn
 from ..compat.source.plugin_source import Parameter
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import check_data, load_data
+from ..engine.averaging import (
+    ExponentialMovingAverage,
+    Rule,
+    StochasticWeightAverage,
+    WeightAverage,
+    first_update,
+)
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
 from ..engine.forks import ending_forks
 from ..engine.freezing import match_parameters
@@ -82,6 +89,32 @@ def build(job_file: JobFile, base: FilePath) -> Setup:
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
     _with_place("loss", job_file, lambda: setup.objective.check_data(data.train))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
+
+
+def averages_of(job_file: JobFile, setup: Setup) -> list[WeightAverage]:
+    """Return what averages the weights of a run as its job asks for it.
+
+    Raises:
+        JobError: The run is too short for one of them.
+    """
+    asked = job_file.job.averaging
+    rules: dict[str, Rule] = {}
+    if asked is not None and asked.ema is not None:
+        rules["ema"] = ExponentialMovingAverage(asked.ema.decay, asked.ema.every, asked.ema.warmup)
+    if asked is not None and asked.swa is not None:
+        rules["swa"] = StochasticWeightAverage(asked.swa.start, asked.swa.every)
+    problems = [
+        Problem(
+            ("averaging", name),
+            f"would average nothing: the run has {setup.steps_total} steps, {setup.plan.steps_per_epoch} an "
+            f"epoch; choose a smaller 'every'{' or an earlier start' * (name == 'swa')}",
+        )
+        for name, rule in rules.items()
+        if first_update(rule, setup) is None
+    ]
+    if problems:
+        raise job_file.error(problems)
+    return [WeightAverage(rule, setup) for rule in rules.values()]
 
 
 def _config(job_file: JobFile) -> TrainConfig:

@@ -13,6 +13,7 @@ import torch
 
 from ..discovery.catalog import Catalog
 from ..discovery.provenance import Provenance, provenance_of
+from ..engine.averaging import WeightAverage
 from ..engine.checkpoints.fingerprint import Fingerprint
 from ..engine.driver import Driver
 from ..engine.session import Session
@@ -20,7 +21,7 @@ from ..engine.setup import Setup
 from ..engine.trial import macs_a_sample
 from ..hooks.errors import IncompatiblePluginError, JobError
 from ..job.job_file import JobFile
-from .ingredients import build, check_names
+from .ingredients import averages_of, build, check_names
 from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
@@ -43,7 +44,7 @@ class Prepared:
         setup: Model, data, loss and metric, device and steps, tried together.
         fingerprint: What decides the course of the run.
         start: What there is to tell of it before the first step, as JSON data.
-        drivers: What acts on the run between its steps, in this order.
+        averages: Of the weights, kept beside them.
         lock: What its plugins may be made of, if that lies beside it.
         provenance: What they are made of, as it was compared with the lock; None if there is none.
     """
@@ -54,9 +55,14 @@ class Prepared:
     setup: Setup
     fingerprint: Fingerprint
     start: Mapping[str, Any] = field(default_factory=dict)
-    drivers: Sequence[Driver[Session]] = ()
+    averages: Sequence[WeightAverage] = ()
     lock: FoundLock | None = None
     provenance: Provenance | None = None
+
+    @property
+    def drivers(self) -> Sequence[Driver[Session]]:
+        """What acts on the run between its steps, in this order."""
+        return self.averages
 
 
 def prepare(
@@ -94,13 +100,16 @@ def prepare(
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
     setup = build(job_file, base)
+    averages = averages_of(job_file, setup)
     with tell_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, setup.data.train.input_range)
     with tell_if_slow(tell, "reading the data, to know them again when the run is resumed"):
         fingerprint = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
     names = [item.spec.name for item in planned]
     facts = start_facts(job_file.job, names, setup, macs_a_sample(setup) if macs else None)
-    return Prepared(job_file, base, planned, setup, fingerprint, facts, lock=lock, provenance=provenance)
+    return Prepared(
+        job_file, base, planned, setup, fingerprint, facts, averages, lock=lock, provenance=provenance
+    )
 
 
 def default_threads() -> int:

@@ -56,7 +56,7 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
     facts: dict[str, Any] = {"samples": len(part)}
     if part.num_classes is None or part.targets.is_floating_point():
         return facts
-    counts = torch.bincount(part.targets, minlength=part.num_classes)
+    counts = torch.bincount(part.samples_targets(), minlength=part.num_classes)
     facts["a_class"] = [int(counts.min()), int(counts.max())]
     facts["empty_classes"] = int((counts == 0).sum())
     if part.num_classes <= MAX_CLASSES:
@@ -101,6 +101,7 @@ def _plan_facts(job: Job, plugins: Sequence[str], setup: Setup) -> dict[str, Any
         "loss": job.loss.name,
         "metric": job.metric,
         "plugins": list(plugins),
+        "averages": [name for name in ("ema", "swa") if getattr(job.averaging, name, None) is not None],
         "device": str(setup.device),
         "threads": torch.get_num_threads(),
     }

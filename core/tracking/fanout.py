@@ -88,6 +88,12 @@ class Fanout(Observer):
         for observer in self._all:
             observer.tested(step, epoch, metrics)
 
+    def evaluated_beside(
+        self, step: int, epoch: int, metrics: Mapping[str, float], *, part: str, name: str
+    ) -> None:
+        for observer in self._all:
+            observer.evaluated_beside(step, epoch, metrics, part=part, name=name)
+
     def checkpointed(self, step: int, path: Path) -> None:
         for observer in self._all:
             observer.checkpointed(step, path)

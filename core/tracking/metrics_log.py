@@ -41,8 +41,10 @@ BOARD = "tensorboard"
 MAX_REPORTERS = 64
 #: How far the first report of a plugin is looked for, behind damaged lines.
 _FIRST_REPORT = Bounds(2 * MAX_LINE_BYTES, 16)
+#: Evaluations of averages of the weights.
+AVERAGED_KINDS = frozenset(f"{part}_{name}" for part in ("validation", "test") for name in ("ema", "swa"))
 #: What the tags of the run's own curves and pictures begin with.
-OWN_TAGS = frozenset({"train", "validation", "test", SAMPLES})
+OWN_TAGS = frozenset({"train", "validation", "test", SAMPLES, *AVERAGED_KINDS})
 
 #: Images of the first batch that are kept.
 MAX_SAMPLES = 32
@@ -159,6 +161,13 @@ class MetricsLog(Observer):
         with explain_disk_faults(self._folder):
             self._write("test", step, epoch, metrics, time=round(time.time(), 3))
             self._board.flush()
+
+    def evaluated_beside(
+        self, step: int, epoch: int, metrics: Mapping[str, float], *, part: str, name: str
+    ) -> None:
+        """Write the numbers of an evaluation of an average of the weights."""
+        with explain_disk_faults(self._folder):
+            self._write(f"{part}_{name}", step, epoch, metrics, time=round(time.time(), 3))
 
     def position(self) -> Any:
         """Return the length of ``metrics.jsonl``; everything else is cut back by step."""
@@ -335,4 +344,5 @@ def _is_before(record: Mapping[str, Any] | None, step: int) -> bool:
     number = (record or {}).get("step")
     if not isinstance(number, int):
         return False
-    return number <= step if (record or {}).get("kind") in {"run", "validation", "test"} else number < step
+    kind = str((record or {}).get("kind")).partition("_")[0]
+    return number <= step if kind in {"run", "validation", "test"} else number < step

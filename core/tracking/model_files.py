@@ -2,6 +2,7 @@
 
     model.safetensors          as the run left them: parameters and buffers by plain name, for any loader
     model-best.safetensors     likewise, of the checkpoint with the best metric
+    model-ema.safetensors      likewise, with an average of the weights as a run came to its end; or model-swa
     model.extra.safetensors    only where there is such: what a module gives with ``get_extra_state``, and
                                buffers that its ``state_dict`` leaves out; likewise for each of the others
 
@@ -15,6 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -49,7 +51,12 @@ Tell = Callable[[str], None]
 
 
 def write_model_files(
-    folder: Path, record: ModelRecord, last: Path, *, unsaved: Collection[str] = ()
+    folder: Path,
+    record: ModelRecord,
+    last: Path,
+    averages: Mapping[str, NetworkState] = MappingProxyType({}),
+    *,
+    unsaved: Collection[str] = (),
 ) -> None:
     """Write a run's weights, last and best, from its checkpoints, and their digests to ``model.json``.
 
@@ -57,6 +64,7 @@ def write_model_files(
         folder: The run's.
         record: Of its model.
         last: The checkpoint that the run was left at.
+        averages: Name of an average of the weights to the network with it.
         unsaved: Names of the buffers that the ``state_dict`` of the model leaves out.
 
     Raises:
@@ -68,6 +76,7 @@ def write_model_files(
         with contextlib.suppress(DamagedError):
             states[BEST] = states[LAST] if path == last else read_network(path, machine_bytes(), MAX_BYTES)
             break
+    states |= {_average_name(name): state for name, state in averages.items()}
     digests = dict(record.weights)
     for name, state in states.items():
         digests |= write_weights(folder, name, state, unsaved=unsaved)
@@ -159,7 +168,7 @@ def read_state(
 def _read_average(
     folder: Path, record: ModelRecord, checkpoint: CheckpointName, weights: str, max_bytes: int
 ) -> NetworkState:
-    name = f"model-{weights}.safetensors"
+    name = _average_name(weights)
     if isinstance(checkpoint, int):
         raise CheckpointError(
             f"{folder}: weights='{weights}' are its last, not those of step {checkpoint}; name one of both"
@@ -242,6 +251,10 @@ def _read(folder: Path, name: str, record: ModelRecord, max_bytes: int) -> Tenso
     if digest != record.weights[name]:
         raise CheckpointError(f"{folder}/{name} is damaged: it does not match its digest in model.json")
     return data
+
+
+def _average_name(average: str) -> str:
+    return f"model-{average}.safetensors"
 
 
 def _extra_name(name: str) -> str:

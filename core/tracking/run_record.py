@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from ..discovery.provenance import Provenance
@@ -79,6 +80,7 @@ class RunRecord(Observer):
         plugin_lock: What they may be made of, as text; ``""`` if there is none.
         provenance: What they are made of, once it is known.
         began_with: The distributions that an earlier process began the run with.
+        averaged_metrics: Average of the weights to part of the data to what it was last measured at there.
     """
 
     folder: Path
@@ -101,6 +103,7 @@ class RunRecord(Observer):
     plugin_lock: str = ""
     provenance: Provenance | None = None
     began_with: Mapping[str, Held] = field(default_factory=dict)
+    averaged_metrics: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
     resumed: int = 0
     opened: bool = False
     begun: bool = False
@@ -152,6 +155,18 @@ class RunRecord(Observer):
         self.stepped = True
         self._look_at_clock()
 
+    def evaluated_beside(
+        self,
+        step: int,  # noqa: ARG002 - an observer's signature
+        epoch: int,  # noqa: ARG002 - as above
+        metrics: Mapping[str, float],
+        *,
+        part: str,
+        name: str,
+    ) -> None:
+        """Note what an average of the weights is worth."""
+        self.averaged_metrics.setdefault(name, {})[part] = dict(metrics)
+
     def checkpointed(self, step: int, path: Path) -> None:  # noqa: ARG002 - an observer's signature
         """Note the last checkpoint: a run that is aborted or killed has one too."""
         self.checkpoint = path
@@ -196,6 +211,7 @@ class RunRecord(Observer):
             "final_metrics_step": None if result is None else result.final_metrics_step,
             "judged_by": self.judged_by,
             "test_metrics": {} if result is None else result.test_metrics,
+            "averaged_metrics": self.averaged_metrics,
             "best_metric": None if result is None else result.best_metric,
             "best_step": None if result is None else result.best_step,
             "steps": None if result is None else result.steps,
@@ -258,6 +274,16 @@ def read_accepted(folder: Path) -> list[dict[str, Any]]:
     """Return what earlier resumes of the run in ``folder`` accepted; nothing where the record cannot tell."""
     entries = read_record(folder).get("accepted")
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def read_averaged_metrics(folder: Path) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Return what the record of the run in ``folder`` tells of averages; nothing where it cannot tell."""
+    try:
+        return msgspec.convert(
+            read_record(folder).get("averaged_metrics", {}), dict[str, dict[str, Mapping[str, float]]]
+        )
+    except msgspec.ValidationError:
+        return {}
 
 
 def plugin_record(

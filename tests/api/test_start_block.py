@@ -45,6 +45,7 @@ FACTS = {
         "loss": "cross_entropy",
         "metric": "accuracy",
         "plugins": ["augment", "optim"],
+        "averages": ["ema", "swa"],
         "device": "cpu",
         "threads": 2,
     },
@@ -66,7 +67,7 @@ def test_it_tells_data_model_and_plan():
         "         (own)        Net     —            7",
         "plan   1 step, 0.03 epochs of 40; batches of 32 times 2; on cpu, 2 threads",
         "       1 evaluation, every 40 steps; 1 checkpoint, every 40",
-        "       loss cross_entropy, metric accuracy, schedule cosine",
+        "       loss cross_entropy, metric accuracy, schedule cosine, averages of the weights: ema, swa",
         "       plugins: augment → optim",
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 from job_schema import CHOICES, OPEN
 from options import object_schema
 
-from ringfence.job.job_file import EarlyStopping, Job, PluginJob
+from ringfence.job.job_file import Averaging, EarlyStopping, Ema, Job, PluginJob, Swa
 
 #: Numbers that are best read as powers.
 _ROUND = {2**63: "2⁶³", 10**9: "10⁹", 10**6: "10⁶"}
@@ -47,6 +47,12 @@ _SETTINGS = """
 They stand beside the plugin's name, not among its options. Options are the plugin's own: `ringfence plugins
 show NAME` lists them.
 """
+_PARTS = {
+    "early_stopping": EarlyStopping,
+    "averaging": Averaging,
+    "averaging.ema": Ema,
+    "averaging.swa": Swa,
+}
 _CHOICES = {
     "model": "\n## model\n\n[Models](../models.md) tells what each is.\n",
     "data": "\n## data\n\n[Data](../data.md) tells what each reads.\n",
@@ -57,8 +63,10 @@ _CHOICES = {
 
 def text() -> str:
     """Return the page."""
-    lines = [_HEAD, *_key_table(Job), "\n## early_stopping\n", *_key_table(EarlyStopping), _SETTINGS]
-    lines += _key_table(PluginJob, but=("name", "options"))
+    lines = [_HEAD, *_key_table(Job)]
+    for key, part in _PARTS.items():
+        lines += [f"\n## {key}\n", *_key_table(part)]
+    lines += [_SETTINGS, *_key_table(PluginJob, but=("name", "options"))]
     for key, known in CHOICES.items():
         lines.append(_CHOICES[key])
         lines += _option_table({name: object_schema(known[name]) for name in sorted(known)})

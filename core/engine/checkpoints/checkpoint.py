@@ -47,6 +47,8 @@ __all__ = [
 
 #: The engine's own state takes some 20 KiB.
 MAX_ENGINE_BYTES = 64 << 20
+#: Beside that it keeps averages of the weights: at most two, in 32 bits where the model may have 16.
+_AVERAGES = 4
 #: Damaged ones that are read before the rest is left unread: each may take as long as one that is whole.
 MAX_DAMAGED = 20
 _FAULTS_NAMED = 5
@@ -230,7 +232,7 @@ def read_network(path: Path, max_bytes: int, max_record_bytes: int) -> NetworkSt
     """
     told = manifest.load(path)
     tensors = _read_tensors(path, told, max_bytes)
-    engine = _read_plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
+    engine = _read_engine(path, told, max_bytes)
     record = None
     if manifest.RECORD in told.digests:
         record = _read(path, told, manifest.RECORD, max_record_bytes).numpy().tobytes()
@@ -300,7 +302,7 @@ def _read_files(path: Path, told: Manifest, limits: Limits) -> CheckpointContent
         DamagedError: One is missing, damaged or not what it should be.
     """
     tensors = _read_tensors(path, told, limits.model_bytes)
-    engine = _read_plain(path, told, manifest.ENGINE, MAX_ENGINE_BYTES, "")
+    engine = _read_engine(path, told, limits.model_bytes)
     plugins = {}
     for plugin, name in told.plugins.items():
         memory = limits.plugins.get(plugin, limits.memory_bytes)
@@ -325,6 +327,11 @@ def _read_tensors(path: Path, told: Manifest, max_bytes: int) -> Mapping[str, Te
         return tensor_file.read(model).tensors
     except (TensorFileError, RuntimeError) as error:
         raise DamagedError(path, f"{manifest.MODEL}: {error}") from error
+
+
+def _read_engine(path: Path, told: Manifest, model_bytes: int) -> TensorFile:
+    most = MAX_ENGINE_BYTES + min(_AVERAGES * model_bytes, machine_bytes())
+    return _read_plain(path, told, manifest.ENGINE, most, "")
 
 
 def _read_plain(path: Path, told: Manifest, name: str, max_bytes: int, whose: str) -> TensorFile:
