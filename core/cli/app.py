@@ -509,6 +509,21 @@ def predict(
 
 
 @app.command(cls=_Command)
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR…", help="Folders of runs, at most 8.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with their curves, too.")
+    ] = None,
+) -> None:
+    """Show what differed in the jobs of several runs, and what came of it."""
+    gc.enable()
+    from .columns import terminal_width  # noqa: PLC0415 - as below
+    from .compare_runs import compare as compare_folders  # noqa: PLC0415 - imports torch
+
+    typer.echo(visible("\n".join(compare_folders(folders, out, terminal_width()))))
+
+
+@app.command(cls=_Command)
 def schema() -> None:
     """Print the JSON schema of job files, for editors.
 

@@ -53,6 +53,7 @@ class PluginEntry(TypedDict, total=False):
     layers: _Names
     permissions: PermissionsEntry
     workers: Count
+    sha256: Name
     budget_bytes: Count
     peak_bytes: Count
     calls: Count
@@ -101,6 +102,10 @@ class RunEntry(TypedDict, total=False):
     seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     ringfence_version: Name
     torch_version: Name
+    python_version: Name
+    platform: Name
+    device: Name
+    threads: Count
     faults_left_out: Count
     steps_lost: Count
 
@@ -114,6 +119,7 @@ class InfoEntry(TypedDict, total=False):
     test_samples: Count
     parameters: Count
     metric: Name
+    higher_is_better: bool
     device: Name
 
 

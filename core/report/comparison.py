@@ -1,0 +1,308 @@
+"""Several runs beside each other: what differed in their jobs, and what came of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..hooks.errors import CheckpointError, JobError, shorten, visible
+from ..tracking import run_folder
+from ..tracking.model_record import read_model_record
+from . import formats
+from .charts import MAX_LINES, line_chart
+from .job_words import plugin_parts, read_job
+from .run_data import Curve, RunData, read_run
+
+#: As many as a chart has colours.
+MAX_RUNS = MAX_LINES
+#: Keys of which no job has more than some hundreds.
+MAX_ROWS = 500
+MAX_CHARTS = 12
+ABSENT = "–"  # noqa: RUF001 - as in the report's tables
+_MAX_VALUE = 120
+_MAX_DEPTH = 8
+#: Where a job's relative paths start, and what is compared by itself.
+_NOT_COMPARED = frozenset({"base_folder", "plugins"})
+#: Follows from the training data.
+_NORMALISATION = "normalisation"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        key: What is compared.
+        values: One a run.
+        best: Which of them are the best; none where there is no better or worse.
+    """
+
+    key: str
+    values: Sequence[str]
+    best: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several runs beside each other.
+
+    Attributes:
+        names: Of the runs, all different.
+        statuses: How each ended.
+        differences: Of jobs, data, code and versions: only what is not the same in all.
+        outcomes: What came of them.
+        charts: Title and SVG.
+        left_out: What is not taken from the folders, and why.
+    """
+
+    names: Sequence[str]
+    statuses: Sequence[str]
+    differences: Sequence[Row]
+    outcomes: Sequence[Row]
+    charts: Sequence[tuple[str, str]]
+    left_out: Sequence[str]
+
+
+def compare_runs(folders: Sequence[Path], *, charts: bool = True) -> Comparison:
+    """Read runs, whose folders may come from anybody, and compare them.
+
+    Args:
+        folders: At least two.
+        charts: Whether to draw their curves, which takes a second.
+
+    Raises:
+        JobError: One is no run, or there are too few or too many.
+    """
+    if not 1 < len(folders) <= MAX_RUNS:
+        raise JobError(f"compare takes 2 to {MAX_RUNS} runs; {len(folders)} are named")
+    for folder in folders:
+        run_folder.check_run(folder)
+    runs = [read_run(folder) for folder in folders]
+    names = _names(folders)
+    left_out = [
+        f"{name}: {told}" for name, run in zip(names, runs, strict=True) for told in run.left_out.told()
+    ]
+    return Comparison(
+        names=names,
+        statuses=[str(run.record.get("status", "unknown")).replace("_", " ") for run in runs],
+        differences=list(itertools.islice(_differences(runs), MAX_ROWS)),
+        outcomes=list(_outcomes(runs)),
+        charts=list(itertools.islice(_charts(names, runs), MAX_CHARTS)) if charts else [],
+        left_out=left_out,
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return as many last parts of the paths as tell them apart, or else their numbers."""
+    whole = [folder.absolute().parts for folder in folders]
+    for count in range(1, 4):
+        names = [visible("/".join(parts[-count:])) for parts in whole]
+        if len({*names}) == len(names):
+            return names
+    return [f"{number}: {visible(folder.name)}" for number, folder in enumerate(folders, 1)]
+
+
+# what differed
+
+
+def _differences(runs: Sequence[RunData]) -> Iterator[Row]:
+    """Yield the keys of which the values are not all the same, those of the job first."""
+    jobs = [read_job(run.job) for run in runs]
+    everywhere = set.intersection(*({plugin["name"] for plugin in run.entries} for run in runs))
+    for tables in (_job_tables(jobs), [_surroundings(run, everywhere) for run in runs]):
+        for key in dict.fromkeys(itertools.chain.from_iterable(tables)):
+            values = [table.get(key, ABSENT) for table in tables]
+            if len({*values}) > 1:
+                yield Row(key, values)
+
+
+def _job_tables(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return key to value of each job, with dots between the parts of a key."""
+    entries = [_plugins(job) for job in jobs]
+    everywhere = set.intersection(*({name for name, _, _ in found} for found in entries))
+    return [dict(_job_values(job, found, everywhere)) for job, found in zip(jobs, entries, strict=True)]
+
+
+def _plugins(job: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    plugins = job.get("plugins")
+    return [plugin_parts(plugin) for plugin in plugins if plugin] if isinstance(plugins, list) else []
+
+
+def _job_values(
+    job: Mapping[str, Any],
+    plugins: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+    everywhere: Collection[str],
+) -> Iterator[tuple[str, str]]:
+    yield from _flatten({key: value for key, value in job.items() if key not in _NOT_COMPARED}, "")
+    if plugins:
+        yield "plugins", ", ".join(_text(name) for name, _, _ in plugins)
+    for name, options, settings in plugins:
+        yield from _flatten(options, f"plugins.{name}.")
+        if name in everywhere:
+            # Beside a run that has no such plugin at all, these are but the defaults of one.
+            yield from _flatten(settings, f"plugins.{name}.")
+
+
+def _flatten(value: Mapping[str, Any], prefix: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+    for key, one in value.items():
+        if isinstance(one, Mapping) and one and depth < _MAX_DEPTH:
+            # What is chosen by name stands for its name, as a job may write it.
+            rest = {name: option for name, option in one.items() if name != "name"}
+            if "name" in one:
+                yield f"{prefix}{key}", _text(one["name"])
+            yield from _flatten(rest, f"{prefix}{key}.", depth + 1)
+        else:
+            yield f"{prefix}{key}", _text(one)
+
+
+def _text(value: object) -> str:
+    told = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return shorten(visible(told), _MAX_VALUE)
+
+
+def _surroundings(run: RunData, everywhere: Collection[str]) -> dict[str, str]:
+    """Return what a run depends on beside its job: data, code, versions, machine."""
+    record = run.record
+    try:
+        digests = read_model_record(run.path).data_digest
+    except CheckpointError as error:
+        digests = {}
+        if "holds no" not in str(error):
+            run.left_out.add(str(error))
+    values: dict[str, object] = {
+        f"{part} data": digest for part, digest in digests.items() if part != _NORMALISATION
+    }
+    for plugin in run.entries:
+        name = plugin["name"]
+        if name not in everywhere:
+            continue
+        values[f"code of {name}"] = " ".join(
+            str(plugin[key])[:16] for key in ("distribution", "version", "sha256") if plugin.get(key)
+        )
+    for what in ("ringfence_version", "torch_version", "python_version", "platform", "device", "threads"):
+        values[formats.words(what)] = record.get(what)
+    return {key: _text(value) for key, value in values.items() if value is not None}
+
+
+# what came of it
+
+
+def _outcomes(runs: Sequence[RunData]) -> Iterator[Row]:
+    """Yield what came of the runs; a figure that none has is left out."""
+    losses = {_text(read_job(run.job).get("loss")) for run in runs}
+    yield Row("status", [str(run.record.get("status", "unknown")).replace("_", " ") for run in runs])
+    for part in ("validation", "test"):
+        figures = [_figures(run, part) for run in runs]
+        for name in dict.fromkeys(itertools.chain.from_iterable(figures)):
+            found = [each.get(name) for each in figures]
+            higher = {_is_higher_better(run, name) for run in runs if name in _figures(run, part)}
+            texts = [ABSENT if value is None else formats.metric(name, value) for value in found]
+            # Losses of two kinds are no better or worse than each other.
+            is_one_kind = len(higher) == 1 and (name != "loss" or len(losses) == 1)
+            best = _best(found, higher.pop()) if is_one_kind else frozenset()
+            yield Row(f"{part} {formats.words(name)}", texts, best)
+    yield from _row("best", runs, _best_words)
+    yield from _row("best at step", runs, lambda run: _count(run.record.get("best_step")))
+    yield from _row("steps", runs, lambda run: _count(run.record.get("steps")))
+    yield from _row("time", runs, lambda run: _optional(formats.duration, run.record.get("seconds")))
+    yield from _row(
+        "steps a second", runs, lambda run: _optional(formats.number, run.record.get("steps_per_second"))
+    )
+    yield from _row("parameters", runs, lambda run: _count(run.info.get("parameters")))
+    yield from _row("peak memory of plugins", runs, _peak)
+    yield from _row("faults of plugins", runs, _faults)
+    yield from _row("steps lost", runs, lambda run: _count(run.record.get("steps_lost") or None))
+    yield from _row("weights", runs, lambda run: str(run.record.get("weights_sha256", ""))[:16])
+
+
+def _row(key: str, runs: Sequence[RunData], told: Callable[[RunData], str]) -> Iterator[Row]:
+    values = [told(run) for run in runs]
+    if any(values):
+        yield Row(key, [value or ABSENT for value in values])
+
+
+def _figures(run: RunData, part: str) -> dict[str, float]:
+    """Return the last figures on a part of the data."""
+    judging, curves = run.judging
+    judged_by = run.record.get("judged_by", judging)
+    told = run.record.get("final_metrics") if part == judged_by else None
+    if part == "test" and told is None:
+        told = run.record.get("test_metrics")
+    found = {name: value for name, value in (told or {}).items() if value is not None}
+    if not told and part == judging:
+        # One that was killed has told its evaluations all the same.
+        found = {name: curve.values[-1] for name, curve in curves.items() if curve.values}
+    return {visible(name): value for name, value in found.items()}
+
+
+def _is_higher_better(run: RunData, name: str) -> bool:
+    return bool(run.info.get("higher_is_better")) if name == run.info.get("metric") else False
+
+
+def _best(values: Sequence[float | None], higher: bool) -> frozenset[int]:  # noqa: FBT001 - of the metric
+    """Return which values are the best, none where all are the same."""
+    known = [value for value in values if value is not None and value == value]  # noqa: PLR0124 - NaN
+    if len({*known}) < 2:  # noqa: PLR2004 - to compare
+        return frozenset()
+    wanted = max(known) if higher else min(known)
+    return frozenset(place for place, value in enumerate(values) if value == wanted)
+
+
+def _best_words(run: RunData) -> str:
+    value = run.record.get("best_metric")
+    return "" if value is None else formats.metric(str(run.info.get("metric", "")), value)
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _optional(words: Callable[[float], str], value: float | None) -> str:
+    return "" if value is None else words(value)
+
+
+def _peak(run: RunData) -> str:
+    peaks = [plugin.get("peak_bytes", 0) for plugin in run.entries]
+    return formats.mib(sum(peaks)) if peaks else ""
+
+
+def _faults(run: RunData) -> str:
+    count = len(run.faults) + run.record.get("faults_left_out", 0)
+    decided = Counter(str(fault.get("decision", "")) for fault in run.faults)
+    words = ", ".join(f"{number} {decision}" for decision, number in decided.items() if decision)
+    return f"{count} ({words})" if words else str(count)
+
+
+# their curves
+
+
+def _charts(names: Sequence[str], runs: Sequence[RunData]) -> Iterator[tuple[str, str]]:
+    """Yield title and chart of each curve that runs have in common, a colour a run."""
+    of_part: dict[str, list[Mapping[str, Curve]]] = {
+        "training": [run.train for run in runs],
+        "validation": [run.validation for run in runs],
+        "test": [run.test if run.judging[0] == "test" else {} for run in runs],
+    }
+    for part, curves in of_part.items():
+        for name in dict.fromkeys(itertools.chain.from_iterable(curves)):
+            series = [
+                Curve(run, each[name].steps, each[name].values) if name in each else Curve(run)
+                for run, each in zip(names, curves, strict=True)
+            ]
+            if name == "lr_factor" and all(len({*one.values}) <= 1 for one in series):
+                continue
+            title = f"{part} {formats.words(name)}"
+            svg = line_chart(
+                f"{part}{name if name.isalnum() else len(title)}",
+                f"{title} by step, of each run",
+                series,
+                smooth=part == "training",
+                log="loss" in name,
+                is_share=formats.is_share(name),
+            )
+            yield title[:1].upper() + title[1:], svg
