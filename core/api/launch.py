@@ -11,6 +11,7 @@ from ..plugins.stop_request import StopRequest
 from .train_request import TrainRequest
 
 if TYPE_CHECKING:
+    from ..job.job_file import JobFile
     from .run_display import RunDisplay, View
 
 
@@ -43,6 +44,7 @@ class Launch:
         tell: Takes what is said of what takes long, before there is a view.
         make_view: Makes what shows the run, and what takes messages beside it, from any thread.
         imported: Called once what runs a job is imported.
+        check: Looks at the job before anything is started, and raises what is wrong with this process.
         folder: The run's, as the user would write it; None until it is chosen.
         display: Shows the run; None until it is prepared.
         is_started: Whether plugins have been started, or are about to be.
@@ -53,6 +55,7 @@ class Launch:
     tell: Callable[[str], None]
     make_view: Callable[[], tuple[View, Callable[[str], None]]]
     imported: Callable[[], None] = lambda: None
+    check: Callable[[JobFile], None] = lambda _: None
     folder: Path | None = field(default=None, init=False)
     display: RunDisplay | None = field(default=None, init=False)
     is_started: bool = field(default=False, init=False)

@@ -24,6 +24,7 @@ def start_run(launch: Launch) -> RunOutcome:
         CutOffError: It was stopped before the first step.
     """
     job_file, base = read_request(launch.request)
+    launch.check(job_file)
     launch.stop.within_s = job_file.job.stop_within_s
     # It and this process import torch side by side; for a job that cannot be read neither does.
     with EarlyZygote(needed=_is_sandboxed(job_file)) as zygote:

@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..discovery.catalog import catalog
+from ..discovery.used_process import refuse_used_process
 from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError, RingfenceError, RunAbortedError
-from ..job.job_file import Job
+from ..job.job_file import Job, JobFile
 from .finished_run import Run, open_run
 from .interruption import HeldSignals, to_stderr
 from .launch import Launch
@@ -66,6 +68,7 @@ def train(
 
     Raises:
         JobError: The job is wrong; the message lists every fault, each by its key.
+        IncompatiblePluginError: A plugin does not fit this core.
         RingfenceError: What else ends a run, as in the command line: its folder says how it goes on.
         KeyboardInterrupt: Ctrl-C, once the run has its checkpoint; ``resume=True`` goes on from there.
     """
@@ -105,7 +108,12 @@ def _train(request: TrainRequest) -> Run:
         return open_run(request.resume)
     stop, torch_state = HeldSignals(), TorchState()
     launch = Launch(
-        request, stop, _nobody if request.quiet else to_stderr, _viewer(request), torch_state.keep
+        request,
+        stop,
+        _nobody if request.quiet else to_stderr,
+        _viewer(request),
+        torch_state.keep,
+        _refuse_used_process,
     )
     outcome: RunOutcome | None = None
     with ExitStack() as stack:
@@ -129,6 +137,13 @@ def _train(request: TrainRequest) -> Run:
         # Whoever handles the signal has let the program go on, and there is no run to give it.
         raise KeyboardInterrupt
     return open_run(outcome.folder)
+
+
+def _refuse_used_process(job_file: JobFile) -> None:
+    installed = catalog()
+    trusted = (plugin.name for plugin in job_file.job.plugins if plugin.isolation == "trusted")
+    found = (installed.plugins[name] for name in trusted if name in installed.plugins)
+    refuse_used_process(installed, [plugin.distribution for plugin in found])
 
 
 def _viewer(request: TrainRequest) -> Callable[[], tuple[View, Callable[[str], None]]]:

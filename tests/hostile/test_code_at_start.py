@@ -159,6 +159,21 @@ def test_a_program_in_which_a_plugin_ran_before_is_refused_by_name(environment, 
     assert says in call(environment.python, "program.py", cwd=tmp_path).stdout
 
 
+@pytest.mark.attack("code at start-up")
+def test_a_program_in_which_a_plugin_ran_before_trains_nothing(environment, tmp_path):
+    job = "model='mlp', data='mnist10k', steps=1, plugins=['optim']"
+    done = call(
+        environment.python,
+        "-c",
+        f"import niceclip, ringfence\ntry: ringfence.train({job})\n"
+        "except ringfence.RingfenceError as error: print(error)",
+        cwd=tmp_path,
+    )
+
+    assert "was imported in this process before ringfence: 'niceclip' (niceclip" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.control("code at start-up")
 @pytest.mark.parametrize(
     ("code", "names"),
