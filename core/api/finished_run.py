@@ -19,9 +19,12 @@ from ..tracking.untrusted_folder import Tree
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
+    from ..inference.load import LoadedModel
     from ..report.entries import EventEntry, FaultEntry, PluginEntry, RunEntry
     from ..report.run_data import Curve, RunData
+    from ..tracking.model_files import CheckpointName, WeightsName
 
 _CHECKPOINT = re.compile(r"step-([0-9]{8,16})")
 _DIGITS_SHOWN = 16
@@ -90,7 +93,7 @@ class Run:
         from ..tracking.metrics_log import tag_of  # noqa: PLC0415 - as above
 
         data = self._data
-        parts = {"train": data.train, "test": data.test}
+        parts = {"train": data.train, "validation": data.validation, "test": data.test}
         parts |= {tag_of(name): curves for name, curves in data.plugins.items()}
         return MappingProxyType(
             {part: _series(curves) for part, curves in parts.items() if curves},
@@ -143,6 +146,29 @@ class Run:
         found = ((_CHECKPOINT.fullmatch(name), name) for name in names)
         steps = {int(match[1]): self.folder / run_folder.CHECKPOINTS / name for match, name in found if match}
         return MappingProxyType(dict(sorted(steps.items())))
+
+    def load(
+        self,
+        checkpoint: CheckpointName = "best",
+        *,
+        code: str | None = None,
+        trust_code: bool = False,
+        device: str = "cpu",
+        weights: WeightsName = "model",
+        model: nn.Module | None = None,
+    ) -> LoadedModel:
+        """Rebuild the network that was trained, as ``ringfence.load`` does."""
+        from ..inference.load import load  # noqa: PLC0415 - as torch above
+
+        return load(
+            self.folder,
+            checkpoint,
+            code=code,
+            trust_code=trust_code,
+            device=device,
+            weights=weights,
+            model=model,
+        )
 
     def _file(self, name: str) -> Path | None:
         path = self.folder / name

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..imports.entry_point_autoload import forbid_autoload
 from ..run.process_setup import share_processors
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..reproducibility.generator_states import RunRng
 
 _VARIABLES = (
@@ -34,6 +36,25 @@ def own_environment() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def given_model(model: object) -> Iterator[None]:
+    """Leave a module that a program has given in the modes it had, in memory of its own, without gradients.
+
+    Args:
+        model: Nothing is done with what is no module.
+    """
+    modes = [(module, module.training) for module in getattr(model, "modules", tuple)()]
+    try:
+        yield
+    finally:
+        if modes:
+            for module, training in modes:
+                module.training = training
+            for parameter in cast("nn.Module", model).parameters():
+                # What plugins could read has been the run's, and counts as shared.
+                parameter.data, parameter.grad = parameter.data.clone(), None
 
 
 class TorchState:

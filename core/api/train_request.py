@@ -33,6 +33,7 @@ class TrainRequest:
         accept: Values of ``--accept``.
         quiet: Show the result only.
         debug: Show the tracebacks of plugins' faults.
+        objects: Key of the job to the object that stands for what it names.
         observers: Told what happens, beside what shows it.
         macs: Count the multiplications of the model.
     """
@@ -47,6 +48,7 @@ class TrainRequest:
     accept: Sequence[str] = ()
     quiet: bool = False
     debug: bool = False
+    objects: Mapping[str, Any] = field(default_factory=dict)
     observers: Sequence[Observer] = ()
     macs: bool = False
 

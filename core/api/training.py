@@ -16,7 +16,8 @@ from ..job.job_file import Job, JobFile
 from .finished_run import Run, open_run
 from .interruption import HeldSignals, to_stderr
 from .launch import Launch
-from .process_state import TorchState, own_environment
+from .objects_in_job import take_objects
+from .process_state import TorchState, given_model, own_environment
 from .start_run import start_run
 from .train_request import TrainRequest, nothing_to_do
 
@@ -62,6 +63,9 @@ def train(
         progress: Show how it goes: bars on a terminal, lines in a notebook or a log.
         keys: Keys of the job, ``model="cnn"``, ``epochs=3``, ``plugins=[{"optim": {…}}]``, each in place of
             what ``job`` says. Relative paths start from the folder of the job file, or the current one.
+            ``model``, ``data``, ``loss`` and ``metric`` may be objects: a module, which then is the one that
+            is trained, or a function that returns one; arrays, a data set of torch, ``Data``, or a function;
+            a function of outputs and targets; a metric of torchmetrics. The run says what it cannot do then.
 
     Returns:
         The finished run.
@@ -75,6 +79,10 @@ def train(
     folder = None if out is None else Path(out)
     if resume and folder is None:
         raise JobError("resume=True: say with out=… in which folder the run is that goes on")
+    keys, objects = take_objects(keys)
+    if isinstance(job, Mapping):
+        job, more = take_objects(job)
+        objects = {**{key: value for key, value in more.items() if key not in keys}, **objects}
     request = TrainRequest(
         path=Path(job) if isinstance(job, str | os.PathLike) else None,
         job=None if isinstance(job, str | os.PathLike) else job,
@@ -84,9 +92,10 @@ def train(
         accept=tuple(accept),
         quiet=not progress,
         observers=tuple(observers),
+        objects=objects,
     )
     try:
-        with own_environment():
+        with own_environment(), given_model(objects.get("model")):
             return _train(request)
     except _PLAIN_ERRORS as error:
         error.args = (as_python(str(error)), *error.args[1:])

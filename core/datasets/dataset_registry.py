@@ -29,20 +29,28 @@ def check_data(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return check_named("data", name, options, DATASETS, DataError)
 
 
-def load_data(name: str, options: Mapping[str, Any], *, base: Path, task: Task = "auto") -> Data:
+def load_data(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    base: Path,
+    task: Task = "auto",
+    given: Callable[..., Any] | None = None,
+) -> Data:
     """Read the data of a job.
 
     Args:
         name: Key of ``DATASETS``, or ``module:function``.
         options: Keyword arguments of the reader.
         base: Folder that relative paths start from, and where modules are looked for too.
+        given: What gives them, in place of what has that name.
         task: What the loss is for, where neither the options nor the files say what to predict.
 
     Raises:
         DataError: Anything about name, options or files.
     """
-    if is_import_path(name):
-        return user_data(name, options, base, task)
+    if given is not None or is_import_path(name):
+        return user_data(name, options, base, task, given=given)
     try:
         checked = check_data(name, options)
     except OptionError as error:

@@ -24,7 +24,13 @@ _WANTED = "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of
 _AS_DATA = "return ringfence.engine.data.Data, {}"
 
 
-def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "auto") -> Data:
+def user_data(
+    name: str,
+    options: Mapping[str, Any],
+    base: Path,
+    task: Task = "auto",
+    given: Callable[..., Any] | None = None,
+) -> Data:
     """Call ``module:function`` with ``options`` and bring what it returns into form.
 
     Args:
@@ -32,17 +38,20 @@ def user_data(name: str, options: Mapping[str, Any], base: Path, task: Task = "a
         options: Its keyword arguments.
         base: Folder of the job; modules beside it can be imported.
         task: As in ``arrays``.
+        given: The function itself, if a program has it.
 
     Raises:
         DataError: It cannot be imported, raises, or returns something else than data.
     """
     try:
-        function = load_function(name, base)
+        function = given or load_function(name, base)
         check_call(function, options)
     except (OptionError, ValueError) as error:
         raise DataError(f"data '{name}': {error}") from error
     try:
         result = function(**options)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"data '{name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"

@@ -8,6 +8,7 @@ import torch
 
 from ..hooks.errors import JobError
 from .losses import CrossEntropy, Loss
+from .metrics import Metric
 from .schedules import Constant, Schedule
 
 
@@ -39,7 +40,8 @@ class TrainConfig:
         grad_accum_steps: Batches whose gradients make one step.
         eval_batch_size: Samples of one forward pass in evaluation.
         loss: What to minimise.
-        metric: What to judge by, a key of ``METRICS``.
+        metric: What to judge by, a key of ``METRICS``, or what ``given_metric`` is called.
+        given_metric: A metric that is none of those.
         schedule: Factor of the optimizer's learning rate.
         early_stopping: When to stop before the end; None never stops.
         eval_every: Steps between evaluations; None means one epoch.
@@ -60,6 +62,7 @@ class TrainConfig:
     eval_batch_size: int = 512
     loss: Loss = field(default_factory=CrossEntropy)
     metric: str = "accuracy"
+    given_metric: Metric | None = None
     schedule: Schedule = field(default_factory=Constant)
     early_stopping: EarlyStopping | None = None
     eval_every: int | None = None

@@ -22,7 +22,8 @@ class Objective:
 
     Attributes:
         loss: What training minimises.
-        metric_name: Key of ``METRICS``.
+        metric_name: Key of ``METRICS``, or what ``given_metric`` is called.
+        given_metric: One that is none of those.
 
     Raises:
         JobError: There is no such metric.
@@ -30,9 +31,10 @@ class Objective:
 
     loss: Loss
     metric_name: str
+    given_metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        if self.metric_name not in METRICS:
+        if self.given_metric is None and self.metric_name not in METRICS:
             raise JobError(f"there is no metric '{self.metric_name}'; choose one of {', '.join(METRICS)}")
 
     @property
@@ -43,7 +45,7 @@ class Objective:
     @property
     def metric(self) -> Metric:
         """The metric."""
-        return METRICS[self.metric_name]
+        return self.given_metric or METRICS[self.metric_name]
 
     def check_data(self, dataset: Dataset) -> None:
         """Check that loss and metric can be computed for ``dataset``.

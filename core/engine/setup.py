@@ -75,5 +75,5 @@ class Setup:
         model.to(device)
         model.train()
         freeze(model, frozen)
-        objective = Objective(config.loss, config.metric)
+        objective = Objective(config.loss, config.metric, config.given_metric)
         return cls(model, data, config, device, plan, steps_total, objective, frozenset(frozen))

@@ -93,6 +93,7 @@ def load(
     trust_code: bool = False,
     device: str = "cpu",
     weights: WeightsName = "model",
+    model: nn.Module | None = None,
 ) -> LoadedModel:
     """Rebuild the network of a run, with its normalisation inside, in evaluation mode.
 
@@ -109,6 +110,8 @@ def load(
         trust_code: Import and run whatever the folder names.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the run kept such an average.
+        model: A network that is made as the run's was, to be given its weights in place of one that is built:
+            for a run that was given its model as an object.
 
     Returns:
         Takes (B, …) float32 as the run's batches had them, or images in bytes, uint8. It has the attributes
@@ -125,7 +128,7 @@ def load(
         warnings.warn(sentence, RuntimeWarning, stacklevel=3)
 
     permission = permitted(folder, code=code, trust_code=trust_code)
-    return load_model(permission, checkpoint, device=device, weights=weights, tell=warn)
+    return load_model(permission, checkpoint, device=device, weights=weights, tell=warn, model=model)
 
 
 def load_model(
@@ -135,6 +138,7 @@ def load_model(
     device: str = "cpu",
     weights: WeightsName = "model",
     tell: Tell,
+    model: nn.Module | None = None,
 ) -> LoadedModel:
     """Load as ``load`` does what may be followed of a folder.
 
@@ -144,12 +148,15 @@ def load_model(
         device: As there.
         weights: As there.
         tell: Told, as sentences, of what was passed over.
+        model: As there.
     """
     folder = permission.folder
     record = read_model_record(folder)
-    choice, base = permission.model_code(record)
     place = resolve_device(device)
-    network = build_network(choice, record, base)
+    network, name = model, record.model.name
+    if network is None:
+        choice, base = permission.model_code(record)
+        network, name = build_network(choice, record, base), choice.name
     state = read_state(folder, record, checkpoint, weights=weights, max_bytes=nbytes(network), tell=tell)
-    fill(network, state, place, whose=f"{folder}: model '{choice.name}'")
+    fill(network, state, place, whose=f"{folder}: model '{name}'")
     return LoadedModel(network, record, place)

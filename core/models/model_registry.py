@@ -28,7 +28,14 @@ def check_model(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return check_named("model", name, options, MODELS, JobError)
 
 
-def build_model(name: str, options: Mapping[str, Any], data: Data, *, base: Path) -> nn.Module:
+def build_model(
+    name: str,
+    options: Mapping[str, Any],
+    data: Data,
+    *,
+    base: Path,
+    given: Callable[..., Any] | None = None,
+) -> nn.Module:
     """Build the model of a job for its data; weights come from torch's global generator.
 
     Args:
@@ -36,11 +43,14 @@ def build_model(name: str, options: Mapping[str, Any], data: Data, *, base: Path
         options: Keyword arguments of the model.
         data: Gives the shapes of inputs and outputs.
         base: Folder where modules are looked for too.
+        given: What builds it, in place of what has that name.
 
     Raises:
         JobError: Name or options are wrong.
         DataError: The data does not fit the model.
     """
+    if given is not None:
+        return user_model(name, options, shape_of(data), base, given)
     return build_for(name, options, shape_of(data), base=base)
 
 

@@ -16,7 +16,13 @@ from ..job.user_code import load_function
 from .data_shape import Shape
 
 
-def user_model(name: str, options: Mapping[str, Any], shape: Shape, base: Path) -> nn.Module:
+def user_model(
+    name: str,
+    options: Mapping[str, Any],
+    shape: Shape,
+    base: Path,
+    maker: Callable[..., Any] | None = None,
+) -> nn.Module:
     """Call ``module:function`` with ``options`` and what it asks for of the data's shape.
 
     A function that takes any of ``input_shape``, ``channels``, ``height``, ``width``, ``num_outputs``
@@ -27,13 +33,14 @@ def user_model(name: str, options: Mapping[str, Any], shape: Shape, base: Path) 
         options: Keyword arguments from the job.
         shape: Of one sample.
         base: Folder of the job; modules beside it can be imported.
+        maker: The function itself, if a program has it.
 
     Raises:
         JobError: It cannot be imported, raises, or returns no ``torch.nn.Module``.
         DataError: It asks for the size of images, and the data has none.
     """
     try:
-        function = load_function(name, base)
+        function = maker or load_function(name, base)
         given = _facts_and_options(function, options, shape)
         check_call(function, options, given)
     except (OptionError, ValueError) as error:

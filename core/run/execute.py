@@ -53,6 +53,7 @@ from ..tracking.provenance_record import change_words, held, read_beginning
 from ..tracking.run_history import RunHistory, read_earlier
 from ..tracking.run_record import RunRecord, read_accepted, read_averaged_metrics
 from ..tracking.tensorboard import LEFT_OUT, is_installed
+from .given_objects import told_of
 from .grant_permissions import write_reaches
 from .job_fingerprint import accepting
 from .load_plugins import load, refusal
@@ -187,13 +188,14 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         data_notes=prepared.setup.data.notes,
         judged_by=prepared.setup.data.judged_by,
         start=prepared.start,
+        objects=prepared.objects,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],
         plugin_lock="" if prepared.lock is None else prepared.lock.lock.encode(),
         began_with=read_beginning(folder) if resume else {},
         averaged_metrics=read_averaged_metrics(folder) if resume else {},
         resumed=earlier.resumed + resume,
-    ), told
+    ), (*told, *told_of(prepared.objects))
 
 
 def _model_record(prepared: Prepared, folder: Path, *, resume: bool) -> ModelRecord:

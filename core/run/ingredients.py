@@ -6,8 +6,9 @@ import ast
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -25,7 +26,7 @@ from ..engine.averaging import (
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
 from ..engine.forks import ending_forks
 from ..engine.freezing import match_parameters
-from ..engine.losses import LOSSES
+from ..engine.losses import LOSSES, CrossEntropy
 from ..engine.metrics import METRICS
 from ..engine.schedules import SCHEDULES
 from ..engine.setup import Setup
@@ -35,22 +36,35 @@ from ..hooks.errors import DataError, JobError
 from ..hooks.types import derive_seed
 from ..job.function_options import OptionError
 from ..job.job_file import Choice, Job, JobFile
+from ..job.object_names import is_object_name, label_of, missing_object
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Path, Problem, dotted_path, nearest, suggest
 from ..models.model_registry import build_model, check_model
 from ..reproducibility.seeding import seed_all
+from .given_objects import data_maker, judges, model_maker
 
 _Made = TypeVar("_Made")
 
 
-def check_names(job_file: JobFile) -> list[Problem]:
-    """Return what is wrong with names and options, as far as can be told without reading data."""
+def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]:
+    """Return what is wrong with names and options, as far as can be told without reading data.
+
+    Args:
+        job_file: The job.
+        given: Keys for which a program has given an object.
+    """
     job = job_file.job
-    problems = _check_choice("model", job.model, check_model, job_file)
-    problems += _check_choice("data", job.data, check_data, job_file)
+    names = {"model": job.model.name, "data": job.data.name, "loss": job.loss.name, "metric": job.metric}
+    missing = {key: name for key, name in names.items() if is_object_name(name) and key not in given}
+    problems = [
+        Problem(_name_path(key, job_file), missing_object(key, name)) for key, name in missing.items()
+    ]
+    known_otherwise = {*given, *missing}
+    for key, choice, check in (("model", job.model, check_model), ("data", job.data, check_data)):
+        problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
     for key, choice, known in (("loss", job.loss, LOSSES), ("schedule", job.schedule, SCHEDULES)):
-        problems += _check_dataclass(key, choice, known, job_file)
-    if job.metric not in METRICS:
+        problems += [] if key in known_otherwise else _check_dataclass(key, choice, known, job_file)
+    if "metric" not in known_otherwise and job.metric not in METRICS:
         problems.append(Problem(("metric",), f"'{job.metric}' is unknown; {suggest(job.metric, METRICS)}"))
     try:
         resolve_device(job.device)
@@ -60,30 +74,43 @@ def check_names(job_file: JobFile) -> list[Problem]:
 
 
 @ending_forks()
-def build(job_file: JobFile, base: FilePath) -> Setup:
+def build(job_file: JobFile, base: FilePath, given: Mapping[str, Any] = MappingProxyType({})) -> Setup:
     """Read the data, build the model, and try them together.
 
     Args:
         job_file: Checked by ``check_names``.
         base: Folder that relative paths and the user's own modules start from.
+        given: Key to the object that a program has given in place of what the job names.
 
     Raises:
         JobError: The model cannot be built, or a number does not fit the data.
         DataError: The data cannot be read, or does not fit model, loss or metric.
     """
     job = job_file.job
-    config = _with_place("", job_file, lambda: _config(job_file))
+    config = _with_place("", job_file, lambda: _config(job_file, given))
     # A function of the user's that draws from a global generator gives the same samples at each start, and
     # whatever the job's seed: those that are for testing must stay so.
     seed_all(derive_seed(0, "data"))
     task: Task = "classification" if config.loss.classes else "regression"
+    if "loss" in given:
+        task = "auto"
+    makers = {
+        "model": model_maker(given["model"]) if "model" in given else None,
+        "data": data_maker(given["data"], job.data.name) if "data" in given else None,
+    }
     data = _with_place(
-        "data", job_file, lambda: load_data(job.data.name, job.data.options, base=base, task=task)
+        "data",
+        job_file,
+        lambda: load_data(job.data.name, job.data.options, base=base, task=task, given=makers["data"]),
     )
+    judging = _with_place("metric", job_file, lambda: judges(given, data, resolve_device(job.device)))
+    config = dataclasses.replace(config, **judging)
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
     model = _with_place(
-        "model", job_file, lambda: build_model(job.model.name, job.model.options, data, base=base)
+        "model",
+        job_file,
+        lambda: build_model(job.model.name, job.model.options, data, base=base, given=makers["model"]),
     )
     frozen = _frozen(job_file, model)
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
@@ -117,7 +144,8 @@ def averages_of(job_file: JobFile, setup: Setup) -> list[WeightAverage]:
     return [WeightAverage(rule, setup) for rule in rules.values()]
 
 
-def _config(job_file: JobFile) -> TrainConfig:
+def _config(job_file: JobFile, given: Collection[str]) -> TrainConfig:
+    """Return the settings; of a loss that is given it shows later, from the data, what it is for."""
     job = job_file.job
     stopping = job.early_stopping
     return TrainConfig(
@@ -126,8 +154,8 @@ def _config(job_file: JobFile) -> TrainConfig:
         steps=job.steps,
         grad_accum_steps=job.grad_accum_steps,
         eval_batch_size=job.eval_batch_size,
-        loss=LOSSES[job.loss.name](**job.loss.options),
-        metric=job.metric,
+        loss=CrossEntropy() if "loss" in given else LOSSES[job.loss.name](**job.loss.options),
+        metric=label_of(job.metric),
         schedule=SCHEDULES[job.schedule.name](**job.schedule.options),
         early_stopping=EarlyStopping(stopping.patience, stopping.min_delta) if stopping else None,
         eval_every=job.eval_every,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from ..engine.session import Session
 from ..engine.setup import Setup
 from ..engine.trial import macs_a_sample
 from ..hooks.errors import IncompatiblePluginError, JobError
-from ..job.job_file import JobFile
+from ..job.job_file import Job, JobFile
+from .given_objects import KEYS
 from .ingredients import averages_of, build, check_names
 from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
@@ -47,6 +49,7 @@ class Prepared:
         averages: Of the weights, kept beside them.
         lock: What its plugins may be made of, if that lies beside it.
         provenance: What they are made of, as it was compared with the lock; None if there is none.
+        objects: Key of the job to its name for the object that a program has given in its place.
     """
 
     job_file: JobFile
@@ -58,6 +61,7 @@ class Prepared:
     averages: Sequence[WeightAverage] = ()
     lock: FoundLock | None = None
     provenance: Provenance | None = None
+    objects: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def drivers(self) -> Sequence[Driver[Session]]:
@@ -72,6 +76,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     macs: bool = False,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
@@ -81,6 +86,7 @@ def prepare(
         installed: Where to look for plugins; what is installed by default.
         tell: Told what is being done where that takes long, from another thread.
         macs: Whether to count the multiplications of the model as well.
+        given: Key of the job to the object that a program has given in place of what the job names.
 
     Raises:
         JobError: With all faults that can be told without reading data; or what is installed differs from
@@ -88,7 +94,7 @@ def prepare(
         IncompatiblePluginError: A plugin does not fit this core.
         DataError: The data cannot be read, or does not fit.
     """
-    planned = _checked(job_file, base, installed)
+    planned = _checked(job_file, base, installed, given)
     lock, provenance = find_lock(job_file), None
     if lock is not None:
         with tell_if_slow(tell, "reading what plugins are made of, to compare it with the lock"):
@@ -99,7 +105,7 @@ def prepare(
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
-    setup = build(job_file, base)
+    setup = build(job_file, base, given)
     averages = averages_of(job_file, setup)
     with tell_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, setup.data.train.input_range)
@@ -108,7 +114,16 @@ def prepare(
     names = [item.spec.name for item in planned]
     facts = start_facts(job_file.job, names, setup, macs_a_sample(setup) if macs else None)
     return Prepared(
-        job_file, base, planned, setup, fingerprint, facts, averages, lock=lock, provenance=provenance
+        job_file,
+        base,
+        planned,
+        setup,
+        fingerprint,
+        facts,
+        averages,
+        lock=lock,
+        provenance=provenance,
+        objects={key: _name_of(job_file.job, key) for key in KEYS if key in given},
     )
 
 
@@ -120,10 +135,17 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _checked(job_file: JobFile, base: Path, installed: Catalog | None) -> list[Planned]:
+def _name_of(job: Job, key: str) -> str:
+    choice = getattr(job, key)
+    return str(getattr(choice, "name", choice))
+
+
+def _checked(
+    job_file: JobFile, base: Path, installed: Catalog | None, given: Collection[str]
+) -> list[Planned]:
     """Return the planned plugins, or raise one error with all that is wrong."""
     faults = []
-    problems = check_names(job_file)
+    problems = check_names(job_file, given)
     if problems:
         faults.append(str(job_file.error(problems)))
     try:

@@ -27,6 +27,7 @@ import msgspec
 
 from ..hooks.errors import CheckpointError, JobError, shorten, visible
 from ..job.job_file import Job, JobFile
+from ..job.object_names import is_object_name
 from ..job.user_code import is_import_path
 from ..job.yaml_document import read_yaml
 from .model_record import ModelChoice, ModelRecord, read_model_record
@@ -124,7 +125,14 @@ class Permission:
             JobError: It names code that nobody has permitted.
         """
         choice = record.model
-        if not is_import_path(choice.name):
+        is_object = is_object_name(choice.name)
+        if is_object and self.code is None:
+            raise JobError(
+                f"{self.folder}: its model was an object of a Python program ({visible(choice.name)}), which "
+                "no file can build; hand over one that is made like it, load(…, model=…), or say with "
+                "code='module:function' what makes it"
+            )
+        if not is_import_path(choice.name) and not is_object:
             if self.code is not None:
                 raise JobError(
                     f"code={self.code!r}: the model of {self.folder} is the builtin '{choice.name}'; leave "
