@@ -1,7 +1,7 @@
 """Train PyTorch models with plugins you do not have to trust.
 
-This is the public API: ``train``, ``open_run``, ``load`` and ``predict`` for programs, what hooks receive
-and return for authors of plugins, and the errors. Users of the command line need none of it.
+This is the public API: ``train``, ``open_run``, ``load``, ``evaluate`` and ``predict`` for programs, what
+hooks receive and return for authors of plugins, and the errors. Users of the command line need none of it.
 """
 
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         derive_seed,
         passthrough,
     )
+    from .inference.evaluate_run import evaluate
     from .inference.load import load
     from .inference.predict import predict
     from .integrations.loop_host import plugin_host
@@ -58,6 +59,7 @@ _ELSEWHERE = {
     "RunInfo": "plugins.observer",
     "Series": "api.finished_run",
     "connect": "hooks.connect",
+    "evaluate": "inference.evaluate_run",
     "load": "inference.load",
     "open_run": "api.finished_run",
     "plugin_host": "integrations.loop_host",
@@ -99,6 +101,7 @@ __all__ = [
     "__version__",
     "connect",
     "derive_seed",
+    "evaluate",
     "load",
     "open_run",
     "passthrough",

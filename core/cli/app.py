@@ -455,6 +455,51 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
 
 
 @app.command(cls=_Command)
+def evaluate(
+    run: _RunFolder,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="A folder of classes, a .npz or .safetensors file, or a reader: NAME[:KEY=VALUE,…].  "
+            "[default: the run's own]",
+        ),
+    ] = None,
+    checkpoint: _Checkpoint = "best",
+    weights: _Weights = "model",
+    batch_size: _BatchSize = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.  [default: the job's]")
+    ] = None,
+    code: _Code = None,
+    *,
+    as_json: _Json = False,
+    trust_code: _TrustCode = False,
+) -> None:
+    """Measure the model of a run on its own validation and test data, or on others.
+
+    With --checkpoint last these are the numbers that the run ended with.
+    """
+    gc.enable()
+    from ..inference.evaluate_run import EvaluateRequest  # noqa: PLC0415 - imports torch
+    from ..tracking.own_runs import permitted  # noqa: PLC0415 - as above
+    from .evaluate_data import evaluate_data  # noqa: PLC0415 - as above
+    from .predict_data import tell  # noqa: PLC0415 - as above
+    from .run_choice import checkpoint_named, weights_named  # noqa: PLC0415 - as above
+
+    request = EvaluateRequest(
+        permission=permitted(run, code=code, trust_code=trust_code),
+        data=data,
+        checkpoint=checkpoint_named(checkpoint),
+        weights=weights_named(weights),
+        device=device,
+        batch_size=batch_size,
+        tell=lambda sentence: tell([sentence]),
+    )
+    typer.echo(evaluate_data(request, as_json=as_json))
+
+
+@app.command(cls=_Command)
 def predict(
     run: _RunFolder,
     data: Annotated[

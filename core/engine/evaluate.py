@@ -13,7 +13,7 @@ from ..hooks.types import Batch
 from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import preserved_rng
 from .buffers import copy_buffers, restore_buffers
-from .data import Dataset, Normalise
+from .data import Dataset
 from .objective import Objective
 from .tensor_names import named_buffers, named_parameters
 
@@ -22,7 +22,7 @@ def evaluate(
     model: nn.Module,
     dataset: Dataset,
     objective: Objective,
-    normalise: Normalise,
+    normalise: Callable[[Tensor], Tensor],
     *,
     batch_size: int,
     device: torch.device,

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...datasets.convert import to_tensor
 from ...datasets.idx import GZIP_MAGIC, MAX_HEADER_BYTES, read_header
@@ -50,44 +51,37 @@ _Open = Callable[[], AbstractContextManager[BinaryIO]]
 _Arrays = Mapping[str, Callable[[], StoredArray]]
 
 
-def open_npz(path: Path, form: SampleForm, key: str | None) -> Source:
-    """Return the samples of an array of a ``.npz`` file.
+def open_keyed(path: Path, form: SampleForm, key: str | None) -> Source:
+    """Return the samples of an array of a ``.npz`` or safetensors file.
 
     Args:
-        path: May be anybody's.
+        path: May be anybody's; ends in one of ``KEYED``.
         form: What the model takes.
         key: Which array; None takes the only one that fits.
 
     Raises:
         DataError: There is no such array, or it does not fit.
     """
-    with _explained(path, ".npz"), zipfile.ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    arrays = {
-        info.filename.removesuffix(".npy"): functools.partial(_npz_member, path, info) for info in members
-    }
-    return _choose(path, arrays, form, key)
+    return _choose(path, KEYED[path.suffix.lower()](path), form, key)
+
+
+def read_array(path: Path, key: str) -> Tensor:
+    """Return an array of a ``.npz`` or safetensors file, read as a whole; raises as ``open_keyed``."""
+    arrays = KEYED[path.suffix.lower()](path)
+    if key not in arrays:
+        raise DataError(f"{path}: holds no array '{key}'; {suggest(key, arrays)}")
+    array = arrays[key]()
+    array.check_plausible()
+    with array.open() as file:
+        return array.decode(array.read(file, 0, math.prod(array.shape[:1]))).reshape(array.shape)
 
 
 def open_npy(path: Path, form: SampleForm) -> Source:
-    """Return the samples of a ``.npy`` file; raises as ``open_npz``."""
+    """Return the samples of a ``.npy`` file; raises as ``open_keyed``."""
     with _explained(path, ".npy"):
         size = path.stat().st_size
         stored = _npy_array(str(path), functools.partial(_at, path, 0), size, size)
     return StoredSource(stored, form, [])
-
-
-def open_safetensors(path: Path, form: SampleForm, key: str | None) -> Source:
-    """Return the samples of a tensor of a safetensors file; arguments and errors as ``open_npz``."""
-    with _explained(path, "safetensors"), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        begin = file.read(tensor_file.SIZE_BYTES)
-        end = tensor_file.head_bytes(begin, size)
-        head = begin + file.read(end - len(begin))
-        tensor_file.check_head(head)
-        extents = tensor_file.extents(head, size - end)
-    arrays = {name: functools.partial(_tensor, path, name, extent, end) for name, extent in extents.items()}
-    return _choose(path, arrays, form, key)
 
 
 def is_idx(path: Path) -> bool:
@@ -98,7 +92,7 @@ def is_idx(path: Path) -> bool:
 
 
 def open_idx(path: Path, form: SampleForm) -> Source:
-    """Return the samples of an IDX file, plain or gzip-compressed; raises as ``open_npz``."""
+    """Return the samples of an IDX file, plain or gzip-compressed; raises as ``open_keyed``."""
     with _unpacked(path, 0) as file:
         start, shape, dtype = read_header(file.read(MAX_HEADER_BYTES), path)
     stored = StoredArray(
@@ -111,6 +105,29 @@ def open_idx(path: Path, form: SampleForm) -> Source:
         packed_bytes=path.stat().st_size,
     )
     return StoredSource(stored, form, [])
+
+
+def _npz_arrays(path: Path) -> _Arrays:
+    with _explained(path, ".npz"), zipfile.ZipFile(path) as archive:
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    return {
+        info.filename.removesuffix(".npy"): functools.partial(_npz_member, path, info) for info in members
+    }
+
+
+def _tensor_arrays(path: Path) -> _Arrays:
+    with _explained(path, "safetensors"), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        begin = file.read(tensor_file.SIZE_BYTES)
+        end = tensor_file.head_bytes(begin, size)
+        head = begin + file.read(end - len(begin))
+        tensor_file.check_head(head)
+        extents = tensor_file.extents(head, size - end)
+    return {name: functools.partial(_tensor, path, name, extent, end) for name, extent in extents.items()}
+
+
+#: Ending of a file's name to what lists its arrays.
+KEYED: dict[str, Callable[[Path], _Arrays]] = {".npz": _npz_arrays, ".safetensors": _tensor_arrays}
 
 
 def _choose(path: Path, arrays: _Arrays, form: SampleForm, key: str | None) -> Source:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...datasets.image_folder import SUFFIXES
 from ...hooks.errors import DataError
-from .array_file import is_idx, open_idx, open_npy, open_npz, open_safetensors
+from .array_file import KEYED, is_idx, open_idx, open_keyed, open_npy
 from .in_memory import ArraySource, BatchSource, as_tensor
 from .number_table import DELIMITERS, TableSource
 from .photos import PhotoSource, find_photos
@@ -23,7 +23,6 @@ _KNOWN = (
     "an image, a folder of images, .npz, .npy, .safetensors, .csv or .tsv with a sample a line, "
     "or an IDX file"
 )
-_KEYED = (".npz", ".safetensors")
 
 
 def open_source(
@@ -42,11 +41,11 @@ def open_source(
     """
     if isinstance(data, str | os.PathLike):
         source = _open_path(Path(data).expanduser(), form, key, skip_unreadable=skip_unreadable)
-        keyed = Path(data).suffix.lower() in _KEYED
+        keyed = Path(data).suffix.lower() in KEYED
     else:
         source, keyed = _open_values(data, form, skip_unreadable=skip_unreadable), False
     if key is not None and not keyed:
-        raise DataError(f"key '{key}' is given, which names an array of a {' or '.join(_KEYED)} file")
+        raise DataError(f"key '{key}' is given, which names an array of a {' or '.join(KEYED)} file")
     return source
 
 
@@ -61,10 +60,8 @@ def _open_path(path: Path, form: SampleForm, key: str | None, *, skip_unreadable
     suffix = path.suffix.lower()
     if suffix in SUFFIXES:
         return PhotoSource([path], form, skip_unreadable=skip_unreadable)
-    if suffix == ".npz":
-        return open_npz(path, form, key)
-    if suffix == ".safetensors":
-        return open_safetensors(path, form, key)
+    if suffix in KEYED:
+        return open_keyed(path, form, key)
     if suffix == ".npy":
         return open_npy(path, form)
     if suffix in DELIMITERS:

@@ -50,6 +50,20 @@ class StoredArray:
         """Bytes of one sample in the file."""
         return math.prod(self.shape[1:]) * self.itemsize
 
+    def read(self, file: BinaryIO, begin: int, count: int) -> bytearray:
+        """Read the next ``count`` samples, of which the first is number ``begin``.
+
+        Raises:
+            DataError: The file ends before, or goes on behind its last sample.
+        """
+        data = bytearray(count * self.sample_bytes)
+        if _read_into(file, memoryview(data)) < len(data):
+            raise DataError(f"{self.source}: is cut short at sample {begin}; fetch it again")
+        # Only at its end does a file that was packed tell whether it is whole.
+        if self.is_last and begin + count == self.shape[0] and file.read(1):
+            raise DataError(f"{self.source}: has more than its header says; fetch it again")
+        return data
+
     def check_plausible(self) -> None:
         """Check that what it says of its size is in proportion to what it takes on disk.
 
@@ -90,19 +104,13 @@ class StoredSource:
         Raises:
             DataError: The file is cut short or damaged, or a number does not fit the model.
         """
-        array, size = self._array, self._array.sample_bytes
+        array = self._array
         with array.open() as file:
             for begin in range(0, array.shape[0], batch_size):
                 count = min(batch_size, array.shape[0] - begin)
-                data = bytearray(count * size)
-                if _read_into(file, memoryview(data)) < len(data):
-                    raise DataError(f"{array.source}: is cut short at sample {begin}; fetch it again")
-                values = self._arrange(array.decode(data).reshape(count, *array.shape[1:]))
-                inputs = self._form.convert(values, begin, array.source)
+                values = array.decode(array.read(file, begin, count)).reshape(count, *array.shape[1:])
+                inputs = self._form.convert(self._arrange(values), begin, array.source)
                 yield Chunk(inputs, range(begin, begin + count))
-            # Only at its end does a file that was packed tell whether it is whole.
-            if array.is_last and file.read(1):
-                raise DataError(f"{array.source}: has more than its header says; fetch it again")
 
 
 def fit_array(

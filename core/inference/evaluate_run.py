@@ -1,0 +1,276 @@
+"""``ringfence.evaluate``: how well the model of a run does on its own data, or on others of that kind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..datasets.arrays import Task
+from ..datasets.dataset_registry import DATASETS, load_data
+from ..engine.data import Data, Dataset
+from ..engine.data_digest import digest_data
+from ..engine.evaluate import evaluate as measure
+from ..engine.forks import ending_forks
+from ..engine.losses import LOSSES
+from ..engine.objective import Objective
+from ..engine.tensor_names import named_buffers, named_parameters
+from ..hooks.errors import JobError
+from ..hooks.types import derive_seed
+from ..job.flags import options_of, split_outside
+from ..job.job_file import Job, JobFile, read_job
+from ..job.problems import suggest
+from ..job.user_code import is_import_path
+from ..reproducibility.deterministic import repeatable
+from ..reproducibility.generator_states import preserved_rng
+from ..reproducibility.seeding import seed_everything
+from ..tracking import run_folder
+from ..tracking.model_files import CheckpointName, Tell, WeightsName
+from ..tracking.model_record import ModelRecord, read_model_record
+from ..tracking.own_runs import Permission, permitted
+from .labelled_data import labelled_pair, labelled_path, read_parts
+from .load import LoadedModel, load_model
+from .predict import form_of
+
+_CPU = torch.device("cpu")
+_PAIR = 2
+#: Under which name data are told that a reader has not parted.
+_WHOLE = "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """What is to be measured on what.
+
+    Attributes:
+        permission: The run's folder, and what of it may be followed.
+        data: As in ``evaluate``.
+        checkpoint: Which state of the run.
+        weights: Whose weights.
+        device: Where the model is to be; None: where the run was.
+        batch_size: Samples of one forward pass; None: as many as the run's evaluations had.
+        tell: Told, as sentences, of what the user should know.
+    """
+
+    permission: Permission
+    data: Any = None
+    checkpoint: CheckpointName = "best"
+    weights: WeightsName = "model"
+    device: str | None = None
+    batch_size: int | None = None
+    tell: Tell = field(default=lambda _: None)
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    checkpoint: CheckpointName = "best",
+    weights: WeightsName = "model",
+    device: str | None = None,
+    batch_size: int | None = None,
+    code: str | None = None,
+    trust_code: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Measure the model of a run, as ``ringfence evaluate`` does.
+
+    Args:
+        run: Folder of the run; it may be anybody's.
+        data: None: the validation and test data of the run itself, which give the run's own numbers. A path:
+            a folder with one folder of images for each class, or ``inputs`` and ``targets`` of a ``.npz`` or
+            ``.safetensors`` file. ``"folder:path=DIR"`` or ``{"name": "folder", "path": DIR}``: a reader of
+            jobs with its options, of which every part is measured. A pair of arrays: inputs and targets.
+        checkpoint: ``"best"``, ``"last"``, or a number of steps.
+        weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the run kept such an average.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``; by default that of the job.
+        batch_size: Samples of one forward pass; by default as many as the run's evaluations had.
+        code: As in ``load``.
+        trust_code: As in ``load``. What the folder names as its data is followed if the run is your own, or
+            with this.
+
+    Returns:
+        Name of the part of the data to its ``loss``, the job's metric, and the number of ``samples``; what
+        has no parts is called ``data``.
+
+    Raises:
+        CheckpointError: The folder holds no model, or none that is whole.
+        DataError: The data cannot be read, or do not fit the model.
+        JobError: The folder names what you have not permitted, or holds no job.
+    """
+
+    def warn(sentence: str) -> None:
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+
+    request = EvaluateRequest(
+        permission=permitted(Path(run), code=code, trust_code=trust_code),
+        data=data,
+        checkpoint=checkpoint,
+        weights=weights,
+        device=device,
+        batch_size=batch_size,
+        tell=warn,
+    )
+    return evaluate_run(request)
+
+
+@ending_forks()
+def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
+    """Return what is asked for; see ``evaluate``."""
+    folder = request.permission.folder
+    if request.batch_size is not None and request.batch_size < 1:
+        raise JobError(f"batch_size is {request.batch_size}; it is at least 1")
+    record = read_model_record(folder)
+    job_file = _job_of(folder)
+    job = job_file.job
+    objective = _objective(job)
+    with _threads(job.threads):
+        # Before the weights: what is not permitted or does not fit is told at once.
+        parts = _parts(request, record, job_file, objective)
+        model = load_model(
+            request.permission,
+            request.checkpoint,
+            device=request.device or job.device,
+            weights=request.weights,
+            tell=request.tell,
+        )
+        with repeatable():
+            return {
+                name: _measured(model, part, objective, request.batch_size or job.eval_batch_size)
+                for name, part in parts.items()
+            }
+
+
+def _measured(model: LoadedModel, part: Dataset, objective: Objective, batch_size: int) -> dict[str, float]:
+    objective.check_data(part)
+    network = model.network
+
+    def normalise(inputs: Tensor) -> Tensor:
+        return (inputs - model.mean) / model.std if model.is_normalised else inputs
+
+    metrics = measure(
+        network,
+        part,
+        objective,
+        normalise,
+        batch_size=batch_size,
+        device=model.scale.device,
+        # What a model changes in evaluation it must not take to the next part.
+        unsteady=frozenset((*named_parameters(network), *named_buffers(network))),
+    )
+    return {**(metrics or {}), "samples": len(part)}
+
+
+def _parts(
+    request: EvaluateRequest, record: ModelRecord, job_file: JobFile, objective: Objective
+) -> dict[str, Dataset]:
+    """Return the samples to measure on, by the name of their part."""
+    data, form = request.data, form_of(record)
+    task: Task = "classification" if objective.loss.classes else "regression"
+    own = Path(request.permission.folder, run_folder.JOB)
+    if data is None:
+        try:
+            base = request.permission.base_of(job_file, own, keys=("data", "loss", "metric"))
+        except JobError as error:
+            raise JobError(f"{error}; here data of your own are named with --data (data=…)") from error
+        return _own_parts(request, record, job_file.job, base, task)
+    request.permission.base_of(job_file, own, keys=("loss", "metric"))
+    if isinstance(data, tuple | list) and len(data) == _PAIR:
+        return {_WHOLE: labelled_pair(data[0], data[1], record, form)}
+    if isinstance(data, str | os.PathLike) and not _is_reader(os.fspath(data)):
+        return {_WHOLE: labelled_path(Path(data).expanduser(), record, form)}
+    name, options = _reader(data)
+    with _as_in_a_run():
+        return read_parts(name, options, record, form, base=Path.cwd(), task=task)
+
+
+def _own_parts(
+    request: EvaluateRequest, record: ModelRecord, job: Job, base: Path, task: Task
+) -> dict[str, Dataset]:
+    with _as_in_a_run():
+        data = _read_own(job, base, task)
+    digest = digest_data(data)
+    changed = [name for name, text in digest.items() if record.data_digest.get(name, text) != text]
+    if changed:
+        request.tell(
+            f"the data are no longer those of the run ({', '.join(changed)}): these are not its own numbers"
+        )
+    return {name: part for name, part in data.parts().items() if name != "train"}
+
+
+def _read_own(job: Job, base: Path, task: Task) -> Data:
+    return load_data(job.data.name, job.data.options, base=base, task=task)
+
+
+def _is_reader(text: str) -> bool:
+    """Tell a reader, with or without options, from a path."""
+    return text.partition(":")[0] in DATASETS or (is_import_path(text) and not Path(text).exists())
+
+
+def _reader(data: Any) -> tuple[str, Mapping[str, Any]]:
+    """Return name and options of a reader of jobs.
+
+    Raises:
+        JobError: It is written in another way.
+    """
+    if isinstance(data, Mapping) and isinstance(data.get("name"), str):
+        return data["name"], {key: value for key, value in data.items() if key != "name"}
+    if not isinstance(data, str):
+        raise JobError(
+            f"the data are a {type(data).__name__}; give a path, a reader as in 'folder:path=DIR', a mapping "
+            "with 'name', or a pair of arrays"
+        )
+    name, _, options = data.partition(":")
+    if name not in DATASETS:
+        function, _, options = options.partition(":")
+        name = f"{name}:{function}"
+    try:
+        return name, options_of([text for text in split_outside(options, ",") if text])
+    except JobError as error:
+        raise JobError(f"--data {data}: {str(error).removeprefix('--set ')}") from error
+
+
+def _job_of(folder: Path) -> JobFile:
+    data = run_folder.job_of(folder)
+    if data is None:
+        raise JobError(f"{folder}: holds no {run_folder.JOB}, which says by which loss and metric to measure")
+    return read_job(folder / run_folder.JOB, data=data)
+
+
+def _objective(job: Job) -> Objective:
+    """Return the loss and the metric of a job, which may be anybody's.
+
+    Raises:
+        JobError: There are none of such names, or with such options.
+    """
+    if job.loss.name not in LOSSES:
+        raise JobError(f"loss '{job.loss.name}' is unknown; {suggest(job.loss.name, LOSSES)}")
+    try:
+        return Objective(LOSSES[job.loss.name](**job.loss.options), job.metric)
+    except (TypeError, ValueError) as error:
+        raise JobError(f"loss '{job.loss.name}': {error}") from error
+
+
+@contextlib.contextmanager
+def _as_in_a_run() -> Iterator[None]:
+    """Let a function of the user's draw the samples that it drew for the run, and put generators back."""
+    with preserved_rng(_CPU):
+        seed_everything(derive_seed(0, "data"))
+        yield
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Take as many threads as the run had: the last bits depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

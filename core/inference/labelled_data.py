@@ -1,0 +1,141 @@
+"""Samples with what a model should have said of them, for a run's model to be measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..datasets.arrays import Task
+from ..datasets.classes import to_classes
+from ..datasets.convert import to_float32
+from ..datasets.dataset_registry import load_data
+from ..engine.data import Dataset
+from ..hooks.errors import DataError, visible
+from ..tracking.model_record import ModelRecord
+from .inputs.array_file import KEYED, open_keyed, read_array
+from .inputs.in_memory import ArraySource, as_tensor
+from .inputs.photos import PhotoSource, find_photos
+from .inputs.sample_form import SampleForm
+from .inputs.source import Source
+
+_AT_ONCE = 256
+_LISTED = 5
+
+
+def labelled_path(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:
+    """Read a folder with one folder of images a class, or ``inputs`` and ``targets`` of a file of arrays.
+
+    Args:
+        path: May be anybody's.
+        record: Of the model; its class names say which class has which number.
+        form: What the model takes.
+
+    Raises:
+        DataError: It cannot be read, or does not fit the model.
+    """
+    if path.is_dir():
+        return _labelled_folder(path, record, form)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.suffix.lower() not in KEYED:
+        raise DataError(
+            f"{path}: is neither a folder of classes nor {' nor '.join(KEYED)} with 'inputs' and 'targets'; "
+            "name a reader, as in folder:path=DIR"
+        )
+    return labelled(open_keyed(path, form, "inputs"), read_array(path, "targets"), record, str(path))
+
+
+def labelled_pair(inputs: Any, targets: Any, record: ModelRecord, form: SampleForm) -> Dataset:
+    """Return arrays as samples of a model; raises as ``labelled_path``."""
+    source = ArraySource(as_tensor(inputs, "the inputs"), form, "the inputs")
+    return labelled(source, as_tensor(targets, "the targets"), record, "the data")
+
+
+def read_parts(
+    name: str, options: Mapping[str, Any], record: ModelRecord, form: SampleForm, *, base: Path, task: Task
+) -> dict[str, Dataset]:
+    """Read data as a job does, with nothing held out.
+
+    Args:
+        name: A reader, or ``module:function``.
+        options: Its options.
+        record: Of the model.
+        form: What it takes.
+        base: Folder that relative paths start from.
+        task: What the loss is for.
+
+    Returns:
+        The parts that there are, by name.
+
+    Raises:
+        DataError: They cannot be read, or do not fit the model.
+    """
+    parts = load_data(name, options, base=base, task=task).parts()
+    train = parts["train"]
+    found = SampleForm(tuple(train.inputs.shape[1:]), train.inputs.dtype == torch.uint8)
+    if found != form:
+        raise DataError(f"data '{name}': each sample is {found}; the model needs {form}")
+    classes = record.output.shape[0] if record.task == "classification" else None
+    if (train.num_classes is None) != (classes is None) or (train.num_classes or 0) > (classes or 0):
+        raise DataError(f"data '{name}': have {_classes(train.num_classes)}, the model {_classes(classes)}")
+    if train.class_names and record.class_names and train.class_names != record.class_names:
+        raise DataError(
+            f"data '{name}': have the classes {_list(train.class_names)}, and the model "
+            f"{_list(record.class_names)}: their numbers mean other classes"
+        )
+    return parts
+
+
+def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) -> Dataset:
+    """Return samples in memory with their targets.
+
+    Args:
+        source: The samples.
+        targets: (N,) class numbers, or (N, …) numbers that were to be predicted.
+        record: Of the model.
+        what: For messages.
+
+    Raises:
+        DataError: There are not as many targets as samples, or they are no classes or numbers of the model's.
+    """
+    inputs = torch.cat([chunk.inputs for chunk in source.chunks(_AT_ONCE)])
+    if len(inputs) != len(targets):
+        raise DataError(f"{what}: there are {len(inputs)} inputs, but {len(targets)} targets")
+    if record.task == "classification":
+        return Dataset(inputs, to_classes(targets, what), record.output.shape[0], record.class_names)
+    numbers = to_float32(targets, what)
+    numbers = numbers[:, None] if numbers.dim() == 1 else numbers
+    if tuple(numbers.shape[1:]) != record.output.shape:
+        raise DataError(
+            f"{what}: each target is of shape {tuple(numbers.shape[1:])}; the model predicts "
+            f"{record.output.shape}"
+        )
+    return Dataset(inputs, numbers, None)
+
+
+def _labelled_folder(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:
+    if not record.class_names:
+        raise DataError(f"{path}: is a folder of classes, and the model's classes have no names")
+    files, _ = find_photos(path)
+    number = {name: i for i, name in enumerate(record.class_names)}
+    names = [file.relative_to(path).parts[0] for file in files]
+    unknown = sorted(set(names) - number.keys())
+    if unknown:
+        raise DataError(
+            f"{path}: {_list([visible(name) for name in unknown])} is none of the model's classes, which are "
+            f"{_list(record.class_names)}; name a folder that holds one folder of images for each class"
+        )
+    targets = torch.tensor([number[name] for name in names])
+    return labelled(PhotoSource(files, form, root=path), targets, record, str(path))
+
+
+def _classes(count: int | None) -> str:
+    return "numbers as targets" if count is None else f"{count} classes"
+
+
+def _list(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + (", …" if len(names) > _LISTED else "")

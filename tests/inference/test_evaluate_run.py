@@ -1,0 +1,200 @@
+"""Metrics of a run's model: the run's own numbers, and those of other data of the kind."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ringfence
+from ringfence import CheckpointError, DataError, JobError
+from ringfence.cli.app import app
+
+from .conftest import CLASSES
+
+
+def own_numbers(folder):
+    """Return what the run says of itself: its last evaluation, and the one by test data."""
+    record = json.loads((folder / "run.json").read_text())
+    parts = {"validation": record["final_metrics"], "test": record.get("test_metrics")}
+    return {name: metrics for name, metrics in parts.items() if metrics}
+
+
+def without_samples(measured):
+    return {part: {k: v for k, v in metrics.items() if k != "samples"} for part, metrics in measured.items()}
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, ringfence.RingfenceError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.parametrize("name", ["photos_run", "numbers_run"])
+def test_a_run_gives_its_own_numbers(runs, name):
+    folder, _ = runs
+    states = torch.get_rng_state(), random.getstate(), torch.get_num_threads()
+
+    measured = ringfence.evaluate(folder / name, checkpoint="last")
+
+    own = own_numbers(folder / name)
+    if "validation" not in measured:
+        own.pop("validation")
+    assert without_samples(measured) == own
+    assert (torch.equal(torch.get_rng_state(), states[0]), random.getstate()) == (True, states[1])
+    assert torch.get_num_threads() == states[2]
+
+
+def test_the_best_checkpoint_is_measured_unless_another_is_named(runs):
+    folder, _ = runs
+    record = json.loads((folder / "photos_run" / "run.json").read_text())
+    part = next(iter(own_numbers(folder / "photos_run")))
+
+    measured = ringfence.evaluate(folder / "photos_run")
+    judged = measured.get("validation", measured["test"])
+
+    assert judged["accuracy"] == pytest.approx(record["best_metric"])
+    assert part
+
+
+def test_the_command_tells_the_same_as_a_table_and_as_json(runs):
+    folder, _ = runs
+    measured = ringfence.evaluate(folder / "photos_run")
+
+    assert json.loads(invoke("evaluate", folder / "photos_run", "--json").stdout) == measured
+
+    header, *lines = invoke("evaluate", folder / "photos_run").stdout.splitlines()
+    assert header.split() == ["loss", "accuracy", "samples"]
+    assert [line.split()[0] for line in lines] == list(measured)
+    assert lines[-1].split()[1:] == [
+        f"{measured['test']['loss']:.4f}",
+        f"{measured['test']['accuracy']:.4f}",
+        "9",
+    ]
+
+
+def test_a_folder_of_classes_is_measured_by_the_models_numbers_of_them(runs, tmp_path):
+    """One class alone is number 0 to a reader; to the model it is what it was in training."""
+    folder, _ = runs
+    whole = ringfence.evaluate(folder / "photos_run", folder / "photos" / "test", checkpoint="last")
+    own = ringfence.evaluate(folder / "photos_run", checkpoint="last")["test"]
+    assert whole == {"data": own}
+
+    right = ringfence.predict(folder / "photos_run", folder / "photos" / "test", checkpoint="last")
+    shutil.copytree(folder / "photos" / "test" / "dog", tmp_path / "dog")
+    alone = ringfence.evaluate(folder / "photos_run", tmp_path, checkpoint="last")["data"]
+    dogs = right.classes[-3:]
+    assert alone["accuracy"] == pytest.approx((dogs == CLASSES.index("dog")).float().mean().item())
+    assert alone["samples"] == 3
+    assert (dogs == CLASSES.index("dog")).float().mean() != (dogs == 0).float().mean()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_arrays_are_measured_from_a_file_and_from_memory(runs, tmp_path, suffix):
+    folder, prepared = runs
+    for name in ("photos_run", "numbers_run"):
+        test = prepared[name].setup.data.test
+        inputs, targets = test.inputs.numpy(), np.ascontiguousarray(test.targets)
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".npz":
+            np.savez_compressed(path, inputs=inputs, targets=targets)
+        else:
+            from safetensors.numpy import save_file
+
+            save_file({"inputs": inputs, "targets": targets}, path)
+        own = ringfence.evaluate(folder / name)["test"]
+
+        assert ringfence.evaluate(folder / name, path) == {"data": own}
+        assert ringfence.evaluate(folder / name, (inputs, targets)) == {"data": own}
+        assert json.loads(invoke("evaluate", folder / name, "--data", path, "--json").stdout) == {"data": own}
+
+
+def test_a_reader_is_measured_part_by_part(runs, monkeypatch):
+    folder, _ = runs
+    monkeypatch.chdir(folder)
+    own = ringfence.evaluate(folder / "photos_run")["test"]
+
+    by_flag = invoke("evaluate", "photos_run", "--data", "folder:path=photos,size=[8,10]", "--json")
+    measured = json.loads(by_flag.stdout)
+    assert measured["test"] == own
+    assert measured["train"]["samples"] == 18
+    options = {"name": "folder", "path": "photos", "size": [8, 10]}
+    assert ringfence.evaluate("photos_run", options) == measured
+
+    by_function = ringfence.evaluate("numbers_run", "regression_net:numbers")
+    assert by_function["test"] == ringfence.evaluate("numbers_run")["test"]
+
+
+def test_data_that_have_changed_since_the_run_are_told(runs, tmp_path):
+    folder, _ = runs
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    job = copied / "photos_run" / "job.yaml"
+    job.write_text(job.read_text().replace(str(folder), str(copied)))
+    shutil.rmtree(copied / "photos" / "test" / "cat")
+
+    with pytest.warns(RuntimeWarning, match=r"no longer those of the run \(test\)"):
+        ringfence.evaluate(copied / "photos_run", trust_code=True)
+
+
+def test_what_a_folder_names_is_followed_only_if_that_is_permitted(runs, tmp_path, monkeypatch):
+    """The control: they are this user's own runs, and are followed."""
+    folder, prepared = runs
+    assert ringfence.evaluate(folder / "photos_run")
+    test = prepared["photos_run"].setup.data.test
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(JobError, match=r"path: photos: reads that(.|\n)*--data"):
+        ringfence.evaluate(folder / "photos_run")
+    with pytest.raises(JobError, match=r"data 'regression_net:numbers': imports it and runs it"):
+        ringfence.evaluate(folder / "numbers_run")
+    assert ringfence.evaluate(folder / "photos_run", (test.inputs, test.targets))["data"]["samples"] == 9
+    assert ringfence.evaluate(folder / "photos_run", trust_code=True)["test"]["samples"] == 9
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ("missing", DataError, "no such file or folder"),
+        ("photos", DataError, "'test', 'train' is none of the model's classes"),
+        ("photos_run.yaml", DataError, "is neither a folder of classes nor"),
+        ("folder:path=photos", DataError, r"each sample is \(3, 9, 11\) of uint8; the model needs"),
+        ("folder:path=photos,size=[8,10],hue=3", DataError, "hue"),
+        ("folder:path", JobError, "--data folder:path"),
+        ("mnist10k:limit=9", DataError, "the model needs"),
+        ("regression_net:numbers", DataError, "are no classes"),
+        (3, JobError, "the data are a int"),
+        ((torch.zeros(2, 3, 8, 10, dtype=torch.uint8), torch.tensor([0])), DataError, "2 inputs, but 1"),
+        ((torch.zeros(1, 3, 8, 10, dtype=torch.uint8), torch.tensor([3])), DataError, "targets reach"),
+        ((torch.zeros(1, 3, 8, 10, dtype=torch.uint8), torch.tensor([0.5])), DataError, "fractions"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(runs, monkeypatch, data, error, message):
+    folder, _ = runs
+    monkeypatch.chdir(folder)
+
+    with pytest.raises(error, match=message):
+        ringfence.evaluate("photos_run", data)
+
+
+def test_numbers_of_another_shape_are_refused(runs):
+    folder, _ = runs
+
+    with pytest.raises(DataError, match=r"each target is of shape \(1,\); the model predicts \(2,\)"):
+        ringfence.evaluate(folder / "numbers_run", (torch.zeros(2, 6), torch.zeros(2)))
+
+
+def test_a_folder_without_a_model_or_a_job_is_refused(runs, tmp_path):
+    folder, _ = runs
+    with pytest.raises(CheckpointError, match=r"holds no model\.json"):
+        ringfence.evaluate(tmp_path)
+    shutil.copy(folder / "photos_run" / "model.json", tmp_path)
+    with pytest.raises(JobError, match=r"holds no job\.yaml"):
+        ringfence.evaluate(tmp_path)
+    with pytest.raises(JobError, match="batch_size is 0"):
+        ringfence.evaluate(folder / "photos_run", batch_size=0)
