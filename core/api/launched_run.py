@@ -35,7 +35,14 @@ def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZyg
     request = launch.request
     here = _working_folder()
     with _explain_missing_base(base):
-        prepared = prepare(job_file, base, tell=launch.tell, macs=request.macs, given=request.objects)
+        prepared = prepare(
+            job_file,
+            base,
+            tell=launch.tell,
+            macs=request.macs,
+            resume=request.resume is not None,
+            given=request.objects,
+        )
     if request.resume is not None:
         _check_length(request.resume, prepared.setup.steps_total)
     # The user's model or data may have gone elsewhere; paths are those of where the command was started.

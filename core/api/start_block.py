@@ -75,6 +75,11 @@ def _model_words(model: Mapping[str, Any], width: int) -> Iterator[str]:
     told = "all trained" if trained == parameters else f"{trained:,} trained, {parameters - trained:,} frozen"
     macs = "" if model["macs"] is None else f", {_large(model['macs'])} MACs a sample"
     yield f"{model['name']}: {parameters:,} parameters, {told}; {model['bytes'] / MIB:.1f} MiB{macs}"
+    started = model["started_from"]
+    if started is not None:
+        lost = sum(started[key] for key in ("missing", "other_form", "excluded"))
+        new = f", {_counted(lost, 'tensor')} new" if lost else ""
+        yield f"started from {started['source']}: {_counted(started['taken'], 'tensor')} taken{new}"
     yield from _layer_table(model["layers"], model["layers_left_out"], width)
 
 

@@ -20,7 +20,7 @@ DEFAULT_CHOICES = {"loss": "cross_entropy", "schedule": "constant"}
 DEFAULT_METRICS = {"huber": "mae", "l1": "mae", "mse": "mse", "smooth_l1": "mae"}
 
 _LENGTHS = ("epochs", "steps")
-_NESTED = (*_CHOICES, "early_stopping", "averaging")
+_NESTED = (*_CHOICES, "early_stopping", "averaging", "start_from")
 
 
 class _FlagError(Exception):

@@ -28,7 +28,7 @@ from pydantic import (
 
 from ..hooks.permissions import MAX_MEMORY_FRACTION
 from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
-from .problems import Path, Problem, explain, suggest
+from .problems import Path, Problem, describe, explain, suggest
 from .python_job import apply_keys
 from .yaml_document import Document, dump_yaml, read_yaml
 
@@ -103,6 +103,26 @@ class Averaging(_Strict):
                 "names no average; write 'averaging: ema', 'averaging: swa', or {ema: {}, swa: {}}"
             )
         return self
+
+
+class StartFrom(_Strict):
+    """The weights that a run starts from."""
+
+    run: str = Field(min_length=1, description="Folder of a run, or a `.safetensors` file")
+    checkpoint: Literal["best", "last"] | Annotated[int, Field(ge=0, le=10**9)] = Field(
+        "best", description="Which state of a run: `best`, `last`, or the one after so many steps"
+    )
+    weights: Literal["model", "ema", "swa"] = Field(
+        "model", description="Whose: the model's own, or an average that the run has kept to its end"
+    )
+    exclude: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="Patterns of the names of tensors that are left as they are made"
+    )
+
+
+def _as_start(value: object) -> object:
+    """Let a bare path stand for ``{run: it}``."""
+    return {"run": value} if isinstance(value, str) else value
 
 
 def _as_average(value: object) -> object:
@@ -192,6 +212,10 @@ class Job(_Strict):
         description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
     )
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
+    start_from: Annotated[StartFrom | None, BeforeValidator(_as_start)] = Field(
+        None,
+        description="Folder of a run or `.safetensors` file whose weights the model starts with, by name",
+    )
     freeze: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list, description="Patterns of the names of parameters that stay as they are"
     )
@@ -441,8 +465,17 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
         case "list_type", ("plugins",):
             first = next(iter(record["input"]), "NAME") if isinstance(record["input"], Mapping) else "NAME"
             return Problem(path, f"{explain(record)}; write each plugin after a dash: '- {first}: {{…}}'")
-        case "list_type", ("freeze",) | ("plugins", _, "read" | "write" | "connect"):
+        case "list_type", ("freeze",) | ("start_from", "exclude") | (
+            "plugins",
+            _,
+            "read" | "write" | "connect",
+        ):
             return Problem(path, f"{explain(record)}; write '{path[-1]}: […]'")
+        case _, ("start_from", "checkpoint", _):
+            message = (
+                f"expected best, last, or a checkpoint's number of steps, got {describe(record['input'])}"
+            )
+            return Problem(path[:2], message)
         case "string_pattern_mismatch", ("device",):
             return Problem(path, f"expected auto, cpu, cuda or cuda:N, got '{record['input']}'")
     return Problem(path, explain(record))
@@ -459,13 +492,19 @@ def _did_you_mean(path: Path, data: Mapping[str, Any]) -> str:
 
 
 _NESTED: Mapping[str, type[BaseModel]] = MappingProxyType(
-    {"early_stopping": EarlyStopping, "averaging": Averaging, "ema": Ema, "swa": Swa}
+    {
+        "early_stopping": EarlyStopping,
+        "averaging": Averaging,
+        "ema": Ema,
+        "swa": Swa,
+        "start_from": StartFrom,
+    }
 )
 
 
 def _known_keys(path: Path) -> list[str]:
     match path:
-        case (("early_stopping" | "averaging") as key, _):
+        case (("early_stopping" | "averaging" | "start_from") as key, _):
             return list(_NESTED[key].model_fields)
         case ("averaging", ("ema" | "swa") as key, _):
             return list(_NESTED[key].model_fields)
@@ -477,8 +516,8 @@ def _what(path: Path) -> str:
     match path:
         case (str(key),):
             return f"add '{key}: …' ({Job.model_fields[key].description})"
-        case ("early_stopping", str(key)):
-            return f"add '{key}: …' ({EarlyStopping.model_fields[key].description})"
+        case (("early_stopping" | "start_from") as part, str(key)):
+            return f"add '{key}: …' ({_NESTED[part].model_fields[key].description})"
         case (str(choice), "name") if choice in Job.model_fields:
             return f"add 'name: …' ({Job.model_fields[choice].description})"
         case (*_, key):

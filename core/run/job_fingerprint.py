@@ -32,7 +32,7 @@ _KEYS = (
     "seed",
 )
 #: Likewise, where a job has them: to one of before there were such keys, a job without is the same.
-_KEYS_IF_SET = ("freeze", "averaging")
+_KEYS_IF_SET = ("start_from", "freeze", "averaging")
 
 #: What nobody can accept as different, and why.
 NEVER: Mapping[str, str] = MappingProxyType(
@@ -42,6 +42,7 @@ NEVER: Mapping[str, str] = MappingProxyType(
         "batch_size": "it decides which samples make a step",
         "grad_accum_steps": "it decides which samples make a step",
         "seed": "the order of the samples and every random number come from it",
+        "start_from": "the run has started, and its weights are those in the checkpoint",
         "freeze": "the state of the plugins is of the parameters that are trained",
         "averaging": "the averages in the checkpoint were made so",
     }

@@ -30,6 +30,7 @@ from .long_waits import tell_if_slow
 from .memory_shares import with_shares
 from .plugin_lock import FoundLock, check_lock, find_lock
 from .start_facts import start_facts
+from .start_weights import start_weights
 
 #: More threads than have so many digits are a slip, and too many for a job.
 _THREADS_DIGITS = 3
@@ -77,6 +78,7 @@ def prepare(
     tell: Callable[[str], None] = lambda _: None,
     macs: bool = False,
     given: Mapping[str, Any] = MappingProxyType({}),
+    resume: bool = False,
 ) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
@@ -87,6 +89,7 @@ def prepare(
         tell: Told what is being done where that takes long, from another thread.
         macs: Whether to count the multiplications of the model as well.
         given: Key of the job to the object that a program has given in place of what the job names.
+        resume: Whether the weights will be those of a checkpoint, so that ``start_from`` is not read.
 
     Raises:
         JobError: With all faults that can be told without reading data; or what is installed differs from
@@ -106,13 +109,17 @@ def prepare(
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
     setup = build(job_file, base, given)
+    started = None if resume else start_weights(job_file, base, setup)
+    if started is not None:
+        told = (*started.sentences(), *setup.tried.told)
+        setup = dataclasses.replace(setup, tried=dataclasses.replace(setup.tried, told=told))
     averages = averages_of(job_file, setup)
     with tell_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, setup.data.train.input_range)
     with tell_if_slow(tell, "reading the data, to know them again when the run is resumed"):
         fingerprint = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
     names = [item.spec.name for item in planned]
-    facts = start_facts(job_file.job, names, setup, macs_a_sample(setup) if macs else None)
+    facts = start_facts(job_file.job, names, setup, macs_a_sample(setup) if macs else None, started)
     return Prepared(
         job_file,
         base,

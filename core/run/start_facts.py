@@ -12,6 +12,7 @@ from ..engine.layer_shapes import layer_rows
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_buffers, named_parameters
 from ..job.job_file import Job
+from .start_weights import StartWeights
 
 #: Rows of the table of layers.
 MAX_LAYERS = 16
@@ -21,7 +22,9 @@ MAX_CLASSES = 1000
 MAX_LOOKED_AT_BYTES = 4 << 30
 
 
-def start_facts(job: Job, plugins: Sequence[str], setup: Setup, macs: int | None) -> dict[str, Any]:
+def start_facts(
+    job: Job, plugins: Sequence[str], setup: Setup, macs: int | None, started: StartWeights | None = None
+) -> dict[str, Any]:
     """Return the facts of a run, as JSON data; ``run.json`` has them under ``start``.
 
     Args:
@@ -29,10 +32,16 @@ def start_facts(job: Job, plugins: Sequence[str], setup: Setup, macs: int | None
         plugins: Names of its plugins, in order.
         setup: What is trained.
         macs: As ``count_macs`` counts them for one sample; None if nobody has asked.
+        started: What the model has weights from; None if they are new.
     """
     return {
         "data": {"name": job.data.name, **_data_facts(setup.data)},
-        "model": {"name": job.model.name, **_model_facts(setup), "macs": macs},
+        "model": {
+            "name": job.model.name,
+            **_model_facts(setup),
+            "macs": macs,
+            "started_from": None if started is None else started.to_dict(),
+        },
         "plan": _plan_facts(job, plugins, setup),
     }
 

@@ -30,6 +30,7 @@ FACTS = {
         "trained": 1200,
         "bytes": 3 << 20,
         "macs": 456_200_000,
+        "started_from": {"source": "runs/a-1", "taken": 8, "missing": 1, "other_form": 1, "excluded": 1},
     },
     "plan": {
         "steps": 1,
@@ -62,6 +63,7 @@ def test_it_tells_data_model_and_plan():
         "       1,200 training samples: ant 1,000  bee 200  cat 0, 1 without any",
         "       50 validation samples: ant 20  bee 20  cat 10",
         "model  cnn: 1,207 parameters, 1,200 trained, 7 frozen; 3.0 MiB, 456 M MACs a sample",
+        "       started from runs/a-1: 8 tensors taken, 3 tensors new",
         "         features     Conv2d  8x16x16  1,000",
         "         blocks.0 x4  Block   8x16x16    200",
         "         (own)        Net     —            7",
@@ -106,8 +108,8 @@ def test_numbers_and_probabilities_have_no_counts():
 
 def test_what_was_left_out_is_told_where_it_was():
     lines = start_lines(changed("model", layers_left_out=1234))
-    assert [line.split()[0] for line in lines[4:8]] == ["features", "blocks.0", "…", "(own)"]
-    assert lines[6].endswith("and 1,234 more")
+    assert [line.split()[0] for line in lines[5:9]] == ["features", "blocks.0", "…", "(own)"]
+    assert lines[7].endswith("and 1,234 more")
 
 
 def test_names_cannot_draw_on_the_terminal():

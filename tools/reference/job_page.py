@@ -9,7 +9,7 @@ from typing import Any
 from job_schema import CHOICES, OPEN
 from options import object_schema
 
-from ringfence.job.job_file import Averaging, EarlyStopping, Ema, Job, PluginJob, Swa
+from ringfence.job.job_file import Averaging, EarlyStopping, Ema, Job, PluginJob, StartFrom, Swa
 
 #: Numbers that are best read as powers.
 _ROUND = {2**63: "2⁶³", 10**9: "10⁹", 10**6: "10⁶"}
@@ -49,6 +49,7 @@ show NAME` lists them.
 """
 _PARTS = {
     "early_stopping": EarlyStopping,
+    "start_from": StartFrom,
     "averaging": Averaging,
     "averaging.ema": Ema,
     "averaging.swa": Swa,
