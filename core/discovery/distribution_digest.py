@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from importlib_metadata import Distribution
 
+from ..imports.digested_imports import Identity, identity_of
 from .installed_layout import Environment, InstalledLayout, check_files, read_small
 from .requirements import MAX_LIST_BYTES
 
@@ -46,18 +47,18 @@ class UndigestedError(ValueError):
     """A distribution is not digested; the message is a clause."""
 
 
-class DigestedFile(NamedTuple):
+class ReadFile(NamedTuple):
     """A file that was read.
 
     Attributes:
         sha256: Of its bytes.
-        path: Where it lies.
-        identity: Device, inode, size and times: whoever changes the file changes that.
+        path: Where it lies, without links.
+        identity: What tells it from another.
     """
 
     sha256: str
     path: str
-    identity: tuple[int, int, int, int, int]
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,12 @@ class DistributionDigest:
         files: Path from the folder that it is found in to what was read there.
         record: SHA-256 of its list of files, where that stands for them, or ``""``.
         gap: Why it is not digested, as a clause, or ``""``.
-        provides: Modules and packages at the top that it has listed, where only the list was read.
+        provides: Files and folders that it brings, without links, where they are not read.
     """
 
     name: str
     version: str
-    files: Mapping[str, DigestedFile] = field(default_factory=dict)
+    files: Mapping[str, ReadFile] = field(default_factory=dict)
     record: str = ""
     gap: str = ""
     provides: tuple[str, ...] = ()
@@ -148,23 +149,33 @@ def digest_list(name: str, version: str, distribution: Distribution) -> Distribu
     Rows that differ between two installations of the same are left out.
     """
     folder = getattr(distribution, "_path", None)
+    base = os.path.realpath(str(distribution.locate_file("")))
+    gap, listed = "", b""
     try:
-        if not isinstance(folder, Path) or not folder.name.endswith(".dist-info"):
-            raise UndigestedError("it has no list of files with their digests")
-        if (folder / "direct_url.json").exists() and b'"editable"' in read_small(folder / "direct_url.json"):
-            raise UndigestedError(_EDITABLE)
-        rows = read_small(folder / "RECORD", MAX_LIST_BYTES).replace(b"\r", b"").split(b"\n")
+        listed = _listed(folder)
     except UndigestedError as error:
-        return DistributionDigest(name, version, gap=str(error))
+        gap = str(error)
     except (OSError, ValueError) as error:
-        return DistributionDigest(name, version, gap=f"its list of files cannot be read: {error}")
+        gap = f"its list of files cannot be read: {error}"
+    record = "" if gap else hashlib.sha256(listed).hexdigest()
+    tops = {top.decode(errors="surrogateescape") for top in _TOP.findall(listed)}
+    # Of one without a list, what it is most likely to bring.
+    tops = tops or {name.replace("-", "_"), *(distribution.read_text("top_level.txt") or "").split()}
+    provides = tuple(sorted(f"{base}/{top}" for top in tops))
+    return DistributionDigest(name, version, record=record, gap=gap, provides=provides)
+
+
+def _listed(folder: object) -> bytes:
+    if not isinstance(folder, Path) or not folder.name.endswith(".dist-info"):
+        raise UndigestedError("it has no list of files with their digests")
+    if (folder / "direct_url.json").exists() and b'"editable"' in read_small(folder / "direct_url.json"):
+        raise UndigestedError(_EDITABLE)
+    rows = read_small(folder / "RECORD", MAX_LIST_BYTES).replace(b"\r", b"").split(b"\n")
     # Those of caches, of programs, which name a folder of this machine, and of notes.
     others = (b"..", b"/", *(f"{folder.name}/{name},".encode() for name in _NOTED))
-    listed = b"\n".join(
+    return b"\n".join(
         sorted(row for row in rows if row and b"__pycache__/" not in row and not row.startswith(others))
     )
-    tops = sorted(top.decode(errors="surrogateescape") for top in set(_TOP.findall(listed)))
-    return DistributionDigest(name, version, record=hashlib.sha256(listed).hexdigest(), provides=tuple(tops))
 
 
 def _check_list(distribution: Distribution) -> None:
@@ -178,7 +189,7 @@ def _check_list(distribution: Distribution) -> None:
         read_small(found, MAX_LIST_BYTES)
 
 
-def _read_all(layout: InstalledLayout, effort: Effort) -> dict[str, DigestedFile]:
+def _read_all(layout: InstalledLayout, effort: Effort) -> dict[str, ReadFile]:
     # A file may be both listed and in a package.
     places = {name: layout.base for name in layout.listed() if not _is_left_out(name)}
     if layout.project is not None:
@@ -188,7 +199,7 @@ def _read_all(layout: InstalledLayout, effort: Effort) -> dict[str, DigestedFile
             places[name] = folder
             _check_count(places)
     _check_count(places)
-    read: dict[str, DigestedFile] = {}
+    read: dict[str, ReadFile] = {}
     left = MAX_BYTES
     for name, folder in sorted(places.items()):
         effort.look()
@@ -225,7 +236,7 @@ def _names_below(folder: Path, top: str, depth: int = 0) -> Iterator[str]:
             yield from _names_below(folder, inner, depth + 1)
 
 
-def _read(folder: Path, name: str, most: int, effort: Effort) -> tuple[DigestedFile, int]:
+def _read(folder: Path, name: str, most: int, effort: Effort) -> tuple[ReadFile, int]:
     """Return a file's digest and size."""
     with os.fdopen(_open(folder, name), "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
@@ -238,12 +249,8 @@ def _read(folder: Path, name: str, most: int, effort: Effort) -> tuple[DigestedF
             if size > most:
                 raise UndigestedError(f"its files have more than {MAX_BYTES} bytes together")
             effort.look()
-    return DigestedFile(digest.hexdigest(), f"{folder}/{name}", identity_of(found)), size
-
-
-def identity_of(found: os.stat_result) -> tuple[int, int, int, int, int]:
-    """Return what tells a file from another, and from itself once it was written to."""
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    path = f"{os.path.realpath(folder)}/{name}"
+    return ReadFile(digest.hexdigest(), path, identity_of(found)), size
 
 
 def _open(folder: Path, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from ..compat.version_range import CORE
+from ..imports.digested_imports import DigestedFile, DigestedFiles
 from ..imports.search_paths import import_paths
 from ..plugins.interface import PluginSpec
 from .distribution_digest import DistributionDigest, Effort, digest_files, digest_list
@@ -34,6 +36,20 @@ class Provenance:
 
     plugins: Mapping[str, tuple[str, ...]]
     distributions: Mapping[str, DistributionDigest]
+
+    def files_of(self, plugin: str, *, is_whole: bool) -> DigestedFiles | None:
+        """Return what a plugin may import, None where that is nobody's but ringfence's.
+
+        Args:
+            plugin: Its name.
+            is_whole: Nothing else may be imported.
+        """
+        brought = (self.distributions[name].files.values() for name in self.plugins[plugin])
+        files = {file.path: DigestedFile(file.sha256, file.identity) for each in brought for file in each}
+        if not files and not is_whole:
+            return None
+        free = [path for each in self.distributions.values() for path in each.provides]
+        return DigestedFiles(files, (*free, *_own_folders()), is_whole)
 
 
 def provenance_of(specs: Sequence[PluginSpec]) -> Provenance:
@@ -61,6 +77,13 @@ def provenance_of(specs: Sequence[PluginSpec]) -> Provenance:
             digest = digest_list(name, version, found)
         distributions[name] = digest
     return Provenance(plugins, distributions)
+
+
+def _own_folders() -> Iterator[str]:
+    """Yield where ringfence and its plugins lie, which need not be where it is installed."""
+    for package in (CORE, f"{CORE}.builtin"):
+        spec = importlib.util.find_spec(package)
+        yield from map(os.path.realpath, () if spec is None else spec.submodule_search_locations or ())
 
 
 def _names(name: str, requirements: Requirements, gaps: dict[str, str]) -> set[str]:

@@ -11,6 +11,7 @@ from ..hooks.permissions import MAX_MEMORY_FRACTION, Permissions
 from ..hooks.role import DEADLINE_S, OnFailure, Role
 from ..hooks.specs import ROLES
 from ..hooks.types import Batch, StepInfo, TensorMap
+from ..imports.digested_imports import DigestedFiles
 from ..tensors.tensor_file import TensorFile
 from .earlier_series import Lack
 from .machine_memory import machine_bytes
@@ -67,6 +68,7 @@ class PluginSpec:
         job_seed: Seed of the job.
         lack: What is to be hidden from it, so that it runs as with an earlier series; None as a rule.
         permissions: What it says that it needs, and what the job grants it; a trusted plugin needs no grant.
+        digested: What it is made of, to which a sandbox holds what it imports; None if nobody has looked.
     """
 
     name: str
@@ -90,6 +92,7 @@ class PluginSpec:
     job_seed: int = 0
     lack: Lack | None = None
     permissions: Permissions = Permissions()  # noqa: RUF009 - frozen
+    digested: DigestedFiles | None = field(default=None, repr=False)
 
     @property
     def role_info(self) -> Role:

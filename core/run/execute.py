@@ -10,12 +10,12 @@ import contextlib
 import shutil
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
-from ..discovery.provenance import provenance_of
+from ..discovery.provenance import Provenance, provenance_of
 from ..engine.buffers import unsaved_buffers
 from ..engine.checkpoints.checkpoint import NetworkState
 from ..engine.checkpoints.fingerprint_diff import CONTENTS
@@ -56,7 +56,7 @@ from ..tracking.tensorboard import LEFT_OUT, is_installed
 from .given_objects import told_of
 from .grant_permissions import write_reaches
 from .job_fingerprint import accepting
-from .load_plugins import load, refusal
+from .load_plugins import Planned, load, refusal
 from .plugin_sandbox import open_sandbox, starter
 from .prepare import Prepared
 
@@ -348,7 +348,8 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
         stack.callback(hooks.close)
         # Before that: what is told of plugins at their end must not change what became of the run.
         stack.callback(keeper.training_over)
-        load(prepared.plugins, hooks, starter(sandbox), keeper.event)
+        held_to = _digested(prepared, record.provenance)
+        load(held_to, hooks, starter(sandbox), keeper.event)
         record.faults = hooks.failures.log
         keeper.plugins_started(hooks.plugins, hooks.order())
         try:
@@ -369,6 +370,17 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
             if refused is None:
                 raise
             raise refused from error
+
+
+def _digested(prepared: Prepared, provenance: Provenance) -> list[Planned]:
+    """Return the plugins with what each is made of, which its sandbox holds what it imports to."""
+    is_whole = prepared.lock is not None
+    return [
+        replace(
+            item, spec=replace(item.spec, digested=provenance.files_of(item.spec.name, is_whole=is_whole))
+        )
+        for item in prepared.plugins
+    ]
 
 
 def _keep_out(prepared: Prepared, folder: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from ringfence.discovery.distribution_digest import DigestedFile, DistributionDigest
+from ringfence.discovery.distribution_digest import DistributionDigest, ReadFile
 from ringfence.discovery.provenance import Provenance
 from ringfence.hooks.errors import JobError
 from ringfence.job.job_file import read_job
@@ -16,7 +16,7 @@ JOB = "model: mlp\ndata: mnist10k\nsteps: 1\nplugins:\n  - optim: {algorithm: sg
 
 def digest(name, version="1.0", gap="", record="", **files):
     read = {
-        f"{name}/{file}.py": DigestedFile(text * 64, f"/{name}/{file}.py", (0, 0, 0, 0, 0))
+        f"{name}/{file}.py": ReadFile(text * 64, f"/{name}/{file}.py", (0, 0, 0, 0, 0))
         for file, text in files.items()
     }
     return DistributionDigest(name, version, read, record=record, gap=gap)

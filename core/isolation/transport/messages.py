@@ -68,7 +68,10 @@ class Open(_Message, frozen=True):
 
 
 class Start(_Message, frozen=True):
-    """Import and construct the plugin; the reply is ``Ready``."""
+    """Import and construct the plugin; the reply is ``Ready``.
+
+    ``digested`` is the path of a file with the ``DigestedFiles`` that imports are held to, or ``""``.
+    """
 
     module: str
     qualname: str
@@ -79,6 +82,7 @@ class Start(_Message, frozen=True):
     threads: int
     seed: int
     lack: Lack | None
+    digested: str = ""
 
 
 class Attach(_Message, frozen=True):

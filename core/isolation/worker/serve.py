@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -32,6 +33,7 @@ from ...hooks.types import (
     TensorMap,
     TensorSpec,
 )
+from ...imports.digested_imports import hold_imports
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
 from ...imports.source_only import import_from_source
@@ -256,6 +258,8 @@ class Worker:
         import_from_source()
         sys.path[:0] = [folder for folder in start.search_path if folder not in sys.path]
         add_roots(start.roots)
+        if start.digested:
+            hold_imports(Path(start.digested))
         if start.lack is not None:
             start.lack.hide([start.module, *start.roots])
         role = ROLES[start.role]

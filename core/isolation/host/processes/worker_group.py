@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from ....hooks.errors import PluginError, PluginLoadError, PluginTimeoutError, SandboxUnavailableError
 from ....hooks.roles.optimizer import OPTIMIZER
 from ....hooks.types import derive_seed
@@ -112,6 +114,7 @@ class WorkerGroup:
         self._services = services
         self._cgroup: Cgroup | None = None
         self._broker: ConnectionBroker | None = None
+        self._digested: Path | None = None
         self._account = Account(usage.budget_bytes, usage)
         #: Memory of the workers before, for those that take their place.
         self._left: list[Region] = []
@@ -163,6 +166,7 @@ class WorkerGroup:
             threads=self.spec.threads,
             files_are_memory=is_in_memory(self._services.folder),
         )
+        self._write_digested()
         cgroup_status = self._make_cgroup()
         for _ in range(self.spec.workers):
             cgroup_status = self._fork(limit, cgroup_status)
@@ -313,15 +317,32 @@ class WorkerGroup:
                     plugin=self.spec.name,
                 )
 
+    def _write_digested(self) -> None:
+        """Write down what workers hold their imports to, once it is known that it is still so."""
+        digested = self.spec.digested
+        if digested is None:
+            return
+        if changed := next(digested.changed(), None):
+            raise PluginLoadError(
+                f"{changed} has changed since the run began; put it back, or start the run again",
+                plugin=self.spec.name,
+            )
+        self._digested = self._services.folder / f"digested-{self.spec.name}"
+        try:
+            self._digested.write_bytes(msgspec.msgpack.encode(digested))
+        except OSError as error:
+            raise self._no_folder("file of digests", self._digested, error) from error
+
+    def _no_folder(self, what: str, path: Path, error: OSError) -> SandboxUnavailableError:
+        status = lacking("environment", "failed", f"no {what}: {error.strerror}: {path}")
+        return SandboxUnavailableError(explain_missing([status], self.spec.name), layers=(status,))
+
     def _make_scratch(self, process: Process) -> str:
         scratch = self._services.folder / f"scratch-{process.pid}"
         try:
             scratch.mkdir(mode=0o700)
         except OSError as error:
-            status = lacking("environment", "failed", f"no scratch folder: {error.strerror}: {scratch}")
-            raise SandboxUnavailableError(
-                explain_missing([status], self.spec.name), layers=(status,)
-            ) from error
+            raise self._no_folder("scratch folder", scratch, error) from error
         process.scratch = str(scratch)
         return process.scratch
 
@@ -337,6 +358,7 @@ class WorkerGroup:
             spec.threads,
             derive_seed(spec.job_seed, spec.name, "start"),
             spec.lack,
+            "" if self._digested is None else str(self._digested),
         )
         asked = []
         try:
@@ -360,7 +382,7 @@ class WorkerGroup:
 
     def _confinement(self, scratch: str, limit: int) -> Confinement:
         return Confinement(
-            readable=readable_paths(self.spec),
+            readable=(*readable_paths(self.spec), *([] if self._digested is None else [str(self._digested)])),
             scratch=scratch,
             data_limit_bytes=limit - self._scratch_bytes(),
             scratch_file_bytes=MAX_IN_MEMORY_BYTES if self._account.files_are_memory else MAX_FILE_BYTES,
