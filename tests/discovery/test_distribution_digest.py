@@ -175,7 +175,8 @@ def test_of_what_ringfence_requires_the_list_counts_and_not_how_it_was_installed
     info = site.install("acme", FILES)
     before, record = listed(), (info / "RECORD").read_text()
     assert (before.gap, len(before.record)) == ("", 64)
-    assert {"acme", "acme_single.py", "acme.libs"} <= set(before.provides)
+    tops = {os.path.relpath(path, os.path.realpath(site.folder)) for path in before.provides}
+    assert {"acme", "acme_single.py", "acme.libs"} <= tops
     rows = sorted(row for row in record.splitlines() if "bin/acme" not in row)
     rows += ["../../../bin/acme,sha256=other,1", "acme/__pycache__/__init__.cpython-311.pyc,,", ""]
     (info / "RECORD").write_text("\r\n".join(rows))

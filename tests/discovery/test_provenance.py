@@ -1,9 +1,14 @@
 """Which distributions a plugin brings, and what is told of each."""
 
+import os
 import sys
 
+import numpy as np
 import pytest
+import torch
 
+import ringfence
+import ringfence.builtin
 from ringfence.discovery import provenance
 from ringfence.discovery.provenance import provenance_of
 from ringfence.plugins.interface import PluginSpec
@@ -36,6 +41,26 @@ def test_a_plugin_brings_its_distribution_and_all_that_this_requires_but_not_rin
     assert told["torch"] == told["numpy"] == (False, True)
     absent = found.distributions["absent"]
     assert (absent.gap, absent.version, absent.sha256) == ("it is not installed", "", "")
+
+
+def test_a_plugin_may_import_what_it_brings_and_what_ringfence_does(site):
+    site.install("acme", {"acme.py": ""}, requires=["beta"])
+    site.install("beta", {"beta/__init__.py": ""})
+    site.install("gamma", {"gamma.py": ""})
+    found = provenance_of([spec(), spec("other", "gamma"), spec("optim", "ringfence")])
+
+    held = found.files_of("acme", is_whole=False)
+
+    folder = os.path.realpath(site.folder)
+    assert {f"{folder}/acme.py", f"{folder}/beta/__init__.py"} <= set(held.files)
+    assert f"{folder}/gamma.py" not in held.files
+    for package in (torch, np, ringfence, ringfence.builtin):
+        assert os.path.realpath(package.__path__[0]) in held.free
+    assert not any(path.startswith(folder) for path in held.free)
+    assert list(held.changed()) == []
+    # One of ours that brings nothing needs not be held, unless nothing else may be imported.
+    assert found.files_of("optim", is_whole=False) is None
+    assert found.files_of("optim", is_whole=True).files == {}
 
 
 @pytest.mark.parametrize(
