@@ -40,7 +40,7 @@ def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZyg
             base,
             tell=launch.tell,
             macs=request.macs,
-            resume=request.resume is not None,
+            resume=request.resume,
             given=request.objects,
         )
     if request.resume is not None:

@@ -16,7 +16,7 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..engine.data import Data, Dataset
+from ..engine.data import Dataset
 from ..hooks.errors import DataError
 from ..job.problems import suggest
 from .classes import check_proportion, to_classes
@@ -27,11 +27,11 @@ from .preparation import (
     Fraction,
     Limit,
     Normalize,
+    Parts,
     SplitSeed,
-    finish,
-    split_dataset,
     telling,
 )
+from .split import split_dataset
 
 Task = Literal["auto", "classification", "regression"]
 Layout = Literal["auto", "channels_first", "channels_last"]
@@ -45,6 +45,8 @@ def arrays(
     targets: str = "targets",
     test_inputs: str = "test_inputs",
     test_targets: str = "test_targets",
+    validation_inputs: str = "validation_inputs",
+    validation_targets: str = "validation_targets",
     task: Task = "auto",
     classes: Classes | None = None,
     layout: Layout = "auto",
@@ -52,7 +54,7 @@ def arrays(
     split_seed: SplitSeed = 0,
     limit: Limit = None,
     normalize: Normalize = "auto",
-) -> Data:
+) -> Parts:
     """Read samples and targets from one file of named arrays.
 
     Args:
@@ -61,18 +63,19 @@ def arrays(
         targets: Key of the targets, (N,) classes, or (N, …) numbers for a regression.
         test_inputs: Key of the test samples; if the file has none, a share of the samples is taken.
         test_targets: Key of their targets.
+        validation_inputs: Key of the validation samples; a file need not have any.
+        validation_targets: Key of their targets.
         task: ``auto`` is what the job's loss is for; without a loss, whole numbers are classes.
         classes: How many there are; by default one more than the largest target.
         layout: Where images have their channels; ``auto`` looks for a dimension of 1 to 4.
         test_fraction: Share of the test samples, if the file has none.
         split_seed: Which samples these are.
-        limit: At most so many training and so many test samples.
+        limit: At most so many samples of each part.
         normalize: ``auto``, ``none``, or ``{mean: …, std: …}``.
 
     Raises:
         DataError: The file or a key is missing, or the arrays do not fit.
     """
-    whole: Dataset | None
     same = functools.partial(same_classes, classes=classes, source=str(path), more="say so with 'classes'")
     with _open(path) as (keys, get):
         train = make_dataset(
@@ -82,21 +85,33 @@ def arrays(
             layout=layout,
             source=f"{path}['{inputs}']",
         )
-        named = test_inputs != "test_inputs" or test_targets != "test_targets"
-        if not named and not {test_inputs, test_targets} & set(keys):
-            (whole,) = same(train)
-            train, test = split_dataset(whole, test_fraction, split_seed, str(path))
-        else:
-            test = make_dataset(
-                _get(path, keys, get, "test_inputs", test_inputs),
-                _get(path, keys, get, "test_targets", test_targets),
+        parts = {"train": train}
+        for part, named in (
+            ("test", (test_inputs, test_targets)),
+            ("validation", (validation_inputs, validation_targets)),
+        ):
+            if named == (f"{part}_inputs", f"{part}_targets") and not set(named) & set(keys):
+                continue
+            parts[part] = make_dataset(
+                _get(path, keys, get, f"{part}_inputs", named[0]),
+                _get(path, keys, get, f"{part}_targets", named[1]),
                 task="regression" if train.num_classes is None else "classification",
                 layout=layout,
-                source=f"{path}['{test_inputs}']",
+                source=f"{path}['{named[0]}']",
             )
-            whole = None
-            train, test = same(train, test)
-    return finish(train, test, limit=limit, normalize=normalize, source=str(path), whole=whole)
+    parts = dict(zip(parts, same(*parts.values()), strict=True))
+    whole = None if "test" in parts else parts["train"]
+    if whole is not None:
+        parts["train"], parts["test"] = split_dataset(whole, test_fraction, split_seed, str(path))
+    return Parts(
+        train=parts["train"],
+        test=parts["test"],
+        validation=parts.get("validation"),
+        source=str(path),
+        limit=limit,
+        normalize=normalize,
+        whole=whole,
+    )
 
 
 def make_dataset(

@@ -13,10 +13,12 @@ from ..job.user_code import is_import_path
 from .arrays import Task, arrays
 from .idx import idx, mnist10k
 from .image_folder import folder
+from .preparation import Parts, finish
+from .split import HoldOut
 from .user_data import user_data
 
 #: Name in the job to reader; its keyword parameters are the options.
-DATASETS: dict[str, Callable[..., Data]] = {
+DATASETS: dict[str, Callable[..., Parts]] = {
     "arrays": arrays,
     "folder": folder,
     "idx": idx,
@@ -36,6 +38,7 @@ def load_data(
     base: Path,
     task: Task = "auto",
     given: Callable[..., Any] | None = None,
+    asked: HoldOut = HoldOut(),  # noqa: B008 - it is frozen
 ) -> Data:
     """Read the data of a job.
 
@@ -45,12 +48,13 @@ def load_data(
         base: Folder that relative paths start from, and where modules are looked for too.
         given: What gives them, in place of what has that name.
         task: What the loss is for, where neither the options nor the files say what to predict.
+        asked: What to hold out for validation; nothing by default.
 
     Raises:
         DataError: Anything about name, options or files.
     """
     if given is not None or is_import_path(name):
-        return user_data(name, options, base, task, given=given)
+        return user_data(name, options, base, task, given=given, asked=asked)
     try:
         checked = check_data(name, options)
     except OptionError as error:
@@ -60,4 +64,4 @@ def load_data(
     }
     if DATASETS[name] is arrays and located.get("task", "auto") == "auto":
         located["task"] = task
-    return DATASETS[name](**located)
+    return finish(DATASETS[name](**located), asked)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.data import Data, Dataset
+from ..engine.data import Dataset
 from ..hooks.errors import DataError
-from .preparation import Limit, Normalize, finish
+from .preparation import Limit, Normalize, Parts
 
 #: Third byte of an IDX file to its numbers' type; all are big-endian.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -85,11 +85,13 @@ def idx(
     train_labels: Path | None = None,
     test_images: Path | None = None,
     test_labels: Path | None = None,
+    validation_images: Path | None = None,
+    validation_labels: Path | None = None,
     class_names: tuple[str, ...] = (),
     limit: Limit = None,
     normalize: Normalize = "auto",
-) -> Data:
-    """Read grey images and their classes from four IDX files.
+) -> Parts:
+    """Read grey images and their classes from four IDX files, or six.
 
     Args:
         path: Folder that holds the four files under MNIST's standard names.
@@ -97,8 +99,10 @@ def idx(
         train_labels: (N,) bytes.
         test_images: (M, H, W) bytes.
         test_labels: (M,) bytes.
+        validation_images: (K, H, W) bytes, if there is a validation part; no folder holds it under a name.
+        validation_labels: (K,) bytes.
         class_names: Names of classes 0, 1, …, for people.
-        limit: At most so many training and so many test samples.
+        limit: At most so many samples of each part.
         normalize: ``auto``, ``none``, or ``{mean: …, std: …}``.
 
     Raises:
@@ -111,29 +115,37 @@ def idx(
         "test_labels": test_labels,
     }
     files = {key: _locate(key, file, path) for key, file in given.items()}
-    train = _part(files["train_images"], files["train_labels"])
-    test = _part(files["test_images"], files["test_labels"])
-    classes = int(max(train[1].max(), test[1].max())) + 1
+    read = {
+        "train": _part(files["train_images"], files["train_labels"]),
+        "test": _part(files["test_images"], files["test_labels"]),
+    }
+    if validation_images is not None and validation_labels is not None:
+        read["validation"] = _part(validation_images, validation_labels)
+    elif (validation_images is None) != (validation_labels is None):
+        missing = "labels" if validation_labels is None else "images"
+        raise DataError(f"data 'idx': option 'validation_{missing}' is missing; give both, or neither")
+    classes = int(max(labels.max() for _, labels in read.values())) + 1
     if class_names and len(class_names) < classes:
         raise DataError(
             f"{files['train_labels']}: has {classes} classes, option 'class_names' names {len(class_names)}"
         )
-    names = class_names
-    count = len(names) or classes
-    return finish(
-        Dataset(*train, count, names),
-        Dataset(*test, count, names),
+    count = len(class_names) or classes
+    parts = {part: Dataset(*pair, count, class_names) for part, pair in read.items()}
+    return Parts(
+        train=parts["train"],
+        test=parts["test"],
+        validation=parts.get("validation"),
         limit=limit,
         normalize=normalize,
         source=str(files["train_images"].parent),
     )
 
 
-def mnist10k(*, limit: Limit = None, normalize: Normalize = "auto") -> Data:
+def mnist10k(*, limit: Limit = None, normalize: Normalize = "auto") -> Parts:
     """Read the data set inside the package: 8,000 + 2,000 of MNIST's digits, 28x28.
 
     Args:
-        limit: At most so many training and so many test samples.
+        limit: At most so many samples of each part.
         normalize: ``auto``, ``none``, or ``{mean: …, std: …}``.
     """
     names = tuple(str(digit) for digit in range(10))

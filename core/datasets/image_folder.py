@@ -14,9 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from ..engine.data import Data, Dataset
+from ..engine.data import Dataset
 from ..hooks.errors import DataError
-from .preparation import Fraction, Limit, Normalize, SplitSeed, finish, split_dataset
+from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
+from .split import split_dataset
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 #: One image may not be larger; a file of a few bytes can claim any size.
@@ -26,8 +27,8 @@ _MODES = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 )
 
-#: What the parts of a data set are called: to train on, and to evaluate on, the first that is there.
-_PARTS = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
+#: What the parts of a data set are called: to train on, to judge by, and to test on at the end.
+_NAMES = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
 _LISTED = 5
 
 Side = Annotated[int, Field(ge=1, le=4096)]
@@ -42,19 +43,19 @@ def folder(
     split_seed: SplitSeed = 0,
     limit: Limit = None,
     normalize: Normalize = "auto",
-) -> Data:
-    """Read ``path/train/CLASS/x.png`` and ``path/test/CLASS/x.png``, or ``path/CLASS/x.png`` and split.
+) -> Parts:
+    """Read ``path/train/CLASS/x.png``, ``path/val/…`` and ``path/test/…``, or ``path/CLASS/x.png`` and split.
 
-    ``training`` is as good as ``train``; ``testing``, ``val``, ``valid`` and ``validation`` as ``test``,
-    before which they come. Classes are numbered by name; files are read in the order of their names.
+    ``training`` is as good as ``train``, ``testing`` as ``test``, ``valid`` and ``validation`` as ``val``;
+    one of ``val`` and ``test`` will do. Classes are numbered by name; files are read in the order of theirs.
 
     Args:
         path: The folder.
         size: Height and width, or one number for both; needed if the images differ in size.
         greyscale: Read one channel instead of three.
-        test_fraction: Share of the test samples, if the folder has no ``test``.
+        test_fraction: Share of the test samples, if the folder has no parts.
         split_seed: Which samples these are.
-        limit: At most so many training and so many test samples.
+        limit: At most so many samples of each part.
         normalize: ``auto``, ``none``, or ``{mean: …, std: …}``.
 
     Raises:
@@ -63,59 +64,85 @@ def folder(
     if not path.is_dir():
         raise DataError(f"{path}: option 'path' is no folder; name one with a sub folder for each class")
     height_width = (size, size) if isinstance(size, int) else size
-    root, judged, notes = _parts(path)
+    root, others, notes = _find_parts(path)
     classes = [sub.name for sub in _folders(root)]
     if not classes:
         raise DataError(f"{root}: holds no sub folders; expected one for each class")
     train = _read_classes(root, classes, height_width, greyscale=greyscale)
-    if judged is not None:
-        unknown = [sub.name for sub in _folders(judged) if sub.name not in classes]
-        if unknown:
-            raise DataError(f"{judged / unknown[0]}: is a class without training images in {root}")
-        size_of_train = (train.inputs.shape[2], train.inputs.shape[3])
-        present = [name for name in classes if (judged / name).is_dir()]
-        test = _read_classes(
-            judged, classes, height_width, greyscale=greyscale, present=present, expected=size_of_train
-        )
-    else:
-        train, test = split_dataset(train, test_fraction, split_seed, str(path))
-    return finish(train, test, limit=limit, normalize=normalize, source=str(path), notes=notes)
+    if not any(others):
+        rest, drawn = split_dataset(train, test_fraction, split_seed, str(path))
+        return Parts(train=rest, test=drawn, limit=limit, normalize=normalize, source=str(path))
+    size_of_train = (train.inputs.shape[2], train.inputs.shape[3])
+    validation, test = (
+        None
+        if part is None
+        else _read_part(part, root, classes, size_of_train, height_width, greyscale=greyscale)
+        for part in others
+    )
+    return Parts(
+        train=train,
+        test=test,
+        validation=validation,
+        limit=limit,
+        normalize=normalize,
+        source=str(path),
+        notes=notes,
+    )
 
 
-def _parts(path: Path) -> tuple[Path, Path | None, tuple[str, ...]]:
-    """Return the folder to train on, the one to evaluate on, and what to tell of the choice.
+def _read_part(
+    folder: Path,
+    root: Path,
+    classes: list[str],
+    size_of_train: tuple[int, int],
+    size: tuple[int, int] | None,
+    *,
+    greyscale: bool,
+) -> Dataset:
+    """Read a part whose classes are those of ``root``, which is trained on."""
+    unknown = [sub.name for sub in _folders(folder) if sub.name not in classes]
+    if unknown:
+        raise DataError(f"{folder / unknown[0]}: is a class without training images in {root}")
+    present = [name for name in classes if (folder / name).is_dir()]
+    return _read_classes(folder, classes, size, greyscale=greyscale, present=present, expected=size_of_train)
 
-    Of a folder without parts, which is to be split, that is the folder itself, and None.
+
+def _find_parts(path: Path) -> tuple[Path, tuple[Path | None, Path | None], tuple[str, ...]]:
+    """Return the folder to train on, those to judge by and to test on, and what to tell of the choice.
+
+    Of a folder without parts, which is to be split, that is the folder itself, and None for both.
 
     Raises:
         DataError: One part is there without the other, or twice.
     """
     folders = _folders(path)
-    named = [sub for sub in folders if any(sub.name.lower() in part for part in _PARTS)]
-    found = [[sub for sub in named if sub.name.lower() in part and _has_classes(sub)] for part in _PARTS]
+    named = [sub for sub in folders if any(sub.name.lower() in part for part in _NAMES)]
+    found = [[sub for sub in named if sub.name.lower() in part and _has_classes(sub)] for part in _NAMES]
     if not any(found):
         if named and named == folders:
             raise DataError(f"{named[0]}: holds no sub folders; expected one for each class")
-        return path, None, ()
+        return path, (None, None), ()
     for twice in (part for part in found if len(part) > 1):
         raise DataError(f"{path}: holds both '{twice[0].name}' and '{twice[1].name}'; keep one of them")
-    train, *judging = [part[0] if part else None for part in found]
-    judged = [part for part in judging if part is not None]
+    train, validation, test = [part[0] if part else None for part in found]
+    others = [part for part in (validation, test) if part is not None]
     if train is None:
         raise DataError(
-            f"{path}: holds '{judged[0].name}' and no folder 'train' beside it; "
+            f"{path}: holds '{others[0].name}' and no folder 'train' beside it; "
             "add that, or name as 'path' a folder that holds one sub folder a class"
         )
-    if not judged:
+    if not others:
         raise DataError(
             f"{path}: holds '{train.name}' and neither 'val' nor 'test' beside it; "
             f"add one of them, or name {train} as 'path': it is then split"
         )
-    notes = (f"{path}: trains on '{train.name}' and evaluates on '{judged[0].name}'",)
-    unused = [sub.name for sub in folders if sub not in (train, judged[0])]
+    told = f"{path}: trains on '{train.name}'"
+    told += "" if validation is None else f", is judged by '{validation.name}'"
+    told += "" if test is None else f", tests on '{test.name}' at the end"
+    unused = [sub.name for sub in folders if sub not in (train, *others)]
     if unused:
-        notes = (f"{notes[0]}; {', '.join(map(repr, unused[:_LISTED]))} is not read",)
-    return train, judged[0], notes
+        told += f"; {', '.join(map(repr, unused[:_LISTED]))} is not read"
+    return train, (validation, test), (told,)
 
 
 def _has_classes(folder: Path) -> bool:

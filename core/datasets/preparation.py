@@ -1,10 +1,10 @@
-"""Prepare data of any reader: the split, the limit, the checks and the normalisation."""
+"""Prepare data of any reader: the limit, what is held out, the checks and the normalisation."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -16,10 +16,13 @@ from ..hooks.errors import DataError
 from ..tensors.finite import is_finite
 from .classes import describe_classes, tell_empty
 from .non_finite import where_not_finite
+from .split import HoldOut, hold_out, take
 
 GREY_LEVELS = 256
 IMAGE_DIMS = 4
 MAX_CHANNELS = 4
+#: Images whose grey levels are counted at once.
+_AT_ONCE = 4096
 
 
 class Numbers(BaseModel, extra="forbid", allow_inf_nan=False):
@@ -31,72 +34,12 @@ class Numbers(BaseModel, extra="forbid", allow_inf_nan=False):
 
 #: ``auto``: the training images' own mean and spread if they are uint8; ``none``; or numbers.
 Normalize = Literal["auto", "none"] | Numbers
-#: At most so many samples of each part, spread evenly over it.
+#: At most so many samples of each part that is read, spread evenly over it.
 Limit = Annotated[int, Field(ge=1)] | None
 #: Share of the samples to keep for the test.
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 #: Which samples these are; a number of its own, so that the job's seed never moves a test sample.
 SplitSeed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def split(targets: Tensor, num_classes: int | None, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a test set, of each class its share, and shuffle both parts.
-
-    Args:
-        targets: (N,) int64 classes, or (N, …) for regression.
-        num_classes: None for regression, which is drawn without regard to the targets.
-        fraction: Share of the test set.
-        seed: Which samples.
-
-    Returns:
-        Positions of the training and of the test samples, int64.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(targets), generator=generator)
-    if num_classes is None:
-        groups = [shuffled]
-    else:
-        by_class = targets[shuffled].argsort(stable=True)
-        sizes = targets.bincount(minlength=num_classes).tolist()
-        groups = list(torch.split(shuffled[by_class], sizes))
-    counts = _shares([len(group) for group in groups], fraction)
-    is_test = torch.zeros(len(targets), dtype=torch.bool)
-    for group, count in zip(groups, counts, strict=True):
-        is_test[group[:count]] = True
-    # A new order: the old one has what its classes gave to the test missing at its front.
-    mixed = torch.randperm(len(targets), generator=generator)
-    return mixed[~is_test[mixed]], mixed[is_test[mixed]]
-
-
-def _shares(sizes: list[int], fraction: float) -> list[int]:
-    """Round shares by largest remainder; a group never gives its last sample."""
-    exact = [size * fraction for size in sizes]
-    counts = [int(share) for share in exact]
-    missing = max(1, round(sum(exact))) - sum(counts)
-    by_remainder = sorted(range(len(sizes)), key=lambda i: counts[i] - exact[i])
-    for i in by_remainder[:missing]:
-        counts[i] += 1
-    return [min(count, max(size - 1, 0)) for count, size in zip(counts, sizes, strict=True)]
-
-
-def take(dataset: Dataset, positions: Tensor) -> Dataset:
-    """Return the samples at ``positions``, (M,) int64, in that order."""
-    return replace(dataset, inputs=dataset.inputs[positions], targets=dataset.targets[positions])
-
-
-def split_dataset(dataset: Dataset, fraction: float, seed: int, source: str) -> tuple[Dataset, Dataset]:
-    """Return training and test samples of ``dataset``.
-
-    Raises:
-        DataError: There are too few samples for two parts.
-    """
-    train, test = split(dataset.targets, dataset.num_classes, fraction, seed)
-    if not len(train) or not len(test):
-        raise DataError(
-            f"{source}: {len(dataset)} samples cannot be split with test_fraction {fraction}; "
-            "give more samples, or test samples of their own"
-        )
-    return take(dataset, train), take(dataset, test)
 
 
 @contextlib.contextmanager
@@ -108,36 +51,59 @@ def telling(source: str) -> Iterator[None]:
         raise DataError(f"{source}: {error}") from error
 
 
-def finish(
-    train: Dataset,
-    test: Dataset,
-    *,
-    limit: Limit,
-    normalize: Normalize,
-    source: str,
-    notes: tuple[str, ...] = (),
-    whole: Dataset | None = None,
-) -> Data:
-    """Check both parts, cut them to ``limit`` and add the normalisation.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts that a reader has read: nothing is cut, held out, checked or normalised yet.
 
-    Args:
+    Attributes:
         train: What to train on.
-        test: What to test on.
+        test: What to test on, if there is such.
+        validation: What to judge by while a run goes on, if the data bring it.
+        source: File or folder for messages.
         limit: See ``Limit``.
         normalize: See ``Normalize``.
-        source: File or folder for messages.
         notes: What the user should know of how they were read.
-        whole: What both parts were drawn from, if they were.
+        whole: What training and test part were drawn from, if they were.
+    """
+
+    train: Dataset
+    test: Dataset | None
+    validation: Dataset | None = None
+    source: str
+    limit: Limit = None
+    normalize: Normalize = "auto"
+    notes: tuple[str, ...] = ()
+    whole: Dataset | None = None
+
+
+def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it is frozen
+    """Cut the parts to their limit, check them, hold out what is asked for and add the normalisation.
+
+    The normalisation is that of the samples that are trained on.
+
+    Args:
+        parts: What was read.
+        asked: What to hold out for validation.
 
     Raises:
-        DataError: The parts do not fit each other, or hold numbers that are not finite.
+        DataError: The parts do not fit each other, hold numbers that are not finite, or are too small.
     """
-    read = (whole or train, whole or test)
-    train, test = _limit(train, limit), _limit(test, limit)
-    with telling(source):
-        for part, dataset, all_read in zip(("training", "test"), (train, test), read, strict=True):
-            check_finite(dataset, part, all_read)
-        return with_notes(Data(train, test, *normalisation(train.inputs, normalize), notes))
+    train, whole = _limit(parts.train, parts.limit), parts.whole
+    others = [None if part is None else _limit(part, parts.limit) for part in (parts.validation, parts.test)]
+    with telling(parts.source):
+        check_finite(train, "training", whole or parts.train)
+        for name, part, read in zip(
+            ("validation", "test"), others, (parts.validation, parts.test), strict=True
+        ):
+            if part is not None and read is not None:
+                check_finite(part, name, (whole if name == "test" else None) or read)
+        validation, test = others
+        held = hold_out(train, validation, asked)
+        statistics = normalisation(held.train, parts.normalize)
+        notes = (*parts.notes, *held.told)
+        return with_notes(
+            Data(held.train, test, *statistics, notes, validation=held.validation, held_out=held.fraction)
+        )
 
 
 def with_notes(data: Data) -> Data:
@@ -176,27 +142,30 @@ def check_finite(dataset: Dataset, part: str, read: Dataset) -> None:
 
 
 def normalisation(
-    inputs: Tensor, normalize: Normalize
+    train: Dataset, normalize: Normalize
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and standard deviation for each channel, or None twice.
 
     Args:
-        inputs: (N, C, …), the training samples.
+        train: The training samples, (N, C, …).
         normalize: What the job asks for.
 
     Raises:
         DataError: The job's numbers do not fit the channels.
     """
+    inputs = train.inputs
     if normalize == "none" or (normalize == "auto" and inputs.dtype != torch.uint8):
         return None, None
     if isinstance(normalize, Numbers):
         channels = inputs.shape[1] if inputs.dim() > 1 else 1
         return _numbers(normalize, channels)
-    return channel_statistics(inputs)
+    return channel_statistics(inputs, train.rows)
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of uint8 ``images``, (N, C, …), scaled to [0, 1].
+def channel_statistics(
+    images: Tensor, rows: Tensor | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of uint8 ``images``, (N, C, …), scaled to [0, 1]; of ``rows`` only.
 
     Grey levels are counted, which is exact and needs no copy as floats. A channel
     without any spread gets 1, so that it stays finite.
@@ -205,7 +174,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     means, stds = [], []
     for channel in range(images.shape[1]):
         counts = torch.zeros(GREY_LEVELS, dtype=torch.float64)
-        for chunk in torch.split(images[:, channel], 4096):
+        for chunk in _chunks(images[:, channel], rows):
             counts += torch.bincount(chunk.flatten(), minlength=GREY_LEVELS)
         shares = counts / counts.sum()
         mean = float((shares * levels).sum())
@@ -213,6 +182,13 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         means.append(mean)
         stds.append(std if std > 0 else 1.0)
     return tuple(means), tuple(stds)
+
+
+def _chunks(values: Tensor, rows: Tensor | None) -> Iterator[Tensor]:
+    if rows is None:
+        yield from torch.split(values, _AT_ONCE)
+    else:
+        yield from (values[part] for part in torch.split(rows, _AT_ONCE))
 
 
 def _numbers(numbers: Numbers, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

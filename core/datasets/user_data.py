@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ from ..job.function_options import OptionError, check_call
 from ..job.user_code import load_function
 from .arrays import Task, make_dataset, same_classes
 from .convert import to_tensor
-from .preparation import finish, with_notes
+from .preparation import Parts, finish
+from .split import HoldOut
 
 _PAIR = 2
+#: What a function may return: with a validation part between the others, or without.
+_PARTS = {2: ("training", "test"), 3: ("training", "validation", "test")}
 _PARTS_NAMED = 4
-_WANTED = "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays"
+_WANTED = (
+    "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays, with "
+    "(validation_inputs, validation_targets) between them if there are such"
+)
 
 
 #: A function has options of its own; what it knows better it says by returning Data.
@@ -30,6 +37,7 @@ def user_data(
     base: Path,
     task: Task = "auto",
     given: Callable[..., Any] | None = None,
+    asked: HoldOut = HoldOut(),  # noqa: B008 - it is frozen
 ) -> Data:
     """Call ``module:function`` with ``options`` and bring what it returns into form.
 
@@ -39,6 +47,7 @@ def user_data(
         base: Folder of the job; modules beside it can be imported.
         task: As in ``arrays``.
         given: The function itself, if a program has it.
+        asked: What to hold out for validation.
 
     Raises:
         DataError: It cannot be imported, raises, or returns something else than data.
@@ -57,12 +66,13 @@ def user_data(
             f"data '{name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"
         ) from error
     if isinstance(result, Data):
-        return _as_given(result, name)
-    if not (_is_pair(result) and all(_is_pair(part) for part in result)):
+        return _as_given(result, name, asked)
+    if not (_is_of(result, *_PARTS) and all(_is_of(part, _PAIR) for part in result)):
         raise DataError(f"data '{name}': returned {_form(result, of=_form)}; {_WANTED}{_in_pairs(result)}")
     source = f"data '{name}'"
     parts = []
-    for part, (inputs, targets) in zip(("training", "test"), result, strict=True):
+    names = _PARTS[len(result)]
+    for part, (inputs, targets) in zip(names, result, strict=True):
         made = make_dataset(
             to_tensor(inputs, f"{source}: {part} inputs"),
             to_tensor(targets, f"{source}: {part} targets"),
@@ -73,15 +83,28 @@ def user_data(
         )
         task = "regression" if made.num_classes is None else "classification"
         parts.append(made)
-    train, test = same_classes(*parts, source=source, more=_AS_DATA.format("with num_classes"))
-    return finish(train, test, limit=None, normalize="auto", source=source)
+    alike = same_classes(*parts, source=source, more=_AS_DATA.format("with num_classes"))
+    by_name = dict(zip(names, alike, strict=True))
+    read = Parts(
+        train=by_name["training"],
+        test=by_name["test"],
+        validation=by_name.get("validation"),
+        source=source,
+    )
+    return finish(read, asked)
 
 
-def _as_given(data: Data, name: str) -> Data:
-    """Check ``Data`` that the user made, and keep its own normalisation."""
-    for part in filter(None, (data.validation, data.test)):
-        finish(data.train, part, limit=None, normalize="none", source=f"data '{name}'")
-    return with_notes(data)
+def _as_given(data: Data, name: str, asked: HoldOut) -> Data:
+    """Check ``Data`` that the user made, hold out what is asked for, and keep its own normalisation."""
+    read = Parts(
+        train=data.train,
+        test=data.test,
+        validation=data.validation,
+        source=f"data '{name}'",
+        normalize="none",
+        notes=data.notes,
+    )
+    return replace(finish(read, asked), mean=data.mean, std=data.std)
 
 
 def _form(value: object, of: Callable[[object], str] | None = None) -> str:
@@ -101,5 +124,5 @@ def _in_pairs(result: object) -> str:
     return ". From x, x_test, y, y_test = train_test_split(…) that is: return (x, y), (x_test, y_test)"
 
 
-def _is_pair(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == _PAIR
+def _is_of(value: object, *lengths: int) -> bool:
+    return isinstance(value, tuple | list) and len(value) in lengths

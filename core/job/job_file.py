@@ -64,6 +64,7 @@ WorkerThreads = Annotated[int, Field(ge=1, le=60)]
 #: Less than the kernel's own limit of a wait, 2^31 milliseconds.
 Seconds = Annotated[float, Field(gt=0, le=10**6)]
 Fraction = Annotated[float, Field(gt=0, le=MAX_MEMORY_FRACTION)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class EarlyStopping(_Strict):
@@ -210,6 +211,11 @@ class Job(_Strict):
     schedule: Named = Field(
         Choice(name=DEFAULT_CHOICES["schedule"]),
         description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
+    )
+    validation_fraction: Share | None = Field(
+        None,
+        description="Share of the training samples that is held out to judge the run by, where the data "
+        "bring no validation part; by default 0.1. With 0 the test data judge",
     )
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
     start_from: Annotated[StartFrom | None, BeforeValidator(_as_start)] = Field(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.convert import to_tensor
-from ..datasets.preparation import split
+from ..datasets.split import split
 from ..engine.data import Data
 from ..engine.given_loss import given_loss
 from ..engine.losses import Loss

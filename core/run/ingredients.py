@@ -16,6 +16,7 @@ from torch import nn
 from ..compat.source.plugin_source import Parameter
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import check_data, load_data
+from ..datasets.split import HoldOut
 from ..engine.averaging import (
     ExponentialMovingAverage,
     Rule,
@@ -74,13 +75,19 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
 
 
 @ending_forks()
-def build(job_file: JobFile, base: FilePath, given: Mapping[str, Any] = MappingProxyType({})) -> Setup:
+def build(
+    job_file: JobFile,
+    base: FilePath,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    hold_out: HoldOut | None = None,
+) -> Setup:
     """Read the data, build the model, and try them together.
 
     Args:
         job_file: Checked by ``check_names``.
         base: Folder that relative paths and the user's own modules start from.
         given: Key to the object that a program has given in place of what the job names.
+        hold_out: What to hold out for validation; by default what the job says.
 
     Raises:
         JobError: The model cannot be built, or a number does not fit the data.
@@ -98,10 +105,13 @@ def build(job_file: JobFile, base: FilePath, given: Mapping[str, Any] = MappingP
         "model": model_maker(given["model"]) if "model" in given else None,
         "data": data_maker(given["data"], job.data.name) if "data" in given else None,
     }
+    asked = hold_out or HoldOut(job.validation_fraction)
     data = _with_place(
         "data",
         job_file,
-        lambda: load_data(job.data.name, job.data.options, base=base, task=task, given=makers["data"]),
+        lambda: load_data(
+            job.data.name, job.data.options, base=base, task=task, given=makers["data"], asked=asked
+        ),
     )
     judging = _with_place("metric", job_file, lambda: judges(given, data, resolve_device(job.device)))
     config = dataclasses.replace(config, **judging)

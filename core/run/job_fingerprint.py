@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..engine.checkpoints.fingerprint import SCHEDULE_STEPS, Fingerprint
-from ..engine.checkpoints.fingerprint_diff import CONTENTS, STATE, Difference
+from ..engine.checkpoints.fingerprint_diff import CONTENTS, HELD_OUT, STATE, Difference
 from ..engine.data_digest import digest_data
 from ..engine.setup import Setup
 from ..job.job_file import Job
@@ -30,6 +30,7 @@ _KEYS = (
     "metric",
     "schedule",
     "seed",
+    HELD_OUT,
 )
 #: Likewise, where a job has them: to one of before there were such keys, a job without is the same.
 _KEYS_IF_SET = ("start_from", "freeze", "averaging")
@@ -43,6 +44,7 @@ NEVER: Mapping[str, str] = MappingProxyType(
         "grad_accum_steps": "it decides which samples make a step",
         "seed": "the order of the samples and every random number come from it",
         "start_from": "the run has started, and its weights are those in the checkpoint",
+        HELD_OUT: "it decides which samples are trained on",
         "freeze": "the state of the plugins is of the parameters that are trained",
         "averaging": "the averages in the checkpoint were made so",
     }

@@ -29,6 +29,7 @@ from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
 from .memory_shares import with_shares
 from .plugin_lock import FoundLock, check_lock, find_lock
+from .resumed_split import choose_split
 from .start_facts import start_facts
 from .start_weights import start_weights
 
@@ -41,7 +42,8 @@ class Prepared:
     """A job whose every fault would have been told, with all that follows from it worked out.
 
     Attributes:
-        job_file: The job, with its threads and its plugins' shares of the memory written out.
+        job_file: The job, with its threads, its plugins' shares of the memory and what is held out for
+            validation written out.
         base: Folder that its relative paths start from.
         plugins: Found and checked, not started: with their options, permissions and shares.
         setup: Model, data, loss and metric, device and steps, tried together.
@@ -78,7 +80,7 @@ def prepare(
     tell: Callable[[str], None] = lambda _: None,
     macs: bool = False,
     given: Mapping[str, Any] = MappingProxyType({}),
-    resume: bool = False,
+    resume: Path | None = None,
 ) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
@@ -89,7 +91,8 @@ def prepare(
         tell: Told what is being done where that takes long, from another thread.
         macs: Whether to count the multiplications of the model as well.
         given: Key of the job to the object that a program has given in place of what the job names.
-        resume: Whether the weights will be those of a checkpoint, so that ``start_from`` is not read.
+        resume: Folder of the run that is to go on: with the weights of its checkpoint, so that ``start_from``
+            is not read, and with the split that it began with; None for a new run.
 
     Raises:
         JobError: With all faults that can be told without reading data; or what is installed differs from
@@ -108,8 +111,11 @@ def prepare(
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
-    setup = build(job_file, base, given)
-    started = None if resume else start_weights(job_file, base, setup)
+    setup = build(job_file, base, given, choose_split(job_file.job, resume))
+    # Written out as well: it decides which samples are trained on.
+    held_out = {"validation_fraction": setup.data.held_out}
+    job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update=held_out))
+    started = None if resume is not None else start_weights(job_file, base, setup)
     if started is not None:
         told = (*started.sentences(), *setup.tried.told)
         setup = dataclasses.replace(setup, tried=dataclasses.replace(setup.tried, told=told))

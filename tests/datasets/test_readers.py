@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ringfence import DataError
 from ringfence.datasets.dataset_registry import DATASETS, check_data, load_data
-from ringfence.datasets.preparation import split
+from ringfence.datasets.split import split
 from ringfence.engine.data import Data
 from ringfence.job.function_options import OptionError
 from ringfence.job.job_file import check_job
@@ -184,25 +184,40 @@ def test_folder_reads_train_and_test(tmp_path):
 
 
 @pytest.mark.parametrize("train", ["train", "training", "Train"])
-@pytest.mark.parametrize("test", ["val", "valid", "validation", "test", "testing", "VAL"])
-def test_folder_knows_the_usual_names_of_parts(tmp_path, train, test):
-    for part, count in ((train, 3), (test, 1)):
+@pytest.mark.parametrize("other", ["val", "valid", "validation", "test", "testing", "VAL"])
+def test_folder_knows_the_usual_names_of_parts(tmp_path, train, other):
+    for part, count in ((train, 3), (other, 1)):
         for name in ("cat", "dog"):
             for i in range(count):
                 picture(tmp_path / part / name / f"{i}.png")
     data = load("folder", tmp_path, path=".")
-    assert (len(data.train), len(data.test)) == (6, 2)
+    is_test = other.startswith("test")
+    assert {name: len(part) for name, part in data.parts().items()} == {
+        "train": 6,
+        "test" if is_test else "validation": 2,
+    }
     assert data.train.class_names == ("cat", "dog")
-    assert f"trains on '{train}' and evaluates on '{test}'" in data.notes[0]
-    assert data.notes[1:] == ("2 classes: cat, dog",)
+    use = f"tests on '{other}' at the end" if is_test else f"is judged by '{other}'"
+    assert data.notes == (f"{tmp_path}: trains on '{train}', {use}", "2 classes: cat, dog")
 
 
-def test_folder_evaluates_on_val_and_leaves_test_for_the_end(tmp_path):
-    for part, value in (("train", 1), ("val", 2), ("test", 3)):
+def test_folder_is_judged_by_val_and_leaves_test_for_the_end(tmp_path):
+    for part, value in (("train", 1), ("val", 2), ("test", 3), ("spare", 4)):
         picture(tmp_path / part / "cat" / "0.png", value=value)
     data = load("folder", tmp_path, path=".")
-    assert data.test.inputs[:, 0, 0, 0].tolist() == [2]
-    assert data.notes[0].endswith("trains on 'train' and evaluates on 'val'; 'test' is not read")
+    assert [part.inputs[:, 0, 0, 0].tolist() for part in data.parts().values()] == [[1], [2], [3]]
+    use = "trains on 'train', is judged by 'val', tests on 'test' at the end; 'spare' is not read"
+    assert data.notes[0].endswith(use)
+
+
+def test_idx_reads_validation_files_by_name(digits):
+    files = {"validation_images": "t10k-images-idx3-ubyte", "validation_labels": "t10k-labels-idx1-ubyte.gz"}
+    data = load("idx", digits, path=".", **files)
+    assert torch.equal(data.validation.inputs, data.test.inputs)
+    assert torch.equal(data.validation.targets, data.test.targets)
+    files.pop("validation_labels")
+    with pytest.raises(DataError, match="option 'validation_labels' is missing; give both, or neither"):
+        load("idx", digits, path=".", **files)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,29 @@ def test_the_number_of_processors_makes_no_difference(monkeypatch, processors):
     assert of(inputs) == expected
 
 
+def test_parts_that_share_memory_are_told_apart_by_their_rows_and_read_once(monkeypatch):
+    data, rows = image_data(), torch.arange(50)
+    whole = digest_data(data)["train"]
+
+    def held_out(kept, held):
+        parts = (replace(data.train, rows=rows[part]) for part in (kept, held))
+        return digest_data(replace(data, **dict(zip(("train", "validation"), parts, strict=True))))
+
+    told = held_out(slice(5, None), slice(5))
+    assert {name: text.partition(",")[0] for name, text in told.items() if name != "normalisation"} == {
+        "train": "45 samples",
+        "validation": "5 samples",
+        "test": "20 samples",
+    }
+    other = held_out(slice(0, 45), slice(45, None))
+    assert len({whole, told["train"], told["validation"], other["train"], other["validation"]}) == 5
+    looked_at = []
+    monkeypatch.setattr(data_digest, "_checksum", lambda chunk: looked_at.append(len(chunk)) or 0)
+    held_out(slice(5, None), slice(5))
+    # Inputs and targets of all training samples once, and those of the test.
+    assert sorted(looked_at) == [20, 20, 50, 50]
+
+
 def test_the_normalisation_is_part_of_it():
     data = image_data()
     scaled = replace(data, mean=(0.5,), std=(0.25,))

@@ -183,14 +183,16 @@ def test_every_number_of_a_job_has_a_bound(write, key, number):
         assert read_job(write(f"{text}{key}: {number}\n")).job.seed == 2**63 - 1
     else:
         (fault,) = faults(write(f"{text}{key}: {number}\n"))
-        assert re.match(rf"job\.yaml:\d+:\d+: {key}: .*(at most|more than|whole|finite)", fault)
+        assert re.match(rf"job\.yaml:\d+:\d+: {key}: .*(at most|less than|more than|whole|finite)", fault)
 
 
 @pytest.mark.parametrize("key", _numbers(PluginJob.model_fields))
 @pytest.mark.parametrize("number", ["9223372036854775807", "1e300", ".inf"])
 def test_every_number_beside_a_plugin_has_a_bound(write, key, number):
     (fault,) = faults(write(f"{SMALL}plugins:\n  - optim:\n    {key}: {number}\n"))
-    assert re.match(rf"job\.yaml:6:\d+: plugins\[0\]\.{key}: .*(at most|more than|whole|finite)", fault)
+    assert re.match(
+        rf"job\.yaml:6:\d+: plugins\[0\]\.{key}: .*(at most|less than|more than|whole|finite)", fault
+    )
 
 
 @pytest.mark.parametrize("flags", [(["plugins.optim.lr=1e400"], []), ([], ["optim:lr=1e400"])])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ringfence.engine.checkpoints.fingerprint import MAX_LINES, Fingerprint
-from ringfence.engine.checkpoints.fingerprint_diff import ABSENT, CONTENTS, Difference, differences
+from ringfence.engine.checkpoints.fingerprint_diff import ABSENT, CONTENTS, HELD_OUT, Difference, differences
 from ringfence.hooks.errors import CheckpointError, JobError
 from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
@@ -209,6 +209,48 @@ def test_data_that_have_changed_are_refused_unless_that_is_accepted(part):
 def test_a_checkpoint_that_does_not_tell_what_the_data_held_is_gone_on_from():
     mine = Fingerprint(values=with_data(train="60 samples, aa"), never=NEVER)
     assert mine.compare(WHERE, manifest()).accepted == ()
+
+
+# what is held out for validation
+
+
+def held_out(fraction, **parts):
+    values = {key: value for key, value in of(JOB).items() if key != HELD_OUT}
+    return values | {HELD_OUT: fraction} | ({CONTENTS: parts} if parts else {})
+
+
+def before_0_4(**parts):
+    """What a checkpoint of 0.3.1 says."""
+    then = held_out(0.0, **parts)
+    del then[HELD_OUT]
+    return then
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"train": "9, aa", "test": "3, bb"},
+        {"train": "9, aa", "validation": "3, bb"},
+        {"train": "9, aa", "validation": "3, bb", "test": "4, cc"},
+    ],
+    ids=["judged by test", "by validation", "with a test part beside"],
+)
+def test_what_judged_a_run_before_0_4_was_called_test(now):
+    then = before_0_4(train="9, aa", test="3, bb")
+    mine = Fingerprint(values=held_out(0.0, **now), never=NEVER)
+    assert mine.compare(WHERE, manifest(fingerprint=then)).accepted == ()
+    changed_now = {name: told.replace("bb", "dd") for name, told in now.items()}
+    with pytest.raises(
+        CheckpointError, match=r"data_contents\.test: the data have changed: 3, bb then, 3, dd"
+    ):
+        Fingerprint(values=held_out(0.0, **changed_now)).compare(WHERE, manifest(fingerprint=then))
+
+
+def test_a_run_cannot_begin_to_hold_out_samples():
+    mine = Fingerprint(values=held_out(0.1), never=NEVER, accept=frozenset({HELD_OUT}))
+    for then in (before_0_4(), held_out(0.0)):
+        with pytest.raises(CheckpointError, match=f"0.0 in the checkpoint, 0.1 in .*{NEVER[HELD_OUT]}"):
+            mine.compare(WHERE, manifest(fingerprint=then))
 
 
 # the user's word

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from ...hooks.errors import CheckpointError, JobError
-from .fingerprint_diff import ABSENT, CONTENTS, ORDER, STATE, Difference, differences, format_value, same
+from .fingerprint_diff import (
+    ABSENT,
+    CONTENTS,
+    HELD_OUT,
+    ORDER,
+    STATE,
+    Difference,
+    differences,
+    format_value,
+    same,
+)
 
 ACCEPT_FLAG = "--accept"
 #: Lines of one message; a job of another kind altogether differs in hundreds of keys.
@@ -83,7 +93,7 @@ class Fingerprint:
             CheckpointError: Something differs that was not accepted, or cannot be.
             JobError: Something was accepted that does not differ.
         """
-        found = differences(manifest["fingerprint"], self._comparable(manifest["fingerprint"]))
+        found = differences(*self._comparable(manifest["fingerprint"]))
         keys = {key for key in self.accept if not key.startswith(STATE)}
         self._check_accepted(path, keys, found)
         states, told = self._fresh(path, manifest)
@@ -101,9 +111,24 @@ class Fingerprint:
         told += _environment_changes(manifest.get("environment"), self.environment)
         return Comparison(tuple(found), states, tuple(told))
 
-    def _comparable(self, then: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the fingerprint, without what the data hold if a checkpoint of 0.3.0 lacks it."""
-        return {key: value for key, value in self.values.items() if key != CONTENTS or key in then}
+    def _comparable(self, then: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return the checkpoint's fingerprint and this one in words that both series know.
+
+        A checkpoint of 0.3.0 and before lacks what the data hold; one before 0.4 has no validation part, and
+        calls ``test`` what the run was judged by.
+        """
+        now = {key: value for key, value in self.values.items() if key != CONTENTS or key in then}
+        if HELD_OUT in then or HELD_OUT not in now:
+            return then, now
+        parts = now.get(CONTENTS)
+        if parts is not None:
+            judged_by = "validation" if "validation" in parts else "test"
+            now[CONTENTS] = {
+                "test" if name == judged_by else name: told
+                for name, told in parts.items()
+                if name in ("train", judged_by, "normalisation")
+            }
+        return {**then, HELD_OUT: 0.0}, now
 
     def _never(self, difference: Difference) -> str | None:
         """Return why nobody can accept a difference; None if somebody can."""

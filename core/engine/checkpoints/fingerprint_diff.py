@@ -27,6 +27,8 @@ ORDER = "plugins"
 STATE = "state."
 #: Key of what the data hold, which no job says.
 CONTENTS = "data_contents"
+#: Key of the share of the training samples that is held out for validation; runs before 0.4 had none.
+HELD_OUT = "validation_fraction"
 _MAX_VALUE = 80
 _DEEPEST = 64
 
