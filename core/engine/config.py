@@ -44,6 +44,7 @@ class TrainConfig:
         given_metric: A metric that is none of those.
         schedule: Factor of the optimizer's learning rate.
         early_stopping: When to stop before the end; None never stops.
+        restore_best: Whether the run ends with the weights of its best checkpoint.
         eval_every: Steps between evaluations; None means one epoch.
         checkpoint_every: Steps between checkpoints; None means one epoch.
         snapshot_every: Steps between snapshots in memory, which a plugin's restart goes back to.
@@ -65,6 +66,7 @@ class TrainConfig:
     given_metric: Metric | None = None
     schedule: Schedule = field(default_factory=Constant)
     early_stopping: EarlyStopping | None = None
+    restore_best: bool = False
     eval_every: int | None = None
     checkpoint_every: int | None = None
     snapshot_every: int = 100

@@ -1,4 +1,4 @@
-"""The end of a run: its last figures, from the one look at the test data."""
+"""The end of a run: the best weights, if it is to end with those, and the one look at the test data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from ..hooks.errors import CheckpointError
 from ..hooks.types import Batch
+from .checkpoints.checkpoint import read_checkpoint
+from .checkpoints.manifest import DamagedError, step_of
+from .checkpoints.retention import list_by_metric
 from .data import Dataset
 from .evaluate import evaluate, standing_in
 from .forks import ending_forks
-from .session import Session
+from .session import BestWeights, Session
 
 
 def measure(
@@ -57,6 +61,41 @@ def tell_not_finite(run: Session, part: str, metrics: Mapping[str, float]) -> No
         )
 
 
+def restore_best(run: Session) -> None:
+    """Give the model the weights of the best checkpoint; of damaged ones the next best is taken, and told.
+
+    Raises:
+        CheckpointError: The run has none that can be read, or no folder for any.
+    """
+    if run.checkpoints is None:
+        raise CheckpointError("restore_best needs a folder for checkpoints; name the run's folder")
+    limits, tell = run.state.limits(run.hooks), run.observer.event
+    candidates = list_by_metric(run.checkpoints, tell)
+    if candidates and step_of(candidates[0]) == run.progress.step:
+        return
+    faults = []
+    for path in candidates:
+        try:
+            found = run.state.restore_model(read_checkpoint(path, limits), path)
+        except DamagedError as error:
+            faults.append(f"{error}")
+            continue
+        for fault in faults:
+            tell(f"{fault}; taking {path.name} in its place")
+        run.best = BestWeights(path, found)
+        tell(f"the weights are the best again, those of step {found.step}{_why(run, found.step)}")
+        return
+    if faults:
+        raise CheckpointError(f"the best weights cannot be restored: {'; '.join(faults)}")
+    tell("no evaluation has come to a number, so that none is the best: the weights are the last")
+
+
+def _why(run: Session, step: int) -> str:
+    """Say why the best checkpoint is not of the best evaluation, if it is not."""
+    best = run.progress.best_step
+    return "" if best in (None, step) else f": of step {best}, which was evaluated as better, there is none"
+
+
 def evaluate_finally(run: Session) -> bool:
     """Look at the test data, once: nothing of the run can follow from what is seen.
 
@@ -66,7 +105,8 @@ def evaluate_finally(run: Session) -> bool:
     Returns:
         Whether it came to its end; a run that was stopped meanwhile tests when it is resumed.
     """
-    data, progress, observer = run.setup.data, run.progress, run.observer
+    data, observer = run.setup.data, run.observer
+    progress = run.progress if run.best is None else run.best.progress
     part, dataset = ("test", data.test) if data.test is not None else (data.judged_by, data.judging)
     is_new, is_wanted = part != data.judged_by, observer.wants_predictions()
     metrics: dict[str, float] | None = dict(progress.metrics)

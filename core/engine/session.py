@@ -16,6 +16,19 @@ from .state import Snapshot, TrainState
 from .step import Stepper
 
 
+@dataclass(frozen=True, slots=True)
+class BestWeights:
+    """The checkpoint whose weights a run ends with, if not with its last.
+
+    Attributes:
+        path: Its folder.
+        progress: The counters in it.
+    """
+
+    path: Path
+    progress: Progress
+
+
 @dataclass(slots=True)
 class Session:
     """The objects of one run, and where it stands.
@@ -38,6 +51,7 @@ class Session:
         resumed: It goes on from a checkpoint.
         first_step: Steps that it had taken then.
         raised: What each plugin last raised in its first step.
+        best: Where the best checkpoint stood, once its weights are those of the model; None before.
         test_metrics: What the test at the end has come to; empty before it, and without test data.
         eval_every: Steps from one evaluation to the next; an epoch's if the job does not say.
         checkpoint_every: Likewise, of checkpoints.
@@ -60,6 +74,7 @@ class Session:
     resumed: bool = False
     first_step: int = 0
     raised: dict[str, str] = field(default_factory=dict)
+    best: BestWeights | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
     eval_every: int = field(init=False)
     checkpoint_every: int = field(init=False)

@@ -146,6 +146,23 @@ class TrainState:
     def restore(self, snapshot: Snapshot) -> None:
         """Bring drivers, model, counters and random states back to ``snapshot``."""
         self._load_drivers(snapshot.drivers)
+        self._restore_model(snapshot)
+        snapshot.rng.restore(self.device)
+        for name, value in asdict(snapshot.progress).items():
+            setattr(self.progress, name, value)
+
+    def restore_model(self, contents: CheckpointContents, path: Path) -> Progress:
+        """Bring the model alone back to a checkpoint, as ``read`` reads it, and return the counters in that.
+
+        Drivers go on from where they are: the averages that one keeps beside the weights are those of the end.
+        """
+        drivers = {driver.name: _copied(driver.state_dict()) for driver in self.drivers}
+        found = self.read(contents, path)
+        self._restore_model(found)
+        self._load_drivers(drivers)
+        return found.progress
+
+    def _restore_model(self, snapshot: Snapshot) -> None:
         self.weights.write_flat(snapshot.parameters)
         self.weights.drop_gradients()
         with torch.no_grad():
@@ -153,9 +170,6 @@ class TrainState:
                 self.weights.frozen[name].copy_(value)
         restore_buffers(self.model, snapshot.buffers, self.shared)
         load_extra_state(self.model, snapshot.extra_state)
-        snapshot.rng.restore(self.device)
-        for name, value in asdict(snapshot.progress).items():
-            setattr(self.progress, name, value)
 
     def changed_buffers(self, since: Snapshot | None) -> Iterable[str]:
         """Return sentences on buffers that have other names, shapes or dtypes than in an earlier snapshot."""

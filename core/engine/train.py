@@ -21,7 +21,7 @@ from .checkpoints.checkpoint import Describe
 from .checkpoints.fingerprint import Comparison, Fingerprint
 from .data import Dataset, Normalise, batches
 from .driver import Driver
-from .final_evaluation import evaluate_finally, measure, measure_beside, tell_not_finite
+from .final_evaluation import evaluate_finally, measure, measure_beside, restore_best, tell_not_finite
 from .forks import ending_forks
 from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
@@ -47,6 +47,7 @@ class Result:
         epochs: Passes over the training data finished, rounded down.
         final_metrics: ``loss`` and the job's metric on the validation data, or on the test data where those
             judge, as last evaluated; after an interruption that may be earlier than the last step, or empty.
+            With ``restore_best`` those of the best step.
         best_metric: The best value of the metric, None if it was never evaluated.
         best_step: Where it was reached.
         weights_sha256: Over names, dtypes, shapes and bytes of parameters and buffers.
@@ -57,6 +58,7 @@ class Result:
         steps_given_up: Steps that were finished, and are not among ``steps``, as the next one was cut off.
         judged_by: What ``final_metrics`` and ``best_metric`` are of: ``"validation"`` or ``"test"``.
         test_metrics: The same figures on the test data, of a run that has come to its end; else empty.
+        weights_from: The checkpoint that has these weights: the last, or the best with ``restore_best``.
     """
 
     status: Status
@@ -73,6 +75,7 @@ class Result:
     steps_given_up: int = 0
     judged_by: str = "test"
     test_metrics: dict[str, float] = field(default_factory=dict)
+    weights_from: Path | None = None
 
 
 @repeatable()
@@ -108,8 +111,9 @@ def train(
             except anything else:                              # the model's, the loss's, a full disk's
                 restore the snapshot, write it, end with the error
 
-    The end of the run is always evaluated and, if ``checkpoints`` is given, kept. Then, once, the test data
-    are looked at: all that is decided meanwhile follows from the validation data, where there are such.
+    The end of the run is always evaluated and, if ``checkpoints`` is given, kept. Then the best weights are
+    restored, if asked for, and once the test data are looked at: all that is decided before follows from the
+    validation data, where there are such.
     The caller closes ``hooks``.
 
     Args:
@@ -185,21 +189,23 @@ def train(
         raise with_advice(error, run, compared, run.first_step) from error.__cause__
     seconds = time.perf_counter() - started
     progress = run.progress
+    left = progress if run.best is None else run.best.progress
     return Result(
         status=status,
         steps=progress.step,
         epochs=run.setup.plan.epoch(progress.step),
-        final_metrics=dict(progress.metrics),
+        final_metrics=dict(left.metrics),
         best_metric=progress.best_metric,
         best_step=progress.best_step,
         weights_sha256=weights_sha256(model),
         checkpoint=run.checkpoint,
         seconds=seconds,
         steps_per_second=(progress.step - run.first_step) / seconds,
-        final_metrics_step=progress.evaluated_step if progress.metrics else None,
+        final_metrics_step=left.evaluated_step if left.metrics else None,
         steps_given_up=run.steps_given_up,
         judged_by=run.setup.data.judged_by,
         test_metrics=dict(run.test_metrics),
+        weights_from=run.checkpoint if run.best is None else run.best.path,
     )
 
 
@@ -267,11 +273,25 @@ def _train_from_here(run: Session) -> Status:
             _one_step(run, stream)
     judged = run.progress.evaluated_step == run.progress.step or _evaluate(run)
     keep_last(run)
-    if not judged or not evaluate_finally(run):
+    if not judged or not _finish(run):
         return "interrupted"
     if run.state.drivers:
         _tell_trained(run)
     return "stopped_early" if run.progress.stopped_early else "completed"
+
+
+def _finish(run: Session) -> bool:
+    """Restore the best weights if asked to, and look at the test data; False if that was stopped."""
+    last = run.snapshot
+    if run.setup.config.restore_best:
+        restore_best(run)
+    if evaluate_finally(run):
+        return True
+    if run.best is not None and last is not None:
+        # It goes on from its last weights, and is left with those until then.
+        run.state.restore(last)
+        run.best = None
+    return False
 
 
 def _tell_trained(run: Session) -> None:
@@ -301,9 +321,15 @@ def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
         driver.between_steps(run)
     if progress.step % run.eval_every == 0 and not _evaluate(run):
         return
-    checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
+    due = progress.step % run.checkpoint_every == 0 or _is_best_to_keep(run)
+    checkpoint = run.checkpoints is not None and due
     if checkpoint or progress.step % run.setup.config.snapshot_every == 0:
         take_snapshot(run, checkpoint=checkpoint)
+
+
+def _is_best_to_keep(run: Session) -> bool:
+    """Tell whether the run may have to come back to the step that it has just finished."""
+    return run.setup.config.restore_best and run.progress.best_step == run.progress.step
 
 
 def _record(run: Session, step: FinishedStep, samples: int) -> None:

@@ -225,6 +225,9 @@ class Job(_Strict):
     freeze: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list, description="Patterns of the names of parameters that stay as they are"
     )
+    restore_best: bool = Field(
+        False, description="End with the weights of the best checkpoint: they are tested, and left"
+    )
     eval_every: Count | None = Field(None, description="Steps between evaluations; by default each epoch")
     checkpoint_every: Count | None = Field(
         None, description="Steps between checkpoints; by default each epoch"

@@ -226,7 +226,7 @@ def _recorded(
             # What is written late must be on disk, or told as lost, before the record says how the run ended.
             with keeper.loss_told():
                 log.close()
-            _write_model(prepared, record)
+            _write_model(prepared, record, result.weights_from)
         except BaseException as fault:
             if isinstance(fault, _NOTHING_DONE) and not (options.resume or record.stepped):
                 # Nothing was trained: the message tells all there is, and the name stays free.
@@ -240,7 +240,7 @@ def _recorded(
                     log.event(f"ended: {record.error}")
             with contextlib.suppress(CheckpointError, OSError, RunAbortedError):
                 if record.begun and not isinstance(error, (KeyboardInterrupt, CutOffError)):
-                    _write_model(prepared, record)
+                    _write_model(prepared, record, record.checkpoint)
             with contextlib.suppress(OSError, RunAbortedError):
                 shown = options.report and not isinstance(error, (KeyboardInterrupt, CutOffError))
                 _leave(record, log, observers, report=shown)
@@ -257,14 +257,19 @@ def _recorded(
         return RunOutcome(folder, result, _leave(record, log, observers, report=options.report))
 
 
-def _write_model(prepared: Prepared, record: RunRecord) -> None:
+def _write_model(prepared: Prepared, record: RunRecord, left: Path | None) -> None:
     """Leave the weights of a run that has a checkpoint as files of their own.
+
+    Args:
+        prepared: The job.
+        record: The run's.
+        left: The checkpoint whose weights the run was left with.
 
     Raises:
         CheckpointError: The checkpoint is damaged.
         RunAbortedError: The disk is full or cannot be written.
     """
-    if record.checkpoint is None or record.model is None:
+    if left is None or record.model is None:
         return
     model, unsaved = prepared.setup.model, unsaved_buffers(prepared.setup.model)
     averages = {
@@ -273,7 +278,7 @@ def _write_model(prepared: Prepared, record: RunRecord) -> None:
         if average.result is not None
     }
     with run_folder.explain_disk_faults(record.folder):
-        write_model_files(record.folder, record.model, record.checkpoint, averages, unsaved=unsaved)
+        write_model_files(record.folder, record.model, left, averages, unsaved=unsaved)
 
 
 def _show(notes: Sequence[str], observers: Sequence[Observer]) -> None:

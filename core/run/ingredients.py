@@ -168,6 +168,7 @@ def _config(job_file: JobFile, given: Collection[str]) -> TrainConfig:
         metric=label_of(job.metric),
         schedule=SCHEDULES[job.schedule.name](**job.schedule.options),
         early_stopping=EarlyStopping(stopping.patience, stopping.min_delta) if stopping else None,
+        restore_best=job.restore_best,
         eval_every=job.eval_every,
         checkpoint_every=job.checkpoint_every,
         snapshot_every=job.snapshot_every,

@@ -220,6 +220,7 @@ class RunRecord(Observer):
             "epochs": None if result is None else result.epochs,
             "weights_sha256": None if result is None else result.weights_sha256,
             "checkpoint": self._relative(self.checkpoint if result is None else result.checkpoint),
+            "weights_from": None if result is None else self._relative(result.weights_from),
             "seconds": self._seconds(),
             "steps_per_second": None if result is None else round(result.steps_per_second, 3),
             "started": self.earlier.started or self.began.isoformat(timespec="seconds"),

@@ -94,7 +94,14 @@ def check_whole(folder, what, before, after, stay, *, killed):
     write(folder, what)
     assert held(folder) == after
     assert steps(folder) == stay
-    assert sorted(path.name for path in folder.iterdir()) == [f"step-{step:08d}" for step in stay]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(["best"] if before or best else []),
+        *(f"step-{step:08d}" for step in stay),
+    ]
+    if before or best:
+        assert read_manifest(folder / "best")["metric"] == max(
+            metric for path in list_checkpoints(folder) if (metric := read_manifest(path)["metric"])
+        )
 
 
 def test_killed_after_every_operation_the_old_or_the_new_one_is_there(case):

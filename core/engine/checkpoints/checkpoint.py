@@ -30,6 +30,7 @@ from ...tensors.tensor_file import TensorFile, TensorFileError
 from ...version import __version__
 from ..tensor_names import plain_names
 from . import durable_files, manifest
+from .best_checkpoint import name_best
 from .engine_state import extra_state_in
 from .manifest import DamagedError, Manifest, read_manifest
 from .retention import WRITING, Note, clear, free_name, list_checkpoints, prune, replace
@@ -123,7 +124,7 @@ def write_checkpoint(
 ) -> Path:
     """Write one checkpoint, then remove those that are no longer needed.
 
-    The latest ``keep`` stay, and the one with the best metric.
+    The latest ``keep`` stay, and the one with the best metric, whose files are in ``folder/best`` as well.
 
     Args:
         folder: Holds all checkpoints of the run; made if it is not there.
@@ -154,7 +155,7 @@ def write_checkpoint(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(_explain(folder, error)) from error
-    prune(folder, final, keep, note)
+    name_best(folder, prune(folder, final, keep, note), note)
     return final
 
 
@@ -217,6 +218,15 @@ def read_newest(
             note(f"{fault}; going back to {path.name}")
         return path, value
     raise CheckpointError(f"no checkpoint can be used: {_join_faults(faults)}{_unread(found[:-MAX_DAMAGED])}")
+
+
+def read_checkpoint(path: Path, limits: Limits) -> CheckpointContents:
+    """Read one checkpoint.
+
+    Raises:
+        CheckpointError: It is of a later series, or damaged (``DamagedError``).
+    """
+    return _read_files(path, manifest.load(path), limits)
 
 
 def read_network(path: Path, max_bytes: int, max_record_bytes: int) -> NetworkState:

@@ -31,6 +31,8 @@ ENGINE = "engine.safetensors"
 #: The job and its environment in it are some KiB.
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
+#: Name of the folder that has the files of the best checkpoint, whichever step that is of.
+BEST = "best"
 
 _FOLDER = re.compile(r"(?:\.replaced-)?step-([0-9]{8,16})(?:\.[0-9]+)?")
 _PLUGIN = re.compile(r"plugin-[0-9]{3,6}\.safetensors")
@@ -170,7 +172,7 @@ def _check(manifest: Manifest, found: dict[str, Any], path: Path) -> None:
     files = list(manifest.plugins.values())
     named = {MODEL, ENGINE, *files, *({RECORD} & manifest.digests.keys())}
     faults = {
-        f"it says step {manifest.step}": manifest.step != step_of(path),
+        f"it says step {manifest.step}": manifest.step != step_of(path) and path.name != BEST,
         "metric is not a number": manifest.metric is not None and math.isnan(manifest.metric),
         "it names files that no checkpoint has": not all(map(_PLUGIN.fullmatch, files)),
         "two plugins share a file": len(set(files)) < len(files),

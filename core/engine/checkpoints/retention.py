@@ -1,6 +1,8 @@
 """Retention of checkpoints: which stay, and how the others go, never half of one under its name.
 
-Beside ``step-00000123`` a folder of checkpoints may hold, after a kill:
+Beside ``step-00000123`` a folder of checkpoints holds ``best``: the files of the best of them under a second
+name each, or copies where a file has but one. It is made anew whenever another is the best, and read by
+nobody who goes on with the run. After a kill there may be:
 
     .writing-…     one that was being written: worthless
     .removing-…    one that was being removed: worthless
@@ -98,7 +100,7 @@ def replace(temporary: Path, final: Path, note: Note) -> None:
     remove(aside, note)
 
 
-def prune(folder: Path, current: Path, keep: int, note: Note) -> None:
+def prune(folder: Path, current: Path, keep: int, note: Note) -> Path | None:
     """Remove all but ``current``, the latest that look whole, and the best of those.
 
     One of a later step than ``current`` was passed over when the run was resumed. It does not
@@ -110,16 +112,18 @@ def prune(folder: Path, current: Path, keep: int, note: Note) -> None:
         current: The one that has just been written.
         keep: How many of the latest stay, ``current`` among them.
         note: Told of what cannot be removed; that ends no run.
+
+    Returns:
+        The best of those that look whole; None if none was evaluated.
     """
     earlier = [path for path in list_checkpoints(folder) if step_of(path) <= step_of(current)]
     whole = {path: manifest for path in earlier if (manifest := _whole(path)) is not None}
-    latest = list(whole)[-keep:]
-    if len(latest) < keep:
-        return
-    stay = {*latest, current, *_by_metric(whole)[:1]}
-    for path in earlier:
+    latest, best = list(whole)[-keep:], next(iter(_by_metric(whole)), None)
+    stay = {*latest, current, best}
+    for path in earlier if len(latest) == keep else ():
         if path not in stay and step_of(path) < step_of(latest[0]):
             remove(path, note)
+    return best
 
 
 def list_by_metric(folder: Path, note: Note) -> list[Path]:
