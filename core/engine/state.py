@@ -154,7 +154,7 @@ class TrainState:
     def restore_model(self, contents: CheckpointContents, path: Path) -> Progress:
         """Bring the model alone back to a checkpoint, as ``read`` reads it, and return the counters in that.
 
-        Drivers go on from where they are: the averages that one keeps beside the weights are those of the end.
+        Drivers stay where they are: averages that one keeps beside the weights are those of the end.
         """
         drivers = {driver.name: _copied(driver.state_dict()) for driver in self.drivers}
         found = self.read(contents, path)
