@@ -73,7 +73,7 @@ def refused(job, ringfence, monkeypatch):
     def no_sandbox():
         raise AssertionError("a sandbox was started")
 
-    monkeypatch.setattr("ringfence.run.execute.Sandbox", no_sandbox)
+    monkeypatch.setattr("ringfence.run.plugin_sandbox.Sandbox", no_sandbox)
 
     def refuse(text, *flags):
         done = ringfence("train", job(textwrap.dedent(text)), *flags)

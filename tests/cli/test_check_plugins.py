@@ -65,7 +65,7 @@ def one_sandbox(request, monkeypatch):
         return contextlib.nullcontext(request.getfixturevalue("sandbox"))
 
     # In this order: the second is where the first imports it from.
-    for where in ("run.execute", "isolation.sandbox"):
+    for where in ("run.plugin_sandbox", "isolation.sandbox"):
         monkeypatch.setattr(f"ringfence.{where}.Sandbox", share)
 
 

@@ -114,7 +114,7 @@ def train(job, sandbox):
 
     def train(out, *sets, **how):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ringfence.run.execute.Sandbox", lambda **_: contextlib.nullcontext(sandbox))
+            patch.setattr("ringfence.run.plugin_sandbox.Sandbox", lambda **_: contextlib.nullcontext(sandbox))
             execute(prepare(read_job(job, sets), job.parent), out, RunOptions(report=False, **how))
         return json.loads((out / "run.json").read_text())
 
