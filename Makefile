@@ -3,6 +3,7 @@
 # make test-hostile   the attacks as an ordinary user and in a box
 # make test-installed what is installed from wheels: plugins of others, the template's, the tutorials
 # make test-chaos     runs under faults
+# make test-home      loops of other trainers: Lightning and transformers, installed for it
 # make test-bench     count the instructions of a step and a call, where there is valgrind
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
@@ -23,7 +24,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test test-hostile test-installed test-chaos test-bench computes rest attacks waits commands soak bench docs lint clean
+.PHONY: run test test-hostile test-installed test-chaos test-home test-bench computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -60,7 +61,7 @@ commands:
 	$(BESIDE) $(COMMANDS)
 
 # What a folder holds beyond `make test`.
-test-hostile test-installed test-chaos test-bench: test-%: $(DEV_STAMP)
+test-hostile test-installed test-chaos test-home test-bench: test-%: $(DEV_STAMP)
 	$(PYTEST) -m 'not soak and room' tests/$* $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)

@@ -29,6 +29,7 @@ ROWS = {
     5: "optimizer",
     6: "start",
     7: "scaling",
+    8: "own_loop",
 }
 #: A row that takes longer than this hangs.
 _LONGEST_S = 300.0

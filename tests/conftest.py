@@ -72,7 +72,7 @@ def told_of(folder):
             yield from path.read_text(errors="replace").splitlines()[-20:]
 
 
-def call(*command, cwd, env=None, status=0):
+def call(*command, cwd, env=None, status=0, timeout=170):
     """Run a command to its end and return it; fail unless it exits with ``status``."""
     done = subprocess.run(
         [str(part) for part in command],
@@ -80,7 +80,7 @@ def call(*command, cwd, env=None, status=0):
         text=True,
         check=False,
         cwd=cwd,
-        timeout=170,
+        timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", **(env or {})},
     )
     assert done.returncode == status, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"

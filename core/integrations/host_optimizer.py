@@ -42,12 +42,14 @@ class HostOptimizer(Optimizer):
     Args:
         host: Takes the steps.
         inner: Of torch; None where a plugin is the optimizer.
+        runs_again: Whether a ``closure`` runs all batches of a step, so that it can make a further pass.
     """
 
-    def __init__(self, host: _Host, inner: Optimizer | None) -> None:
+    def __init__(self, host: _Host, inner: Optimizer | None, *, runs_again: bool = True) -> None:
         # Not torch's constructor: groups and state are the other's.
         self._host = host
         self._is_plugins = inner is None
+        self._runs_again = runs_again
         self._inner = _Factor(host.model) if inner is None else inner
 
     @property
@@ -107,7 +109,7 @@ class HostOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        self._host.step(closure)
+        self._host.step(closure if self._runs_again else None)
         return result
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from ..tensors.byte_batch import ByteBatch
 
 _Item = TypeVar("_Item")
 _PAIR = 2
+#: Key of a dict, beside those of inputs and targets.
+_INDICES = "indices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,7 @@ class BatchForm:
                 f"{tuple(targets.shape)}; both need one entry a sample"
             )
         kind = ByteBatch if inputs.dtype == torch.uint8 else Batch
-        # A call's seed holds its step and batch already: within that, places tell samples apart.
-        return kind(inputs, targets, torch.arange(len(inputs)), self.num_classes)
+        return kind(inputs, targets, _indices(item, len(inputs)), self.num_classes)
 
     def write(self, item: _Item, batch: Batch) -> _Item:
         """Return ``item`` with the inputs and targets of ``batch``, on the devices where its own were."""
@@ -81,6 +82,15 @@ class BatchForm:
         )
 
 
+def _indices(item: object, count: int) -> Tensor:
+    """Return the places of samples in the training data, where a dict tells them; in the batch otherwise."""
+    given = item.get(_INDICES) if isinstance(item, Mapping) else None
+    if isinstance(given, Tensor) and given.dtype == torch.int64 and given.shape == (count,):
+        return given.cpu()
+    # A call's seed holds its step and batch already: within that, places tell samples apart.
+    return torch.arange(count)
+
+
 def _tensor(item: object, part: object) -> Tensor:
     if not isinstance(part, Tensor):
         raise DataError(
@@ -93,7 +103,7 @@ def _tensor(item: object, part: object) -> Tensor:
 class BatchSource(Protocol):
     """Runs plugins over the batches of a loader, one pass after another."""
 
-    def run_pass(self, loader: Iterable[_Item], *, begin: bool) -> Iterator[_Item]:
+    def run_pass(self, loader: Iterable[_Item]) -> Iterator[_Item]:
         """Yield what plugins make of the batches of a loader, each in the form in which it came."""
 
 
@@ -105,16 +115,14 @@ class AugmentedLoader(Generic[_Item]):
     Args:
         source: Runs the plugins.
         loader: Of batches.
-        begin: Whether the loop goes on to a batch as it is given it: a framework may fetch some ahead.
     """
 
-    def __init__(self, source: BatchSource, loader: Iterable[_Item], *, begin: bool = True) -> None:
+    def __init__(self, source: BatchSource, loader: Iterable[_Item]) -> None:
         self._source = source
         self._loader = loader
-        self._begin = begin
 
     def __iter__(self) -> Iterator[_Item]:
-        return self._source.run_pass(self._loader, begin=self._begin)
+        return self._source.run_pass(self._loader)
 
     def __len__(self) -> int:
         loader: Any = self._loader

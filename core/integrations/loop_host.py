@@ -1,12 +1,14 @@
 """The plugins of a job in any training loop: checked, sandboxed and held to their budgets as in a run.
 
-with ringfence.plugin_host(["augment", "gradclip", {"optim": {"algorithm": "adamw"}}], model=model) as host:
-for inputs, targets in host.augment(loader):
-outputs = model(inputs)
-loss = host.loss((inputs, targets), outputs, criterion(outputs, targets))
-loss.backward()
-host.step()
-"""  # fmt: skip
+    with ringfence.plugin_host(["augment", "gradclip", {"optim": {"lr": 0.001}}], model=model) as host:
+        for inputs, targets in host.augment(loader):
+            outputs = model(inputs)
+            loss = host.loss((inputs, targets), outputs, criterion(outputs, targets))
+            loss.backward()
+            host.step()
+
+The order of a step is that of ``engine/step.py``, whose pieces this calls as the loop comes to them.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,8 @@ def plugin_host(
             ``{"augment": {"ops": ["mixup"]}, "workers": 2, "on_failure": "disable"}``.
         model: On its device already; its parameters become views of memory that plugins can read, but those
             that require no gradient, which no plugin is shown.
-        optimizer: Of torch, over the model's parameters, if none of the plugins is an optimizer.
+        optimizer: Of torch, over the model's parameters, if none of the plugins is an optimizer. Adapters
+            find that of their framework.
         seed: Of every random number of the plugins.
         grad_accum_steps: Batches of one step; the last step of a pass over the loader may have fewer.
         steps_total: Steps that the loop will take, as plugins are told; 0 if it is not known.
@@ -124,7 +127,7 @@ def plugin_host(
 
     Raises:
         JobError: A plugin is not installed, an option or setting is wrong, a permission is missing, there
-            is no optimizer or there are two, or this is one process of several.
+            are two optimizers, or this is one process of several.
         IncompatiblePluginError: A plugin does not fit a series that it must work with.
         UsedProcessError: Code of a plugin runs in this process already, or would at its start.
         PluginError: A plugin could not be started.
@@ -229,6 +232,7 @@ class LoopHost:
         self._step: _Step | None = None
         self._kept = self._weights.values.clone() if self._changes_in_place() else None
         self._ended: str | None = None
+        self._begins = True
         self._told: set[str] = set()
 
     # what a loop calls
@@ -237,6 +241,11 @@ class LoopHost:
     def global_step(self) -> int:
         """Steps finished."""
         return self._global_step
+
+    @property
+    def has_optimizer(self) -> bool:
+        """Whether a plugin is the optimizer, or one of torch was given."""
+        return self._update.optimizer is not None or bool(self._hooks.at.update.methods)
 
     @property
     def model(self) -> nn.Module:
@@ -252,7 +261,8 @@ class LoopHost:
         the plugins' states.
         """
         if self._optimizer is None:
-            self._optimizer = HostOptimizer(self, self._update.optimizer)
+            again = self._settings.grad_accum_steps == 1
+            self._optimizer = HostOptimizer(self, self._update.optimizer, runs_again=again)
         return self._optimizer
 
     def augment(self, loader: Iterable[_Item]) -> AugmentedLoader[_Item]:
@@ -377,9 +387,60 @@ class LoopHost:
 
     # what adapters call
 
-    def framework_loader(self, loader: Iterable[_Item]) -> AugmentedLoader[_Item]:
-        """Return what ``augment`` does, for a framework that fetches ahead and calls ``begin_batch``."""
-        return AugmentedLoader(self, loader, begin=False)
+    @property
+    def logged(self) -> Mapping[str, float]:
+        """The number that was logged or reported last under each name, without waiting for any."""
+        return dict(self._keeper.logged)
+
+    def join(self, framework: str, device: torch.device, grad_accum_steps: int, processes: int) -> None:
+        """Let a framework begin the batches: it may fetch some ahead.
+
+        Args:
+            framework: Its name, for messages.
+            device: Where it trains.
+            grad_accum_steps: Batches that it takes for a step.
+            processes: That train together.
+
+        Raises:
+            LoopError: It does not go together with this host.
+        """
+        self._check_open()
+        own = self._settings.grad_accum_steps
+        if processes > 1:
+            raise LoopError(f"{framework} trains in {processes} processes; plugin_host works in one")
+        if device != self._update.device:
+            raise LoopError(
+                f"{framework} trains on {device}, and the model lies on {self._update.device}; move it there "
+                "before plugin_host, which shows its parameters to plugins where they are"
+            )
+        if grad_accum_steps != own:
+            raise LoopError(
+                f"{framework} accumulates the gradients of {grad_accum_steps} batches, and plugin_host those "
+                f"of {own}; give it grad_accum_steps={grad_accum_steps}"
+            )
+        self._begins = False
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> HostOptimizer:
+        """Take the optimizer that a framework has made, and return the one to put in its place.
+
+        Raises:
+            LoopError: A plugin is the optimizer, or another one was given.
+        """
+        if isinstance(optimizer, HostOptimizer):
+            return optimizer
+        theirs = next((p.spec.name for p in self._hooks.plugins if p.spec.role == OPTIMIZER.name), None)
+        if theirs is not None:
+            raise LoopError(
+                f"the framework has made a {type(optimizer).__name__}, and '{theirs}' is an optimizer too; "
+                "have it take host.optimizer"
+            )
+        if self._update.optimizer not in (None, optimizer):
+            raise LoopError(
+                f"the framework has made a {type(optimizer).__name__}, and plugin_host was given another "
+                "optimizer; leave that out"
+            )
+        self._update.optimizer, self._optimizer = optimizer, None
+        return self.optimizer
 
     def begin_batch(self) -> None:
         """Go on to the batch that was given out next: its step begins with the first.
@@ -396,7 +457,7 @@ class LoopHost:
             self._begin(info)
         self._running_step().batches.append((batch, info))
 
-    def run_pass(self, loader: Iterable[_Item], *, begin: bool) -> Iterator[_Item]:
+    def run_pass(self, loader: Iterable[_Item]) -> Iterator[_Item]:
         """Yield what plugins make of the batches of a loader; one pass at a time."""
         self._check_open()
         self._drop_pass()
@@ -411,7 +472,7 @@ class LoopHost:
         running = self._pass = self._run_pass(batches)
         try:
             for item in running:
-                if begin:
+                if self._begins:
                     self.begin_batch()
                 yield item
         finally:
@@ -469,6 +530,11 @@ class LoopHost:
     # the step
 
     def _begin(self, info: StepInfo) -> None:
+        if not self.has_optimizer:
+            raise LoopError(
+                "there is no optimizer: give plugin_host the loop's own with optimizer=…, or a plugin that "
+                "is one, as {'optim': {'algorithm': 'adamw', 'lr': 0.001}}"
+            )
         at, info = self._hooks.at.parameters, self._with_rate(info)
         if at.methods:
             self._keep_weights()
@@ -782,7 +848,7 @@ def _plan(
     entries = [item if isinstance(item, str) else dict(item) for item in plugins]
     document = {**SMALL, **shares, "seed": seed, "plugins": entries}
     job = check_job(parse_yaml(dump_yaml(document), "plugin_host(…)"))
-    planned = plan(job, installed, base=Path.cwd(), optional={OPTIMIZER.name} if own_optimizer else ())
+    planned = plan(job, installed, base=Path.cwd(), optional={OPTIMIZER.name})
     theirs = next((item for item in planned if item.spec.role == OPTIMIZER.name), None)
     if own_optimizer and theirs is not None:
         raise JobError(

@@ -469,6 +469,11 @@ def test_a_monitor_that_is_shown_no_loss_is_told_of_once():
     assert [sentence for sentence in told if "sees no forward pass" in sentence] == told[:1]
 
 
+def test_a_loop_without_an_optimizer_is_told():
+    with pytest.raises(LoopError, match="give plugin_host the loop's own with optimizer="):
+        steps_alone(host_of(mlp(), [plugin(Momentum)]))
+
+
 def test_another_pass_needs_a_function():
     host = host_of(mlp(), [plugin(Insatiable)])
     with pytest.raises(LoopError, match="'insatiable' asks for another pass"):
@@ -518,7 +523,6 @@ def test_what_cannot_be_is_told_before_anything_is_started(monkeypatch):
     torch_optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for arguments, says in (
         ({"plugins": [optim], "optimizer": torch_optimizer}, "'optim' is an optimizer too"),
-        ({"plugins": []}, "exactly one optimizer"),
         ({"plugins": ["gradclipp", optim]}, "'gradclipp' is not installed; did you mean 'gradclip'"),
         ({"plugins": [{"gradclip": {"norm": 1}}, optim]}, "norm"),
         ({"plugins": [optim], "model": nn.ReLU()}, "has no parameters"),
