@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import DATASETS, load_data
+from ..datasets.split import HoldOut
 from ..engine.data import Data, Dataset
 from ..engine.data_digest import digest_data
 from ..engine.evaluate import evaluate as measure
@@ -194,7 +195,7 @@ def _own_parts(
     request: EvaluateRequest, record: ModelRecord, job: Job, base: Path, task: Task
 ) -> dict[str, Dataset]:
     with _as_in_a_run():
-        data = _read_own(job, base, task)
+        data = _read_own(job, base, task, record)
     digest = digest_data(data)
     changed = [name for name, text in digest.items() if record.data_digest.get(name, text) != text]
     if changed:
@@ -204,8 +205,12 @@ def _own_parts(
     return {name: part for name, part in data.parts().items() if name != "train"}
 
 
-def _read_own(job: Job, base: Path, task: Task) -> Data:
-    return load_data(job.data.name, job.data.options, base=base, task=task)
+def _read_own(job: Job, base: Path, task: Task, record: ModelRecord) -> Data:
+    """Read the data with the split that the run had; its job says what was held out, and none before 0.4."""
+    held_out = job.validation_fraction or 0.0
+    # Of none the data brought the validation part themselves, if there was one.
+    asked = HoldOut(held_out, own_part=not held_out and "validation" in record.data_digest)
+    return load_data(job.data.name, job.data.options, base=base, task=task, asked=asked)
 
 
 def _is_reader(text: str) -> bool:

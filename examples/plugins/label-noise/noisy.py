@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ringfence.datasets.dataset_registry import DATASETS
+from ringfence.datasets.dataset_registry import load_data
 from ringfence.engine.data import Data
 
 
 def load(*, share: float = 0.05, seed: int = 0, limit: int | None = None) -> Data:
     """Return the digits, with ``share`` of the training labels made wrong."""
-    data = DATASETS["mnist10k"](limit=limit)
+    data = load_data("mnist10k", {"limit": limit}, base=Path())
     labels = data.train.targets.clone()
     wrong, shift = flipped(len(labels), share, seed)
     labels[wrong] = (labels[wrong] + shift) % 10
