@@ -569,6 +569,27 @@ def compare(
 
 
 @app.command(cls=_Command)
+def log(
+    run: _RunFolder,
+    to: Annotated[str, typer.Option(metavar="LOGGER", help="wandb or mlflow, each an extra.")],
+    project: Annotated[str, typer.Option(metavar="NAME", help="Project there, or experiment.")] = "ringfence",
+    place: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where it is to write.  [default: here]")
+    ] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on for as long as the run does.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Let the logger reach its server; without it nothing is sent.")
+    ] = False,
+) -> None:
+    """Hand the numbers of a run to a logger of others, in a process of its own."""
+    gc.enable()
+    from ..loggers.hand_on import hand_on  # noqa: PLC0415 - takes time
+
+    typer.echo(hand_on(run, to, project, place, until_end=follow, online=online))
+
+
+@app.command(cls=_Command)
 def schema() -> None:
     """Print the JSON schema of job files, for editors.
 

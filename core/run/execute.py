@@ -43,7 +43,7 @@ from ..tracking import own_runs, run_folder
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
-from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
+from ..tracking.metrics_log import BOARD, EVENTS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.model_files import write_model_files
 from ..tracking.model_record import NAME as MODEL_RECORD
 from ..tracking.model_record import ModelChoice, ModelRecord, describe_model, read_weights_told
@@ -74,7 +74,7 @@ _WRITTEN = (
     run_folder.CHECKPOINTS,
     MODEL_RECORD,
     own_runs.NAME,
-    METRICS,
+    run_folder.METRICS,
     METRICS_CSV,
     EVENTS,
     REPORTS,

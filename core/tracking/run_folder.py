@@ -24,6 +24,7 @@ RECORD = "run.json"
 #: Version of the table of ``run.json`` in ``docs/run-folder.md``.
 RECORD_SCHEMA = 1
 REPORT = "report.html"
+METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 #: Of ``run.json``: some KiB a plugin, and the faults that are kept.
