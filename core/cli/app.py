@@ -242,6 +242,19 @@ def train(
     ] = None,
     *,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
+    fast_dev_run: Annotated[
+        bool,
+        typer.Option(
+            "--fast-dev-run",
+            help="Try the job out with one step of everything; nothing is kept without --out.",
+        ),
+    ] = False,
+    overfit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Try the model out: train on N samples, and evaluate on the same."
+        ),
+    ] = None,
     macs: Annotated[
         bool, typer.Option("--macs", help="Count the multiplications of the model, and tell at the start.")
     ] = False,
@@ -255,6 +268,13 @@ def train(
         raise JobError(
             "--accept says what may differ from a run that is resumed; name its folder with --resume"
         )
+    if fast_dev_run and overfit is not None:
+        raise JobError(
+            "--fast-dev-run and --overfit are both given; each is a run of its own kind, choose one"
+        )
+    if resume is not None and (fast_dev_run or overfit is not None):
+        flag = "--fast-dev-run" if fast_dev_run else "--overfit"
+        raise JobError(f"{flag} and --resume are both given; a run that is cut down begins anew")
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
     with StopFlag() as stop:
@@ -271,6 +291,8 @@ def train(
             quiet=quiet,
             debug=context.meta.get(_DEBUG, False),
             macs=macs,
+            fast_dev_run=fast_dev_run,
+            overfit=overfit,
         )
         status = train_job(request, stop)
     raise typer.Exit(status)

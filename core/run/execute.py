@@ -188,6 +188,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         data_notes=prepared.setup.data.notes,
         judged_by=prepared.setup.data.judged_by,
         start=prepared.start,
+        reduction=None if prepared.reduction is None else prepared.reduction.to_dict(),
         objects=prepared.objects,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],

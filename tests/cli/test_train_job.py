@@ -398,3 +398,28 @@ def test_a_run_whose_code_goes_elsewhere_stays_where_it_was_started(ringfence, j
     monkeypatch.chdir(tmp_path)
     again = ringfence("train", "--resume", "runs/my job-1")
     assert "ringfence train --resume 'runs/my job-1' --set steps=12" in again.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--fast-dev-run", "--overfit", "4"], "--fast-dev-run and --overfit are both given"),
+        (
+            ["--overfit", "4", "--resume", "run"],
+            "--overfit and --resume are both given; a run that is cut down",
+        ),
+    ],
+)
+def test_runs_that_are_cut_down_are_of_one_kind_and_begin_anew(job, ringfence, flags, told):
+    done = ringfence("train", job(TRUSTED_JOB), *flags)
+    assert done.status == 2
+    assert told in done.err
+
+
+def test_a_fast_dev_run_says_what_it_did_and_that_nothing_is_kept(job, ringfence, tmp_path):
+    done = ringfence("train", job(TRUSTED_JOB), "--fast-dev-run", "--macs")
+    assert done.status == 0
+    assert "--fast-dev-run: one step, with each plugin in it" in done.out
+    assert "MACs a sample" in done.out
+    assert "nothing of it is kept; to look at what a run leaves, name a folder with --out" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
