@@ -170,6 +170,12 @@ class Run:
             model=model,
         )
 
+    def evaluate(self, data: Any = None, **settings: Any) -> dict[str, dict[str, float]]:
+        """Measure the network that was trained on its own data, or on ``data``, as ``ringfence.evaluate`` does."""
+        from ..inference.evaluate_run import evaluate  # noqa: PLC0415 - as torch above
+
+        return evaluate(self.folder, data, **settings)
+
     def predict(self, data: Any, out: str | os.PathLike[str] | None = None, **settings: Any) -> Any:
         """Predict ``data`` with the network that was trained, as ``ringfence.predict`` does."""
         from ..inference.predict import predict  # noqa: PLC0415 - as torch above

@@ -98,7 +98,7 @@ def test_every_key_is_there():
 
 def test_every_function_and_argument_for_programs_is_there():
     text = page("python")
-    for name in ("train", "open_run", "load", "predict", "plugin_host"):
+    for name in ("train", "open_run", "load", "evaluate", "predict", "plugin_host"):
         section = text.partition(f"### {name}\n")[2].partition("\n### ")[0]
         arguments = list(inspect.signature(getattr(ringfence, name)).parameters)
 
