@@ -171,7 +171,7 @@ class Run:
         )
 
     def evaluate(self, data: Any = None, **settings: Any) -> dict[str, dict[str, float]]:
-        """Measure the network that was trained on its own data, or on ``data``, as ``ringfence.evaluate`` does."""
+        """Measure the network on the data of its run, or on others, as ``ringfence.evaluate`` does."""
         from ..inference.evaluate_run import evaluate  # noqa: PLC0415 - as torch above
 
         return evaluate(self.folder, data, **settings)
