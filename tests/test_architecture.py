@@ -53,7 +53,7 @@ FLOORS = (
     {"cli", "testing"},
     {"api", "integrations"},
     {"run"},
-    {"inference", "loggers", "report"},
+    {"inference", "report"},
     {"tracking", "models", "datasets"},
     {"engine", "isolation", "discovery"},
     {"job"},

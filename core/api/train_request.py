@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hooks.errors import CheckpointError, JobError, visible
+from ..hooks.errors import CheckpointError, JobError
 from ..job.job_file import Job, JobFile, check_job, read_job
 from ..job.python_job import ORIGIN, apply_keys
 from ..job.yaml_document import Document
@@ -31,13 +31,12 @@ class TrainRequest:
         out: Folder of the run; chosen if None.
         resume: Folder of the run to go on with.
         accept: Values of ``--accept``.
+        trust_code: Follow whatever a run's folder names: code, grants, places.
         quiet: Show the result only.
         debug: Show the tracebacks of plugins' faults.
         objects: Key of the job to the object that stands for what it names.
         observers: Told what happens, beside what shows it.
         macs: Count the multiplications of the model.
-        fast_dev_run: Take one step of everything, and keep nothing unless ``out`` is given.
-        overfit: Train on so many samples, and evaluate on the same.
     """
 
     path: Path | None = None
@@ -48,18 +47,12 @@ class TrainRequest:
     out: Path | None = None
     resume: Path | None = None
     accept: Sequence[str] = ()
+    trust_code: bool = False
     quiet: bool = False
     debug: bool = False
     objects: Mapping[str, Any] = field(default_factory=dict)
     observers: Sequence[Observer] = ()
     macs: bool = False
-    fast_dev_run: bool = False
-    overfit: int | None = None
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether the run leaves a folder."""
-        return self.out is not None or not self.fast_dev_run
 
 
 def nothing_to_do(request: TrainRequest) -> str:
@@ -72,28 +65,12 @@ def nothing_to_do(request: TrainRequest) -> str:
     if resume is not None:
         check_free(resume, "--resume")
         run_folder.check_old(resume)
-        _check_whole(resume)
         named = request.path or request.job or request.keys or request.sets or request.plugins
         return "" if named or request.accept else _over(resume)
     if request.out is not None:
         check_free(request.out, "--out")
         run_folder.check_new(request.out)
     return ""
-
-
-def _check_whole(folder: Path) -> None:
-    """Refuse to go on with a run that was cut down.
-
-    Raises:
-        JobError: It was.
-    """
-    reduction = run_folder.read_record(folder).get("reduction")
-    if isinstance(reduction, dict):
-        kind = visible(str(reduction.get("kind")))
-        raise JobError(
-            f"--resume {folder}: that run was cut down to try its job out ({kind}), and is no part of a "
-            "whole one; start that anew, with another --out"
-        )
 
 
 def _over(folder: Path) -> str:
@@ -132,7 +109,12 @@ def read_request(request: TrainRequest) -> tuple[JobFile, Path]:
     path, resume, keys = request.path, request.resume, request.keys
     if path is not None:
         job_file = read_job(path, request.sets, request.plugins, keys=keys)
-        return job_file, job_file.job.base(path)
+        if not run_folder.lies_in_run(path):
+            return job_file, job_file.job.base(path)
+        from ..tracking.own_runs import permitted  # noqa: PLC0415 - takes time, and few jobs lie in one
+
+        # It was written by a run: naming it is asking for that run again, not vouching for what it names.
+        return job_file, permitted(path.parent, trust_code=request.trust_code).base_of(job_file, path)
     if request.job is not None or (keys and resume is None):
         job_file = _of_program(request)
         return job_file, job_file.job.base(Path("job"))
@@ -142,8 +124,12 @@ def read_request(request: TrainRequest) -> tuple[JobFile, Path]:
     if data is None:
         raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
     job_file = read_job(resume / run_folder.JOB, request.sets, request.plugins, data=data, keys=keys)
-    if job_file.job.base_folder is not None:
-        return job_file, job_file.job.base(resume / run_folder.JOB)
+    from ..tracking.own_runs import permitted  # noqa: PLC0415 - as above
+
+    permission = permitted(resume, trust_code=request.trust_code)
+    base_folder = permission.base_of(job_file, resume / run_folder.JOB)
+    if not permission.trust_code or job_file.job.base_folder is not None:
+        return job_file, base_folder
     # A run of 0.2 or earlier has it in its record only.
     base = run_folder.read_record(resume).get("base_folder")
     if not isinstance(base, str):

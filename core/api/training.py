@@ -37,6 +37,7 @@ _AS_PYTHON = (
     (re.compile(r"--set (\w+)=([^\s,;]+)"), r"\1=\2"),
     (re.compile(r"--accept ([^\s,;:]+)"), r"accept=['\1']"),
     (re.compile(r"--out\b"), "out"),
+    (re.compile(r"--trust-code\b"), "trust_code=True"),
 )
 #: Errors whose text is all that they hold.
 _PLAIN_ERRORS = (CheckpointError, DataError, JobError, RunAbortedError)
@@ -48,6 +49,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     accept: Sequence[str] = (),
+    trust_code: bool = False,
     observers: Sequence[Observer] = (),
     progress: bool = True,
     **keys: Any,
@@ -59,6 +61,8 @@ def train(
         out: Folder of the run; by default ``runs/JOB-1``, ``runs/JOB-2``, …
         resume: Go on with the run in ``out``; without a job, with the one that it ran.
         accept: Keys of which the job may differ from the run's checkpoint, as ``--accept``.
+        trust_code: Import, run and open whatever the folder of a run names that goes on or is repeated; your
+            own runs need no word of yours.
         observers: Told what happens, in the thread that trains.
         progress: Show how it goes: bars on a terminal, lines in a notebook or a log.
         keys: Keys of the job, ``model="cnn"``, ``epochs=3``, ``plugins=[{"optim": {…}}]``, each in place of
@@ -90,6 +94,7 @@ def train(
         out=None if resume else folder,
         resume=folder if resume else None,
         accept=tuple(accept),
+        trust_code=trust_code,
         quiet=not progress,
         observers=tuple(observers),
         objects=objects,

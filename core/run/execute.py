@@ -39,14 +39,15 @@ from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
 from ..report.page import write_report
-from ..tracking import own_runs, run_folder
+from ..tracking import run_folder
+from ..tracking.describe_model import describe_model
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
-from ..tracking.metrics_log import BOARD, EVENTS, REPORTS, SAMPLES, MetricsLog
+from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.model_files import write_model_files
 from ..tracking.model_record import NAME as MODEL_RECORD
-from ..tracking.model_record import ModelChoice, ModelRecord, describe_model, read_weights_told
+from ..tracking.model_record import ModelChoice, ModelRecord, read_weights_told
 from ..tracking.prediction_log import PredictionLog
 from ..tracking.predictions import MISTAKES, TEST_PREDICTIONS
 from ..tracking.provenance_record import change_words, held, read_beginning
@@ -73,8 +74,8 @@ _WRITTEN = (
     run_folder.REPORT,
     run_folder.CHECKPOINTS,
     MODEL_RECORD,
-    own_runs.NAME,
-    run_folder.METRICS,
+    run_folder.MADE_HERE,
+    METRICS,
     METRICS_CSV,
     EVENTS,
     REPORTS,
@@ -188,7 +189,6 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         data_notes=prepared.setup.data.notes,
         judged_by=prepared.setup.data.judged_by,
         start=prepared.start,
-        reduction=None if prepared.reduction is None else prepared.reduction.to_dict(),
         objects=prepared.objects,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],

@@ -7,16 +7,13 @@ checked as a whole, and what it names is no permission to import it (``own_runs`
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import torch
 from packaging.version import InvalidVersion, Version
 
-from ..engine.data import Data
 from ..hooks.errors import CheckpointError, shorten, visible
 from ..hooks.series import series_of
 from ..version import __version__
@@ -28,8 +25,8 @@ SCHEMA = 1
 MAX_BYTES = 1 << 20
 MAX_DIMS = 8
 MAX_CLASSES = 100_000
-_LARGEST_BYTE = 255.0
-_IMAGE_DIMS = 3
+LARGEST_BYTE = 255.0
+IMAGE_DIMS = 3
 _SHOWN = 200
 
 #: Some models are made by trying sizes one after the other.
@@ -140,40 +137,6 @@ class _Origin(msgspec.Struct, frozen=True):
     versions: dict[str, str]
 
 
-def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -> ModelRecord:
-    """Return what ``model.json`` says of a model before it is trained.
-
-    Args:
-        choice: What built it.
-        data: What it is trained on.
-        digest: Of those.
-    """
-    train = data.train
-    shape = tuple(train.inputs.shape[1:])
-    in_bytes = train.inputs.dtype == torch.uint8
-    classes = train.num_classes
-    normalised = data.mean is not None and data.std is not None
-    return ModelRecord(
-        model=choice,
-        input=InputForm(
-            shape=shape,
-            dtype="uint8" if in_bytes else "float32",
-            layout="CHW" if len(shape) == _IMAGE_DIMS else None,
-        ),
-        output=OutputForm(tuple(train.targets.shape[1:]) if classes is None else (classes,)),
-        task="regression" if classes is None else "classification",
-        scale=_LARGEST_BYTE if in_bytes else None,
-        normalisation=Normalisation(data.mean or (), data.std or ()) if normalised else None,
-        class_names=tuple(train.class_names),
-        data_digest=dict(digest),
-        versions={
-            "ringfence": __version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-    )
-
-
 def write_model_record(folder: Path, record: ModelRecord) -> None:
     """Replace ``model.json`` of a run.
 
@@ -259,9 +222,9 @@ def _faults(record: ModelRecord) -> dict[str, bool]:
     channels = inputs.shape[0] if inputs.shape else 0
     return {
         "bytes have another scale than 255": (
-            record.scale != (_LARGEST_BYTE if inputs.dtype == "uint8" else None)
+            record.scale != (LARGEST_BYTE if inputs.dtype == "uint8" else None)
         ),
-        "layout CHW needs three dimensions": inputs.layout == "CHW" and len(inputs.shape) != _IMAGE_DIMS,
+        "layout CHW needs three dimensions": inputs.layout == "CHW" and len(inputs.shape) != IMAGE_DIMS,
         "classes need an output of one dimension": record.task == "classification" and len(outputs) != 1,
         "there are other class names than classes": bool(record.class_names)
         and (len(record.class_names),) != outputs,

@@ -20,21 +20,20 @@ import secrets
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ..hooks.errors import CheckpointError, JobError, shorten, visible
-from ..job.job_file import Job, JobFile
+from ..hooks.errors import JobError, shorten, visible
+from ..job.job_file import Job, JobFile, read_job
 from ..job.object_names import is_object_name
 from ..job.user_code import is_import_path
-from ..job.yaml_document import read_yaml
-from .model_record import ModelChoice, ModelRecord, read_model_record
-from .run_folder import CHECKPOINTS, JOB, MAX_JOB_BYTES, RECORD
+from .model_record import ModelChoice, ModelRecord
+from .run_folder import JOB, MADE_HERE, MAX_JOB_BYTES
 from .untrusted_folder import Tree
 
-NAME = "made-here.json"
 TRUST_FLAG = "--trust-code"
 _MAX_BYTES = 4096
 _KEY_BYTES = 32
@@ -42,7 +41,7 @@ _KEY_NAME = "own-runs.key"
 _SHOWN = 200
 
 #: Keys of a job that say how much, how often or how fast, and nothing that would need a permission. Any
-#: other, and so any that is new, is part of the digest.
+#: other key that is new needs one.
 HARMLESS = frozenset(
     {
         "averaging",
@@ -70,6 +69,8 @@ HARMLESS = frozenset(
 JUDGED = frozenset({"base_folder", "data", "loss", "metric", "model", "plugins", "schedule"})
 #: Options of builtin readers of data that are words. Any other text, and so that of any new one, is a path.
 DATA_WORDS = frozenset({"inputs", "layout", "normalize", "targets", "task", "test_inputs", "test_targets"})
+_UNSHOWN = "nothing shows that the run was made by you"
+_CHANGED = "it is not as a run of yours has written it"
 _GRANTS = ("read", "write", "connect")
 
 
@@ -79,13 +80,15 @@ class Want:
 
     Attributes:
         path: Its key in the job.
-        what: What following it would do, as ``model 'net:Net' (imports and runs it)``.
+        what: What following it would do, as ``model 'net:Net': imports it and runs it``.
         repeat: How the caller says the same.
+        value: All that decides what following it does, as JSON data.
     """
 
     path: tuple[str | int, ...]
     what: str
     repeat: str
+    value: Any
 
 
 class _Tags(msgspec.Struct, frozen=True):
@@ -95,25 +98,65 @@ class _Tags(msgspec.Struct, frozen=True):
     model: str
 
 
-@dataclass(frozen=True, slots=True)
+class _Proof(NamedTuple):
+    """What a folder brings to show whose it is, and the key to test it with; or why it shows nothing."""
+
+    tags: _Tags | None = None
+    key: bytes = b""
+    why_not: str = _CHANGED
+
+
+@dataclass(frozen=True)
 class Permission:
-    """What of a run's folder may be followed.
+    """What of a run's folder may be followed; the folder is looked into once it matters.
 
     Attributes:
         folder: The run's.
-        own_job: Its ``job.yaml`` is as a run of this user's wrote it.
-        own_model: Likewise what builds the network in its ``model.json``.
-        trust_code: The caller trusts all that it names.
         code: What the caller says builds the network: ``module:function``.
-        why_not: Why it is not this user's.
+        trust_code: The caller trusts all that the folder names.
     """
 
     folder: Path
-    own_job: bool = False
-    own_model: bool = False
-    trust_code: bool = False
     code: str | None = None
-    why_not: str = ""
+    trust_code: bool = False
+
+    @cached_property
+    def own_job(self) -> bool:
+        """Whether its ``job.yaml`` is as a run of this user's wrote it."""
+        tags, key, _ = self._proof
+        return tags is not None and self._job is not None and _same(tags.job, _job_tag(key, self._job))
+
+    def owns_model(self, record: ModelRecord) -> bool:
+        """Tell whether what builds a network is as a run of this user's wrote it.
+
+        Args:
+            record: What ``model.json`` of the folder, or of a checkpoint in it, says.
+        """
+        tags, key, _ = self._proof
+        return tags is not None and _same(tags.model, _model_tag(key, record, self._job))
+
+    @property
+    def why_not(self) -> str:
+        """Why something in it is not this user's, as the end of a sentence."""
+        return self._proof.why_not
+
+    @cached_property
+    def _job(self) -> Job | None:
+        try:
+            return read_job(JOB, data=Tree(self.folder).read(JOB, MAX_JOB_BYTES)).job
+        except (OSError, JobError):
+            return None
+
+    @cached_property
+    def _proof(self) -> _Proof:
+        try:
+            tags = msgspec.json.decode(Tree(self.folder).read(MADE_HERE, _MAX_BYTES), type=_Tags)
+            return _Proof(tags, _read_key())
+        except FileNotFoundError:
+            return _Proof(why_not=_UNSHOWN)
+        except (OSError, msgspec.MsgspecError) as error:
+            said = visible(str(error.strerror if isinstance(error, OSError) else error))
+            return _Proof(why_not=f"{_UNSHOWN} ({shorten(said, _SHOWN)})")
 
     def model_code(self, record: ModelRecord) -> tuple[ModelChoice, Path]:
         """Return what may be called to build the network, and where its modules are looked for.
@@ -143,8 +186,8 @@ class Permission:
             if not is_import_path(self.code):
                 raise JobError(f"code={self.code!r} is not of the form module:function")
             return msgspec.structs.replace(choice, name=self.code), Path.cwd()
-        if self.own_model or self.trust_code:
-            return choice, _base_folder(self.folder)
+        if self.trust_code or self.owns_model(record):
+            return choice, self._base_folder()
         name = shorten(visible(choice.name), _SHOWN)
         raise JobError(
             f"{self.folder}: its model is '{name}', code to be imported and run, and {self.why_not}. If you "
@@ -166,7 +209,7 @@ class Permission:
         Raises:
             JobError: The job wants what nobody has permitted; the message names all of it.
         """
-        if self.own_job or self.trust_code:
+        if self.trust_code or (path.name == JOB and self.own_job):
             return job_file.job.base(path)
         document = job_file.document
         wanted = [
@@ -181,13 +224,19 @@ class Permission:
         return Path.cwd()
 
     def _refusal(self, wanted: Collection[Want], path: Path) -> str:
+        why_not = self.why_not if path.name == JOB else _UNSHOWN
         named = "".join(f"\n    {shorten(visible(want.what), 2 * _SHOWN)}" for want in wanted)
         flags = " ".join(dict.fromkeys(want.repeat for want in wanted))
         return (
-            f"{path}: {self.why_not}, and it names what needs your permission:{named}\nNothing was done."
+            f"{path}: {why_not}, and it names what needs your permission:{named}\nNothing was done."
             f" Name a job file of your own, or say what you mean yourself ({flags}), or follow all that the "
             f"folder names with {TRUST_FLAG}"
         )
+
+    def _base_folder(self) -> Path:
+        """Return where relative paths of its job start from; the folder itself where nothing says so."""
+        named = None if self._job is None else self._job.base_folder
+        return Path(named) if named is not None and Path(named).is_absolute() else self.folder
 
 
 def permitted(folder: Path, *, code: str | None = None, trust_code: bool = False) -> Permission:
@@ -198,26 +247,7 @@ def permitted(folder: Path, *, code: str | None = None, trust_code: bool = False
         code: What the caller says builds the network.
         trust_code: Whether the caller trusts all that the folder names.
     """
-    if trust_code:
-        return Permission(folder, trust_code=True, code=code)
-    try:
-        tags = msgspec.json.decode(Tree(folder).read(NAME, _MAX_BYTES), type=_Tags)
-        key = _read_key()
-    except FileNotFoundError:
-        return Permission(folder, code=code, why_not="nothing shows that the run was made by you")
-    except (OSError, msgspec.MsgspecError) as error:
-        said = visible(str(error.strerror if isinstance(error, OSError) else error))
-        return Permission(
-            folder, code=code, why_not=f"nothing shows that the run was made by you ({shorten(said, _SHOWN)})"
-        )
-    job = _job_in(folder)
-    return Permission(
-        folder,
-        own_job=job is not None and hmac.compare_digest(tags.job, _job_tag(key, job)),
-        own_model=hmac.compare_digest(tags.model, _model_tag(key, _record_in(folder), job)),
-        code=code,
-        why_not="it is not as a run of yours has written it",
-    )
+    return Permission(folder, code, trust_code)
 
 
 def note_own_run(folder: Path, job: str, model: ModelRecord | None) -> None:
@@ -236,15 +266,9 @@ def note_own_run(folder: Path, job: str, model: ModelRecord | None) -> None:
         key = _make_key()
     except OSError:
         return
-    mapping = read_yaml(JOB, job.encode()).value
-    tags = _Tags(_job_tag(key, mapping), _model_tag(key, model, mapping))
-    Tree(folder).write(NAME, [msgspec.json.encode(tags)], sync=True)
-
-
-def is_in_run(job: Path) -> bool:
-    """Tell whether a job file lies in a run's folder, and so may be anybody's."""
-    beside = job.parent
-    return any(os.path.lexists(beside / name) for name in (RECORD, CHECKPOINTS, NAME, "model.json"))
+    read = read_job(JOB, data=job.encode()).job
+    tags = _Tags(_job_tag(key, read), _model_tag(key, model, read))
+    Tree(folder).write(MADE_HERE, [msgspec.json.encode(tags)], sync=True)
 
 
 def wants_of(job: Job) -> Iterator[Want]:
@@ -252,15 +276,18 @@ def wants_of(job: Job) -> Iterator[Want]:
     for key in ("model", "data", "loss", "schedule"):
         choice = getattr(job, key)
         if is_import_path(choice.name):
-            yield Want((key,), f"{key} '{choice.name}': imports it and runs it", f"--set {key}=…")
+            what = f"{key} '{choice.name}': imports it and runs it"
+            yield Want((key,), what, f"--set {key}=…", [choice.name, choice.options])
         elif key == "data":
             yield from _files(choice.name, choice.options)
     if is_import_path(job.metric):
-        yield Want(("metric",), f"metric '{job.metric}': imports it and runs it", "--set metric=…")
+        yield Want(
+            ("metric",), f"metric '{job.metric}': imports it and runs it", "--set metric=…", job.metric
+        )
     yield from _of_plugins(job)
-    for key in job.model_fields_set - HARMLESS - JUDGED:
+    for key in sorted(Job.model_fields.keys() - HARMLESS - JUDGED):
         if (value := getattr(job, key)) != Job.model_fields[key].get_default(call_default_factory=True):
-            yield Want((key,), f"{key}: {value}", f"--set {key}=…")
+            yield Want((key,), f"{key}: {value}", f"--set {key}=…", repr(value))
 
 
 def _of_plugins(job: Job) -> Iterator[Want]:
@@ -268,47 +295,32 @@ def _of_plugins(job: Job) -> Iterator[Want]:
         who, at, flag = f"plugin '{plugin.name}'", ("plugins", index), f"--plugin {plugin.name}:…"
         if plugin.isolation != "sandbox":
             what = f"{who}, isolation: {plugin.isolation}: runs it without a sandbox"
-            yield Want((*at, "isolation"), what, flag)
+            yield Want((*at, "isolation"), what, flag, [plugin.name, plugin.isolation, plugin.options])
         for kind in _GRANTS:
             if places := getattr(plugin, kind):
-                yield Want((*at, kind), f"{who}, {kind}: {', '.join(places)}: opens that to it", flag)
+                what = f"{who}, {kind}: {', '.join(places)}: opens that to it"
+                yield Want((*at, kind), what, flag, [plugin.name, kind, places])
 
 
 def _files(name: str, options: Mapping[str, Any]) -> Iterator[Want]:
     for option, value in options.items():
         if isinstance(value, str) and option not in DATA_WORDS:
-            yield Want(
-                ("data", option), f"data '{name}', {option}: {value}: reads that", f"--set data.{option}=…"
-            )
+            what, flag = f"data '{name}', {option}: {value}: reads that", f"--set data.{option}=…"
+            yield Want(("data", option), what, flag, [name, value])
 
 
-def _base_folder(folder: Path) -> Path:
-    """Return where relative paths of a run's job start from; the folder itself where nothing says so."""
-    named = (_job_in(folder) or {}).get("base_folder")
-    return Path(named) if isinstance(named, str) and os.path.isabs(named) else folder  # noqa: PTH117 - as the job has it
+def _same(told: str, tag: str) -> bool:
+    return hmac.compare_digest(told.encode(), tag.encode())
 
 
-def _job_in(folder: Path) -> dict[str, Any] | None:
-    try:
-        value = read_yaml(JOB, Tree(folder).read(JOB, MAX_JOB_BYTES)).value
-    except (OSError, JobError):
-        return None
-    return value if isinstance(value, dict) else None
+def _job_tag(key: bytes, job: Job) -> str:
+    wanted = [[want.path[0], want.path[-1], want.value] for want in wants_of(job)]
+    return _tag(key, "job", [job.base_folder if wanted else None, wanted])
 
 
-def _record_in(folder: Path) -> ModelRecord | None:
-    with contextlib.suppress(CheckpointError):
-        return read_model_record(folder)
-    return None
-
-
-def _job_tag(key: bytes, job: Mapping[str, Any]) -> str:
-    return _tag(key, "job", {name: value for name, value in job.items() if name not in HARMLESS})
-
-
-def _model_tag(key: bytes, model: ModelRecord | None, job: Mapping[str, Any] | None) -> str:
+def _model_tag(key: bytes, model: ModelRecord | None, job: Job | None) -> str:
     built = None if model is None else [model.model.name, model.model.options, list(model.edits)]
-    return _tag(key, "model", [built, (job or {}).get("base_folder")])
+    return _tag(key, "model", [built, None if job is None else job.base_folder])
 
 
 def _tag(key: bytes, what: str, value: object) -> str:

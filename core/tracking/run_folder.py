@@ -24,7 +24,8 @@ RECORD = "run.json"
 #: Version of the table of ``run.json`` in ``docs/run-folder.md``.
 RECORD_SCHEMA = 1
 REPORT = "report.html"
-METRICS = "metrics.jsonl"
+#: Shows whose run it is (``own_runs``).
+MADE_HERE = "made-here.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 #: Of ``run.json``: some KiB a plugin, and the faults that are kept.
@@ -167,6 +168,11 @@ def check_run(folder: Path) -> None:
             f"{folder}: {RECORD} has schema {schema}, which a later ringfence has written; this one reads "
             f"{RECORD_SCHEMA}: update it (pip install --upgrade ringfence)"
         )
+
+
+def lies_in_run(job: Path) -> bool:
+    """Tell whether a job file lies in a run's folder, and so may be anybody's."""
+    return any(os.path.lexists(job.parent / name) for name in (RECORD, MADE_HERE))
 
 
 def steps_done(folder: Path) -> int:

@@ -285,7 +285,7 @@ def test_a_moved_run_and_a_copy_of_it_go_on_to_the_same_weights(out, ringfence):
 def test_a_folder_that_lacks_something_is_told_with_what_to_do(out, ringfence, change, message):
     change(out)
     before = contents(out)
-    done = ringfence("train", "--resume", "out", "--set", "steps=7")
+    done = ringfence("train", "--resume", "out", "--trust-code", "--set", "steps=7")
     assert "Traceback" not in done.err
     if message is None:
         # What is left is as good: steps that are in no checkpoint are taken again.
@@ -300,10 +300,13 @@ def test_a_folder_that_lacks_something_is_told_with_what_to_do(out, ringfence, c
 def test_a_job_edited_by_hand_counts_and_its_changes_are_told(out, ringfence):
     job = out / "job.yaml"
     job.write_text(job.read_text().replace("0.001", "0.25").replace("steps: 6", "steps: 7"))
-    refused = ringfence("train", "--resume", "out")
+    # Of a plugin without a sandbox the options say what it does to the trainer.
+    assert "plugin 'optim', isolation: trusted" in ringfence("train", "--resume", "out").err
+    flags = ("train", "--resume", "out", "--trust-code")
+    refused = ringfence(*flags)
     assert refused.status == 2
     assert "plugins.optim.lr: 0.001 in the checkpoint, 0.25 in this job" in refused.err
-    done = ringfence("train", "--resume", "out", "--accept", "plugins.optim.lr")
+    done = ringfence(*flags, "--accept", "plugins.optim.lr")
     assert done.status == 0, done.err
 
 
@@ -315,7 +318,7 @@ def test_a_job_whose_folder_is_gone_is_told_as_such(out, ringfence, tmp_path):
     run_json.write_text(json.dumps(record() | {"base_folder": str(gone)}))
     of_0_2(out)
     for flags in (("--resume", "out"), ("out/job.yaml", "--set", f"base_folder={gone}")):
-        done = ringfence("train", *flags, "--set", "steps=7")
+        done = ringfence("train", *flags, "--trust-code", "--set", "steps=7")
         assert done.status == 2
         said = f"relative paths of the job start from {gone}, which is gone; if it was moved, say"
         assert said in " ".join(done.err.split())

@@ -1,10 +1,12 @@
 """A network that is loaded gives, bit for bit, what the trainer's evaluation gave."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +44,15 @@ from torch import nn
 def perceptron(input_shape, num_outputs, width, *, activation="relu"):
     make = {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]
     return nn.Sequential(nn.LazyLinear(width), make(), nn.Dropout(0.5), nn.Linear(width, num_outputs))
+
+class Plain(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, width, 5), nn.BatchNorm2d(width), nn.Flatten())
+        self.last = nn.Linear(576 * width, 10)
+
+    def forward(self, inputs):
+        return self.last(self.layers(inputs))
 
 class Tied(nn.Module):
     def __init__(self, num_classes):
@@ -85,6 +96,7 @@ MODELS = {
     "resnet18": ("{name: resnet18, width: 2}", MNIST, "cross_entropy"),
     "vit": ("{name: vit, dim: 8, depth: 1, heads: 2}", MNIST, "cross_entropy"),
     "function": ('{name: "nets:perceptron", width: 7, activation: tanh}', '"nets:numbers"', "mse"),
+    "plain": ('{name: "nets:Plain", width: 3}', MNIST, "cross_entropy"),
     "class": ('"nets:Tied"', MNIST, "cross_entropy"),
     "keeping": ('"nets:Keeping"', MNIST, "cross_entropy"),
 }
@@ -264,3 +276,19 @@ def test_a_record_that_asks_for_a_huge_or_impossible_network_is_refused_without_
 
     with pytest.raises((CheckpointError, JobError), match=message):
         ringfence.load(run, "last")
+
+
+def test_the_lines_of_plain_torch_on_the_page_give_the_same_accuracy(base, monkeypatch):
+    """And without the normalisation they do not, which shows that it is looked at."""
+    page = (Path(__file__).parents[2] / "docs/load.md").read_text()
+    _, lines = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.syspath_prepend(base)
+    import nets
+
+    run, images = base / "plain", read(base / "plain-batch")["bytes"]
+    names = {"Net": nets.Plain, "images": images}
+    exec(lines.replace("runs/job-1", str(run)), names)  # noqa: S102 - what the page shows
+    outputs = names["outputs"].detach()
+
+    assert torch.equal(outputs, read(base / "plain-trainer")["outputs"])
+    assert not torch.equal(names["network"](images / 255.0), outputs)

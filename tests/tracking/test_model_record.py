@@ -8,11 +8,11 @@ import torch
 
 from ringfence.engine.data import Data, Dataset
 from ringfence.hooks.errors import CheckpointError
+from ringfence.tracking.describe_model import describe_model
 from ringfence.tracking.model_record import (
     MAX_BYTES,
     NAME,
     ModelChoice,
-    describe_model,
     read_model_record,
     write_model_record,
 )
