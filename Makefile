@@ -3,7 +3,7 @@
 # make test-hostile   the attacks as an ordinary user and in a box
 # make test-installed what is installed from wheels: plugins of others, the template's, the tutorials
 # make test-chaos     runs under faults
-# make test-home      loops of other trainers: Lightning and transformers, installed for it
+# make test-home      loops of other trainers, loggers of others, notebooks, installed for it; pages in a browser
 # make test-bench     count the instructions of a step and a call, where there is valgrind
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')

@@ -53,7 +53,7 @@ FLOORS = (
     {"cli", "testing"},
     {"api", "integrations"},
     {"run"},
-    {"inference", "report"},
+    {"inference", "loggers", "report"},
     {"tracking", "models", "datasets"},
     {"engine", "isolation", "discovery"},
     {"job"},

@@ -16,8 +16,17 @@ _REPORTED = "report  {}"
 HowToGoOn = Callable[[Path], str]
 
 
-def outcome_lines(outcome: RunOutcome, display: RunDisplay, how: HowToGoOn) -> Iterator[str]:
-    """Yield how a run ended that has a result."""
+def outcome_lines(
+    outcome: RunOutcome, display: RunDisplay, how: HowToGoOn, *, is_kept: bool = True
+) -> Iterator[str]:
+    """Yield how a run ended that has a result.
+
+    Args:
+        outcome: What it left.
+        display: What has shown it.
+        how: How a run is gone on with.
+        is_kept: Whether its folder is there to stay.
+    """
     result = outcome.result
     metrics = "  ".join(metric_words(result.judged_by, result.final_metrics))
     # The evaluation may be of an earlier step than the one at which the run was interrupted.
@@ -34,6 +43,9 @@ def outcome_lines(outcome: RunOutcome, display: RunDisplay, how: HowToGoOn) -> I
             yield f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it"
     speed = rate_words(result.steps_per_second)
     yield f"weights {result.weights_sha256[:_DIGITS_SHOWN]}…  {speed}".rstrip()
+    if not is_kept:
+        yield "nothing of it is kept; to look at what a run leaves, name a folder with --out"
+        return
     yield _REPORTED.format(outcome.report)
     if result.status == "interrupted":
         yield f"continue with: {how(outcome.folder)}"

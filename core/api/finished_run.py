@@ -170,6 +170,18 @@ class Run:
             model=model,
         )
 
+    def evaluate(self, data: Any = None, **settings: Any) -> dict[str, dict[str, float]]:
+        """Measure the network on the data of its run, or on others, as ``ringfence.evaluate`` does."""
+        from ..inference.evaluate_run import evaluate  # noqa: PLC0415 - as torch above
+
+        return evaluate(self.folder, data, **settings)
+
+    def predict(self, data: Any, out: str | os.PathLike[str] | None = None, **settings: Any) -> Any:
+        """Predict ``data`` with the network that was trained, as ``ringfence.predict`` does."""
+        from ..inference.predict import predict  # noqa: PLC0415 - as torch above
+
+        return predict(self.folder, data, out, **settings)
+
     def _file(self, name: str) -> Path | None:
         path = self.folder / name
         return path if path.is_file() and not path.is_symlink() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,11 +13,13 @@ from ..isolation.host.processes.zygote_process import EarlyZygote
 from ..job.job_file import JobFile
 from ..run.execute import RunOptions, RunOutcome, execute
 from ..run.prepare import Prepared, prepare
+from ..run.reduced_run import Reduction
 from ..tracking import run_folder
 from ..tracking.folder_lock import FolderTakenError
 from .launch import Launch
 from .run_display import RunDisplay
 from .start_block import start_lines
+from .train_request import TrainRequest
 from .views import terminal_width
 
 
@@ -42,6 +45,7 @@ def run_launched(launch: Launch, job_file: JobFile, base: Path, zygote: EarlyZyg
             macs=request.macs,
             resume=request.resume,
             given=request.objects,
+            reduction=_reduction(request),
         )
     if request.resume is not None:
         _check_length(request.resume, prepared.setup.steps_total)
@@ -88,7 +92,18 @@ def _run(
     launch.is_started = True
     if launch.folder is not None:
         return run_in(launch.folder)
+    if not request.is_kept:
+        try:
+            with tempfile.TemporaryDirectory(prefix="ringfence-", ignore_cleanup_errors=True) as place:
+                return run_in(Path(place) / "run")
+        finally:
+            launch.folder = None
     return run_in_a_free_one(request.path, run_in, start)
+
+
+def _reduction(request: TrainRequest) -> Reduction | None:
+    """Return how a run is cut down; None if it is not."""
+    return Reduction(request.overfit) if request.fast_dev_run or request.overfit is not None else None
 
 
 def _working_folder() -> Path:

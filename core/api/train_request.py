@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hooks.errors import CheckpointError, JobError
+from ..hooks.errors import CheckpointError, JobError, visible
 from ..job.job_file import Job, JobFile, check_job, read_job
 from ..job.python_job import ORIGIN, apply_keys
 from ..job.yaml_document import Document
@@ -37,6 +37,8 @@ class TrainRequest:
         objects: Key of the job to the object that stands for what it names.
         observers: Told what happens, beside what shows it.
         macs: Count the multiplications of the model.
+        fast_dev_run: Take one step of everything, and keep nothing unless ``out`` is given.
+        overfit: Train on so many samples, and evaluate on the same.
     """
 
     path: Path | None = None
@@ -53,6 +55,13 @@ class TrainRequest:
     objects: Mapping[str, Any] = field(default_factory=dict)
     observers: Sequence[Observer] = ()
     macs: bool = False
+    fast_dev_run: bool = False
+    overfit: int | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the run leaves a folder."""
+        return self.out is not None or not self.fast_dev_run
 
 
 def nothing_to_do(request: TrainRequest) -> str:
@@ -65,12 +74,28 @@ def nothing_to_do(request: TrainRequest) -> str:
     if resume is not None:
         check_free(resume, "--resume")
         run_folder.check_old(resume)
+        _check_whole(resume)
         named = request.path or request.job or request.keys or request.sets or request.plugins
         return "" if named or request.accept else _over(resume)
     if request.out is not None:
         check_free(request.out, "--out")
         run_folder.check_new(request.out)
     return ""
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse to go on with a run that was cut down.
+
+    Raises:
+        JobError: It was.
+    """
+    reduction = run_folder.read_record(folder).get("reduction")
+    if isinstance(reduction, dict):
+        kind = visible(str(reduction.get("kind")))
+        raise JobError(
+            f"--resume {folder}: that run was cut down to try its job out ({kind}), and is no part of a "
+            "whole one; start that anew, with another --out"
+        )
 
 
 def _over(folder: Path) -> str:

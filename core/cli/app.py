@@ -245,6 +245,19 @@ def train(
         bool, typer.Option("--trust-code", help="Import, run and open whatever the run's folder names.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
+    fast_dev_run: Annotated[
+        bool,
+        typer.Option(
+            "--fast-dev-run",
+            help="Try the job out with one step of everything; nothing is kept without --out.",
+        ),
+    ] = False,
+    overfit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Try the model out: train on N samples, and evaluate on the same."
+        ),
+    ] = None,
     macs: Annotated[
         bool, typer.Option("--macs", help="Count the multiplications of the model, and tell at the start.")
     ] = False,
@@ -258,6 +271,13 @@ def train(
         raise JobError(
             "--accept says what may differ from a run that is resumed; name its folder with --resume"
         )
+    if fast_dev_run and overfit is not None:
+        raise JobError(
+            "--fast-dev-run and --overfit are both given; each is a run of its own kind, choose one"
+        )
+    if resume is not None and (fast_dev_run or overfit is not None):
+        flag = "--fast-dev-run" if fast_dev_run else "--overfit"
+        raise JobError(f"{flag} and --resume are both given; a run that is cut down begins anew")
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
     with StopFlag() as stop:
@@ -275,6 +295,8 @@ def train(
             quiet=quiet,
             debug=context.meta.get(_DEBUG, False),
             macs=macs,
+            fast_dev_run=fast_dev_run,
+            overfit=overfit,
         )
         status = train_job(request, stop)
     raise typer.Exit(status)
@@ -570,6 +592,27 @@ def compare(
     from .compare_runs import compare as compare_folders  # noqa: PLC0415 - imports torch
 
     typer.echo(visible("\n".join(compare_folders(folders, out, terminal_width()))))
+
+
+@app.command(cls=_Command)
+def log(
+    run: _RunFolder,
+    to: Annotated[str, typer.Option(metavar="LOGGER", help="wandb or mlflow, each an extra.")],
+    project: Annotated[str, typer.Option(metavar="NAME", help="Project there, or experiment.")] = "ringfence",
+    place: Annotated[
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where it is to write.  [default: here]")
+    ] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on for as long as the run does.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Let the logger reach its server; without it nothing is sent.")
+    ] = False,
+) -> None:
+    """Hand the numbers of a run to a logger of others, in a process of its own."""
+    gc.enable()
+    from ..loggers.hand_on import hand_on  # noqa: PLC0415 - takes time
+
+    typer.echo(hand_on(run, to, project, place, until_end=follow, online=online))
 
 
 @app.command(cls=_Command)

@@ -57,7 +57,7 @@ def _print_outcome(launch: Launch, outcome: RunOutcome) -> int:
     from ..api.endings import outcome_lines  # noqa: PLC0415 - imports torch, as the run has
 
     assert launch.display is not None  # noqa: S101 - the run was shown
-    _print(outcome_lines(outcome, launch.display, _resume))
+    _print(outcome_lines(outcome, launch.display, _resume, is_kept=launch.request.is_kept))
     return CutOffError.exit_status if outcome.result.status == "interrupted" else 0
 
 

@@ -319,17 +319,19 @@ def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
     _record(run, step, sum(sizes))
     for driver in run.state.drivers:
         driver.between_steps(run)
-    if progress.step % run.eval_every == 0 and not _evaluate(run):
-        return
-    due = progress.step % run.checkpoint_every == 0 or _is_best_to_keep(run)
-    checkpoint = run.checkpoints is not None and due
+    checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
+    if progress.step % run.eval_every == 0:
+        if not _evaluate(run):
+            return
+        checkpoint = checkpoint or _is_best_to_keep(run)
     if checkpoint or progress.step % run.setup.config.snapshot_every == 0:
         take_snapshot(run, checkpoint=checkpoint)
 
 
 def _is_best_to_keep(run: Session) -> bool:
     """Tell whether the run may have to come back to the step that it has just finished."""
-    return run.setup.config.restore_best and run.progress.best_step == run.progress.step
+    wanted = run.setup.config.restore_best and run.checkpoints is not None
+    return wanted and run.progress.best_step == run.progress.step
 
 
 def _record(run: Session, step: FinishedStep, samples: int) -> None:

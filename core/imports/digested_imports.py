@@ -13,12 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import (
-    ExtensionFileLoader,
-    ModuleSpec,
-    SourceFileLoader,
-    SourcelessFileLoader,
-)
+from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import NamedTuple
@@ -131,7 +126,7 @@ class DigestedFinder(MetaPathFinder):
             spec.loader = _Source(spec.name, origin, then)
         elif type(spec.loader) is SourcelessFileLoader:
             spec.loader = _Sourceless(spec.name, origin, then)
-        elif not (isinstance(spec.loader, ExtensionFileLoader) and is_same(path, then)):
+        elif not is_same(path, then):  # a library, or what another finder has a loader of its own for
             raise _changed(spec.name, origin)
 
 

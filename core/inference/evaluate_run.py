@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import DATASETS, load_data
@@ -27,6 +27,7 @@ from ..hooks.errors import JobError
 from ..hooks.types import derive_seed
 from ..job.flags import options_of, split_outside
 from ..job.job_file import Job, JobFile, read_job
+from ..job.object_names import is_object_name
 from ..job.problems import suggest
 from ..job.user_code import is_import_path
 from ..reproducibility.deterministic import repeatable
@@ -44,6 +45,7 @@ _CPU = torch.device("cpu")
 _PAIR = 2
 #: Under which name data are told that a reader has not parted.
 _WHOLE = "data"
+_OBJECT = ", and no file can name it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class EvaluateRequest:
         device: Where the model is to be; None: where the run was.
         batch_size: Samples of one forward pass; None: as many as the run's evaluations had.
         tell: Told, as sentences, of what the user should know.
+        model: As in ``load``.
     """
 
     permission: Permission
@@ -67,6 +70,7 @@ class EvaluateRequest:
     device: str | None = None
     batch_size: int | None = None
     tell: Tell = field(default=lambda _: None)
+    model: nn.Module | None = None
 
 
 def evaluate(
@@ -79,6 +83,7 @@ def evaluate(
     batch_size: int | None = None,
     code: str | None = None,
     trust_code: bool = False,
+    model: nn.Module | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure the model of a run, as ``ringfence evaluate`` does.
 
@@ -95,6 +100,7 @@ def evaluate(
         code: As in ``load``.
         trust_code: As in ``load``. What the folder names as its data is followed if the run is your own, or
             with this.
+        model: As in ``load``, of a run that was given its model as an object.
 
     Returns:
         Name of the part of the data to its ``loss``, the job's metric, and the number of ``samples``; what
@@ -117,6 +123,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
         tell=warn,
+        model=model,
     )
     return evaluate_run(request)
 
@@ -140,6 +147,7 @@ def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
             device=request.device or job.device,
             weights=request.weights,
             tell=request.tell,
+            model=request.model,
         )
         with repeatable():
             return {
@@ -176,6 +184,8 @@ def _parts(
     task: Task = "classification" if objective.loss.classes else "regression"
     own = Path(request.permission.folder, run_folder.JOB)
     if data is None:
+        if is_object_name(job_file.job.data.name):
+            raise JobError(f"the run's data were an object of a Python program{_OBJECT}; name data (data=…)")
         try:
             base = request.permission.base_of(job_file, own, keys=("data", "loss", "metric"))
         except JobError as error:
@@ -254,6 +264,12 @@ def _objective(job: Job) -> Objective:
     Raises:
         JobError: There are none of such names, or with such options.
     """
+    for key, name in (("loss", job.loss.name), ("metric", job.metric)):
+        if is_object_name(name):
+            raise JobError(
+                f"the run's {key} was an object of a Python program{_OBJECT}; measure what ringfence.predict "
+                "returns with it"
+            )
     if job.loss.name not in LOSSES:
         raise JobError(f"loss '{job.loss.name}' is unknown; {suggest(job.loss.name, LOSSES)}")
     try:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+from torch import nn
+
 from ..hooks.errors import JobError
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
@@ -35,6 +37,7 @@ class PredictRequest:
         key: Which array of a file that holds several.
         skip_unreadable: Pass over photos that cannot be read.
         tell: Told, as sentences, of what was passed over as the model was loaded.
+        model: As in ``load``.
     """
 
     permission: Permission
@@ -46,6 +49,7 @@ class PredictRequest:
     key: str | None = None
     skip_unreadable: bool = False
     tell: Tell = field(default=lambda _: None)
+    model: nn.Module | None = None
 
     def opened(self) -> tuple[Predictor, Source]:
         """Return model and samples; what is wrong with the data is told before the weights are read.
@@ -61,7 +65,12 @@ class PredictRequest:
         form = form_of(record)
         source = open_source(self.data, form, key=self.key, skip_unreadable=self.skip_unreadable)
         model = load_model(
-            self.permission, self.checkpoint, device=self.device, weights=self.weights, tell=self.tell
+            self.permission,
+            self.checkpoint,
+            device=self.device,
+            weights=self.weights,
+            tell=self.tell,
+            model=self.model,
         )
         return Predictor(model, form, meaning_of(record), model.scale.device), source
 
@@ -80,6 +89,7 @@ def predict(
     skip_unreadable: bool = False,
     code: str | None = None,
     trust_code: bool = False,
+    model: nn.Module | None = None,
 ) -> Predictions: ...
 
 
@@ -99,6 +109,7 @@ def predict(
     skip_unreadable: bool = False,
     code: str | None = None,
     trust_code: bool = False,
+    model: nn.Module | None = None,
 ) -> Written: ...
 
 
@@ -117,6 +128,7 @@ def predict(
     skip_unreadable: bool = False,
     code: str | None = None,
     trust_code: bool = False,
+    model: nn.Module | None = None,
 ) -> Predictions | Written:
     """Predict ``data`` with the model of a run, as ``ringfence predict`` does.
 
@@ -138,6 +150,7 @@ def predict(
         skip_unreadable: Pass over photos that cannot be read; which, the notes tell.
         code: As in ``load``.
         trust_code: As in ``load``.
+        model: As in ``load``, of a run that was given its model as an object.
 
     Returns:
         The predictions; with ``out``, what was written.
@@ -161,6 +174,7 @@ def predict(
         key=key,
         skip_unreadable=skip_unreadable,
         tell=warn,
+        model=model,
     )
     if out is None:
         if probabilities or overwrite:

@@ -468,18 +468,23 @@ class LoopHost:
                     "host.step() once its batches are done"
                 )
             self._step.batches.clear()
-        batches = self._numbered(loader)
+        batches, length, count = self._numbered(loader), _length(loader), 0
         running = self._pass = self._run_pass(batches)
         try:
             for item in running:
+                count += 1
+                # Some frameworks never ask for what comes after the last.
+                self._epochs += count == length
                 if self._begins:
                     self.begin_batch()
                 yield item
+            self._epochs += length is None
         finally:
             running.close()
             batches.close()
             if self._pass is running:
-                self._drop_pass()
+                self._pass = None
+                self._fetched.clear()
 
     # the stream of batches
 
@@ -507,7 +512,6 @@ class LoopHost:
         finally:
             if isinstance(stream, Generator):
                 stream.close()
-        self._epochs += 1
 
     def _fetch(self, waiting: _Waiting[Any]) -> tuple[Any, StepInfo]:
         self._fetched.append(waiting)
@@ -856,6 +860,15 @@ def _plan(
             "keep one of them"
         )
     return planned
+
+
+def _length(loader: Iterable[object]) -> int | None:
+    """Return how many batches a loader says that it has; None if it does not."""
+    sized: Any = loader
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _device(model: nn.Module) -> torch.device:

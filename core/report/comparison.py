@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..hooks.errors import CheckpointError, JobError, shorten, visible
+from ..hooks.errors import CheckpointError, JobError, visible
+from ..job.job_values import flat_values, plugins_of, read_job, text_of
 from ..tracking import run_folder
 from ..tracking.model_record import read_model_record
 from . import formats
 from .charts import MAX_LINES, line_chart
-from .job_words import plugin_parts, read_job
 from .run_data import Curve, RunData, read_run
 
 #: As many as a chart has colours.
@@ -24,10 +23,6 @@ MAX_RUNS = MAX_LINES
 MAX_ROWS = 500
 MAX_CHARTS = 12
 ABSENT = "–"  # noqa: RUF001 - as in the report's tables
-_MAX_VALUE = 120
-_MAX_DEPTH = 8
-#: Where a job's relative paths start, and what is compared by itself.
-_NOT_COMPARED = frozenset({"base_folder", "plugins"})
 #: Follows from the training data.
 _NORMALISATION = "normalisation"
 
@@ -122,47 +117,9 @@ def _differences(runs: Sequence[RunData]) -> Iterator[Row]:
 
 
 def _job_tables(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return key to value of each job, with dots between the parts of a key."""
-    entries = [_plugins(job) for job in jobs]
-    everywhere = set.intersection(*({name for name, _, _ in found} for found in entries))
-    return [dict(_job_values(job, found, everywhere)) for job, found in zip(jobs, entries, strict=True)]
-
-
-def _plugins(job: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    plugins = job.get("plugins")
-    return [plugin_parts(plugin) for plugin in plugins if plugin] if isinstance(plugins, list) else []
-
-
-def _job_values(
-    job: Mapping[str, Any],
-    plugins: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
-    everywhere: Collection[str],
-) -> Iterator[tuple[str, str]]:
-    yield from _flatten({key: value for key, value in job.items() if key not in _NOT_COMPARED}, "")
-    if plugins:
-        yield "plugins", ", ".join(_text(name) for name, _, _ in plugins)
-    for name, options, settings in plugins:
-        yield from _flatten(options, f"plugins.{name}.")
-        if name in everywhere:
-            # Beside a run that has no such plugin at all, these are but the defaults of one.
-            yield from _flatten(settings, f"plugins.{name}.")
-
-
-def _flatten(value: Mapping[str, Any], prefix: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    for key, one in value.items():
-        if isinstance(one, Mapping) and one and depth < _MAX_DEPTH:
-            # What is chosen by name stands for its name, as a job may write it.
-            rest = {name: option for name, option in one.items() if name != "name"}
-            if "name" in one:
-                yield f"{prefix}{key}", _text(one["name"])
-            yield from _flatten(rest, f"{prefix}{key}.", depth + 1)
-        else:
-            yield f"{prefix}{key}", _text(one)
-
-
-def _text(value: object) -> str:
-    told = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return shorten(visible(told), _MAX_VALUE)
+    """Return key to value of each job; settings of plugins that only some have are but defaults."""
+    everywhere = set.intersection(*({name for name, _, _ in plugins_of(job)} for job in jobs))
+    return [flat_values(job, everywhere.__contains__) for job in jobs]
 
 
 def _surroundings(run: RunData, everywhere: Collection[str]) -> dict[str, str]:
@@ -186,7 +143,7 @@ def _surroundings(run: RunData, everywhere: Collection[str]) -> dict[str, str]:
         )
     for what in ("ringfence_version", "torch_version", "python_version", "platform", "device", "threads"):
         values[formats.words(what)] = record.get(what)
-    return {key: _text(value) for key, value in values.items() if value is not None}
+    return {key: text_of(value) for key, value in values.items() if value is not None}
 
 
 # what came of it
@@ -194,7 +151,7 @@ def _surroundings(run: RunData, everywhere: Collection[str]) -> dict[str, str]:
 
 def _outcomes(runs: Sequence[RunData]) -> Iterator[Row]:
     """Yield what came of the runs; a figure that none has is left out."""
-    losses = {_text(read_job(run.job).get("loss")) for run in runs}
+    losses = {text_of(read_job(run.job).get("loss")) for run in runs}
     yield Row("status", [str(run.record.get("status", "unknown")).replace("_", " ") for run in runs])
     for part in ("validation", "test"):
         figures = [_figures(run, part) for run in runs]

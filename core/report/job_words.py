@@ -6,30 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..hooks.errors import JobError, shorten
-from ..job.yaml_document import parse_yaml
+from ..hooks.errors import shorten
+from ..job.job_values import plugins_of, read_job
 from ..tracking.run_folder import JOB, quoted
 from .formats import words
 from .run_data import RunData
 
-#: A longer job is shown as it is, and not put into words: to read YAML takes a second for each MB.
-MAX_JOB_CHARACTERS = 64 << 10
 _MAX_VALUE = 40
 _MAX_OPTIONS = 4
 _MAX_PLUGINS = 12
 #: How a run ended that can be gone on with.
 _UNFINISHED = frozenset({"interrupted", "running", "aborted", "failed"})
-
-
-def read_job(text: str) -> Mapping[str, Any]:
-    """Return the keys of ``job.yaml``, which may come from anybody; none where it is no job or very long."""
-    if len(text) > MAX_JOB_CHARACTERS:
-        return {}
-    try:
-        value = parse_yaml(text, JOB).value
-    except (JobError, RecursionError):
-        return {}
-    return {str(key): one for key, one in value.items()} if isinstance(value, dict) else {}
 
 
 def job_words(run: RunData) -> list[str]:
@@ -82,30 +69,10 @@ def _second(job: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plugins(job: Mapping[str, Any]) -> Iterator[str]:
-    plugins = job.get("plugins")
-    told = [_plugin(plugin) for plugin in plugins if plugin] if isinstance(plugins, list) else []
+    told = [_with_options(name, options) for name, options, _ in plugins_of(job)]
     if told:
         more = f" and {len(told) - _MAX_PLUGINS} more" if len(told) > _MAX_PLUGINS else ""
         yield f"Plugins, in this order: {', '.join(told[:_MAX_PLUGINS])}{more}."
-
-
-def plugin_parts(plugin: object) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
-    """Return name, options and settings of an entry of ``plugins``: a name, or the options under it."""
-    if not isinstance(plugin, Mapping):
-        return str(plugin), {}, {}
-    if "name" in plugin:
-        options = plugin.get("options")
-        rest = {key: value for key, value in plugin.items() if key not in ("name", "options")}
-        return str(plugin["name"]), options if isinstance(options, Mapping) else {}, rest
-    name, *_ = plugin
-    options = plugin[name]
-    rest = {key: value for key, value in plugin.items() if key != name}
-    return str(name), options if isinstance(options, Mapping) else {}, rest
-
-
-def _plugin(plugin: object) -> str:
-    name, options, _ = plugin_parts(plugin)
-    return _with_options(name, options)
 
 
 def _choice(value: object) -> str:

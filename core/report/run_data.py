@@ -27,7 +27,6 @@ from ..tracking.metrics_log import (
     EVENTS,
     MAX_REPORTERS,
     MAX_SAMPLES,
-    METRICS,
     REPORTS,
     SAMPLES,
     SAMPLES_TOLD,
@@ -36,7 +35,7 @@ from ..tracking.model_files import LAST
 from ..tracking.numpy_archive import DamagedArchiveError
 from ..tracking.plugin_reports import MAX_READ, file_name, picture_name
 from ..tracking.predictions import TEST_PREDICTIONS, Predictions, read_predictions
-from ..tracking.run_folder import CHECKPOINTS, JOB, MAX_JOB_BYTES, MAX_RECORD_BYTES, RECORD
+from ..tracking.run_folder import CHECKPOINTS, JOB, MAX_JOB_BYTES, MAX_RECORD_BYTES, METRICS, RECORD
 from ..tracking.untrusted_folder import OddFileError, Tree
 from .entries import (
     LARGEST_COUNT,

@@ -44,7 +44,7 @@ from ..tracking.describe_model import describe_model
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
-from ..tracking.metrics_log import BOARD, EVENTS, METRICS, REPORTS, SAMPLES, MetricsLog
+from ..tracking.metrics_log import BOARD, EVENTS, REPORTS, SAMPLES, MetricsLog
 from ..tracking.model_files import write_model_files
 from ..tracking.model_record import NAME as MODEL_RECORD
 from ..tracking.model_record import ModelChoice, ModelRecord, read_weights_told
@@ -75,7 +75,7 @@ _WRITTEN = (
     run_folder.CHECKPOINTS,
     MODEL_RECORD,
     run_folder.MADE_HERE,
-    METRICS,
+    run_folder.METRICS,
     METRICS_CSV,
     EVENTS,
     REPORTS,
@@ -189,6 +189,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         data_notes=prepared.setup.data.notes,
         judged_by=prepared.setup.data.judged_by,
         start=prepared.start,
+        reduction=None if prepared.reduction is None else prepared.reduction.to_dict(),
         objects=prepared.objects,
         earlier=earlier,
         accepted=read_accepted(folder) if resume else [],

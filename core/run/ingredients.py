@@ -25,6 +25,7 @@ from ..engine.averaging import (
     first_update,
 )
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
+from ..engine.data import Plan
 from ..engine.forks import ending_forks
 from ..engine.freezing import match_parameters
 from ..engine.losses import LOSSES, CrossEntropy
@@ -43,6 +44,7 @@ from ..job.problems import Path, Problem, dotted_path, nearest, suggest
 from ..models.model_registry import build_model, check_model
 from ..reproducibility.seeding import seed_all
 from .given_objects import data_maker, judges, model_maker
+from .reduced_run import Reduction
 
 _Made = TypeVar("_Made")
 
@@ -80,6 +82,7 @@ def build(
     base: FilePath,
     given: Mapping[str, Any] = MappingProxyType({}),
     hold_out: HoldOut | None = None,
+    reduction: Reduction | None = None,
 ) -> Setup:
     """Read the data, build the model, and try them together.
 
@@ -88,6 +91,7 @@ def build(
         base: Folder that relative paths and the user's own modules start from.
         given: Key to the object that a program has given in place of what the job names.
         hold_out: What to hold out for validation; by default what the job says.
+        reduction: How the run is cut down, if it is.
 
     Raises:
         JobError: The model cannot be built, or a number does not fit the data.
@@ -115,6 +119,10 @@ def build(
     )
     judging = _with_place("metric", job_file, lambda: judges(given, data, resolve_device(job.device)))
     config = dataclasses.replace(config, **judging)
+    if reduction is not None:
+        plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
+        steps = _with_place("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
+        data, config = reduction.reduced(data, config, steps)
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
     model = _with_place(
@@ -128,8 +136,13 @@ def build(
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 
 
-def averages_of(job_file: JobFile, setup: Setup) -> list[WeightAverage]:
+def averages_of(job_file: JobFile, setup: Setup, reduction: Reduction | None = None) -> list[WeightAverage]:
     """Return what averages the weights of a run as its job asks for it.
+
+    Args:
+        job_file: The job.
+        setup: Of the run.
+        reduction: How it is cut down, if it is.
 
     Raises:
         JobError: The run is too short for one of them.
@@ -140,6 +153,8 @@ def averages_of(job_file: JobFile, setup: Setup) -> list[WeightAverage]:
         rules["ema"] = ExponentialMovingAverage(asked.ema.decay, asked.ema.every, asked.ema.warmup)
     if asked is not None and asked.swa is not None:
         rules["swa"] = StochasticWeightAverage(asked.swa.start, asked.swa.every)
+    if reduction is not None:
+        rules = {name: reduction.rule(rule) for name, rule in rules.items()}
     problems = [
         Problem(
             ("averaging", name),

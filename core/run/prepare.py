@@ -29,6 +29,7 @@ from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
 from .memory_shares import with_shares
 from .plugin_lock import FoundLock, check_lock, find_lock
+from .reduced_run import Reduction
 from .resumed_split import choose_split
 from .start_facts import start_facts
 from .start_weights import start_weights
@@ -50,6 +51,7 @@ class Prepared:
         fingerprint: What decides the course of the run.
         start: What there is to tell of it before the first step, as JSON data.
         averages: Of the weights, kept beside them.
+        reduction: How the run is cut down; None runs the whole job.
         lock: What its plugins may be made of, if that lies beside it.
         provenance: What they are made of, as it was compared with the lock; None if there is none.
         objects: Key of the job to its name for the object that a program has given in its place.
@@ -62,6 +64,7 @@ class Prepared:
     fingerprint: Fingerprint
     start: Mapping[str, Any] = field(default_factory=dict)
     averages: Sequence[WeightAverage] = ()
+    reduction: Reduction | None = None
     lock: FoundLock | None = None
     provenance: Provenance | None = None
     objects: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +84,7 @@ def prepare(
     macs: bool = False,
     given: Mapping[str, Any] = MappingProxyType({}),
     resume: Path | None = None,
+    reduction: Reduction | None = None,
 ) -> Prepared:
     """Check a job against the installed plugins, the models and the data; nothing is started.
 
@@ -93,6 +97,7 @@ def prepare(
         given: Key of the job to the object that a program has given in place of what the job names.
         resume: Folder of the run that is to go on: with the weights of its checkpoint, so that ``start_from``
             is not read, and with the split that it began with; None for a new run.
+        reduction: How the run is cut down, if it is.
 
     Raises:
         JobError: With all faults that can be told without reading data; or what is installed differs from
@@ -111,15 +116,20 @@ def prepare(
     # Written out, since the last bits of the weights depend on it: a resumed run takes as many anywhere.
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
-    setup = build(job_file, base, given, choose_split(job_file.job, resume))
+    setup = build(job_file, base, given, choose_split(job_file.job, resume), reduction)
     # Written out as well: it decides which samples are trained on.
     held_out = {"validation_fraction": setup.data.held_out}
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update=held_out))
+    told: tuple[str, ...] = ()
+    if reduction is not None:
+        told = tuple(reduction.sentences(planned, setup.data))
+        planned = reduction.plugins(planned)
     started = None if resume is not None else start_weights(job_file, base, setup)
     if started is not None:
-        told = (*started.sentences(), *setup.tried.told)
-        setup = dataclasses.replace(setup, tried=dataclasses.replace(setup.tried, told=told))
-    averages = averages_of(job_file, setup)
+        told += tuple(started.sentences())
+    tried = dataclasses.replace(setup.tried, told=(*told, *setup.tried.told))
+    setup = dataclasses.replace(setup, tried=tried)
+    averages = averages_of(job_file, setup, reduction)
     with tell_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, setup.data.train.input_range)
     with tell_if_slow(tell, "reading the data, to know them again when the run is resumed"):
@@ -134,6 +144,7 @@ def prepare(
         fingerprint,
         facts,
         averages,
+        reduction=reduction,
         lock=lock,
         provenance=provenance,
         objects={key: _name_of(job_file.job, key) for key in KEYS if key in given},

@@ -84,8 +84,8 @@ class Line:
     record: dict[str, Any] | None
 
 
-def read_lines(tree: Tree, name: str, most: Bounds) -> Iterator[Line]:
-    """Yield the whole lines of a file below ``tree``; none if it is missing.
+def read_lines(tree: Tree, name: str, most: Bounds, *, begin: int = 0) -> Iterator[Line]:
+    """Yield the whole lines of a file below ``tree``, from byte ``begin`` on; none if it is missing.
 
     Raises:
         LongJournalError: There are more, after those that lie within the bounds.
@@ -96,7 +96,7 @@ def read_lines(tree: Tree, name: str, most: Bounds) -> Iterator[Line]:
     except FileNotFoundError:
         return
     with os.fdopen(handle, "rb") as file:
-        end = 0
+        end = file.seek(begin)
         for number in itertools.count():
             line = piece = file.readline(MAX_LINE_BYTES)
             begin, is_whole = end, len(piece) < MAX_LINE_BYTES or piece.endswith(b"\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .json_lines import MAX_METRICS_BYTES, LongJournalError, bounds_of, read_lines
-from .metrics_log import METRICS
+from .run_folder import METRICS
 from .untrusted_folder import Tree
 
 METRICS_CSV = "metrics.csv"

@@ -24,6 +24,7 @@ RECORD = "run.json"
 #: Version of the table of ``run.json`` in ``docs/run-folder.md``.
 RECORD_SCHEMA = 1
 REPORT = "report.html"
+METRICS = "metrics.jsonl"
 #: Shows whose run it is (``own_runs``).
 MADE_HERE = "made-here.json"
 CHECKPOINTS = "checkpoints"

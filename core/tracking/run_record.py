@@ -63,6 +63,7 @@ class RunRecord(Observer):
         data_notes: What there is to know of the data, as sentences.
         judged_by: Part of the data that the run is judged by: ``validation`` or ``test``.
         objects: Key of the job to its name for the object that a program gave in its place.
+        reduction: How the run is cut down, as JSON data; None if it is a whole one.
         start: What is known of data, model and plan before the first step, as JSON data.
         status: ``running``, ``completed``, ``stopped_early``, ``interrupted``, ``aborted`` or ``failed``.
         error: Why it was aborted or failed.
@@ -92,6 +93,7 @@ class RunRecord(Observer):
     model: ModelRecord | None = None
     data_notes: Sequence[str] = ()
     judged_by: str = "test"
+    reduction: Mapping[str, Any] | None = None
     start: Mapping[str, Any] = field(default_factory=dict)
     objects: Mapping[str, str] = field(default_factory=dict)
     status: str = "running"
@@ -232,6 +234,7 @@ class RunRecord(Observer):
             "base_folder": str(self.base),
             "data_notes": list(self.data_notes),
             "objects": dict(self.objects),
+            "reduction": self.reduction,
             "start": dict(self.start),
             "accepted": self.accepted,
             "ringfence_version": __version__,

@@ -87,6 +87,16 @@ def test_of_a_strangers_folder_no_link_is_followed_and_what_is_missing_is_named(
     assert any(told.startswith("metrics.jsonl is a symbolic link") for told in found.left_out)
 
 
+def test_its_methods_are_the_functions_of_that_name_called_with_its_folder(run):
+    inputs = run.load("last").record.input.shape
+    found = run.predict(np.zeros((2, *inputs), np.uint8), checkpoint="last")
+
+    assert len(found.probabilities) == 2
+    measured = run.evaluate(checkpoint="last")
+    assert measured == ringfence.evaluate(run.folder, checkpoint="last")
+    assert measured["validation"]["accuracy"] == run.record["final_metrics"]["accuracy"]
+
+
 def test_a_job_that_is_damaged_is_told_when_it_is_asked_for(run, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(run.folder, folder)

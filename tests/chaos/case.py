@@ -191,8 +191,10 @@ class Case:
             "injected": sorted(self.injected + self._made(), key=lambda each: each["time"]),
             "record": record,
             "train": [each for each in metrics if each["kind"] == "train"],
-            "test": [
-                {k: v for k, v in each.items() if k != "time"} for each in metrics if each["kind"] == "test"
+            "evaluated": [
+                {k: v for k, v in each.items() if k != "time"}
+                for each in metrics
+                if each["kind"] in {"validation", "test"}
             ],
             "lost": steps_lost(path.read_bytes()) if path.exists() else [],
             "left": processes.left_after(ORPHAN_S),

@@ -106,7 +106,7 @@ def _told_twice(outcome, attempt):
             "control groups are left",
         ),
         (lambda outcome, attempt: outcome["train"].pop(), "differs"),
-        (lambda outcome, attempt: outcome["test"][-1].update(loss=0.0), "differs"),
+        (lambda outcome, attempt: outcome["evaluated"][-1].update(loss=0.0), "differs"),
         (lambda outcome, attempt: outcome.update(lost=[11]), "11 steps were lost at once"),
     ],
 )

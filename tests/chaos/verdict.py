@@ -139,7 +139,7 @@ def _of_results(outcome, reference):
     expected = reference["record"]["weights_sha256"]
     if weights != expected:
         yield f"differs: its weights are {weights}, those of a run without faults {expected}"
-    for kind in ("train", "test"):
+    for kind in ("train", "evaluated"):
         if outcome[kind] != reference[kind]:
             yield f"differs: {_first_difference(outcome[kind], reference[kind])}"
 

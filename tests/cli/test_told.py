@@ -285,7 +285,7 @@ def test_an_interrupted_run_tells_of_which_step_its_metrics_are(ringfence, job, 
     done = ringfence("train", job(text + "eval_every: 3\nstop_within_s: 60\n"), "--out", "run")
 
     assert done.status == 130
-    found = re.search(r"interrupted after (\d+) steps  at step (\d+): test loss \d", done.out)
+    found = re.search(r"interrupted after (\d+) steps  at step (\d+): validation loss \d", done.out)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert int(found[1]) == record["steps"] == record["final_metrics_step"] + 1
     assert int(found[2]) == record["final_metrics_step"]

@@ -132,8 +132,9 @@ def test_what_is_shown_of_the_data_is_in_the_record_and_on_the_page(ringfence, j
     )
     assert done.status == 0, done.err
     notes = record()["data_notes"]
-    assert notes[0] == "3 classes"
-    assert notes[1].endswith("Do your targets start at 1? Classes start at 0: subtract 1")
+    assert notes[0].startswith("3 of 26 training samples are held out for validation; to hold out none, ")
+    assert notes[1] == "3 classes"
+    assert notes[2].endswith("Do your targets start at 1? Classes start at 0: subtract 1")
     page = (tmp_path / "runs/job-1/report.html").read_text()
     assert all(f"{note}\n" in done.out and note in page for note in notes)
 
@@ -174,7 +175,9 @@ def test_every_key_of_the_record_is_documented(job, ringfence):
 def test_saved_job_reads_back_to_the_job_that_ran(job, ringfence):
     ringfence("train", job(TRUSTED_JOB), "--set", "seed=3", "--out", "out")
     saved = read_job("out/job.yaml").job
-    assert saved == read_job("job.yaml", ["seed=3"]).job.based(Path.cwd())
+    # With what is held out written down, which a resumed run then has in any series.
+    written = read_job("job.yaml", ["seed=3", "validation_fraction=0.1"])
+    assert saved == written.job.based(Path.cwd())
 
 
 def test_flags_beat_the_file(job, ringfence):
@@ -198,15 +201,17 @@ def test_plain_log_names_order_layers_metrics_and_speed(all_four):
     assert "augment.forward: augment" in out
     assert f"optim {__version__} (optimizer): sandboxed" in out
     assert "landlock" in out
-    assert "test accuracy" in out
+    assert "validation accuracy" in out
+    assert "\ntest loss " in out
     assert "steps/s" in out
     assert "report  runs/job-1/report.html" in out
 
 
 def test_quiet_shows_the_result_only(job, ringfence):
     lines = ringfence("train", job(TRUSTED_JOB), "--quiet").out.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("completed after 6 steps")
+    assert len(lines) == 4
+    assert lines[0].startswith("completed after 6 steps  validation loss ")
+    assert lines[1].startswith("test loss ")
 
 
 def test_folders_are_numbered(job, ringfence):
@@ -398,3 +403,28 @@ def test_a_run_whose_code_goes_elsewhere_stays_where_it_was_started(ringfence, j
     monkeypatch.chdir(tmp_path)
     again = ringfence("train", "--resume", "runs/my job-1")
     assert "ringfence train --resume 'runs/my job-1' --set steps=12" in again.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--fast-dev-run", "--overfit", "4"], "--fast-dev-run and --overfit are both given"),
+        (
+            ["--overfit", "4", "--resume", "run"],
+            "--overfit and --resume are both given; a run that is cut down",
+        ),
+    ],
+)
+def test_runs_that_are_cut_down_are_of_one_kind_and_begin_anew(job, ringfence, flags, told):
+    done = ringfence("train", job(TRUSTED_JOB), *flags)
+    assert done.status == 2
+    assert told in done.err
+
+
+def test_a_fast_dev_run_says_what_it_did_and_that_nothing_is_kept(job, ringfence, tmp_path):
+    done = ringfence("train", job(TRUSTED_JOB), "--fast-dev-run", "--macs")
+    assert done.status == 0
+    assert "--fast-dev-run: one step, with each plugin in it" in done.out
+    assert "MACs a sample" in done.out
+    assert "nothing of it is kept; to look at what a run leaves, name a folder with --out" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]

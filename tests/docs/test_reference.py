@@ -1,5 +1,6 @@
 """The pages and the schema that are made from the code are fresh, and say what is so."""
 
+import inspect
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import pytest
 import typer
 from jsonschema import Draft202012Validator
 
+import ringfence
 from ringfence.cli.app import app
 from ringfence.hooks import specs
 from ringfence.hooks.errors import JobError
@@ -24,6 +26,7 @@ MADE = (
     "docs/reference/hooks.md",
     "docs/reference/job.md",
     "docs/reference/cli.md",
+    "docs/reference/python.md",
     "core/job/job.schema.json",
     "docs/assets/house.svg",
 )
@@ -91,6 +94,17 @@ def test_every_key_is_there():
     assert re.findall(r"^\| `(\w+)` \|", settings, re.MULTILINE) == [
         name for name in PluginJob.model_fields if name not in {"name", "options"}
     ]
+
+
+def test_every_function_and_argument_for_programs_is_there():
+    text = page("python")
+    for name in ("train", "open_run", "load", "evaluate", "predict", "plugin_host"):
+        section = text.partition(f"### {name}\n")[2].partition("\n### ")[0]
+        arguments = list(inspect.signature(getattr(ringfence, name)).parameters)
+
+        assert [each for each in arguments if f"| `{each}` |" not in section] == []
+    told = [name for name in vars(ringfence.Run) if not name.startswith("_")]
+    assert [name for name in told if f"| `{name}" not in text] == []
 
 
 def test_every_command_and_option_is_there():

@@ -1,14 +1,14 @@
 """The same small job in a run, in a plain loop, in Lightning and in transformers; run by ``test_loops.py``.
 
 ``loops.py LOOP FOLDER`` trains with the plugins of ``plugins.json`` in FOLDER, once for each list there, and
-prints a line of JSON for each: the digest of the weights, the faults, what was logged, and what is left.
+prints a line of JSON for each: the digest of the weights, the faults, what was logged, and what is left. With
+``resumed`` behind it the second half goes on from a checkpoint of the framework's own, with a new host.
 """
 
 import json
 import logging
 import math
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -63,10 +63,10 @@ def data():
 class Epochs:
     """The batches of a run, those of the next epoch at each pass, as dicts."""
 
-    def __init__(self):
+    def __init__(self, first=0):
         self.dataset = dataset()  # of which transformers asks how many samples there are
         self._plan = Plan(SAMPLES, BATCH)
-        self._step = 0
+        self._step = first * self._plan.steps_per_epoch
 
     def __len__(self):
         return self._plan.steps_per_epoch
@@ -85,32 +85,37 @@ class Epochs:
             yield {"inputs": batch.inputs, "targets": batch.targets, "indices": batch.indices}
 
 
-def in_a_plain_loop(model, host):
-    for _ in range(EPOCHS):
+def in_a_plain_loop(model, host, epochs, folder, *, resume):
+    state = torch.load(folder / "state.pt", weights_only=True) if resume else None
+    if state is not None:
+        model.load_state_dict(state["model"])
+        host.load_state_dict(state["plugins"])
+    while host.global_step < epochs * len(EPOCH_BATCHES[0]):
         for batch in host.augment(EPOCH_BATCHES[0]):
             outputs = model(batch["inputs"])
             host.loss(batch, outputs, cross_entropy(outputs, batch["targets"])).backward()
             host.step()
+    torch.save({"model": model.state_dict(), "plugins": host.state_dict()}, folder / "state.pt")
 
 
-def in_lightning(model, host):
+def in_lightning(model, host, epochs, folder, *, resume):
     from pytorch_lightning import LightningModule, Trainer
+    from pytorch_lightning.callbacks import ModelCheckpoint
 
     from ringfence.integrations.lightning import LightningCallback
 
     assert isinstance(model, LightningModule)
     trainer = Trainer(
-        callbacks=[LightningCallback(host)],
-        max_epochs=EPOCHS,
+        callbacks=[LightningCallback(host), ModelCheckpoint(folder, save_last=True, save_top_k=0)],
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         deterministic="warn",
     )
     model.host = [host]  # in a list, as a module would take it for one of its own
-    trainer.fit(model, host.augment(EPOCH_BATCHES[0]))
+    trainer.fit(model, host.augment(EPOCH_BATCHES[0]), ckpt_path=folder / "last.ckpt" if resume else None)
 
 
 def lightning_module():
@@ -132,7 +137,7 @@ def lightning_module():
     return Module()
 
 
-def in_transformers(model, host):
+def in_transformers(model, host, epochs, folder, *, resume):
     from transformers import Trainer, TrainingArguments
 
     from ringfence.integrations.transformers import TransformersCallback
@@ -142,21 +147,21 @@ def in_transformers(model, host):
             return EPOCH_BATCHES[0]
 
     arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),
-        num_train_epochs=EPOCHS,
+        output_dir=str(folder),
+        num_train_epochs=epochs,
         per_device_train_batch_size=BATCH,
         max_grad_norm=0,
         lr_scheduler_type="constant",
         use_cpu=True,
         report_to=[],
-        save_strategy="no",
+        save_strategy="epoch",
         disable_tqdm=True,
         full_determinism=False,
         seed=SEED,
     )
     trainer = OverEpochs(model, arguments, train_dataset=EPOCH_BATCHES[0].dataset)
     TransformersCallback(host).attach(trainer)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
 
 
 LOOPS = {"plain": in_a_plain_loop, "lightning": in_lightning, "transformers": in_transformers}
@@ -164,9 +169,9 @@ LOOPS = {"plain": in_a_plain_loop, "lightning": in_lightning, "transformers": in
 EPOCH_BATCHES = [Epochs()]
 
 
-def train(loop, plugins):
+def train(loop, plugins, folder, epochs=EPOCHS, *, resume=False):
     """Train once, and tell of it."""
-    EPOCH_BATCHES[0] = Epochs()
+    EPOCH_BATCHES[0] = Epochs(epochs - 1 if resume else 0)
     model = lightning_module() if loop == "lightning" else Net()
     started, found = set(), {"error": ""}
 
@@ -176,7 +181,7 @@ def train(loop, plugins):
     with repeatable(), ringfence.plugin_host(plugins, model=model, tell=look, **KEYS) as host:
         look()
         try:
-            LOOPS[loop](model.train(), host)
+            LOOPS[loop](model.train(), host, epochs, folder, resume=resume)
         except ringfence.RunAbortedError as error:
             found["error"] = str(error)
         look()
@@ -212,15 +217,17 @@ def run(folder, plugins):
     return {"sha256": outcome.result.weights_sha256, "steps": outcome.result.steps}
 
 
-def main(loop, folder):
+def main(loop, folder, resumed=""):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     for plugins in json.loads((folder / "plugins.json").read_text()):
-        told = run(folder, plugins) if loop == "run" else train(loop, plugins)
+        if resumed:
+            train(loop, plugins, folder, EPOCHS - 1)
+        told = run(folder, plugins) if loop == "run" else train(loop, plugins, folder, resume=bool(resumed))
         sys.stdout.write(f"{json.dumps(told)}\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

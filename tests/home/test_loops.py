@@ -32,12 +32,12 @@ POLICIES = {
 }
 
 
-def train(environment, folder, loop, lists):
+def train(environment, folder, loop, lists, *flags):
     """Train with each list of plugins in one process of the environment, and return what it tells."""
     shutil.copy(HERE / "loops.py", folder)
     (folder / "plugins.json").write_text(json.dumps(lists))
-    done = call(environment.python, "loops.py", loop, folder, cwd=folder, timeout=800)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    done = call(environment.python, "loops.py", loop, folder, *flags, cwd=folder, timeout=800)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
     assert len(lines) == len(lists), done.stdout + done.stderr
     return lines
 
@@ -60,6 +60,14 @@ def test_weights_are_those_of_a_run_to_the_bit(framework_environment, trained, t
     assert told["logged"] == ["gradclip", "monitor", "optim"]
     assert told["started"] >= 5
     assert told["left"] == without["left"] == 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_checkpoint_of_the_framework_has_the_plugins_go_on(framework_environment, trained, tmp_path, loop):
+    (told,) = train(framework_environment, tmp_path, loop, [BUILTIN], "resumed")
+
+    assert told["steps"] == trained["steps"]
+    assert told["sha256"] == trained["sha256"]
 
 
 def misbehaving(how, policy, once=""):

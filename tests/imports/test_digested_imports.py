@@ -118,6 +118,25 @@ def test_a_library_that_was_replaced_is_not_loaded(folder, is_held):
         importlib.util.find_spec("held_library")
 
 
+def test_what_another_finder_loads_in_its_own_way_is_compared_when_it_is_found(folder):
+    class Loader(importlib.machinery.SourceFileLoader):
+        pass
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            file = folder / f"{name}.py"
+            return importlib.util.spec_from_file_location(name, file, loader=Loader(name, str(file)))
+
+    digested = digest(folder)
+    sys.meta_path.insert(0, Finder)
+    hold(digested)
+    assert type(importlib.util.find_spec("held").loader) is Loader
+    (folder / "held.py").write_text(FORGED)
+    with pytest.raises(ChangedModuleError):
+        importlib.util.find_spec("held")
+
+
 def test_a_library_that_has_only_another_name_or_time_is_the_same(folder):
     library = _library(folder / "held_library")
     digested = digest(folder, is_whole=True)

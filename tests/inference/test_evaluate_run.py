@@ -19,8 +19,7 @@ from .conftest import CLASSES
 def own_numbers(folder):
     """Return what the run says of itself: its last evaluation, and the one by test data."""
     record = json.loads((folder / "run.json").read_text())
-    parts = {"validation": record["final_metrics"], "test": record.get("test_metrics")}
-    return {name: metrics for name, metrics in parts.items() if metrics}
+    return {record["judged_by"]: record["final_metrics"], "test": record["test_metrics"]}
 
 
 def without_samples(measured):
@@ -52,13 +51,10 @@ def test_a_run_gives_its_own_numbers(runs, name):
 def test_the_best_checkpoint_is_measured_unless_another_is_named(runs):
     folder, _ = runs
     record = json.loads((folder / "photos_run" / "run.json").read_text())
-    part = next(iter(own_numbers(folder / "photos_run")))
 
     measured = ringfence.evaluate(folder / "photos_run")
-    judged = measured.get("validation", measured["test"])
 
-    assert judged["accuracy"] == pytest.approx(record["best_metric"])
-    assert part
+    assert measured["validation"]["accuracy"] == pytest.approx(record["best_metric"])
 
 
 def test_the_command_tells_the_same_as_a_table_and_as_json(runs):
@@ -186,6 +182,29 @@ def test_numbers_of_another_shape_are_refused(runs):
 
     with pytest.raises(DataError, match=r"each target is of shape \(1,\); the model predicts \(2,\)"):
         ringfence.evaluate(folder / "numbers_run", (torch.zeros(2, 6), torch.zeros(2)))
+
+
+def test_a_run_of_objects_is_measured_with_objects(tmp_path):
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    pairs = ((x[:30], x[:30, :2]), (x[30:], x[30:, :2]))
+    ringfence.train(
+        model=torch.nn.Linear(6, 2),
+        data=pairs,
+        loss="mse",
+        steps=2,
+        validation_fraction=0,
+        plugins=[{"optim": {"algorithm": "sgd", "lr": 0.1}, "isolation": "trusted"}],
+        out=tmp_path / "run",
+        progress=False,
+    )
+    own, given = own_numbers(tmp_path / "run"), torch.nn.Linear(6, 2)
+
+    with pytest.raises(JobError, match=r"the run's data were an object of a Python program"):
+        ringfence.evaluate(tmp_path / "run", model=given)
+    measured = ringfence.evaluate(tmp_path / "run", pairs[1], checkpoint="last", model=given)
+    assert without_samples(measured) == {"data": own["test"]}
+    predicted = ringfence.predict(tmp_path / "run", pairs[1][0], checkpoint="last", model=given).outputs
+    assert torch.nn.functional.mse_loss(predicted, pairs[1][1]).item() == pytest.approx(own["test"]["mse"])
 
 
 def test_a_folder_without_a_model_or_a_job_is_refused(runs, tmp_path):

@@ -508,6 +508,19 @@ def test_a_pass_that_is_broken_off_can_be_begun_again():
     assert same_weights(ours, theirs)
 
 
+@pytest.mark.parametrize("stops_at", [1, 2, 3, 4])
+def test_passes_are_counted_once_their_last_batch_is_out(stops_at):
+    """As of transformers, which never asks for what comes after it."""
+    host, items = host_of(mlp(), [sgd()]), [(INPUTS, TARGETS)] * 3
+    for _, _ in zip(range(stops_at), host.augment(items), strict=False):
+        host.step()
+    assert host.state_dict()["epochs"] == (stops_at >= 3)
+
+    for _ in host.augment(iter(items)):
+        host.step()
+    assert host.state_dict()["epochs"] == (stops_at >= 3) + 1
+
+
 def test_a_state_in_the_middle_of_a_step_is_refused():
     host = host_of(mlp(), [sgd()])
     with pytest.raises(LoopError, match="in the middle of step 0"):

@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from ringfence.job.job_file import Job
-from ringfence.report.job_words import MAX_JOB_CHARACTERS, commands, job_words, read_job
+from ringfence.job.job_values import MAX_JOB_CHARACTERS, read_job
+from ringfence.report.job_words import commands, job_words
 from ringfence.report.page import write_report
 from ringfence.report.run_data import read_run
 

@@ -40,7 +40,9 @@ def prepared(base, *lines, job=JOB, **more):
 
 def run(base, folder, *lines, job=JOB, resume=False):
     return execute(
-        prepared(base, *lines, job=job, resume=resume), folder, RunOptions(report=False, resume=resume)
+        prepared(base, *lines, job=job, resume=folder if resume else None),
+        folder,
+        RunOptions(report=False, resume=resume),
     )
 
 

@@ -21,6 +21,7 @@ import hooks_page
 import house_picture
 import job_page
 import job_schema
+import python_page
 
 ROOT = Path(__file__).resolve().parents[2]
 #: File in the clone to what it is made by.
@@ -28,6 +29,7 @@ MADE: dict[str, Callable[[], str]] = {
     "docs/reference/hooks.md": hooks_page.text,
     "docs/reference/job.md": job_page.text,
     "docs/reference/cli.md": cli_page.text,
+    "docs/reference/python.md": python_page.text,
     "core/job/job.schema.json": job_schema.text,
     "docs/assets/house.svg": house_picture.text,
 }
