@@ -421,10 +421,12 @@ def test_runs_that_are_cut_down_are_of_one_kind_and_begin_anew(job, ringfence, f
     assert told in done.err
 
 
-def test_a_fast_dev_run_says_what_it_did_and_that_nothing_is_kept(job, ringfence, tmp_path):
+def test_a_fast_dev_run_says_what_it_did_and_that_nothing_is_kept(job, ringfence, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     done = ringfence("train", job(TRUSTED_JOB), "--fast-dev-run", "--macs")
     assert done.status == 0
     assert "--fast-dev-run: one step, with each plugin in it" in done.out
     assert "MACs a sample" in done.out
     assert "nothing of it is kept; to look at what a run leaves, name a folder with --out" in done.out
-    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"job.yaml", "temporary"}

@@ -277,6 +277,27 @@ def test_a_stop_during_the_last_evaluation_is_made_up_for(tmp_path):
     assert told.of("test_swa") == figures.of("test_swa")
 
 
+def test_the_best_weights_come_back_and_the_averages_are_those_of_the_end(tmp_path):
+    _, averages, _, _, weights = straight()
+    best = {"restore_best": True, "checkpoint_every": 5}
+    result, again, _, setup = trained(EMA, SWA, changes=best, checkpoints=tmp_path)
+    assert result.best_step != STEPS, "it restores nothing, so that this shows nothing"
+    assert torch.equal(setup.model[5].weight, weights[result.best_step]["5.weight"])
+    names = averaged_names()
+    assert all(torch.equal(averages["ema"][name], again["ema"][name]) for name in names)
+
+
+def test_a_run_that_is_cut_off_after_them_is_left_with_its_last_weights(tmp_path):
+    best = {"restore_best": True, "checkpoint_every": 5}
+    observer = Figures()
+    observer.evaluated_beside = lambda *_, part, **__: setattr(observer, "is_over", part == "test")
+    stop = asking(lambda: getattr(observer, "is_over", False))
+    result, _, _, _ = trained(EMA, SWA, observer=observer, stop=stop, changes=best, checkpoints=tmp_path)
+    assert result.status == "interrupted"
+    assert result.weights_from == result.checkpoint
+    assert result.weights_sha256 == straight()[0].weights_sha256
+
+
 def test_a_run_that_is_made_longer_averages_as_if_it_had_been_so_long(tmp_path):
     longer = {"steps": 40}
     _, expected, _, _ = trained(EMA, SWA, changes=longer)

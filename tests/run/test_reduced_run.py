@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from ringfence.api.train_request import TrainRequest, nothing_to_do
-from ringfence.cli.signals import StopFlag
-from ringfence.cli.train_job import train_job
 from ringfence.hooks.errors import JobError
 from ringfence.job.job_file import check_job
 from ringfence.job.yaml_document import parse_yaml
@@ -72,6 +70,9 @@ def test_one_step_of_everything(tmp_path):
     assert (outcome.folder / "checkpoints" / "step-00000001").is_dir()
     told = lines(outcome.folder, "events.jsonl")
     assert any(event["message"].startswith("--fast-dev-run: one step, with each plugin") for event in told)
+    # And no whole run goes on from it.
+    with pytest.raises(JobError, match=r"cut down to try its job out \(fast_dev_run\)"):
+        nothing_to_do(TrainRequest(resume=outcome.folder))
 
 
 def test_faults_of_the_whole_job_are_told_all_the_same(tmp_path):
@@ -107,21 +108,3 @@ def test_a_model_that_cannot_learn_is_found_out(tmp_path):
 def test_more_samples_than_there_are_is_an_error(tmp_path):
     with pytest.raises(JobError, match=r"--overfit 6000: there are \d+ training samples; ask for fewer"):
         prepared(tmp_path, Reduction(overfit=6000))
-
-
-def test_no_whole_run_goes_on_from_one(tmp_path):
-    execute(prepared(tmp_path, Reduction()), tmp_path / "run", RunOptions(report=False))
-    with pytest.raises(JobError, match=r"cut down to try its job out \(fast_dev_run\)"):
-        nothing_to_do(TrainRequest(resume=tmp_path / "run"))
-
-
-def test_nothing_is_kept_unless_a_folder_is_named(tmp_path, monkeypatch):
-    (tmp_path / "job.yaml").write_text(JOB)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    before = set(tmp_path.iterdir())
-    with StopFlag() as stop:
-        assert train_job(TrainRequest(path=tmp_path / "job.yaml", fast_dev_run=True, quiet=True), stop) == 0
-    assert set(tmp_path.iterdir()) == before
-    assert list((tmp_path / "temporary").iterdir()) == []

@@ -142,6 +142,7 @@ def end_at_snapshot(run: Session, error: CutOffError) -> None:
     if snapshot is None:
         raise error
     run.steps_given_up = run.progress.step - snapshot.progress.step
+    run.best = None
     _go_back(run, snapshot)
     run.observer.event(
         f"{error}; the run ends as it was after {snapshot.progress.step} steps, its last snapshot, with "
