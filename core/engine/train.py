@@ -252,6 +252,8 @@ def _train_until_done(run: Session) -> Status:
                     return "interrupted"
     except CutOffError as error:
         end_at_snapshot(run, error)
+        # What the end had come to is made anew when the run is resumed.
+        run.best, run.test_metrics = None, {}
         return "interrupted"
     except BaseException as error:
         ended = end_by_fault(run, error)

@@ -388,3 +388,15 @@ def test_a_state_of_another_model_is_refused():
     ):
         with pytest.raises(CheckpointError, match="the average 'ema' in the checkpoint is of another model"):
             average.load_state_dict(whole | broken)
+
+
+def test_averages_are_those_of_the_end_where_the_model_is_left_with_its_best_weights(tmp_path):
+    _, expected, _, _, _ = straight()
+    changes = {"restore_best": True, "eval_every": 1}
+    observer = Figures()
+    result, found, _, _ = trained(EMA, SWA, observer=observer, changes=changes, checkpoints=tmp_path / "c")
+    assert result.weights_from != result.checkpoint, "the last step is the best: the test shows nothing"
+    for name, average in expected.items():
+        differing = {key for key, tensor in average.items() if not torch.equal(found[name][key], tensor)}
+        # How many batches were seen is counted and not averaged.
+        assert differing <= {"1.num_batches_tracked"}

@@ -10,7 +10,7 @@ from test_final_evaluation import KeepsTest, held_out
 
 from ringfence.engine.config import EarlyStopping
 from ringfence.engine.weights import weights_sha256
-from ringfence.hooks.errors import CheckpointError, RunAbortedError
+from ringfence.hooks.errors import CheckpointError, CutOffError, RunAbortedError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,6 +111,37 @@ def test_a_run_that_is_stopped_in_its_test_is_left_with_its_last_weights(folder)
         mlp(), held_out(), hooks_of(sgd()), settings, observer=again, checkpoints=folder, resume=True
     )
     assert (resumed.status, resumed.weights_sha256) == ("completed", stopped_after(resumed.best_step))
+
+
+class CutsOff:
+    """A driver that is cut off in what it does at the end."""
+
+    name = "cuts off"
+
+    def between_steps(self, run):
+        pass
+
+    def beside(self):
+        return None
+
+    def trained(self, run):
+        raise CutOffError("the end")
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_run_that_is_cut_off_once_it_is_tested_is_left_with_its_last_weights(folder):
+    model = mlp()
+    result = run(
+        model, held_out(), hooks_of(sgd()), config(**SETTINGS), checkpoints=folder, drivers=[CutsOff()]
+    )
+    assert (result.status, result.test_metrics) == ("interrupted", {})
+    assert (result.weights_from, result.final_metrics_step) == (result.checkpoint, 30)
+    assert result.weights_sha256 == weights_sha256(model) == stopped_after(30)
 
 
 class Damages(TapeRecorder):
