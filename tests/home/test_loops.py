@@ -8,7 +8,7 @@ import pytest
 
 from ..conftest import call
 
-pytestmark = [pytest.mark.room, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.room, pytest.mark.timeout(1200)]
 
 HERE = Path(__file__).parent
 LOOPS = ("plain", "lightning", "transformers")
