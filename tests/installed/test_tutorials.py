@@ -62,9 +62,18 @@ def test_the_first_run_once_it_is_installed(new_environment, tmp_path):
     page = "tutorial.md"
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     environment = environment_of(tmp_path, new_environment().folder / "bin")
-    parts = [block for block in blocks(page) if block.section in {"Train", "Look"}]
+    parts = [block for block in blocks(page) if block.section in {"Train", "Look", "Your own photos"}]
 
-    assert len(parts) == 2
+    assert len(parts) == 5
+    hold(page, play(parts, tmp_path, environment, TIMEOUT_S))
+
+
+def test_photos_become_predictions_in_python_once_it_is_installed(new_environment, tmp_path):
+    page = "tutorial-python.md"
+    environment = environment_of(tmp_path, new_environment().folder / "bin")
+    parts = [block for block in blocks(page) if block.section != "Install"]
+
+    assert len(parts) == 9
     hold(page, play(parts, tmp_path, environment, TIMEOUT_S))
 
 
