@@ -201,7 +201,9 @@ class Run:
         record = self.record
         told: list[tuple[str, Any]] = [("status", self.status), ("error", self.error)]
         told += [("steps", record.get("steps")), ("epochs", record.get("epochs"))]
-        told += [(name, value) for name, value in record.get("final_metrics", {}).items()]
+        judged_by = record.get("judged_by", "test")
+        parts = {"test": record.get("test_metrics", {}), judged_by: record.get("final_metrics", {})}
+        told += [(f"{part} {name}", value) for part in reversed(parts) for name, value in parts[part].items()]
         told += [("faults", len(self.faults) or None)]
         digest = self.weights_sha256
         told += [("weights", f"{digest[:_DIGITS_SHOWN]}…" if digest else None), ("report", self.report)]
