@@ -31,6 +31,7 @@ _VARIABLES = {
 }
 MAX_LINES = len(_SERIES)
 WHOLE_MODEL = "whole model"
+_BAND = "middle 80 %"
 _POINTS = 300
 _FEW_POINTS = 25
 _DOT = 3.2
@@ -324,17 +325,18 @@ def _draw_kinds(axes: Axes, series: Sequence[Curve], kind_of: Callable[[str], st
         if one.name != WHOLE_MODEL:
             kinds.setdefault(kind_of(one.name), []).append(one)
     colours = iter(_SERIES)
-    traces = [
-        trace
-        for colour, (kind, members) in zip(colours, sorted(kinds.items()), strict=False)
-        for trace in _draw_spread(axes, members, kind, colour)
-    ]
+    traces: list[Trace] = []
+    for colour, (kind, members) in zip(colours, sorted(kinds.items()), strict=False):
+        # One band in the legend tells what all of them are.
+        traces += _draw_spread(axes, members, kind, colour, band=None if traces else _BAND)
     whole = [one for one in series if one.name == WHOLE_MODEL]
     return traces + [_draw_line(axes, one, next(colours), smooth=False) for one in whole]
 
 
-def _draw_spread(axes: Axes, series: Sequence[Curve], kind: str, colour: str) -> list[Trace]:
-    """Draw the median of many lines, and where the middle 80 % of them lie."""
+def _draw_spread(
+    axes: Axes, series: Sequence[Curve], kind: str, colour: str, *, band: str | None
+) -> list[Trace]:
+    """Draw the median of many lines and, called ``band`` in the legend, where the middle 80 % of them lie."""
     every = sorted({step for one in series for step in one.steps})
     # Neighbouring steps share a column where there are many: of each line the last of them counts.
     count = -(-len(every) // _POINTS) or 1
@@ -347,12 +349,12 @@ def _draw_spread(axes: Axes, series: Sequence[Curve], kind: str, colour: str) ->
     if not len(x):
         return []
     low, middle, high = np.nanpercentile(table, [10, 50, 90], axis=0)
-    name = f"median of {len(series)} {kind}".rstrip()
+    name = f"{kind} ({len(series)})" if kind else f"median of {len(series)}"
     if len(x) == 1:
         # A band between one step and itself has no width.
-        axes.vlines(x, low, high, color=colour, alpha=0.18, linewidth=3 * _DOT, label="middle 80 %")
+        axes.vlines(x, low, high, color=colour, alpha=0.18, linewidth=3 * _DOT, label=band)
     else:
-        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, label="middle 80 %")
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, label=band)
     axes.plot(x, middle, color=colour, label=name, **_dots(middle))
     spread = [f"({a:.3g} to {b:.3g})" for a, b in zip(low, high, strict=True)]
     return [Trace(name, _VARIABLES[colour], x, middle, spread)]

@@ -230,10 +230,14 @@ def _curves(run: RunData) -> Iterator[Figure]:
 
 def _of_batches(run: RunData, metric: str) -> Iterator[Curve]:
     """Yield the curve of a metric of training batches, which the first plugin that logs it tells."""
-    for plugin, numbers in run.plugins.items():
-        if metric in numbers:
-            yield Curve(f"training, by {plugin}", numbers[metric].steps, numbers[metric].values)
-            return
+    plugin = _who_logs(run, metric)
+    if plugin is not None:
+        curve = run.plugins[plugin][metric]
+        yield Curve(f"training, by {plugin}", curve.steps, curve.values)
+
+
+def _who_logs(run: RunData, metric: str) -> str | None:
+    return next((plugin for plugin, numbers in run.plugins.items() if metric in numbers), None)
 
 
 def _judged(run: RunData) -> dict[str, Any] | None:
@@ -280,6 +284,8 @@ def _monitor_charts(run: RunData) -> Iterator[Figure]:
         for family, members in _families(numbers).items()
         # A share of non-finite values that was never above zero needs no chart.
         if any(value != 0 for series in members for value in series.values)
+        # Drawn beside the evaluations.
+        and not (family in run.judging[1] and len(members) == 1 and plugin == _who_logs(run, family))
     ]
     found.sort(key=lambda item: _RANK.get(item[0], len(_RANK)))
     kinds = kind_of(run.shapes)
@@ -303,9 +309,13 @@ def _families(numbers: Mapping[str, Curve]) -> dict[str, list[Curve]]:
         family, _, layer = name.partition("/")
         families.setdefault(family, []).append(Curve(layer, series.steps, series.values))
     return {
-        family: [Curve(one.name or WHOLE_MODEL, one.steps, one.values) for one in members]
+        family: [Curve(one.name or _unnamed(family, members), one.steps, one.values) for one in members]
         for family, members in families.items()
     }
+
+
+def _unnamed(family: str, members: Sequence[Curve]) -> str:
+    return WHOLE_MODEL if len(members) > 1 else formats.words(family)
 
 
 def _layers(run: RunData) -> Iterator[tuple[str, list[Figure]]]:

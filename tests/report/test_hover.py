@@ -107,8 +107,8 @@ def test_norms_and_convolutions_share_no_band():
     last = tips(line_chart("c", "t", [*layers, *norms, whole], kind_of=kind_of({})))[-1]
     assert last == [
         "step 1",
-        "median of 6 norm scales 1.1 (1.1 to 1.1)",
-        "median of 6 weights 0.06 (0.06 to 0.06)",
+        "norm scales (6) 1.1 (1.1 to 1.1)",
+        "weights (6) 0.06 (0.06 to 0.06)",
         f"{WHOLE_MODEL} 3.5",
     ]
     together = tips(line_chart("c", "t", [*layers, *norms, whole]))[-1]

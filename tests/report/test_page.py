@@ -186,6 +186,20 @@ def test_page_shows_charts_samples_events_and_the_job(folder):
         assert words in found.text
 
 
+def test_a_metric_of_training_batches_is_drawn_beside_the_evaluations_and_once(folder):
+    recorder = MetricsLog(folder)
+    for step in range(40):
+        recorder.reported("watch", StepInfo(step), {"accuracy": step / 80}, None)
+        recorder.step(StepInfo(step), None, 16)
+    recorder.close()
+
+    found = page(folder)
+    (drawn,) = [svg["aria-label"] for svg in found.all("svg") if "ccuracy" in svg["aria-label"]]
+    assert drawn == "Accuracy by step"
+    assert "training, by watch" in found.text
+    assert "Training: of single batches" in found.text
+
+
 def test_page_loads_nothing_and_runs_nothing(folder):
     found = page(folder)
     assert not found.all("script")
