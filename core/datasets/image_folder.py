@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
 from .split import split_dataset
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+#: What such files hold. Pillow goes by their contents, and would start Ghostscript for a page of PostScript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 #: One image may not be larger; a file of a few bytes can claim any size.
 MAX_PIXELS = 64 * 2**20
 #: Modes that pillow turns into 8 bits a channel without loss of range.
@@ -172,7 +174,8 @@ def _read_classes(
         if not files:
             raise DataError(f"{root / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
         for file in files:
-            image = read_image(file, size, greyscale=greyscale).pixels
+            array = read_image(file, size, greyscale=greyscale).pixels
+            image = torch.from_numpy(np.array(array.transpose(2, 0, 1)))
             expected = expected or (image.shape[1], image.shape[2])
             if image.shape[1:] != expected:
                 other = "the training images" if first is None else str(first)
@@ -194,11 +197,11 @@ class Photo(NamedTuple):
     """One image as it was read.
 
     Attributes:
-        pixels: (C, H, W) uint8, upright.
+        pixels: (H, W, C) uint8, upright; only to be read.
         size: Height and width that it had in its file, upright.
     """
 
-    pixels: Tensor
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
     size: tuple[int, int]
 
 
@@ -220,8 +223,9 @@ def read_image(
     Raises:
         DataError: It cannot be read, or has too many pixels.
     """
+    mode = "L" if greyscale else "RGB"
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             count = image.width * image.height
             if count > MAX_PIXELS:
                 raise DataError(
@@ -230,14 +234,15 @@ def read_image(
             if image.mode not in _MODES:
                 raise DataError(f"{file}: is of mode {image.mode}; convert it to 8 bits a channel")
             with hold(count):
-                upright = ImageOps.exif_transpose(image).convert("L" if greyscale else "RGB")
+                # What returns a copy is called for what it changes only.
+                ImageOps.exif_transpose(image, in_place=True)
+                upright: Image.Image = image if image.mode == mode else image.convert(mode)
                 found = (upright.height, upright.width)
                 if size is not None and found != size:
                     upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-                array = np.array(upright)
+                array = np.asarray(upright)
     except UnidentifiedImageError as error:
         raise DataError(f"{file}: is no image that can be read; remove or replace it") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: is damaged: {error}; remove or replace it") from error
-    pixels = torch.from_numpy(array)
-    return Photo(pixels[None] if greyscale else pixels.permute(2, 0, 1).contiguous(), found)
+    return Photo(array[..., None] if greyscale else array, found)

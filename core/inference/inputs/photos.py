@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _AT_ONCE = 8
 #: Of photos that were decoded and wait.
 _AHEAD_BYTES = 256 << 20
 _LISTED = 3
+_SMALL_PIXELS = 1 << 18
 
 
 def find_photos(folder: Path) -> tuple[list[Path], list[str]]:
@@ -74,6 +76,10 @@ class _PixelRoom:
     def __init__(self) -> None:
         self._held = 0
         self._changed = threading.Condition()
+
+    def hold_large(self, pixels: int) -> AbstractContextManager[None]:
+        """Hold what is not so small that as many as there are threads do not matter."""
+        return contextlib.nullcontext() if pixels < _SMALL_PIXELS else self.hold(pixels)
 
     @contextlib.contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
@@ -211,17 +217,18 @@ class PhotoSource:
 
     def _decode(self, batch: _Batch, positions: range) -> None:
         size = (self._height, self._width)
+        pixels = batch.pixels.numpy()
         for i in positions:
             try:
                 photo = read_image(
-                    self._files[batch.indices[i]], size, greyscale=self._greyscale, hold=self._room.hold
+                    self._files[batch.indices[i]], size, greyscale=self._greyscale, hold=self._room.hold_large
                 )
             except DataError as error:
                 batch.faults[i] = error
                 if not self._skips:
                     return
                 continue
-            batch.pixels[i].copy_(photo.pixels)
+            pixels[i] = photo.pixels.transpose(2, 0, 1)
             if photo.size != size:
                 batch.sizes[i] = photo.size
 

@@ -143,6 +143,17 @@ def test_a_photo_that_claims_too_many_pixels_is_refused_before_they_are_made(tmp
         read(tmp_path, GREY)
 
 
+def test_postscript_under_the_name_of_an_image_is_refused(tmp_path):
+    """The control: Pillow takes it for a page, and would start Ghostscript to draw it."""
+    path = tmp_path / "a.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\nshowpage\n%%EOF\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+
+    with pytest.raises(DataError, match=r"a\.png: is no image that can be read"):
+        read(tmp_path, GREY)
+
+
 def test_photos_that_are_decoded_side_by_side_have_no_more_pixels_than_one_may(monkeypatch):
     monkeypatch.setattr(photos, "MAX_PIXELS", 10)
     room = photos._PixelRoom()
