@@ -4,9 +4,10 @@
 
 For arrays in files and for folders of photos, of 28x28 each. Both sides take turns, part by part, in one
 process: samples a second of each, the median of the ratios, and the ratio of the processor's time, which
-others on the machine disturb less. The plain loop reads the same samples with numpy or Pillow, has the same
-module, and keeps the class of each; it writes no file. Then all parts at once are predicted by one call, and
-the memory of the process (resident, without what is mapped from files) is told at each tenth of the way.
+others on the machine disturb less. The plain loop reads the same samples with numpy, or with Pillow,
+upright as in training; it has the same module, and keeps the class of each, but writes no file. Then all
+parts at once are predicted by one call, and the memory of the process (resident, without what is mapped from
+files) is told at each tenth of the way.
 
 Exit status 1 if the median is below 0.9, or memory grows by more than 16 MiB from the first tenth on.
 """
@@ -26,7 +27,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 import ringfence
@@ -110,7 +111,7 @@ def batches_of_photos(folder: Path) -> Iterator[Tensor]:
         part = []
         for file in files[begin : begin + _BATCH]:
             with Image.open(file) as image:
-                part.append(np.array(image.convert("L")))
+                part.append(np.array(ImageOps.exif_transpose(image).convert("L")))
         yield torch.from_numpy(np.stack(part))[:, None]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -14,6 +13,7 @@ from .predictions import OutputMeaning, Predictions
 
 #: Of one path; the kernel takes no longer one.
 _MAX_NAME = 4096
+_QUOTE = '"'
 
 
 class TableOutput(Output):
@@ -23,29 +23,24 @@ class TableOutput(Output):
         super().__init__(file, meaning, probabilities=probabilities)
         # A class may be called '=1+1'.
         self._names = [_cell(name) for name in (*meaning.names, "")]
-        self._buffer = io.StringIO()
-        self._writer = csv.writer(self._buffer, lineterminator="\n")
-        self._writer.writerow(("index", "file", *self._columns()))
+        file.write(f"{','.join(('index', 'file', *self._columns()))}\n".encode())
 
     def write(self, part: Predictions) -> None:
         """Write rows."""
         files = [""] * len(part) if part.files is None else [_cell(file) for file in part.files]
-        self._writer.writerows(zip(part.indices.tolist(), files, *self._cells(part), strict=True))
-        self._flush()
-
-    def finish(self) -> None:
-        """Write the header, where there were no rows."""
-        self._flush()
+        rows = zip(map(str, part.indices.tolist()), files, *self._cells(part), strict=True)
+        self.file.write("".join([f"{row}\n" for row in map(",".join, rows)]).encode())
 
     def _columns(self) -> Iterator[str]:
         if not self.meaning.is_classes:
-            yield from columns_of(self.meaning)
+            count = math.prod(self.meaning.shape)
+            yield from (["value"] if count == 1 else (f"value_{i}" for i in range(count)))
             return
         yield from ("class", "probability")
         if self.probabilities:
-            yield from (f"probability of {one_line(name)}" for name in self.meaning.names)
+            yield from (_cell(f"probability of {name}") for name in self.meaning.names)
 
-    def _cells(self, part: Predictions) -> Iterator[Iterable[object]]:
+    def _cells(self, part: Predictions) -> Iterator[list[str]]:
         """Yield the cells of each column."""
         if not self.meaning.is_classes:
             yield from _numbers(part.outputs.flatten(1).T.tolist(), "%.9g")
@@ -55,23 +50,12 @@ class TableOutput(Output):
         if self.probabilities:
             yield from _numbers(part.probabilities.T.tolist(), "%.6g")
 
-    def _flush(self) -> None:
-        self.file.write(self._buffer.getvalue().encode())
-        self._buffer.seek(0)
-        self._buffer.truncate()
-
 
 def _cell(text: str) -> str:
     """Return a stranger's text as a cell: on one line, and no formula."""
-    return text_cell(one_line(text), _MAX_NAME)
-
-
-def columns_of(meaning: OutputMeaning) -> list[str]:
-    """Return the names of the columns of predicted numbers."""
-    count = 1
-    for side in meaning.shape:
-        count *= side
-    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
+    cell = text_cell(one_line(text), _MAX_NAME)
+    # The module csv takes several times as long for rows that are mostly numbers.
+    return f'"{cell.replace(_QUOTE, 2 * _QUOTE)}"' if "," in cell or _QUOTE in cell else cell
 
 
 def _numbers(columns: Iterable[list[float]], form: str) -> Iterator[list[str]]:
