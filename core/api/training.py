@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..discovery.catalog import catalog
 from ..discovery.used_process import refuse_used_process
 from ..hooks.errors import CheckpointError, CutOffError, DataError, JobError, RingfenceError, RunAbortedError
+from ..imports.import_guard import guard
 from ..job.job_file import Job, JobFile
 from .finished_run import Run, open_run
 from .interruption import HeldSignals, to_stderr
@@ -156,8 +157,11 @@ def _train(request: TrainRequest) -> Run:
 def _refuse_used_process(job_file: JobFile) -> None:
     installed = catalog()
     trusted = (plugin.name for plugin in job_file.job.plugins if plugin.isolation == "trusted")
-    found = (installed.plugins[name] for name in trusted if name in installed.plugins)
-    refuse_used_process(installed, [plugin.distribution for plugin in found])
+    chosen = [installed.plugins[name].distribution for name in trusted if name in installed.plugins]
+    refuse_used_process(installed, chosen)
+    for distribution in chosen:
+        # What it has imported before is no hazard either: that is what was chosen.
+        guard().allow(distribution)
 
 
 def _viewer(request: TrainRequest) -> Callable[[], tuple[View, Callable[[str], None]]]:

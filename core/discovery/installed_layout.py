@@ -344,7 +344,8 @@ class InstalledLayout:
 
     def _imported(self) -> Iterator[Finding]:
         guard = current()
-        early = set() if guard is None else guard.early
+        name = self._distribution.metadata["Name"] or ""
+        early = set() if guard is None or guard.is_chosen(name) else guard.early
         files = (os.path.relpath(path, self.base) for path in self._files)
         for name in sorted(early and modules_in(files) & early):
             text = f"its module '{name}' was imported before ringfence could prevent it, outside any sandbox"

@@ -137,6 +137,11 @@ class Guard:
     def allow(self, distribution: str) -> None:
         """Let all modules of ``distribution`` through."""
         self._allowed.add(canonical(distribution))
+        self._spared.discard(canonical(distribution))
+
+    def is_chosen(self, distribution: str) -> bool:
+        """Tell whether ``distribution`` is let through because the user wants it to be."""
+        return canonical(distribution) in self._allowed - self._spared
 
     def allow_module(self, module: str) -> None:
         """Let the distribution through that ``module`` belongs to, if it is a plugin's.

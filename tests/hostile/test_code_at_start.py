@@ -174,6 +174,18 @@ def test_a_program_in_which_a_plugin_ran_before_trains_nothing(environment, tmp_
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.room
+def test_a_plugin_that_is_trusted_may_have_run_before(environment, tmp_path):
+    plugins = (
+        "[{'niceclip': {}, 'isolation': 'trusted'}, "
+        "{'optim': {'algorithm': 'adamw', 'lr': 0.01}, 'isolation': 'trusted'}]"
+    )
+    job = f"model='mlp', data='mnist10k', steps=2, plugins={plugins}"
+    done = call(environment.python, "-c", f"import niceclip, ringfence; ringfence.train({job})", cwd=tmp_path)
+
+    assert "completed after 2 steps" in done.stdout
+
+
 @pytest.mark.control("code at start-up")
 @pytest.mark.parametrize(
     ("code", "names"),
