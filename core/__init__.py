@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .inference.evaluate_run import evaluate
     from .inference.load import load
     from .inference.predict import predict
-    from .integrations.loop_host import plugin_host
+    from .integrations.open_host import plugin_host
     from .job.job_file import Job
     from .plugins.observer import Observer, RunInfo
 
@@ -62,7 +62,7 @@ _ELSEWHERE = {
     "evaluate": "inference.evaluate_run",
     "load": "inference.load",
     "open_run": "api.finished_run",
-    "plugin_host": "integrations.loop_host",
+    "plugin_host": "integrations.open_host",
     "predict": "inference.predict",
     "train": "api.training",
 }

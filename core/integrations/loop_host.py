@@ -1,11 +1,4 @@
-"""The plugins of a job in any training loop: checked, sandboxed and held to their budgets as in a run.
-
-    with ringfence.plugin_host(["augment", "gradclip", {"optim": {"lr": 0.001}}], model=model) as host:
-        for inputs, targets in host.augment(loader):
-            outputs = model(inputs)
-            loss = host.loss((inputs, targets), outputs, criterion(outputs, targets))
-            loss.backward()
-            host.step()
+"""The plugins of a loop that is not ours, as it calls them: batches, loss, step, state.
 
 The order of a step is that of ``engine/step.py``, whose pieces this calls as the loop comes to them.
 """
@@ -14,23 +7,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..discovery.catalog import Catalog, catalog
-from ..discovery.used_process import refuse_used_process
 from ..engine.buffers import copy_buffers, restore_buffers
-from ..engine.recovery.recover import act
 from ..engine.step import (
     Begun,
     Pass,
@@ -42,120 +28,33 @@ from ..engine.step import (
     tell_losses,
     update_weights,
 )
-from ..engine.tensor_names import named_parameters
-from ..engine.weights import Weights
 from ..hooks.errors import (
     CheckpointError,
     DataError,
     JobError,
     PluginError,
-    PluginLoadError,
     RingfenceError,
-    RunAbortedError,
-    SandboxUnavailableError,
 )
 from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import Batch, Gradients, StepInfo, make_step
-from ..job.job_file import check_job
-from ..job.smoke_job import SMALL
-from ..job.yaml_document import dump_yaml, parse_yaml
-from ..plugins.failure_policy import Abort, RunPosition
-from ..plugins.manager import Hooks
 from ..plugins.moments import Firing
 from ..reproducibility.generator_states import TorchRng
-from ..run.load_plugins import Planned, load, plan, refusal, with_input_range
-from ..run.plugin_sandbox import open_sandbox, starter
+from ..run.load_plugins import Planned
 from ..tensors import pytree
 from ..tensors.buffer_pool import BufferPool
 from ..tensors.byte_batch import in_numbers
 from .host_optimizer import HostOptimizer
 from .loop_batches import AugmentedLoader, BatchForm
-from .loop_report import HostReport, OnReport, PluginCost, ReportKeeper
-from .saved_states import SavedStates
+from .loop_faults import Attempts, Moments
+from .loop_report import HostReport, PluginCost, ReportKeeper
 
 _Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
-_Moments = Sequence[Firing[Any, Any]]
 _SCHEMA = 1
-_LOGGER = logging.getLogger(__name__)
+_CLOSED = "the plugin host is closed; use it inside its `with` block"
 
 
 class LoopError(RingfenceError):
     """The loop calls its plugin host in an order that makes no sense."""
-
-
-@contextmanager
-def plugin_host(
-    plugins: Sequence[str | Mapping[str, Any]],
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    seed: int = 0,
-    grad_accum_steps: int = 1,
-    steps_total: int = 0,
-    schedule: Callable[[int], float] | None = None,
-    num_classes: int | None = None,
-    batch_keys: tuple[str, str] = ("inputs", "targets"),
-    input_range: tuple[float, float] | None = None,
-    memory_fraction: float | None = None,
-    save_every: int = 1,
-    on_report: OnReport | None = None,
-    tell: Callable[[str], None] | None = None,
-) -> Iterator[LoopHost]:
-    """Give plugins to a training loop that is not ours, each in its sandbox; a context manager.
-
-    Args:
-        plugins: As in a job: a name, ``{name: options}``, or that with settings beside it, as
-            ``{"augment": {"ops": ["mixup"]}, "workers": 2, "on_failure": "disable"}``.
-        model: On its device already; its parameters become views of memory that plugins can read, but those
-            that require no gradient, which no plugin is shown.
-        optimizer: Of torch, over the model's parameters, if none of the plugins is an optimizer. Adapters
-            find that of their framework.
-        seed: Of every random number of the plugins.
-        grad_accum_steps: Batches of one step; the last step of a pass over the loader may have fewer.
-        steps_total: Steps that the loop will take, as plugins are told; 0 if it is not known.
-        schedule: Step to what a plugin's own learning rate is multiplied by; 1 by default.
-        num_classes: K, where targets are classes: mixing labels needs it. None for numbers.
-        batch_keys: Where inputs and targets are, if the loader yields dicts.
-        input_range: Least and largest number of the inputs; told to our own ``augment``, which otherwise
-            looks at the first batch.
-        memory_fraction: Share of the machine's memory for each plugin, at most 0.15.
-        save_every: Steps between saves of the state of plugins that have one. One that has failed is started
-            anew only where its state is that before the call; with 0 none is kept.
-        on_report: Given what plugins log and monitors report: plugin, step, numbers, report.
-        tell: Given sentences that the user should know; by default Python's ``logging`` is.
-
-    Raises:
-        JobError: A plugin is not installed, an option or setting is wrong, a permission is missing, there
-            are two optimizers, or this is one process of several.
-        IncompatiblePluginError: A plugin does not fit a series that it must work with.
-        UsedProcessError: Code of a plugin runs in this process already, or would at its start.
-        PluginError: A plugin could not be started.
-        SandboxUnavailableError: It cannot be isolated on this machine.
-    """
-    installed = catalog()
-    planned = _plan(plugins, seed, memory_fraction, installed, own_optimizer=optimizer is not None)
-    if input_range is not None:
-        planned = with_input_range(planned, lambda: input_range)
-    trusted = [item.spec.distribution for item in planned if item.spec.isolation == "trusted"]
-    refuse_used_process(installed, trusted)
-    device = _device(model)
-    settings = Settings(
-        BatchForm(batch_keys, num_classes), seed, grad_accum_steps, steps_total, schedule, save_every
-    )
-    keeper = ReportKeeper(tell or _LOGGER.warning, on_report)
-    with ExitStack() as stack:
-        sandbox = open_sandbox(planned, stack)
-        hooks = Hooks(seed, keeper)
-        stack.callback(hooks.close)
-        load(planned, hooks, starter(sandbox), keeper.event)
-        frozen = [name for name, parameter in named_parameters(model).items() if not parameter.requires_grad]
-        weights = Weights(model, device, None if sandbox is None else sandbox.allocate, frozen)
-        stack.enter_context(weights.pinned())
-        update = Update(model=model, weights=weights, hooks=hooks, device=device, optimizer=optimizer)
-        host = LoopHost(planned, update, settings, keeper)
-        stack.callback(host._close)  # noqa: SLF001 - whoever opened it closes it
-        yield host
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +120,9 @@ class LoopHost:
     def __init__(
         self, planned: Sequence[Planned], update: Update, settings: Settings, keeper: ReportKeeper
     ) -> None:
-        self._planned, self._update, self._settings, self._keeper = planned, update, settings, keeper
+        self._update, self._settings, self._keeper = update, settings, keeper
         self._hooks, self._weights = update.hooks, update.weights
-        self._saved = SavedStates(update.hooks)
+        self._attempts = Attempts(update.hooks, planned, settings.save_every, lambda: self._global_step)
         self._optimizer: HostOptimizer | None = None
         self._global_step = self._epochs = 0
         self._fetched: deque[_Waiting[Any]] = deque()
@@ -231,7 +130,6 @@ class LoopHost:
         self._pass: Iterator[Any] | None = None
         self._step: _Step | None = None
         self._kept = self._weights.values.clone() if self._changes_in_place() else None
-        self._ended: str | None = None
         self._begins = True
         self._told: set[str] = set()
 
@@ -291,7 +189,7 @@ class LoopHost:
             LoopError: There is no such batch in this step.
             RunAbortedError: A plugin failed for good.
         """
-        self._check_open()
+        self._attempts.check_open()
         if not isinstance(outputs, Tensor):
             raise DataError(
                 f"outputs are a {type(outputs).__name__}; plugins are given the tensor that the loss is of"
@@ -303,9 +201,9 @@ class LoopHost:
             step.sample_losses.append(self._sample_losses(losses, changed))
         if at.loss.methods:
             change = functools.partial(change_loss, self._hooks, changed, outputs, loss, info)
-            loss = self._attempt(change, [at.loss])
+            loss = self._attempts.attempt(change, [at.loss])
         if at.after_loss.methods:
-            self._show(lambda: show_loss(self._hooks, changed, outputs, loss, info))
+            self._attempts.show(lambda: show_loss(self._hooks, changed, outputs, loss, info))
         step.losses.append(loss.detach())
         return loss
 
@@ -320,31 +218,31 @@ class LoopHost:
             LoopError: ``loss`` was not called, and a plugin needs it.
             RunAbortedError: A plugin failed for good.
         """
-        self._check_open()
+        self._attempts.check_open()
         if self._step is None:
             self._begin(self._info(0))
         step = self._running_step()
         self._check_losses(step)
         info = self._with_rate(step.batches[0][1] if step.batches else self._info(0))
         done = self._done(step)
-        gradients = self._attempt(self._updating(step, done, info, closure), self._update_moments())
+        gradients = self._attempts.attempt(self._updating(step, done, info, closure), self._update_moments())
         if step.begun[0]:
-            self._show(lambda: show_update(self._update, step.begun, info, gradients))
+            self._attempts.show(lambda: show_update(self._update, step.begun, info, gradients))
         self._weights.release()
         if self._hooks.at.after_step.methods:
-            self._attempt(lambda: tell_losses(self._hooks, done), [self._hooks.at.after_step])
+            self._attempts.attempt(lambda: tell_losses(self._hooks, done), [self._hooks.at.after_step])
         self._global_step += 1
         self._step = None
         if self._optimizer is not None:
             self._optimizer.note_step()
         if self._hooks.observers:
-            self._show(self._hooks.poll)
+            self._attempts.show(self._hooks.poll)
         self._hooks.progressed()
 
     def report(self) -> HostReport:
         """Return what each plugin has cost, what was logged last, and the faults; waits for monitors."""
-        if self._ended is None:
-            self._show(self._hooks.drain)
+        if self._attempts.ended is None:
+            self._attempts.show(self._hooks.drain)
         costs = tuple(PluginCost.of(plugin) for plugin in self._hooks.plugins)
         keeper, faults = self._keeper, self._hooks.failures.log.records
         return HostReport(self._global_step, costs, dict(keeper.logged), tuple(faults), tuple(keeper.told))
@@ -356,11 +254,11 @@ class LoopHost:
             LoopError: The loop is in the middle of a step.
             RunAbortedError: A plugin could not give its state.
         """
-        self._check_open()
+        self._attempts.check_open()
         self._check_between_steps("state_dict()")
         at = self._hooks.at
-        bound: _Moments = [at.batch, at.parameters, at.loss, at.gradients, at.update, at.after_step]
-        states = self._attempt(self._hooks.state_dict, bound)
+        bound: Moments = [at.batch, at.parameters, at.loss, at.gradients, at.update, at.after_step]
+        states = self._attempts.attempt(self._hooks.state_dict, bound)
         return {
             "schema": _SCHEMA,
             "step": self._global_step,
@@ -377,11 +275,11 @@ class LoopHost:
             LoopError: The loop is in the middle of a step.
             RunAbortedError: A plugin did not take its state.
         """
-        self._check_open()
+        self._attempts.check_open()
         self._check_between_steps("load_state_dict()")
         step, epochs, plugins = self._read_state(state)
         states = {name: pytree.encode(value) for name, value in plugins.items()}
-        self._attempt(lambda: self._saved.adopt(states), [])
+        self._attempts.attempt(lambda: self._attempts.saved.adopt(states), [])
         self._global_step, self._epochs = step, epochs
         self._drop_pass()
 
@@ -404,7 +302,7 @@ class LoopHost:
         Raises:
             LoopError: It does not go together with this host.
         """
-        self._check_open()
+        self._attempts.check_open()
         own = self._settings.grad_accum_steps
         if processes > 1:
             raise LoopError(f"{framework} trains in {processes} processes; plugin_host works in one")
@@ -448,7 +346,7 @@ class LoopHost:
         Raises:
             LoopError: There is none, or the step before it was not taken.
         """
-        self._check_open()
+        self._attempts.check_open()
         if not self._handed_out:
             raise LoopError("the loop goes on to a batch that it was not given by host.augment(loader)")
         batch, info = self._handed_out.popleft()
@@ -459,7 +357,7 @@ class LoopHost:
 
     def run_pass(self, loader: Iterable[_Item]) -> Iterator[_Item]:
         """Yield what plugins make of the batches of a loader; one pass at a time."""
-        self._check_open()
+        self._attempts.check_open()
         self._drop_pass()
         if self._step is not None:
             if any(parameter.grad is not None for parameter in self.model.parameters()):
@@ -505,7 +403,7 @@ class LoopHost:
                 raise
 
         try:
-            while (pulled := self._attempt(pull, [self._hooks.at.batch])) is not None:
+            while (pulled := self._attempts.attempt(pull, [self._hooks.at.batch])) is not None:
                 waiting, (batch, info) = self._fetched.popleft(), pulled
                 self._handed_out.append((batch, info))
                 yield self._settings.form.write(waiting.item, batch) if changes else waiting.item
@@ -550,7 +448,7 @@ class LoopHost:
                 self._put_weights_back()
                 raise
 
-        self._step = _Step(self._attempt(begin, [at]))
+        self._step = _Step(self._attempts.attempt(begin, [at]))
 
     def _updating(
         self, step: _Step, done: Pass, info: StepInfo, closure: Callable[[], object] | None
@@ -652,12 +550,12 @@ class LoopHost:
         if len(step.losses) == 1:
             return step.losses[0]
         if "loss" not in self._hooks.at.update.needs:
-            return _NO_LOSS
+            return torch.tensor(math.nan)
         sizes = [len(self._as_batch(batch)) for batch, _ in step.batches]
         parts = [loss / (sum(sizes) / size) for loss, size in zip(step.losses, sizes, strict=True)]
         return functools.reduce(torch.add, parts)
 
-    def _update_moments(self) -> _Moments:
+    def _update_moments(self) -> Moments:
         return [self._hooks.at.gradients, self._hooks.at.update]
 
     def _info(self, micro_batch: int, step: int | None = None) -> StepInfo:
@@ -669,90 +567,7 @@ class LoopHost:
         rate = 1.0 if self._optimizer is None else self._optimizer.rate
         return info if rate == 1.0 else replace(info, lr_factor=info.lr_factor * rate)
 
-    # faults
-
-    def _attempt(self, phase: Callable[[], _Made], moments: _Moments) -> _Made:
-        """Do what plugins may fail in, again once those that failed are brought back to where they were.
-
-        Args:
-            phase: Leaves the loop as it was where it fails.
-            moments: Whose plugins it calls.
-        """
-        stateful = self._saved.stateful(moments)
-        while True:
-            calls = {plugin.spec.name: plugin.usage.calls for plugin in stateful}
-            try:
-                made = phase()
-            except PluginError as error:
-                self._recover(error, calls)
-            else:
-                break
-        every = self._settings.save_every
-        if stateful and every and self._global_step % every == 0:
-            try:
-                self._saved.save(stateful)
-            except PluginError as error:
-                self._end(error, "; its state of this step is lost, so that it cannot be started anew")
-        return made
-
-    def _show(self, phase: Callable[[], object]) -> None:
-        """Do what only those that watch may fail in: what was to be seen is lost, and nothing hangs on it."""
-        try:
-            phase()
-        except PluginError as error:
-            self._recover(error, {})
-
-    def _recover(self, error: PluginError, calls: Mapping[str, int]) -> None:
-        """Start the plugin that failed anew with its last state, or leave it out.
-
-        Args:
-            error: The fault.
-            calls: Plugins whose results depend on their calls, to how often each had been called.
-
-        Raises:
-            RunAbortedError: It may neither be left out nor be brought back to where it was.
-        """
-        if isinstance(error, PluginLoadError) and (told := refusal(self._planned, error)) is not None:
-            raise told from error
-        place, failures = RunPosition(self._global_step), self._hooks.failures
-        lacking = self._saved.lacking(calls)
-        while True:
-            if lacking and self._hooks.failing(error).spec.on_failure == "restart":
-                self._end(error, _stale(lacking, self._settings.save_every))
-            abort: Abort | None
-            try:
-                abort = act(self._hooks, error, place, time.sleep)
-                if abort is None:
-                    self._saved.restore(calls.keys(), but=error.plugin)
-            except SandboxUnavailableError as fault:
-                error = PluginLoadError(f"could not be restarted: {fault}", plugin=error.plugin)
-                error.__cause__ = fault
-            except PluginError as fault:
-                error = fault
-            else:
-                if abort is not None:
-                    self._end(error, abort.why)
-                failures.recovered()
-                return
-
-    def _end(self, error: PluginError, why: str) -> NoReturn:
-        """Note that a fault ends the loop, and raise what says so."""
-        plugin = self._hooks.failing(error)
-        plugin.usage.state = "failed"
-        plugin.close()
-        error.cause += why
-        self._hooks.failures.abort(error, RunPosition(self._global_step), f"{error}; the loop was ended")
-        self._ended = (
-            f"{error}. The model is as it was after {self._global_step} steps; save it, or go on from the "
-            "loop's last checkpoint"
-        )
-        raise RunAbortedError(self._ended) from error
-
     # what must hold
-
-    def _check_open(self) -> None:
-        if self._ended is not None:
-            raise RunAbortedError(self._ended)
 
     def _check_between_steps(self, what: str) -> None:
         if self._step is not None and self._step.batches:
@@ -778,7 +593,7 @@ class LoopHost:
         at = self._hooks.at
         if len(step.losses) >= max(len(step.batches), 1):
             return
-        taking: _Moments = [at.loss, at.after_step]
+        taking: Moments = [at.loss, at.after_step]
         names = [_names(firing) for firing in taking if firing.methods]
         if "loss" in at.update.needs:
             names.append(_names(at.update))
@@ -831,35 +646,9 @@ class LoopHost:
             )
         return step, epochs, plugins
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Let the host be used no more."""
-        self._ended = self._ended or "the plugin host is closed; use it inside its `with` block"
-
-
-_NO_LOSS = torch.tensor(math.nan)
-
-
-def _plan(
-    plugins: Sequence[str | Mapping[str, Any]],
-    seed: int,
-    memory_fraction: float | None,
-    installed: Catalog,
-    *,
-    own_optimizer: bool,
-) -> list[Planned]:
-    """Find and check the plugins, as those of a job are; nothing is started."""
-    shares = {} if memory_fraction is None else {"memory_fraction": memory_fraction}
-    entries = [item if isinstance(item, str) else dict(item) for item in plugins]
-    document = {**SMALL, **shares, "seed": seed, "plugins": entries}
-    job = check_job(parse_yaml(dump_yaml(document), "plugin_host(…)"))
-    planned = plan(job, installed, base=Path.cwd(), optional={OPTIMIZER.name})
-    theirs = next((item for item in planned if item.spec.role == OPTIMIZER.name), None)
-    if own_optimizer and theirs is not None:
-        raise JobError(
-            f"plugin_host is given an optimizer of torch, and '{theirs.spec.name}' is an optimizer too; "
-            "keep one of them"
-        )
-    return planned
+        self._attempts.ended = self._attempts.ended or _CLOSED
 
 
 def _length(loader: Iterable[object]) -> int | None:
@@ -871,23 +660,5 @@ def _length(loader: Iterable[object]) -> int | None:
         return None
 
 
-def _device(model: nn.Module) -> torch.device:
-    devices = {parameter.device for parameter in model.parameters()}
-    if len(devices) != 1:
-        told = "has no parameters" if not devices else f"lies on {', '.join(sorted(map(str, devices)))}"
-        raise JobError(f"the model {told}; plugin_host needs all of it on one device")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        ranks = torch.distributed.get_world_size()
-        if ranks > 1:
-            raise JobError(f"this is one of {ranks} processes that train together; plugin_host works in one")
-    return devices.pop()
-
-
 def _names(firing: Firing[Any, Any]) -> str:
     return " and ".join(f"'{method.plugin.spec.name}'" for method in firing.methods)
-
-
-def _stale(names: Sequence[str], save_every: int) -> str:
-    told = ", ".join(f"'{name}'" for name in names)
-    advice = "" if save_every == 1 else "; write save_every=1 to keep it at every step"
-    return f"; {told} had been called since its state was kept, so that the call cannot be made again{advice}"

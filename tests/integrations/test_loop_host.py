@@ -38,8 +38,9 @@ from ringfence.engine.weights import Weights
 from ringfence.hooks.errors import CheckpointError, DataError, JobError, RunAbortedError
 from ringfence.hooks.types import Batch
 from ringfence.integrations.loop_batches import BatchForm
-from ringfence.integrations.loop_host import LoopError, LoopHost, Settings, plugin_host
+from ringfence.integrations.loop_host import LoopError, LoopHost, Settings
 from ringfence.integrations.loop_report import ReportKeeper
+from ringfence.integrations.open_host import plugin_host
 from ringfence.plugins import failure_policy as failures
 from ringfence.plugins.local_plugin import LocalPlugin
 from ringfence.reproducibility.deterministic import repeatable
