@@ -180,6 +180,6 @@ def test_the_drivers_of_a_job_are_handed_to_its_run(tmp_path):
     folder, counters = tmp_path / "run", (Counter(), Counter())
     for counter, steps in zip(counters, (4, 6), strict=True):
         prepared = prepare(read_job(tmp_path / "job.yaml", [f"steps={steps}"]), tmp_path)
-        assert prepared.drivers == ()
+        assert not prepared.drivers
         execute(replace(prepared, drivers=[counter]), folder, RunOptions(resume=steps == 6, report=False))
     assert [(counter.steps, counter.ended) for counter in counters] == [(4, True), (6, True)]
