@@ -46,7 +46,8 @@ def labelled_path(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:
             f"{path}: is neither a folder of classes nor {' nor '.join(KEYED)} with 'inputs' and 'targets'; "
             "name a reader, as in folder:path=DIR"
         )
-    return labelled(open_keyed(path, form, "inputs"), read_array(path, "targets"), record, str(path))
+    inputs = open_keyed(path, form, "inputs")
+    return labelled(inputs, read_array(path, "targets", inputs.count), record, str(path))
 
 
 def labelled_pair(inputs: Any, targets: Any, record: ModelRecord, form: SampleForm) -> Dataset:

@@ -177,6 +177,16 @@ def test_data_that_do_not_fit_are_refused(runs, monkeypatch, data, error, messag
         ringfence.evaluate("photos_run", data)
 
 
+def test_a_file_with_other_targets_than_inputs_is_refused(runs, tmp_path):
+    folder, _ = runs
+    np.savez(tmp_path / "a.npz", inputs=np.zeros((2, 3, 8, 10), np.uint8), targets=np.zeros(3, int))
+    with pytest.raises(DataError, match=r"\['targets'\]: is of shape \(3,\); expected 2 rows"):
+        ringfence.evaluate(folder / "photos_run", tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", inputs=np.zeros((2, 3, 8, 10), np.uint8))
+    with pytest.raises(DataError, match="holds no array 'targets'"):
+        ringfence.evaluate(folder / "photos_run", tmp_path / "a.npz")
+
+
 def test_numbers_of_another_shape_are_refused(runs):
     folder, _ = runs
 

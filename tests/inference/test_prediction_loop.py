@@ -71,6 +71,7 @@ def test_predictions_are_those_of_the_plain_loop():
     assert found.class_names == [NAMES[i] for i in expected.argmax(1)]
     assert model.training
     assert found.files is None
+    assert repr(found) == "<Predictions of 4 classes for 10 samples>"
     assert not found.outputs.requires_grad
 
 

@@ -65,12 +65,23 @@ def open_keyed(path: Path, form: SampleForm, key: str | None) -> Source:
     return _choose(path, KEYED[path.suffix.lower()](path), form, key)
 
 
-def read_array(path: Path, key: str) -> Tensor:
-    """Return an array of a ``.npz`` or safetensors file, read as a whole; raises as ``open_keyed``."""
+def read_array(path: Path, key: str, count: int | None) -> Tensor:
+    """Return an array of a ``.npz`` or safetensors file, read as a whole.
+
+    Args:
+        path: As in ``open_keyed``.
+        key: Which array.
+        count: Its length, as far as that is known.
+
+    Raises:
+        DataError: There is no such array, it is of another length, or it cannot be read.
+    """
     arrays = KEYED[path.suffix.lower()](path)
     if key not in arrays:
         raise DataError(f"{path}: holds no array '{key}'; {suggest(key, arrays)}")
     array = arrays[key]()
+    if count is not None and array.shape[:1] != (count,):
+        raise DataError(f"{array.source}: is of shape {array.shape}; expected {count} rows")
     array.check_plausible()
     with array.open() as file:
         return array.decode(array.read(file, 0, math.prod(array.shape[:1]))).reshape(array.shape)
@@ -175,7 +186,9 @@ def _npz_member(path: Path, info: zipfile.ZipInfo) -> StoredArray:
         raise DataError(f"{source}: is packed in a way that numpy does not write; save it with np.savez")
     with _explained(source, ".npz"):
         opened = functools.partial(_opened_member, path, info.filename)
-        return _npy_array(source, opened, info.file_size, info.compress_size)
+        # What a member says of its packed size may be a lie; the file is no larger than it is.
+        packed_bytes = min(info.compress_size, path.stat().st_size)
+        return _npy_array(source, opened, info.file_size, packed_bytes)
 
 
 def _npy_array(source: str, opened: _Open, size: int, packed_bytes: int) -> StoredArray:

@@ -52,6 +52,10 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.outputs)
 
+    def __repr__(self) -> str:
+        kind = f"{self.meaning.shape[0]} classes" if self.meaning.is_classes else "numbers"
+        return f"<Predictions of {kind} for {len(self):,} samples>"
+
     @cached_property
     def probabilities(self) -> Tensor:
         """Of each class, (N, K) float32.

@@ -365,6 +365,20 @@ def test_a_file_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, save, m
     assert len(read(save(tmp_path / "other", some_rows(5000)), ROWS, 5000)[0]) == 5000
 
 
+def test_a_lie_about_the_packed_size_does_not_hide_a_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored_array, "_LARGE_BYTES", 10_000)
+    path = as_packed_npz(tmp_path / "data", np.zeros((5000, 3), np.float32))
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    data[directory + 20 : directory + 24] = struct.pack("<I", 50_000)
+    path.write_bytes(data)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.infolist()[0].compress_size == 50_000
+
+    with pytest.raises(DataError, match="claim to unpack to 60,000"):
+        open_source(path, ROWS)
+
+
 def test_an_array_whose_header_claims_more_than_the_file_holds_is_refused(tmp_path):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
