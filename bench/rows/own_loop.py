@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import statistics
 import tempfile
+import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,12 +47,16 @@ class Loader:
 
     def __init__(self, task: Task) -> None:
         self.batches = Batches(task)
+        #: Of this process, in seconds, as each was asked for.
+        self.processor: list[float] = []
 
     def __len__(self) -> int:
         return self.batches.task.steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return ({"inputs": inputs, "targets": targets} for inputs, targets in self.batches)
+        for inputs, targets in self.batches:
+            self.processor.append(time.process_time())
+            yield {"inputs": inputs, "targets": targets}
 
 
 class Flipping(Loader):
@@ -192,9 +196,18 @@ def measure(quick: bool) -> list[Table]:  # noqa: FBT001 - as all rows
     ]
 
 
+def _mean_span(stamps: list[float]) -> float:
+    """Return the mean of a step: the first import what optimizers need, the last are fetched ahead."""
+    begin, end = len(stamps) // 4, len(stamps) - 4
+    return (stamps[end] - stamps[begin]) / (end - begin)
+
+
 def _table(what: str, task: Task, rounds: int) -> Table:
+    processor: dict[str, list[float]] = defaultdict(list)
+
     def side(name: str, *, plugins: bool, save_every: int = 1) -> Callable[[], float]:
         train, make = _LOOPS[name]
+        told = f"{name}{_WITH * plugins}{_UNSAVED * (not save_every)}"
 
         def once() -> float:
             model = make(task)
@@ -207,10 +220,8 @@ def _table(what: str, task: Task, rounds: int) -> Table:
             else:
                 loader = Flipping(task)
                 train(task, model, loader, None)
-            stamps = loader.batches.stamps
-            # What comes last is fetched ahead, and the first steps import what optimizers need.
-            spans = [b - a for a, b in itertools.pairwise(stamps)][task.steps // 4 : task.steps - 4]
-            return statistics.fmean(spans)
+            processor[told].append(_mean_span(loader.processor))
+            return _mean_span(loader.batches.stamps)
 
         return once
 
@@ -221,13 +232,14 @@ def _table(what: str, task: Task, rounds: int) -> Table:
     }
     sides[f"{_PLAIN}{_WITH}{_UNSAVED}"] = side(_PLAIN, plugins=True, save_every=0)
     figures = in_turn(sides, rounds)
-    table = Table(f"One step of a {what}", ("", "mean step", "more than without", "times without"))
+    columns = ("", "mean step", "more than without", "times without", "processor time of the trainer")
+    table = Table(f"One step of a {what}", columns)
     for name, figure in figures.items():
         bare = name.removesuffix(_UNSAVED).removesuffix(_WITH)
         told: tuple[Figure | str, Figure | str] = ("", "")
         if name != bare:
             told = difference(figures, name, bare), ratio(figures, name, bare)
-        table.lines.append((name, figure, *told))
+        table.lines.append((name, figure, *told, Figure(tuple(processor[name][-rounds:]))))
     table.notes = [
         "Without: the same flips, clip_grad_norm_ and fused AdamW in the loop's process; nothing watches.",
         "With: augment, gradclip, monitor (every 10 steps) and optim, each in a sandbox of its own.",

@@ -227,6 +227,14 @@ class Weights:
         self._replaced = gradients
         return gradients
 
+    def displaced(self) -> list[str]:
+        """Return the parameters that no longer are where this has put them, as after ``model.half()``."""
+        return [
+            name
+            for name, parameter in self._parameters.items()
+            if name not in self._strided and parameter.data_ptr() != self._device_values[name].data_ptr()
+        ]
+
     def step(self, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
         """Have an optimizer of torch take a step with ``gradients``, for those that have some.
 

@@ -437,6 +437,7 @@ class LoopHost:
                 "there is no optimizer: give plugin_host the loop's own with optimizer=…, or a plugin that "
                 "is one, as {'optim': {'algorithm': 'adamw', 'lr': 0.001}}"
             )
+        self._check_parameters()
         at, info = self._hooks.at.parameters, self._with_rate(info)
         if at.methods:
             self._keep_weights()
@@ -574,6 +575,16 @@ class LoopHost:
             raise LoopError(
                 f"{what} is called in the middle of step {self._global_step}; call it after step()"
             )
+
+    def _check_parameters(self) -> None:
+        learning = [name for name, p in self._weights.frozen.items() if p.requires_grad]
+        told = (self._weights.displaced(), "was moved or converted"), (learning, "requires a gradient now")
+        for names, what in told:
+            if names:
+                raise LoopError(
+                    f"parameter '{names[0]}' {what} since plugin_host was opened: neither plugins nor the "
+                    "optimizer would reach it. Do that before, or open a new host with the state of this one"
+                )
 
     def _check_place(self, info: StepInfo) -> None:
         accumulated = self._settings.grad_accum_steps

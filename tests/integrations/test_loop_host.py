@@ -522,6 +522,26 @@ def test_passes_are_counted_once_their_last_batch_is_out(stops_at):
     assert host.state_dict()["epochs"] == (stops_at >= 3) + 1
 
 
+@pytest.mark.parametrize("change", [lambda model: model.double(), lambda model: model.half()])
+def test_a_model_that_was_converted_meanwhile_is_told(change):
+    model = mlp()
+    host = host_of(model, [sgd()])
+    change(model)
+    with pytest.raises(LoopError, match=r"parameter '1\.weight' was moved or converted"):
+        steps_alone(host)
+
+
+def test_a_parameter_that_is_to_learn_after_all_is_told():
+    model = mlp()
+    model[1].bias.requires_grad = False
+    optim = {"optim": {"algorithm": "sgd", "lr": 0.1}, "isolation": "trusted"}
+    with plugin_host([optim], model=model, tell=[].append) as host:
+        go_over(host, some_batches(host))
+        model[1].bias.requires_grad = True
+        with pytest.raises(LoopError, match=r"parameter '1\.bias' requires a gradient now"):
+            steps_alone(host)
+
+
 def test_a_state_in_the_middle_of_a_step_is_refused():
     host = host_of(mlp(), [sgd()])
     with pytest.raises(LoopError, match="in the middle of step 0"):
