@@ -450,9 +450,9 @@ def new_job(
         Path | None, typer.Option(metavar="DIR", help="Folder of the job.  [default: NAME]")
     ] = None,
 ) -> None:
-    """Make a folder with a job, a model, a function that reads data, and a test.
+    """Make a folder with a job that trains as it is, and a test.
 
-    It trains as it is; put your own in place of each.
+    With a model and a function that reads data: put your own in place of them.
     """
     from .new_job import make_job  # noqa: PLC0415 - takes time
 
@@ -502,7 +502,7 @@ def evaluate(
     as_json: _Json = False,
     trust_code: _TrustCode = False,
 ) -> None:
-    """Measure the model of a run on its own validation and test data, or on others.
+    """Measure the model of a run on its own data, or on others.
 
     With --checkpoint last these are the numbers that the run ended with.
     """
@@ -586,7 +586,7 @@ def compare(
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with their curves, too.")
     ] = None,
 ) -> None:
-    """Show what differed in the jobs of several runs, and what came of it."""
+    """Compare runs: what differed in their jobs, and what came of it."""
     gc.enable()
     from .columns import terminal_width  # noqa: PLC0415 - as below
     from .compare_runs import compare as compare_folders  # noqa: PLC0415 - imports torch
@@ -608,7 +608,10 @@ def log(
         bool, typer.Option("--online", help="Let the logger reach its server; without it nothing is sent.")
     ] = False,
 ) -> None:
-    """Hand the numbers of a run to a logger of others, in a process of its own."""
+    """Hand the numbers of a run to wandb or MLflow.
+
+    In a process of its own, which sends nothing unless told to.
+    """
     gc.enable()
     from ..loggers.hand_on import hand_on  # noqa: PLC0415 - takes time
 
