@@ -93,7 +93,7 @@ def _telling_progress(count: int | None) -> Callable[[int], None]:
 def _summary(written: Written) -> str:
     lines = [f"{written.count:,} predictions in {written.path}"]
     counts = [
-        f"{shorten(name, _NAME_SHOWN)} {count:,}"
+        f"{shorten(name, _NAME_SHOWN)}: {count:,}"
         for name, count in list(written.class_counts.items())[:_CLASSES_SHOWN]
     ]
     if counts:
