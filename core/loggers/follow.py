@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ AT_ONCE = 500
 MAX_NAMES = 16_384
 _MAX_NAME = 400
 #: What the names of the run's own numbers begin with: a plugin that is called like one gets another name.
-_OWN = ("train/", "validation/", "test/")
+_OWN = re.compile(r"(?:train|(?:validation|test)(?:_ema|_swa)?)/")
 _NOT_NUMBERS = frozenset(("kind", "step", "epoch", "plugin", "time", "samples"))
 
 
@@ -146,7 +147,7 @@ def _name(kind: str, key: str) -> str:
     """Return the name of a number: kind and key of the run's own; of a plugin what it is written under."""
     if kind != "plugin":
         return f"{kind}/{key}"[:_MAX_NAME]
-    return f"plugin:{key}"[:_MAX_NAME] if key.startswith(_OWN) else key[:_MAX_NAME]
+    return f"plugin:{key}"[:_MAX_NAME] if _OWN.match(key) else key[:_MAX_NAME]
 
 
 def _number(value: object) -> float | None:

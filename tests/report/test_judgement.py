@@ -29,6 +29,7 @@ from .test_page import EVIL, Page
 
 
 def judge(folder, targets, outputs, *, classes, names=(), inputs=None):
+    folder.mkdir(exist_ok=True)
     log = PredictionLog(folder, names, (MSE() if classes is None else CrossEntropy()).per_sample)
     log.started(
         RunInfo(0, 1, 1, 1, len(targets), 1, "cpu", "accuracy", higher_is_better=True, validation_samples=0)
@@ -194,6 +195,24 @@ def test_any_numbers_of_a_regression_give_a_page(tmp_path, value):
     write_predictions(Tree(tmp_path), replace(whole, predicted=np.full((4, 1), value), target=-whole.target))
 
     assert "Residuals" in page(tmp_path).text
+
+
+def test_a_picture_of_a_mistake_leads_nowhere_else_and_is_small(tmp_path, problem):
+    targets, outputs = problem
+    judge(tmp_path / "run", targets, outputs, classes=6)
+    secret = tmp_path / "secret.png"
+    secret.write_bytes((tmp_path / "run/mistakes/00.png").read_bytes())
+    (tmp_path / "run/mistakes/00.png").unlink()
+    (tmp_path / "run/mistakes/00.png").symlink_to(secret)
+    with (tmp_path / "run/mistakes/01.png").open("ab") as file:
+        file.truncate(1 << 30)
+
+    found = page(tmp_path / "run")
+
+    count = len(list((tmp_path / "run/mistakes").iterdir()))
+    assert len(found.all("img")) == count - 2
+    assert "mistakes/00.png is a symbolic link" in found.text
+    assert "mistakes/01.png has more than" in found.text
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -42,7 +42,7 @@ from ringfence.tracking.json_lines import (
     encode,
     read_lines,
 )
-from ringfence.tracking.metrics_log import MAX_REPORTERS, OWN_TAGS, MetricsLog, reporters
+from ringfence.tracking.metrics_log import AVERAGED_KINDS, MAX_REPORTERS, OWN_TAGS, MetricsLog, reporters
 from ringfence.tracking.plugin_reports import MAX_PICTURES, MAX_READ, MAX_REPORTS, PluginStore, file_name
 from ringfence.tracking.png import to_png
 from ringfence.tracking.untrusted_folder import Tree
@@ -365,7 +365,7 @@ def test_no_plugin_writes_into_the_runs_own_curves(tmp_path, plugin):
     scalars = tags(tmp_path, "scalars")
     judged = {f"{part}/{name}" for part in ("validation", "test") for name in ("loss", "accuracy")}
     own = {"train/loss", "train/lr_factor", *judged}
-    assert {tag.partition("/")[0] for tag in own} | {"samples"} == OWN_TAGS
+    assert {tag.partition("/")[0] for tag in own} | {"samples", *AVERAGED_KINDS} == OWN_TAGS
     assert scalars.keys() == own | {f"plugin:{plugin}/{name}" for name in ("loss", "accuracy", "lr_factor")}
     assert [event.value for event in scalars["validation/accuracy"]] == [0.25]
     assert [event.value for event in scalars["test/accuracy"]] == [0.75]
