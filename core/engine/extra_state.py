@@ -23,6 +23,11 @@ def has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
+def gives_extra_state(model: nn.Module) -> bool:
+    """Tell whether any module of a model does."""
+    return any(map(has_extra_state, model.modules()))
+
+
 def copy_extra_state(model: nn.Module) -> dict[str, Any]:
     """Return name of a module to a copy of what it gives, for those that give something.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.config import resolve_device
+from ..engine.extra_state import gives_extra_state
 from ..hooks.errors import DataError
 from ..tensors.byte_batch import to_numbers
 from ..tracking.model_files import CheckpointName, Tell, WeightsName, read_state
@@ -157,6 +158,14 @@ def load_model(
     if network is None:
         choice, base = permission.model_code(record)
         network, name = build_network(choice, record, base), choice.name
-    state = read_state(folder, record, checkpoint, weights=weights, max_bytes=nbytes(network), tell=tell)
+    state = read_state(
+        folder,
+        record,
+        checkpoint,
+        weights=weights,
+        max_bytes=nbytes(network),
+        extra=gives_extra_state(network),
+        tell=tell,
+    )
     fill(network, state, place, whose=f"{folder}: model '{name}'")
     return LoadedModel(network, record, place)

@@ -78,8 +78,10 @@ def fill(network: nn.Module, state: NetworkState, device: torch.device, *, whose
         CheckpointError: The network has other tensors than the run's; the message names them.
         JobError: A module does not take the extra state that it gave.
     """
-    _check_same(_tensors(network), state.tensors, whose)
-    if any(tensor.is_meta for tensor in _tensors(network).values()):
+    built = _tensors(network)
+    _check_same(built, state.tensors, whose)
+    has_place = not any(tensor.is_meta for tensor in built.values())
+    if not has_place:
         network.to_empty(device=device)
     parameters = named_parameters(network)
     with torch.no_grad():
@@ -94,7 +96,8 @@ def fill(network: nn.Module, state: NetworkState, device: torch.device, *, whose
         network, {name: state.tensors[name] for name in named_buffers(network)}, shared_buffers(network)
     )
     _telling(f"{whose}: set_extra_state() failed", lambda: load_extra_state(network, state.extra_state))
-    network.to(device)
+    if has_place:
+        network.to(device)
     network.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import typing
@@ -29,6 +30,18 @@ class OptionError(ValueError):
         super().__init__("; ".join(f"option '{dotted_path(p.path)}' {p.message}" for p in self.problems))
 
 
+@functools.lru_cache(64)
+def _model_of(function: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """Return what checks the keyword-only parameters of a function; to make it takes long."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return pydantic.create_model("Options", __config__=_FINITE, **fields)
+
+
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``options`` with the types that the keyword-only parameters of ``function`` ask for.
 
@@ -45,16 +58,10 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> d
     parameters = inspect.signature(function).parameters
     taken = {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     problems = _unknown_option(options, taken)
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in taken.items()
-    }
     known = {name: value for name, value in options.items() if name in taken}
     try:
         # JSON in strict mode is just what a job can say.
-        model = pydantic.create_model("Options", __config__=_FINITE, **fields)
-        checked = model.model_validate_json(json.dumps(known, default=str), strict=True)
+        checked = _model_of(function).model_validate_json(json.dumps(known, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise OptionError(problems + _explain(error)) from None
     if problems:

@@ -121,6 +121,7 @@ def read_state(
     *,
     weights: WeightsName = "model",
     max_bytes: int | None = None,
+    extra: bool = True,
     tell: Tell,
 ) -> NetworkState:
     """Read the weights of a run by name, from a folder that may be anybody's.
@@ -133,6 +134,7 @@ def read_state(
         checkpoint: Which state; a number of steps is that one or none.
         weights: Whose weights; an average is there of the run's end only.
         max_bytes: Of parameters and buffers; never more than half of this machine's memory.
+        extra: Whether what modules keep beside their tensors is wanted too.
         tell: Told, as sentences, of what was passed over.
 
     Raises:
@@ -146,7 +148,7 @@ def read_state(
     faults: list[str] = []
     for path in candidates:
         try:
-            state = read_network(path, max_bytes, MAX_BYTES)
+            state = read_network(path, max_bytes, MAX_BYTES, extra=extra)
             _check_record(state, record, path)
         except DamagedError as error:
             faults.append(str(error))

@@ -92,10 +92,11 @@ class Want:
 
 
 class _Tags(msgspec.Struct, frozen=True):
-    """The contents of ``made-here.json``: keyed digests, in hexadecimal."""
+    """The contents of ``made-here.json``: keyed digests, in hexadecimal; where modules are looked for."""
 
     job: str
     model: str
+    base_folder: str | None = None
 
 
 class _Proof(NamedTuple):
@@ -133,7 +134,7 @@ class Permission:
             record: What ``model.json`` of the folder, or of a checkpoint in it, says.
         """
         tags, key, _ = self._proof
-        return tags is not None and _same(tags.model, _model_tag(key, record, self._job))
+        return tags is not None and _same(tags.model, _model_tag(key, record, tags.base_folder))
 
     @property
     def why_not(self) -> str:
@@ -186,8 +187,10 @@ class Permission:
             if not is_import_path(self.code):
                 raise JobError(f"code={self.code!r} is not of the form module:function")
             return msgspec.structs.replace(choice, name=self.code), Path.cwd()
-        if self.trust_code or self.owns_model(record):
-            return choice, self._base_folder()
+        if self.owns_model(record):
+            return choice, self._place(None if self._proof.tags is None else self._proof.tags.base_folder)
+        if self.trust_code:
+            return choice, self._place(None if self._job is None else self._job.base_folder)
         name = shorten(visible(choice.name), _SHOWN)
         raise JobError(
             f"{self.folder}: its model is '{name}', code to be imported and run, and {self.why_not}. If you "
@@ -233,9 +236,8 @@ class Permission:
             f"folder names with {TRUST_FLAG}"
         )
 
-    def _base_folder(self) -> Path:
-        """Return where relative paths of its job start from; the folder itself where nothing says so."""
-        named = None if self._job is None else self._job.base_folder
+    def _place(self, named: str | None) -> Path:
+        """Return where modules are looked for; the folder itself where nothing says so."""
         return Path(named) if named is not None and Path(named).is_absolute() else self.folder
 
 
@@ -267,7 +269,7 @@ def note_own_run(folder: Path, job: str, model: ModelRecord | None) -> None:
     except OSError:
         return
     read = read_job(JOB, data=job.encode()).job
-    tags = _Tags(_job_tag(key, read), _model_tag(key, model, read))
+    tags = _Tags(_job_tag(key, read), _model_tag(key, model, read.base_folder), read.base_folder)
     Tree(folder).write(MADE_HERE, [msgspec.json.encode(tags)], sync=True)
 
 
@@ -318,9 +320,9 @@ def _job_tag(key: bytes, job: Job) -> str:
     return _tag(key, "job", [job.base_folder if wanted else None, wanted])
 
 
-def _model_tag(key: bytes, model: ModelRecord | None, job: Job | None) -> str:
+def _model_tag(key: bytes, model: ModelRecord | None, base_folder: str | None) -> str:
     built = None if model is None else [model.model.name, model.model.options, list(model.edits)]
-    return _tag(key, "model", [built, None if job is None else job.base_folder])
+    return _tag(key, "model", [built, base_folder])
 
 
 def _tag(key: bytes, what: str, value: object) -> str:

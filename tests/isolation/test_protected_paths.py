@@ -103,7 +103,13 @@ def test_a_copy_of_a_home_folder_is_told_by_what_lies_in_it(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("variable", "file"), [("AWS_SHARED_CREDENTIALS_FILE", ""), ("HF_HOME", "/token"), ("KUBECONFIG", "")]
+    ("variable", "file"),
+    [
+        ("AWS_SHARED_CREDENTIALS_FILE", ""),
+        ("HF_HOME", "/token"),
+        ("KUBECONFIG", ""),
+        ("XDG_STATE_HOME", "/ringfence"),
+    ],
 )
 def test_keys_are_looked_for_where_the_environment_says(tmp_path, monkeypatch, variable, file):
     place = tmp_path / "odd" / "place"

@@ -218,6 +218,16 @@ def test_a_run_of_ours_needs_no_word_wherever_its_folder_is(ours, how):
     assert ringfence.load(ours).network[1].out_features == 5
 
 
+def test_the_place_of_a_networks_modules_that_somebody_has_changed_is_anybodys(ours, tmp_path):
+    told = json.loads((ours / "made-here.json").read_text())
+    (ours / "made-here.json").write_text(json.dumps(told | {"base_folder": str(tmp_path)}))
+    (tmp_path / "own_net.py").write_text(NET)
+
+    with pytest.raises(JobError, match="code to be imported"):
+        ringfence.load(ours)
+    assert not (tmp_path / "imported").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "model_is_ours"),
     [
@@ -225,7 +235,7 @@ def test_a_run_of_ours_needs_no_word_wherever_its_folder_is(ours, how):
         (lambda job: job.update(data={"name": "idx", "path": "digits"}), True),
         (lambda job: job["plugins"][0].update(read=["/etc"]), True),
         (lambda job: job["plugins"][0]["optim"].update(lr=7), True),
-        (lambda job: job.update(base_folder="/"), False),
+        (lambda job: job.update(base_folder="/"), True),
         (lambda job: job.update(metric="subprocess:run"), True),
     ],
 )

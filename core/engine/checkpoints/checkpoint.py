@@ -229,28 +229,27 @@ def read_checkpoint(path: Path, limits: Limits) -> CheckpointContents:
     return _read_files(path, manifest.load(path), limits)
 
 
-def read_network(path: Path, max_bytes: int, max_record_bytes: int) -> NetworkState:
+def read_network(path: Path, max_bytes: int, max_record_bytes: int, *, extra: bool = True) -> NetworkState:
     """Read what a checkpoint holds of its network; plugins' states are left unread.
 
     Args:
         path: The checkpoint.
         max_bytes: Of parameters and buffers.
         max_record_bytes: Of its ``model.json``.
+        extra: Whether to read what modules keep beside their tensors, which lies in a file of its own.
 
     Raises:
         CheckpointError: It is of a later series, or damaged (``DamagedError``).
     """
     told = manifest.load(path)
     tensors = _read_tensors(path, told, max_bytes)
-    engine = _read_engine(path, told, max_bytes)
+    extra_state = extra_state_in(_read_engine(path, told, max_bytes), path) if extra else {}
     record = None
     if manifest.RECORD in told.digests:
         record = _read(path, told, manifest.RECORD, max_record_bytes).numpy().tobytes()
     # Before 0.3.1 those of a compiled model were written with what torch.compile puts into names.
     names = plain_names(tensors)
-    return NetworkState(
-        {names[name]: tensor for name, tensor in tensors.items()}, extra_state_in(engine, path), record
-    )
+    return NetworkState({names[name]: tensor for name, tensor in tensors.items()}, extra_state, record)
 
 
 def _join_faults(faults: Sequence[str]) -> str:

@@ -55,6 +55,8 @@ _HOME_CREDENTIALS = (
     *(".config/google-chrome", ".config/chromium", ".config/op", ".config/sops", ".config/doctl"),
     *(".config/containers", ".config/wandb", ".config/huggingface", ".pip", ".huggingface", ".comet.config"),
     *(".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".local/share/keyrings"),
+    # The key that vouches for a user's own runs.
+    ".local/state/ringfence",
     *(".cargo/credentials", ".cargo/credentials.toml", ".gem/credentials", ".env"),
 )
 #: Those that are told by their own name, wherever they lie.
@@ -168,6 +170,8 @@ def _closed() -> Iterator[tuple[str, str]]:
     for variable in _CREDENTIAL_VARIABLES:
         if os.environ.get(variable, "").startswith("/"):
             yield os.environ[variable], f"{variable} says that keys are kept there"
+    if os.environ.get("XDG_STATE_HOME", "").startswith("/"):
+        yield f"{os.environ['XDG_STATE_HOME']}/ringfence", _KEYS
     if os.environ.get("HF_HOME", "").startswith("/"):
         yield from ((f"{os.environ['HF_HOME']}/{name}", _KEYS) for name in ("token", "stored_tokens"))
 
