@@ -328,14 +328,12 @@ def _draw_kinds(axes: Axes, series: Sequence[Curve], kind_of: Callable[[str], st
     traces: list[Trace] = []
     for colour, (kind, members) in zip(colours, sorted(kinds.items()), strict=False):
         # One band in the legend tells what all of them are.
-        traces += _draw_spread(axes, members, kind, colour, band=None if traces else _BAND)
+        traces += _draw_spread(axes, members, kind, colour, band="" if traces else _BAND)
     whole = [one for one in series if one.name == WHOLE_MODEL]
     return traces + [_draw_line(axes, one, next(colours), smooth=False) for one in whole]
 
 
-def _draw_spread(
-    axes: Axes, series: Sequence[Curve], kind: str, colour: str, *, band: str | None
-) -> list[Trace]:
+def _draw_spread(axes: Axes, series: Sequence[Curve], kind: str, colour: str, *, band: str) -> list[Trace]:
     """Draw the median of many lines and, called ``band`` in the legend, where the middle 80 % of them lie."""
     every = sorted({step for one in series for step in one.steps})
     # Neighbouring steps share a column where there are many: of each line the last of them counts.
