@@ -113,7 +113,7 @@ def test_a_bomb_is_unpacked_no_further_than_the_bound(monkeypatch):
         read_archive(bytes(liar))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.integers(0, 3000))
 def test_a_damaged_archive_is_refused_in_words_or_read(place, value, cut):
     data = bytearray(packed(**WHOLE))
