@@ -188,7 +188,7 @@ def _chunks(values: Tensor, rows: Tensor | None) -> Iterator[Tensor]:
     if rows is None:
         yield from torch.split(values, _AT_ONCE)
     else:
-        yield from (values[part] for part in torch.split(rows, _AT_ONCE))
+        yield from (values.index_select(0, part) for part in torch.split(rows, _AT_ONCE))
 
 
 def _numbers(numbers: Numbers, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
