@@ -16,6 +16,12 @@ OPTIM = {"optim": {"algorithm": "adamw", "lr": 1e-3}}
 TRUSTED = {**SMALL, "plugins": [{**OPTIM, "isolation": "trusted"}]}
 
 
+@pytest.fixture(autouse=True)
+def _without_a_page(monkeypatch):
+    """Have runs make no report, which takes most of the time of a small one; that of all tests has one."""
+    monkeypatch.setattr("ringfence.run.execute.write_report", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """A run that went on once, with all that a plugin can leave."""
