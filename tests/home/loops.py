@@ -206,6 +206,7 @@ def run(folder, plugins):
     job = {
         "model": "loops:net",
         "data": "loops:data",
+        "validation_fraction": 0,  # all samples are trained on, as in the loops
         "epochs": EPOCHS,
         "batch_size": BATCH,
         "seed": SEED,
