@@ -282,7 +282,7 @@ def test_a_word_that_is_like_no_other_is_not_taken_for_one():
         ),
         (
             f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:wrong_outputs"),
-            "model: the model returned shape (64, 3) for a batch of 64; loss 'cross_entropy' needs (64, 10)",
+            "model: the model returned shape (58, 3) for a batch of 58; loss 'cross_entropy' needs (58, 10)",
         ),
         (
             f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:missing"),
