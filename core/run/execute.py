@@ -369,7 +369,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
                 fingerprint=fingerprint,
                 allocate=None if sandbox is None else sandbox.allocate,
                 stop=options.stop,
-                drivers=prepared.drivers,
+                drivers=[*prepared.averages, *prepared.drivers],
                 describe=None if record.model is None else record.model.encode,
             )
         except PluginLoadError as error:

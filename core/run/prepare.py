@@ -55,6 +55,7 @@ class Prepared:
         lock: What its plugins may be made of, if that lies beside it.
         provenance: What they are made of, as it was compared with the lock; None if there is none.
         objects: Key of the job to its name for the object that a program has given in its place.
+        drivers: What else acts on the run between its steps, in this order, after the averages.
     """
 
     job_file: JobFile
@@ -68,11 +69,7 @@ class Prepared:
     lock: FoundLock | None = None
     provenance: Provenance | None = None
     objects: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def drivers(self) -> Sequence[Driver[Session]]:
-        """What acts on the run between its steps, in this order."""
-        return self.averages
+    drivers: Sequence[Driver[Session]] = ()
 
 
 def prepare(

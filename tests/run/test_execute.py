@@ -165,6 +165,9 @@ class Counter:
     def between_steps(self, run):
         self.steps += 1
 
+    def beside(self):
+        return None
+
     def trained(self, run):
         self.ended = True
 
