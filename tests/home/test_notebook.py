@@ -83,7 +83,8 @@ def weights(folder):
     return json.loads((folder / "run.json").read_text())["weights_sha256"]
 
 
-@pytest.mark.parametrize("job", JOBS)
+# The whole main job, three times, takes a quarter of an hour beside others.
+@pytest.mark.parametrize("job", ["shortened", pytest.param("whole", marks=pytest.mark.soak)])
 def test_command_script_and_notebook_give_the_same_weights(environment, tmp_path, job):
     (tmp_path / "job.yaml").write_text(JOBS[job])
     (tmp_path / "script.py").write_text(SCRIPT)
