@@ -113,7 +113,7 @@ def _layer_name(row: Mapping[str, Any]) -> str:
 def _plan_words(plan: Mapping[str, Any], _width: int) -> Iterator[str]:
     accumulated = f" times {plan['grad_accum_steps']}" if plan["grad_accum_steps"] > 1 else ""
     yield (
-        f"{_counted(plan['steps'], 'step')}, {plan['epochs']:g} epochs of {plan['steps_per_epoch']:,}; "
+        f"{_counted(plan['steps'], 'step')}, {_epochs(plan['epochs'])} of {plan['steps_per_epoch']:,}; "
         f"batches of {plan['batch_size']:,}{accumulated}; on {plan['device']}, "
         f"{_counted(plan['threads'], 'thread')}"
     )
@@ -128,6 +128,10 @@ def _plan_words(plan: Mapping[str, Any], _width: int) -> Iterator[str]:
 
 def _short(name: str) -> str:
     return visible(shorten(" ".join(name.split()), _MAX_NAME))
+
+
+def _epochs(epochs: float) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
 
 
 def _counted(number: int, noun: str) -> str:
