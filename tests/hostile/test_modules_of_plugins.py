@@ -76,9 +76,12 @@ UNGUARDED = """\
     import re
     import sys
     from ringfence.imports import import_guard
+    import_guard.take_off()
     import_guard.guard = lambda: None
     from ringfence.isolation.host.processes import zygote_process
-    zygote_process._BOOT = zygote_process._BOOT.replace("\\nguard()\\n", "\\n")
+    zygote_process._BOOT = zygote_process._BOOT.replace(
+        "\\nguard()\\n", "\\nfrom ringfence.imports.import_guard import take_off\\ntake_off()\\n"
+    )
     from ringfence.cli.main import main
     sys.exit(main())
 """
