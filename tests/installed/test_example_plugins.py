@@ -32,6 +32,7 @@ MADE_IN_TESTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "di
 JOB = """
     model: {name: cnn, width: 4}
     data: {name: mnist10k, limit: 64}
+    validation_fraction: 0
     steps: 4
     batch_size: 16
     snapshot_every: 1
