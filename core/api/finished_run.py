@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..hooks.errors import JobError
+from ..hooks.errors import JobError, visible
 from ..job.job_file import Job, read_job
 from ..tracking import run_folder
 from ..tracking.untrusted_folder import Tree
@@ -203,7 +203,11 @@ class Run:
         told += [("steps", record.get("steps")), ("epochs", record.get("epochs"))]
         judged_by = record.get("judged_by", "test")
         parts = {"test": record.get("test_metrics", {}), judged_by: record.get("final_metrics", {})}
-        told += [(f"{part} {name}", value) for part in reversed(parts) for name, value in parts[part].items()]
+        told += [
+            (visible(f"{part} {name}"), value)
+            for part in reversed(parts)
+            for name, value in parts[part].items()
+        ]
         told += [("faults", len(self.faults) or None)]
         digest = self.weights_sha256
         told += [("weights", f"{digest[:_DIGITS_SHOWN]}…" if digest else None), ("report", self.report)]
@@ -237,4 +241,4 @@ def _series(curves: Mapping[str, Curve]) -> Mapping[str, Series]:
 
 
 def _words(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else visible(" ".join(str(value).split()))

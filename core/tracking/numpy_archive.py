@@ -23,7 +23,11 @@ _HEADER = re.compile(
     rb"'shape': \(((?:[0-9]{1,12},? ?){0,2})\), \} *\n"
 )
 #: ``zipfile`` raises the last two of a member that is encrypted or compressed in a way it cannot read.
-_FAULTS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+#: ``numpy`` raises ``TypeError`` for a number of a size that there is not.
+_FAULTS = (
+    *(OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError),
+    TypeError,
+)
 
 
 class DamagedArchiveError(ValueError):

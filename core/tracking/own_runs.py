@@ -301,7 +301,7 @@ def _of_plugins(job: Job) -> Iterator[Want]:
         for kind in _GRANTS:
             if places := getattr(plugin, kind):
                 what = f"{who}, {kind}: {', '.join(places)}: opens that to it"
-                yield Want((*at, kind), what, flag, [plugin.name, kind, places])
+                yield Want((*at, kind), what, flag, [plugin.name, kind, places, plugin.options])
 
 
 def _files(name: str, options: Mapping[str, Any]) -> Iterator[Want]:
@@ -316,12 +316,16 @@ def _same(told: str, tag: str) -> bool:
 
 
 def _job_tag(key: bytes, job: Job) -> str:
+    # With the folder even where nothing is wanted: what a flag then names is looked for there.
     wanted = [[want.path[0], want.path[-1], want.value] for want in wants_of(job)]
-    return _tag(key, "job", [job.base_folder if wanted else None, wanted])
+    return _tag(key, "job", [job.base_folder, wanted])
 
 
 def _model_tag(key: bytes, model: ModelRecord | None, base_folder: str | None) -> str:
-    built = None if model is None else [model.model.name, model.model.options, list(model.edits)]
+    built = None
+    if model is not None:
+        choice = model.model
+        built = [choice.name, choice.options, list(model.edits), model.input.shape, model.output.shape]
     return _tag(key, "model", [built, base_folder])
 
 

@@ -28,6 +28,8 @@ METRICS = "metrics.jsonl"
 #: Shows whose run it is (``own_runs``).
 MADE_HERE = "made-here.json"
 CHECKPOINTS = "checkpoints"
+#: Names that hardly any file has but those of runs.
+_WRITTEN_BY_RUNS = (RECORD, MADE_HERE, METRICS, "events.jsonl")
 LOCK = ".lock"
 #: Of ``run.json``: some KiB a plugin, and the faults that are kept.
 MAX_RECORD_BYTES = 16 << 20
@@ -172,8 +174,14 @@ def check_run(folder: Path) -> None:
 
 
 def lies_in_run(job: Path) -> bool:
-    """Tell whether a job file lies in a run's folder, and so may be anybody's."""
-    return any(os.path.lexists(job.parent / name) for name in (RECORD, MADE_HERE))
+    """Tell whether a job file lies in a run's folder, or below one, and so may be anybody's.
+
+    Whoever sends one may leave out what shows that it is a run's: any file that only runs write will do.
+    """
+    beside = any(os.path.lexists(job.parent / name) for name in _WRITTEN_BY_RUNS)
+    return beside or any(
+        os.path.lexists(folder / name) for folder in job.absolute().parents for name in (RECORD, MADE_HERE)
+    )
 
 
 def steps_done(folder: Path) -> int:

@@ -301,6 +301,36 @@ def test_a_job_file_outside_of_a_runs_folder_is_the_users_own(ours, tmp_path):
     assert request(tmp_path / "alone", "repeat")[0].job.model.name == "own_net:net"
 
 
+@pytest.mark.parametrize("name", ["run.json", "made-here.json", "metrics.jsonl", "events.jsonl"])
+def test_a_folder_without_what_shows_that_it_is_a_runs_is_one_all_the_same(ours, name):
+    rewrite(ours, lambda job: job.update(metric="subprocess:run"))
+    for path in [path for path in ours.iterdir() if path.name not in {"job.yaml", name}]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    with pytest.raises(JobError, match="names what needs your permission"):
+        request(ours, "repeat")
+
+
+def test_a_job_below_a_runs_folder_is_anybodys(ours):
+    (ours / "sub").mkdir()
+    shutil.copy(ours / "job.yaml", ours / "sub")
+
+    with pytest.raises(JobError, match="names what needs your permission"):
+        request(ours / "sub", "repeat")
+
+
+def test_the_proof_of_a_job_that_wants_nothing_is_of_no_use_to_one_with_another_folder(tmp_path):
+    """What a flag names would be looked for there, and code of whoever sent the folder would run."""
+    (tmp_path / "harmless").mkdir()
+    run = train(tmp_path / "harmless", JOB.replace("    isolation: trusted\n", ""))
+    assert permitted(run).own_job
+    rewrite(run, lambda job: job.update(base_folder="."))
+
+    assert not permitted(run).own_job
+    read, base, *_ = request(run, "repeat", sets=["model=own_net:net"])
+    assert (read.job.model.name, base) == ("own_net:net", Path.cwd())
+
+
 # the key
 
 
