@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,16 @@ def predict_source(
     Args:
         predictor: The model.
         source: The samples.
-        batch_size: Samples that go through the model at once; by default as many as 64 MiB hold, at most 256.
+        batch_size: Samples that go through the model at once; by default as many as 64 MiB hold, of
+            inputs and of outputs, at most 256.
 
     Raises:
         DataError: A sample cannot be read or does not fit, or the model returned something else than in
             training.
     """
-    size = batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // predictor.form.nbytes))
+    # Of outputs there may be more than of inputs: a folder of anybody's says how many.
+    largest = max(predictor.form.nbytes, 4 * math.prod(predictor.meaning.shape))
+    size = batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // largest))
     with evaluating(predictor.model), contextlib.closing(source.chunks(size)) as chunks:
         for chunk in chunks:
             # Not around the loop: whoever takes what is yielded has a mode of their own.

@@ -20,7 +20,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 def mlp(
     shape: Shape,
     *,
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = (256, 128),
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=256)] = (256, 128),
     activation: Literal["gelu", "relu", "silu", "tanh"] = "relu",
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:

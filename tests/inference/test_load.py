@@ -260,7 +260,7 @@ def test_a_folder_without_a_model_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": [65536] * 1000}, r"has changed since the run.*and 1999 more"),
+        ({"hidden": [65536] * 250}, r"has changed since the run.*and 499 more"),
         ({"hidden": [2**40]}, "hidden"),
         ({"hidden": 3}, "hidden"),
         ({"no": 3}, "no"),

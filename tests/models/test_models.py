@@ -198,3 +198,8 @@ def test_model_of_the_users_that_does_not_fit_is_told(user, name, options, said)
 
 def test_shape_counts_the_numbers_of_an_input():
     assert Shape((3, 4, 5), 2).features == 60
+
+
+def test_layers_without_end_are_refused_before_any_is_built():
+    with pytest.raises(OptionError, match="'hidden' tuple should have at most 256"):
+        check_model("mlp", {"hidden": [1] * 257})
