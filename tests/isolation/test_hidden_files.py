@@ -196,14 +196,22 @@ def test_run_folders_are_made_on_a_disk_where_there_is_one(memory, tmp_path, mon
 @pytest.mark.parametrize("way", ["named", "opened", "mapped", "stores"])
 def test_files_that_lie_in_memory_count_as_memory(memory, spec, monkeypatch, way):
     monkeypatch.setattr(scratch_folder, "scratch_parent", lambda: memory)
+    given = spec("filler:Filler", options={"way": way}, memory_fraction=0.02)
     with Sandbox(skip_layers=("cgroup",)) as running:
-        plugin = running.start(spec("filler:Filler", options={"way": way}, memory_fraction=0.02))
-        (watchdog,) = [layer for layer in plugin.layers if layer.name == "watchdog"]
-        assert "lie in memory" in watchdog.detail
-        with Disk(memory) as disk, pytest.raises((PluginCrashedError, PluginMemoryError)):
-            plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
-    print(f"{way}: at most {disk.peak / MIB:.0f} MiB in memory")
-    assert disk.peak <= scratch_folder.MAX_IN_MEMORY_BYTES + 0.3 * plugin.usage.budget_bytes
+
+        def fill():
+            plugin = running.start(given)
+            (watchdog,) = [layer for layer in plugin.layers if layer.name == "watchdog"]
+            assert "lie in memory" in watchdog.detail
+            with pytest.raises((PluginCrashedError, PluginMemoryError)):
+                plugin.call("backward", {"gradients": GRADIENTS}, StepInfo(0))
+            budgets.append(plugin.usage.budget_bytes)
+            plugin.close()
+
+        budgets = []
+        fill()
+        bound = scratch_folder.MAX_IN_MEMORY_BYTES + 0.3 * budgets[0]
+        assert least_added(memory, fill, bound) < bound
 
 
 # counting
