@@ -38,7 +38,7 @@ from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
 from .labelled_data import labelled_pair, labelled_path, read_parts
-from .load import LoadedModel, load_model
+from .load import LoadedModel, check_batch_size, load_model
 from .predict import form_of
 
 _CPU = torch.device("cpu")
@@ -132,8 +132,7 @@ def evaluate(
 def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
     """Return what is asked for; see ``evaluate``."""
     folder = request.permission.folder
-    if request.batch_size is not None and request.batch_size < 1:
-        raise JobError(f"batch_size is {request.batch_size}; it is at least 1")
+    check_batch_size(request.batch_size)
     record = read_model_record(folder)
     job_file = _job_of(folder)
     job = job_file.job

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..engine.config import resolve_device
 from ..engine.extra_state import gives_extra_state
-from ..hooks.errors import DataError
+from ..hooks.errors import DataError, JobError
 from ..tensors.byte_batch import to_numbers
 from ..tracking.model_files import CheckpointName, Tell, WeightsName, read_state
 from ..tracking.model_record import ModelRecord, read_model_record
@@ -130,6 +130,16 @@ def load(
 
     permission = permitted(folder, code=code, trust_code=trust_code)
     return load_model(permission, checkpoint, device=device, weights=weights, tell=warn, model=model)
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Check the number of samples that go through a model at once, if one is given.
+
+    Raises:
+        JobError: It is less than 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise JobError(f"batch_size is {batch_size}; it is at least 1")
 
 
 def load_model(

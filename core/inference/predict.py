@@ -17,7 +17,7 @@ from ..tracking.own_runs import Permission, permitted
 from .inputs.open_source import open_source
 from .inputs.sample_form import SampleForm
 from .inputs.source import Source
-from .load import load_model
+from .load import check_batch_size, load_model
 from .outputs.prediction_file import check_out
 from .outputs.predictions import OutputMeaning, Predictions
 from .prediction_loop import Predictor, Written, collect, write_predictions
@@ -59,8 +59,7 @@ class PredictRequest:
             CheckpointError: The folder holds no model that can be used.
             JobError: It names code that nobody has permitted, or a number is wrong.
         """
-        if self.batch_size is not None and self.batch_size < 1:
-            raise JobError(f"batch_size is {self.batch_size}; it is at least 1")
+        check_batch_size(self.batch_size)
         record = read_model_record(self.permission.folder)
         form = form_of(record)
         source = open_source(self.data, form, key=self.key, skip_unreadable=self.skip_unreadable)

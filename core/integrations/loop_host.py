@@ -667,7 +667,7 @@ def _length(loader: Iterable[object]) -> int | None:
     sized: Any = loader
     try:
         return len(sized)
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # it has no length, or has one only to say so
         return None
 
 

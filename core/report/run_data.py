@@ -24,7 +24,6 @@ from ..tensors.tensor_file import MAX_HEADER_BYTES, SIZE_BYTES
 from ..tracking.json_lines import MAX_METRICS_BYTES, Bounds, LongJournalError, bounds_of, read_lines
 from ..tracking.metrics_log import (
     AVERAGED_KINDS,
-    EVENTS,
     MAX_REPORTERS,
     MAX_SAMPLES,
     REPORTS,
@@ -35,7 +34,7 @@ from ..tracking.model_files import LAST
 from ..tracking.numpy_archive import DamagedArchiveError
 from ..tracking.plugin_reports import MAX_READ, file_name, picture_name
 from ..tracking.predictions import TEST_PREDICTIONS, Predictions, read_predictions
-from ..tracking.run_folder import CHECKPOINTS, JOB, MAX_JOB_BYTES, MAX_RECORD_BYTES, METRICS, RECORD
+from ..tracking.run_folder import CHECKPOINTS, EVENTS, JOB, MAX_JOB_BYTES, MAX_RECORD_BYTES, METRICS, RECORD
 from ..tracking.untrusted_folder import OddFileError, Tree
 from .entries import (
     LARGEST_COUNT,

@@ -44,7 +44,7 @@ from ..tracking.describe_model import describe_model
 from ..tracking.fanout import Fanout
 from ..tracking.folder_lock import hold_lock
 from ..tracking.metrics_csv import METRICS_CSV, write_metrics_csv
-from ..tracking.metrics_log import BOARD, EVENTS, REPORTS, SAMPLES, MetricsLog
+from ..tracking.metrics_log import BOARD, REPORTS, SAMPLES, MetricsLog
 from ..tracking.model_files import write_model_files
 from ..tracking.model_record import NAME as MODEL_RECORD
 from ..tracking.model_record import ModelChoice, ModelRecord, read_weights_told
@@ -77,7 +77,7 @@ _WRITTEN = (
     run_folder.MADE_HERE,
     run_folder.METRICS,
     METRICS_CSV,
-    EVENTS,
+    run_folder.EVENTS,
     REPORTS,
     SAMPLES,
     MISTAKES,

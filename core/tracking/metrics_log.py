@@ -27,11 +27,10 @@ from .json_lines import (
 )
 from .plugin_reports import PluginStore, file_name
 from .png import from_batch, size_of, to_png
-from .run_folder import METRICS, explain_disk_faults
+from .run_folder import EVENTS, METRICS, explain_disk_faults
 from .tensorboard import Board, NoBoard, is_installed
 from .untrusted_folder import Tree
 
-EVENTS = "events.jsonl"
 REPORTS = "reports"
 SAMPLES = "samples"
 SAMPLES_TOLD = "samples.json"

@@ -22,11 +22,15 @@ _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?s:..)\{'descr': '([|<][biufU][0-9]{1,4})', 'fortran_order': False, "
     rb"'shape': \(((?:[0-9]{1,12},? ?){0,2})\), \} *\n"
 )
-#: ``zipfile`` raises the last two of a member that is encrypted or compressed in a way it cannot read.
-#: ``numpy`` raises ``TypeError`` for a number of a size that there is not.
 _FAULTS = (
-    *(OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError),
-    TypeError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    TypeError,  # numpy's, of a number of a size that there is not
+    NotImplementedError,  # this and the next of a member that zipfile cannot decrypt or unpack
+    RuntimeError,
 )
 
 

@@ -25,11 +25,10 @@ RECORD = "run.json"
 RECORD_SCHEMA = 1
 REPORT = "report.html"
 METRICS = "metrics.jsonl"
+EVENTS = "events.jsonl"
 #: Shows whose run it is (``own_runs``).
 MADE_HERE = "made-here.json"
 CHECKPOINTS = "checkpoints"
-#: Names that hardly any file has but those of runs.
-_WRITTEN_BY_RUNS = (RECORD, MADE_HERE, METRICS, "events.jsonl")
 LOCK = ".lock"
 #: Of ``run.json``: some KiB a plugin, and the faults that are kept.
 MAX_RECORD_BYTES = 16 << 20
@@ -178,7 +177,8 @@ def lies_in_run(job: Path) -> bool:
 
     Whoever sends one may leave out what shows that it is a run's: any file that only runs write will do.
     """
-    beside = any(os.path.lexists(job.parent / name) for name in _WRITTEN_BY_RUNS)
+    # Files of runs alone, by names that others may have as well: only those beside it count.
+    beside = any(os.path.lexists(job.parent / name) for name in (METRICS, EVENTS))
     return beside or any(
         os.path.lexists(folder / name) for folder in job.absolute().parents for name in (RECORD, MADE_HERE)
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import BinaryIO
 
 from .predictions import OutputMeaning, Predictions
 
 
-class Output:
+class Output(ABC):
     """Writes predictions as they come.
 
     Args:
@@ -20,12 +21,12 @@ class Output:
         self.file, self.meaning = file, meaning
         self.probabilities = probabilities and meaning.is_classes
 
+    @abstractmethod
     def write(self, part: Predictions) -> None:
         """Take some more, in order."""
-        raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - most have written all by then
         """Write what could not be written before all were there."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most need nothing
         """Let go of what was needed meanwhile, however it ended."""
