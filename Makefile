@@ -31,7 +31,7 @@ run: $(STAMP)
 	$(BIN)/ringfence train examples/mnist10k.yaml $(if $(OUT),--out $(OUT))
 
 # Four of these at a time on two cores, as they wait now and then; the longest first.
-COMPUTES := $(addprefix tests/,builtin compat engine hooks imports integrations plugins tensors testing)
+COMPUTES := $(addprefix tests/,api builtin compat engine hooks imports inference integrations models plugins tensors testing)
 ATTACKS := tests/hostile
 WAITS := tests/fuzz tests/isolation
 COMMANDS := tests/cli

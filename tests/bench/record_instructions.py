@@ -15,8 +15,12 @@ from typing import Any
 
 RECORD = Path(__file__).with_name("instructions.json")
 COMMAND = "python tests/bench/record_instructions.py"
-#: Counts of the same code differ by a tenth of this.
-TOLERANCE = 0.03
+#: The least of LAYOUTS counts of the same code differed by half of this, single ones by 6 %.
+TOLERANCE = 0.05
+#: Where objects lie in memory, for which the lengths of paths count too, decides which attributes share an
+#: entry in the interpreter's cache of them, and each that misses it costs instructions, never saves any. So
+#: code is counted in several layouts, and the least is what it takes.
+LAYOUTS = 5
 #: A count is what these make of our code, so a record holds for them only.
 _PACKAGES = ("torch", "numpy", "msgspec")
 _LONGEST_S = 390.0
@@ -40,10 +44,21 @@ def cannot_count() -> str:
     return "" if platform.machine() == "x86_64" else "callgrind is asked with code for x86-64"
 
 
-def count() -> dict[str, Any]:
-    """Return conditions and counts; takes most of a minute."""
+def least(recorded: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return conditions and the least counts of all layouts, or of the first that have no excess."""
+    found = count(0)
+    for layout in range(1, LAYOUTS):
+        if recorded is not None and not excess(found, recorded):
+            break
+        other = count(layout)
+        found = {what: min(number, other[what]) for what, number in found.items()}
+    return found
+
+
+def count(layout: int) -> dict[str, Any]:
+    """Return conditions and counts in one layout of memory; takes half a minute."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        settings = {"PYTHONHASHSEED": str(layout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         done = subprocess.run(
             [
                 "valgrind",
@@ -76,7 +91,7 @@ def excess(found: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Write the record."""
-    RECORD.write_text(json.dumps(count(), indent=2) + "\n")
+    RECORD.write_text(json.dumps(least(), indent=2) + "\n")
     sys.stdout.write(RECORD.read_text())
 
 
