@@ -4,6 +4,9 @@
 # make test-installed what is installed from wheels: plugins of others, the template's, the tutorials
 # make test-chaos     runs under faults
 # make test-home      loops of other trainers, loggers of others, notebooks, installed for it; pages in a browser
+# make test-cli       signals and lost outputs, at any moment of a run
+# make test-isolation replies of plugins, fuzzed
+# make test-run       one seed, one set of weights: killed, resumed, with any number of workers
 # make test-bench     count the instructions of a step and a call, where there is valgrind
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
@@ -24,7 +27,9 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-.PHONY: run test test-hostile test-installed test-chaos test-home test-bench computes rest attacks waits commands soak bench docs lint clean
+ROOMS := $(addprefix test-,hostile installed chaos home cli isolation run bench)
+
+.PHONY: run test $(ROOMS) computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -61,7 +66,7 @@ commands:
 	$(BESIDE) $(COMMANDS)
 
 # What a folder holds beyond `make test`.
-test-hostile test-installed test-chaos test-home test-bench: test-%: $(DEV_STAMP)
+$(ROOMS): test-%: $(DEV_STAMP)
 	$(PYTEST) -m 'not soak and room' tests/$* $(PYTEST_ARGS)
 
 soak: $(DEV_STAMP)

@@ -37,7 +37,8 @@ def outcome_lines(
     for name, parts in display.status.averaged.items():
         yield "  ".join([name, *(word for part in parts for word in metric_words(part, parts[part]))])
     if result.steps_given_up:
-        yield f"the {result.steps_given_up} steps after that were given up: the next one took too long"
+        steps = "step" if result.steps_given_up == 1 else "steps"
+        yield f"{result.steps_given_up} {steps} after that given up: the next one took too long"
     for plugin in display.status.plugins:
         if plugin.usage.state == "disabled":
             yield f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it"

@@ -18,6 +18,8 @@ from ringfence.cli.standard_streams import LastingOutput
 from ..watching import is_running, until
 from .conftest import TRUSTED_JOB
 
+pytestmark = pytest.mark.room
+
 LIMIT_S = 120
 #: Runs its arguments after closing the descriptors that the first one names; the shell's ``>&-``.
 CLOSING = (

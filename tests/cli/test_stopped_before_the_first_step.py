@@ -16,6 +16,8 @@ from ringfence.tracking.run_record import RunRecord
 from .conftest import SMALL_JOB, TRUSTED_JOB, start
 from .test_signals import wait_for
 
+pytestmark = pytest.mark.room
+
 #: In the order of a run: files are there, the record says that it runs, the user is shown it, the snapshot
 #: of the start is taken, and is on disk, the first step begins.
 MOMENTS = [

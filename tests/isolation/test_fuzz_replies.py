@@ -24,6 +24,8 @@ from ringfence.plugins.result_kinds import (
 )
 
 ZEROS, ONES = b"\x00", struct.pack("<f", 1.0)
+pytestmark = pytest.mark.room
+
 EXAMPLES = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -12,6 +12,8 @@ from ringfence.hooks.errors import PluginError, SandboxUnavailableError
 from ringfence.isolation.transport.messages import encoder
 from ringfence.plugins.manager import Hooks
 
+pytestmark = pytest.mark.room
+
 EXAMPLES = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -15,6 +15,8 @@ from verdict import Bounds, assert_contained
 from ringfence.hooks.errors import PluginProtocolError
 from ringfence.tensors import pytree
 
+pytestmark = pytest.mark.room
+
 EXAMPLES = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

@@ -19,6 +19,8 @@ from ringfence.run.prepare import prepare
 
 from ..watching import is_running, until
 
+pytestmark = pytest.mark.room
+
 JOB = """\
 model: {name: cnn, width: 8}
 data: {name: mnist10k, limit: 256}
