@@ -133,25 +133,29 @@ def read_request(request: TrainRequest) -> tuple[JobFile, Path]:
     """Return the job and the folder that its relative paths start from."""
     path, resume, keys = request.path, request.resume, request.keys
     if path is not None:
-        job_file = read_job(path, request.sets, request.plugins, keys=keys)
         if not run_folder.lies_in_run(path):
+            job_file = read_job(path, request.sets, request.plugins, keys=keys)
             return job_file, job_file.job.base(path)
         from ..tracking.own_runs import permitted  # noqa: PLC0415 - takes time, and few jobs lie in one
 
         # It was written by a run: naming it is asking for that run again, not vouching for what it names.
-        return job_file, permitted(path.parent, trust_code=request.trust_code).base_of(job_file, path)
+        permission = permitted(path.parent, trust_code=request.trust_code)
+        is_own_name = path.name == run_folder.JOB
+        data = permission.job_data if is_own_name else run_folder.job_of(path.parent, path.name)
+        job_file = read_job(path, request.sets, request.plugins, data=data, keys=keys)
+        return job_file, permission.base_of(job_file, path)
     if request.job is not None or (keys and resume is None):
         job_file = _of_program(request)
         return job_file, job_file.job.base(Path("job"))
     if resume is None:
         raise JobError("name a job file")
-    data = run_folder.job_of(resume)
-    if data is None:
-        raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
-    job_file = read_job(resume / run_folder.JOB, request.sets, request.plugins, data=data, keys=keys)
     from ..tracking.own_runs import permitted  # noqa: PLC0415 - as above
 
     permission = permitted(resume, trust_code=request.trust_code)
+    data = permission.job_data
+    if data is None:
+        raise JobError(f"--resume {resume}: {run_folder.JOB} is missing in it; name the job file as well")
+    job_file = read_job(resume / run_folder.JOB, request.sets, request.plugins, data=data, keys=keys)
     base_folder = permission.base_of(job_file, resume / run_folder.JOB)
     if not permission.trust_code or job_file.job.base_folder is not None:
         return job_file, base_folder

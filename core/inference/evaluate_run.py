@@ -30,6 +30,7 @@ from ..job.job_file import Job, JobFile, read_job
 from ..job.object_names import is_object_name
 from ..job.problems import suggest
 from ..job.user_code import is_import_path
+from ..plugins.machine_memory import machine_bytes
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.generator_states import preserved_rng
 from ..reproducibility.seeding import seed_everything
@@ -37,9 +38,10 @@ from ..tracking import run_folder
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
+from .forward_size import forward_bytes
+from .inputs.sample_form import form_of
 from .labelled_data import labelled_pair, labelled_path, read_parts
 from .load import LoadedModel, check_batch_size, load_model
-from .predict import form_of
 
 _CPU = torch.device("cpu")
 _PAIR = 2
@@ -134,12 +136,13 @@ def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
     folder = request.permission.folder
     check_batch_size(request.batch_size)
     record = read_model_record(folder)
-    job_file = _job_of(folder)
+    job_file = _job_of(request.permission)
     job = job_file.job
     objective = _objective(job)
     with _threads(job.threads):
         # Before the weights: what is not permitted or does not fit is told at once.
         parts = _parts(request, record, job_file, objective)
+        layer_bytes = 0 if request.model is not None else forward_bytes(request.permission, record)
         model = load_model(
             request.permission,
             request.checkpoint,
@@ -148,11 +151,16 @@ def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
             tell=request.tell,
             model=request.model,
         )
+        wanted = request.batch_size or job.eval_batch_size
+        most = machine_bytes() // 4 // max(1, layer_bytes)
+        if min(wanted, max(map(len, parts.values()))) > most:
+            request.tell(
+                f"a batch of {wanted} is more than this machine holds of the model's layers: it has "
+                f"{max(1, most)} samples here, which may change the last digits"
+            )
+        batch_size = max(1, min(wanted, most))
         with repeatable():
-            return {
-                name: _measured(model, part, objective, request.batch_size or job.eval_batch_size)
-                for name, part in parts.items()
-            }
+            return {name: _measured(model, part, objective, batch_size) for name, part in parts.items()}
 
 
 def _measured(model: LoadedModel, part: Dataset, objective: Objective, batch_size: int) -> dict[str, float]:
@@ -250,8 +258,8 @@ def _reader(data: Any) -> tuple[str, Mapping[str, Any]]:
         raise JobError(f"--data {data}: {str(error).removeprefix('--set ')}") from error
 
 
-def _job_of(folder: Path) -> JobFile:
-    data = run_folder.job_of(folder)
+def _job_of(permission: Permission) -> JobFile:
+    folder, data = permission.folder, permission.job_data
     if data is None:
         raise JobError(f"{folder}: holds no {run_folder.JOB}, which says by which loss and metric to measure")
     return read_job(folder / run_folder.JOB, data=data)

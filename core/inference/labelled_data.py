@@ -15,14 +15,16 @@ from ..datasets.convert import to_float32
 from ..datasets.dataset_registry import load_data
 from ..engine.data import Dataset
 from ..hooks.errors import DataError, visible
+from ..plugins.machine_memory import machine_bytes
 from ..tracking.model_record import ModelRecord
 from .inputs.array_file import KEYED, open_keyed, read_array
 from .inputs.in_memory import ArraySource, as_tensor
 from .inputs.photos import PhotoSource, find_photos
-from .inputs.sample_form import SampleForm
+from .inputs.sample_form import SampleForm, form_of
 from .inputs.source import Source
 
 _AT_ONCE = 256
+_CHUNK_BYTES = 64 << 20
 _LISTED = 5
 
 
@@ -103,7 +105,7 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
     Raises:
         DataError: There are not as many targets as samples, or they are no classes or numbers of the model's.
     """
-    inputs = torch.cat([chunk.inputs for chunk in source.chunks(_AT_ONCE)])
+    inputs = _in_memory(source, form_of(record), what)
     if len(inputs) != len(targets):
         raise DataError(f"{what}: there are {len(inputs)} inputs, but {len(targets)} targets")
     if record.task == "classification":
@@ -116,6 +118,18 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
             f"{record.output.shape}"
         )
     return Dataset(inputs, numbers, None)
+
+
+def _in_memory(source: Source, form: SampleForm, what: str) -> Tensor:
+    """Return all samples, (N, …), if this machine can hold them."""
+    nbytes = form.nbytes // (4 if form.in_bytes else 1)
+    if source.count is not None and source.count * nbytes > machine_bytes() // 2:
+        raise DataError(
+            f"{what}: {source.count:,} samples of {form} take {source.count * nbytes / 2**30:.1f} GiB, which "
+            "is more than half of this machine's memory; measure on fewer"
+        )
+    # Fewer at once where they are large: both what is read and what it is put together to are in memory.
+    return torch.cat([chunk.inputs for chunk in source.chunks(max(1, min(_AT_ONCE, _CHUNK_BYTES // nbytes)))])
 
 
 def _labelled_folder(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..engine.checkpoints.checkpoint import NetworkState
 from ..engine.config import resolve_device
 from ..engine.extra_state import gives_extra_state
-from ..hooks.errors import DataError, JobError
+from ..hooks.errors import CheckpointError, DataError, JobError
+from ..job.user_code import is_import_path
+from ..plugins.machine_memory import machine_bytes
 from ..tensors.byte_batch import to_numbers
 from ..tracking.model_files import CheckpointName, Tell, WeightsName, read_state
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
 from .network import build_network, fill, nbytes
+
+#: The part of this machine's memory that is read from a folder before it is known how large a network is.
+_AHEAD = 16
 
 
 class LoadedModel(nn.Module):
@@ -164,18 +173,38 @@ def load_model(
     folder = permission.folder
     record = read_model_record(folder)
     place = resolve_device(device)
-    network, name = model, record.model.name
+    read = partial(read_state, folder, record, checkpoint, weights=weights)
+    network, state, name = model, None, record.model.name
     if network is None:
         choice, base = permission.model_code(record)
-        network, name = build_network(choice, record, base), choice.name
-    state = read_state(
-        folder,
-        record,
-        checkpoint,
-        weights=weights,
-        max_bytes=nbytes(network),
-        extra=gives_extra_state(network),
-        tell=tell,
-    )
+        name = choice.name
+        if is_import_path(name):
+            network, state = _build_while_reading(partial(build_network, choice, record, base), read, tell)
+        else:
+            network = build_network(choice, record, base)
+    if state is None:
+        state = read(max_bytes=nbytes(network), extra=gives_extra_state(network), tell=tell)
     fill(network, state, place, whose=f"{folder}: model '{name}'")
     return LoadedModel(network, record, place)
+
+
+def _build_while_reading(
+    build: Callable[[], nn.Module], read: Callable[..., NetworkState], tell: Tell
+) -> tuple[nn.Module, NetworkState | None]:
+    """Build a network of the user's, which fills it, and meanwhile read and digest what it is to be given.
+
+    Returns:
+        The network, and its state, if that could be read without knowing how large it has to be.
+    """
+    told: list[str] = []
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(read, max_bytes=machine_bytes() // _AHEAD, tell=told.append)
+        network = build()
+    try:
+        state = reading.result()
+    except CheckpointError:
+        # Perhaps for its size alone.
+        return network, None
+    for sentence in told:
+        tell(sentence)
+    return network, state

@@ -14,8 +14,9 @@ from ..hooks.errors import JobError
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
+from .forward_size import forward_bytes
 from .inputs.open_source import open_source
-from .inputs.sample_form import SampleForm
+from .inputs.sample_form import form_of
 from .inputs.source import Source
 from .load import check_batch_size, load_model
 from .outputs.prediction_file import check_out
@@ -55,7 +56,7 @@ class PredictRequest:
         """Return model and samples; what is wrong with the data is told before the weights are read.
 
         Raises:
-            DataError: The data do not fit the model.
+            DataError: The data do not fit the model, or no sample of it fits this machine.
             CheckpointError: The folder holds no model that can be used.
             JobError: It names code that nobody has permitted, or a number is wrong.
         """
@@ -63,6 +64,7 @@ class PredictRequest:
         record = read_model_record(self.permission.folder)
         form = form_of(record)
         source = open_source(self.data, form, key=self.key, skip_unreadable=self.skip_unreadable)
+        layer_bytes = 0 if self.model is not None else forward_bytes(self.permission, record)
         model = load_model(
             self.permission,
             self.checkpoint,
@@ -71,7 +73,7 @@ class PredictRequest:
             tell=self.tell,
             model=self.model,
         )
-        return Predictor(model, form, meaning_of(record), model.scale.device), source
+        return Predictor(model, form, meaning_of(record), model.scale.device, layer_bytes), source
 
 
 @overload
@@ -185,11 +187,6 @@ def predict(
     return write_predictions(
         *request.opened(), path, batch_size=batch_size, probabilities=probabilities, overwrite=overwrite
     )
-
-
-def form_of(record: ModelRecord) -> SampleForm:
-    """Return the form of a sample that ``model.json`` tells of."""
-    return SampleForm(record.input.shape, record.input.dtype == "uint8")
 
 
 def meaning_of(record: ModelRecord) -> OutputMeaning:

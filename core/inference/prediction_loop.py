@@ -21,6 +21,8 @@ from .outputs.predictions import OutputMeaning, Predictions
 #: Of samples as numbers, in one batch.
 _BATCH_BYTES = 64 << 20
 _LARGEST_BATCH = 256
+#: Of what one layer takes and gives for a batch.
+_LAYER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,14 @@ class Predictor:
         form: Of one sample.
         meaning: Of the outputs.
         device: Where the model is.
+        layer_bytes: What its largest layer takes and gives for one sample; 0 where nobody can tell.
     """
 
     model: nn.Module
     form: SampleForm
     meaning: OutputMeaning
     device: torch.device
+    layer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def predict_source(
         predictor: The model.
         source: The samples.
         batch_size: Samples that go through the model at once; by default as many as 64 MiB hold, of
-            inputs and of outputs, at most 256.
+            inputs and of outputs, and 1 GiB of what its largest layer makes of them, at most 256.
 
     Raises:
         DataError: A sample cannot be read or does not fit, or the model returned something else than in
@@ -77,7 +81,8 @@ def predict_source(
     """
     # Of outputs there may be more than of inputs: a folder of anybody's says how many.
     largest = max(predictor.form.nbytes, 4 * math.prod(predictor.meaning.shape))
-    size = batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // largest))
+    most = min(_BATCH_BYTES // largest, _LAYER_BYTES // max(1, predictor.layer_bytes), _LARGEST_BATCH)
+    size = batch_size or max(1, most)
     with evaluating(predictor.model), contextlib.closing(source.chunks(size)) as chunks:
         for chunk in chunks:
             # Not around the loop: whoever takes what is yielded has a mode of their own.

@@ -21,6 +21,8 @@ AT_ONCE = 500
 #: Names of numbers that are handed on: as many as a run keeps, of all its plugins together.
 MAX_NAMES = 16_384
 _MAX_NAME = 400
+#: In Unix seconds: the year 5138.
+_LAST_S = 1e11
 #: What the names of the run's own numbers begin with: a plugin that is called like one gets another name.
 _OWN = re.compile(r"(?:train|(?:validation|test)(?:_ema|_swa)?)/")
 _NOT_NUMBERS = frozenset(("kind", "step", "epoch", "plugin", "time", "samples"))
@@ -91,7 +93,7 @@ class Follower:
             if number is not None and self._is_new(name, step):
                 values[name] = number
         if values:
-            yield Numbers(step, values, _number(record.get("time")))
+            yield Numbers(step, values, _time(record.get("time")))
 
     def _is_new(self, name: str, step: int) -> bool:
         if self._handed.get(name, -1) >= step or (
@@ -148,6 +150,12 @@ def _name(kind: str, key: str) -> str:
     if kind != "plugin":
         return f"{kind}/{key}"[:_MAX_NAME]
     return f"plugin:{key}"[:_MAX_NAME] if _OWN.match(key) else key[:_MAX_NAME]
+
+
+def _time(value: object) -> float | None:
+    """Return a time, if loggers can take it: they count milliseconds in 64 bits."""
+    number = _number(value)
+    return number if number is not None and 0 <= number <= _LAST_S else None
 
 
 def _number(value: object) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ METRICS_CSV = "metrics.csv"
 #: Numbers that have a column of their own. Any other has a row, with its name and value in the last columns.
 _COLUMNS = ("loss", "metric", "lr_factor", "samples", "best", "time")
 HEADER = ("step", "epoch", "kind", *_COLUMNS, "plugin", "name", "value")
-#: What a spreadsheet takes as the beginning of a formula.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+#: What a spreadsheet takes as the beginning of a formula; the last four are as wide as Chinese characters.
+_FORMULAS = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
+#: In half of the world a semicolon parts the cells, and what comes after one begins one.
+_NEXT = re.compile(f"([;\t]\\s*)(?=[{re.escape(''.join(_FORMULAS))}])")
 _MAX_TEXT = 400
 _CHUNK_CHARACTERS = 1 << 20
 #: Not numbers, or in columns of their own.
@@ -44,7 +47,7 @@ def write_metrics_csv(folder: Path) -> None:
 
 def text_cell(text: str, most: int = _MAX_TEXT) -> str:
     """Return a stranger's text, cut to ``most``, as a cell that no spreadsheet takes as a formula."""
-    cut = text[:most]
+    cut = _NEXT.sub(r"\1'", text[:most])
     return f"'{cut}" if cut.startswith(_FORMULAS) else cut
 
 

@@ -25,6 +25,10 @@ SCHEMA = 1
 MAX_BYTES = 1 << 20
 MAX_DIMS = 8
 MAX_CLASSES = 100_000
+#: Numbers of one sample, and of what is said of it.
+_MAX_NUMBERS = 2**28
+#: Classes need no names, but each has a number, of which tables are made.
+_MAX_UNNAMED = 2**20
 LARGEST_BYTE = 255.0
 IMAGE_DIMS = 3
 _SHOWN = 200
@@ -224,6 +228,8 @@ def _faults(record: ModelRecord) -> dict[str, bool]:
         "bytes have another scale than 255": (
             record.scale != (LARGEST_BYTE if inputs.dtype == "uint8" else None)
         ),
+        "a sample is too large": max(math.prod(inputs.shape), math.prod(outputs)) > _MAX_NUMBERS,
+        "there are too many classes": record.task == "classification" and math.prod(outputs) > _MAX_UNNAMED,
         "layout CHW needs three dimensions": inputs.layout == "CHW" and len(inputs.shape) != IMAGE_DIMS,
         "classes need an output of one dimension": record.task == "classification" and len(outputs) != 1,
         "there are other class names than classes": bool(record.class_names)

@@ -17,6 +17,8 @@ MAX_MEMBERS = 64
 _MAX_HEADER_BYTES = 1024
 _MAX_DIMS = 2
 _SUFFIX = ".npy"
+#: Begins each entry of the list of members, all of which zipfile makes objects of before it is asked.
+_ENTRY = b"PK\x01\x02"
 #: As numpy writes it, and no other: bool, numbers and text, little-endian, in C order.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?s:..)\{'descr': '([|<][biufU][0-9]{1,4})', 'fortran_order': False, "
@@ -48,12 +50,11 @@ def read_archive(data: bytes) -> dict[str, NDArray[Any]]:
         DamagedArchiveError: It is damaged, too large when unpacked, or holds other than plain arrays.
     """
     arrays, left = {}, MAX_UNPACKED_BYTES
+    if data.count(_ENTRY) > MAX_MEMBERS:
+        raise DamagedArchiveError(f"it has more than {MAX_MEMBERS} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            if len(members) > MAX_MEMBERS:
-                raise DamagedArchiveError(f"it has more than {MAX_MEMBERS} members")
-            for member in members:
+            for member in archive.infolist():
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise DamagedArchiveError(f"{member.filename!r} is compressed in another way")
                 with archive.open(member) as file:

@@ -31,7 +31,7 @@ from ..job.job_file import Job, JobFile, read_job
 from ..job.object_names import is_object_name
 from ..job.user_code import is_import_path
 from .model_record import ModelChoice, ModelRecord
-from .run_folder import JOB, MADE_HERE, MAX_JOB_BYTES
+from .run_folder import JOB, MADE_HERE, job_of
 from .untrusted_folder import Tree
 
 TRUST_FLAG = "--trust-code"
@@ -142,10 +142,19 @@ class Permission:
         return self._proof.why_not
 
     @cached_property
+    def job_data(self) -> bytes | None:
+        """What its ``job.yaml`` holds, None if there is none; read once: what is judged is what is followed.
+
+        Raises:
+            JobError: It cannot be read.
+        """
+        return job_of(self.folder)
+
+    @cached_property
     def _job(self) -> Job | None:
         try:
-            return read_job(JOB, data=Tree(self.folder).read(JOB, MAX_JOB_BYTES)).job
-        except (OSError, JobError):
+            return None if self.job_data is None else read_job(JOB, data=self.job_data).job
+        except JobError:
             return None
 
     @cached_property
@@ -205,7 +214,7 @@ class Permission:
         from the working folder.
 
         Args:
-            job_file: Read from the folder, with the caller's flags laid over it.
+            job_file: Read from ``job_data`` or another file of it, with the caller's flags laid over it.
             path: Its file.
             keys: Those that are followed; all of them by default.
 

@@ -233,18 +233,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def job_of(folder: Path) -> bytes | None:
-    """Return what ``job.yaml`` of a run holds; None if it is not there.
+def job_of(folder: Path, name: str = JOB) -> bytes | None:
+    """Return what ``job.yaml`` of a run holds, or another job file in it; None if it is not there.
 
     Raises:
         JobError: It cannot be read.
     """
     try:
-        return Tree(folder).read(JOB, MAX_JOB_BYTES)
+        return Tree(folder).read(name, MAX_JOB_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise JobError(f"--resume {folder}: {JOB} cannot be read: {error.strerror or error}") from error
+        raise JobError(f"{folder / name}: cannot be read: {error.strerror or error}") from error
 
 
 def keep_old_job(folder: Path, step: int, job: str) -> Path | None:

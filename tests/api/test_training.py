@@ -80,6 +80,7 @@ def test_the_process_is_left_as_it_was_and_the_job_sees_nothing_of_it(run, tmp_p
 def test_without_what_keeps_the_state_it_would_be_another(monkeypatch, tmp_path):
     monkeypatch.setattr(TorchState, "keep", lambda _: None)
     torch.manual_seed(7)
+    random.seed(7)
     before = world()
 
     train(out=tmp_path / "run")

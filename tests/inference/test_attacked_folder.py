@@ -70,6 +70,12 @@ BY_THE_MODEL = {
         lambda folder: edit_model(
             folder, input={"shape": [3, 2**20, 2**20], "dtype": "uint8", "layout": "CHW"}
         ),
+        "a sample is too large",
+    ),
+    "large": (
+        lambda folder: edit_model(
+            folder, input={"shape": [3, 2**13, 2**13], "dtype": "uint8", "layout": "CHW"}
+        ),
         "the model needs",
     ),
     "bomb": (weights(BOMB), "damaged|does not match"),

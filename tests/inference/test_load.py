@@ -15,6 +15,7 @@ import ringfence
 from ringfence.engine.data import Normalise
 from ringfence.engine.evaluate import evaluating
 from ringfence.hooks.errors import CheckpointError, DataError, JobError
+from ringfence.inference import load as load_module
 from ringfence.job.job_file import read_job
 from ringfence.run.execute import RunOptions, execute
 from ringfence.run.prepare import prepare
@@ -292,3 +293,32 @@ def test_the_lines_of_plain_torch_on_the_page_give_the_same_accuracy(base, monke
 
     assert torch.equal(outputs, read(base / "plain-trainer")["outputs"])
     assert not torch.equal(names["network"](images / 255.0), outputs)
+
+
+@pytest.mark.parametrize("ahead", [16, 2**60])
+def test_what_is_read_while_a_network_is_built_is_what_would_be_read_after(
+    base, tmp_path, monkeypatch, ahead
+):
+    """With no memory for that, it is read once the network says how large it is."""
+    shutil.copytree(base / "class", tmp_path / "run")
+    path = tmp_path / "run/checkpoints/step-00000002/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    expected = ringfence.load(base / "class", 1, code="nets:Tied").state_dict()
+
+    monkeypatch.setattr(load_module, "_AHEAD", ahead)
+    with pytest.warns(RuntimeWarning, match="is damaged") as told:
+        found = ringfence.load(tmp_path / "run", "last", code="nets:Tied").state_dict()
+
+    assert len(told) == 1
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_class_that_cannot_be_built_is_told_before_weights_that_cannot_be_read(base, tmp_path):
+    shutil.copytree(base / "class", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    for path in (tmp_path / "run").glob("*.safetensors"):
+        path.unlink()
+
+    with pytest.raises(JobError, match="missing_module"):
+        ringfence.load(tmp_path / "run", code="missing_module:Net")

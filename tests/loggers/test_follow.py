@@ -121,6 +121,16 @@ def test_no_line_of_a_strangers_does_harm(tmp_path, line):
     assert handed(Follower(tmp_path))[-1] == (3, {"train/loss": 1.0})
 
 
+@pytest.mark.parametrize("time", ["1e306", '"NaN"', "-1", '"Infinity"', "true"])
+def test_a_time_that_no_logger_can_count_is_none(tmp_path, time):
+    line = '{"kind": "train", "step": 3, "loss": 1.0, "time": TIME}\n'
+    (tmp_path / METRICS).write_text(
+        line.replace("TIME", time) + line.replace("3", "4").replace("TIME", "1.5")
+    )
+
+    assert [one.time for one in Follower(tmp_path).new()] == [None, 1.5]
+
+
 def test_names_and_length_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(follow_module, "MAX_NAMES", 10)
     lines = [json.dumps({"kind": "plugin", "step": n, "plugin": "p", f"p/{n}": 1.0}) for n in range(50)]

@@ -156,6 +156,14 @@ def test_the_table_is_cut_to_the_terminal_and_whole_elsewhere(tmp_path):
     assert max(map(len, comparison_lines(comparison, 50))) <= 50
 
 
+def test_a_name_with_a_line_end_makes_no_row(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b\nvalidation accuracy  99.99% *\n")]
+
+    lines = comparison_lines(compare_runs(runs, charts=False), None)
+
+    assert not [line for line in lines if "\n" in line or line.startswith("validation accuracy  99")]
+
+
 def test_the_page_is_written_loads_nothing_and_replaces_no_file(tmp_path):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", accuracy=0.95)]
     out = tmp_path / "compare.html"

@@ -9,6 +9,7 @@ from ringfence.discovery.distribution_digest import DistributionDigest, ReadFile
 from ringfence.discovery.provenance import Provenance
 from ringfence.hooks.errors import JobError
 from ringfence.job.job_file import read_job
+from ringfence.run import plugin_lock
 from ringfence.run.plugin_lock import PluginLock, check_lock, differences, find_lock, lock_of, lock_path
 
 JOB = "model: mlp\ndata: mnist10k\nsteps: 1\nplugins:\n  - optim: {algorithm: sgd, lr: 0.1}\n"
@@ -101,6 +102,15 @@ def test_a_lock_is_sorted_and_a_line_a_file(job):
     assert lines == json.dumps(json.loads(LOCK.encode()), indent=1, sort_keys=True).splitlines()
     assert sum("/a.py" in line or "/b.py" in line for line in lines) == 3
     assert find_lock(read_job(job)).lock == LOCK
+
+
+def test_a_lock_that_could_not_be_read_again_is_not_written(monkeypatch):
+    monkeypatch.setattr(plugin_lock, "MAX_BYTES", len(LOCK.encode()))
+    LOCK.encode()
+    monkeypatch.setattr(plugin_lock, "MAX_BYTES", len(LOCK.encode()) - 1)
+
+    with pytest.raises(JobError, match=r"the lock would have \d+ bytes, of the files of 3 distributions"):
+        LOCK.encode()
 
 
 def test_a_job_without_a_lock_has_none(job):

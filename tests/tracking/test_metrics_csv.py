@@ -11,7 +11,7 @@ from ringfence import StepInfo
 from ringfence.cli.report_page import rewrite_report
 from ringfence.plugins.observer import RunInfo
 from ringfence.tracking import metrics_csv
-from ringfence.tracking.metrics_csv import HEADER, METRICS_CSV, write_metrics_csv
+from ringfence.tracking.metrics_csv import HEADER, METRICS_CSV, text_cell, write_metrics_csv
 from ringfence.tracking.metrics_log import MetricsLog
 
 
@@ -56,7 +56,7 @@ def test_numbers_of_plugins_have_rows_of_their_own_and_their_names_are_no_formul
     assert found == [("watch", "norm", "2.0"), ("watch", "'=cmd|' /C calc'!A0", "NaN")]
 
 
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff20"])
 def test_no_cell_begins_as_a_formula_whoever_wrote_the_folder(tmp_path, begin):
     evil = f'{begin}1+1"\n,x'
     lines = [
@@ -73,6 +73,14 @@ def test_no_cell_begins_as_a_formula_whoever_wrote_the_folder(tmp_path, begin):
     assert len(cells) == 3 * len(HEADER)
     assert not [cell for cell in cells if cell.startswith(begin)]
     assert any(cell == f"'{evil}" for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("a;=1+1", "a;'=1+1"), ("a; \uff1d1", "a; '\uff1d1"), ("a\t@b;c", "a\t'@b;c"), ("a-b;c=d", "a-b;c=d")],
+)
+def test_nor_does_one_where_semicolons_part_the_cells(text, cell):
+    assert text_cell(text) == cell
 
 
 def test_a_long_run_is_written_in_pieces(tmp_path, monkeypatch):

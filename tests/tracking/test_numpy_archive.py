@@ -88,6 +88,8 @@ def header(descr, shape, data=b""):
         (zipped(header(">f8", "(1,)", bytes(8))), "no plain array"),
         (zipped(header("<f8", "(1,)", bytes(8)), compression=zipfile.ZIP_LZMA), "compressed in another way"),
         (packed(**{f"a{i}": np.int64(i) for i in range(MAX_MEMBERS + 1)}), "more than 64 members"),
+        # Before the list is read, of which zipfile would make an object an entry.
+        (b"PK\x01\x02" * (MAX_MEMBERS + 1), "more than 64 members"),
     ],
 )  # fmt: skip
 def test_what_is_no_archive_of_arrays_is_refused(data, why):

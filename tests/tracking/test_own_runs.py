@@ -16,7 +16,7 @@ import ringfence
 from ringfence.api.train_request import TrainRequest, read_request
 from ringfence.datasets.dataset_registry import DATASETS
 from ringfence.hooks.errors import CheckpointError, JobError, RingfenceError
-from ringfence.job.job_file import Job
+from ringfence.job.job_file import Job, read_job
 from ringfence.job.yaml_document import dump_yaml, read_yaml
 from ringfence.tracking.model_record import read_model_record
 from ringfence.tracking.own_runs import DATA_WORDS, HARMLESS, JUDGED, permitted, wants_of
@@ -442,3 +442,29 @@ def test_weights_that_are_a_bomb_or_a_program_are_refused(theirs, data):
 
     with pytest.raises(CheckpointError, match=r"is damaged|at most|has changed since"):
         ringfence.load(theirs, "last")
+
+
+# what is read once
+
+
+def test_a_job_that_is_changed_once_it_was_read_is_judged_as_it_was_read(ours, monkeypatch):
+    """The control: whoever judged the file anew would permit what the bytes in hand do not say."""
+    good = (ours / "job.yaml").read_bytes()
+    rewrite(ours, lambda job: job.update(metric="subprocess:run"))
+    permission = permitted(ours)
+    job_file = read_job(ours / "job.yaml", data=permission.job_data)
+    (ours / "job.yaml").write_bytes(good)
+
+    assert permitted(ours).own_job
+    with pytest.raises(JobError, match="metric 'subprocess:run'"):
+        permission.base_of(job_file, ours / "job.yaml")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["job.yaml", "other.yaml"])
+def test_a_job_that_is_a_pipe_is_not_waited_for(ours, name):
+    (ours / "job.yaml").unlink()
+    os.mkfifo(ours / name)
+
+    with pytest.raises(JobError, match="is a FIFO"):
+        read_request(TrainRequest(path=ours / name))

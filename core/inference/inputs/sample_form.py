@@ -12,6 +12,7 @@ from torch import Tensor
 from ...datasets.convert import to_float32
 from ...hooks.errors import DataError
 from ...tensors.finite import is_finite
+from ...tracking.model_record import ModelRecord
 
 _IMAGE_DIMS = 3
 _LARGEST_BYTE = 255
@@ -111,3 +112,8 @@ def _check(fits: Tensor, values: Tensor, first: int, source: str, what: str) -> 
     sample = int((~fits).reshape(len(fits), -1).any(1).nonzero()[0])
     number = values[sample][~fits[sample]].reshape(-1)[0].item()
     raise DataError(f"{source}: sample {first + sample}, counted from 0, holds {number:g}, {what}")
+
+
+def form_of(record: ModelRecord) -> SampleForm:
+    """Return the form of a sample that ``model.json`` tells of."""
+    return SampleForm(record.input.shape, record.input.dtype == "uint8")

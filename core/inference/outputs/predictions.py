@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputMeaning:
     """What the outputs of a model stand for.
 
@@ -24,7 +24,7 @@ class OutputMeaning:
     is_classes: bool
     class_names: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """A name for each class: its number where it has none."""
         return self.class_names or tuple(map(str, range(self.shape[0])))

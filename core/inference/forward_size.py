@@ -1,0 +1,71 @@
+"""How much memory a network takes for one sample, told without taking any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..hooks.errors import DataError
+from ..job.user_code import is_import_path
+from ..plugins.machine_memory import machine_bytes
+from ..tracking.model_record import ModelRecord
+from ..tracking.own_runs import Permission
+from .network import build_network
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many bytes the largest operation takes and gives."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nbytes: int = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = {id(leaf): leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)}
+        self.nbytes = max(self.nbytes, sum(sizes.values()))
+        return result
+
+
+def forward_bytes(permission: Permission, record: ModelRecord) -> int:
+    """Return how many bytes the largest operation on one sample takes, the parameters with it.
+
+    Args:
+        permission: The run's folder, and what of it may be followed.
+        record: Of its model.
+
+    Returns:
+        0 for a network of somebody's own: what is not on torch's device ``meta`` costs what it costs.
+
+    Raises:
+        DataError: No such sample can go through the model on this machine.
+        CheckpointError, JobError: As ``build_network``.
+    """
+    choice, base = permission.model_code(record)
+    if is_import_path(choice.name):
+        return 0
+    network = build_network(choice, record, base).eval()
+    what = f"a sample of {' x '.join(map(str, record.input.shape))} numbers"
+    largest = _Largest()
+    try:
+        with torch.no_grad(), largest:
+            network(torch.empty(1, *record.input.shape, device="meta"))
+    except RuntimeError as error:
+        raise DataError(f"{what} cannot go through model '{choice.name}': {error}") from error
+    if largest.nbytes > machine_bytes() // 2:
+        raise DataError(
+            f"{what} takes {largest.nbytes / 2**30:.1f} GiB in one layer of model '{choice.name}', which is "
+            "more than half of this machine's memory"
+        )
+    return largest.nbytes
