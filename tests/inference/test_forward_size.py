@@ -31,7 +31,7 @@ def size(folder):
 
 
 def test_the_largest_layer_is_found(run):
-    """A pool takes 4 channels of 28 x 28 numbers, and gives a quarter of them, with their places in 64 bits."""
+    """A pool takes 4 channels of 28 x 28 numbers, and gives a quarter, with places in 64 bits."""
     taken = 4 * 28 * 28 * 4
 
     assert size(run) == taken + taken // 4 + taken // 2
