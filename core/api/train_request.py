@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hooks.errors import CheckpointError, JobError, visible
+from ..job.flags import FAST_DEV_RUN, OVERFIT
 from ..job.job_file import Job, JobFile, check_job, read_job
 from ..job.python_job import ORIGIN, apply_keys
 from ..job.yaml_document import Document
@@ -37,8 +38,12 @@ class TrainRequest:
         objects: Key of the job to the object that stands for what it names.
         observers: Told what happens, beside what shows it.
         macs: Count the multiplications of the model.
-        fast_dev_run: Take one step of everything, and keep nothing unless ``out`` is given.
+        fast_dev_run: Take one step of everything.
         overfit: Train on so many samples, and evaluate on the same.
+        is_kept: Whether the run leaves a folder.
+
+    Raises:
+        JobError: What is asked for does not go together.
     """
 
     path: Path | None = None
@@ -57,11 +62,20 @@ class TrainRequest:
     macs: bool = False
     fast_dev_run: bool = False
     overfit: int | None = None
+    is_kept: bool = True
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether the run leaves a folder."""
-        return self.out is not None or not self.fast_dev_run
+    def __post_init__(self) -> None:
+        if self.fast_dev_run and self.overfit is not None:
+            raise JobError(
+                f"{FAST_DEV_RUN} and {OVERFIT} are both given; each is a run of its own kind, choose one"
+            )
+        if self.overfit is not None and self.overfit < 1:
+            raise JobError(f"{OVERFIT} {self.overfit}: it takes at least one sample")
+        if self.resume is not None and (self.fast_dev_run or self.overfit is not None):
+            flag = FAST_DEV_RUN if self.fast_dev_run else OVERFIT
+            raise JobError(
+                f"{flag} and --resume, both given, do not go together: a run that is cut down begins anew"
+            )
 
 
 def nothing_to_do(request: TrainRequest) -> str:

@@ -37,6 +37,10 @@ _AS_PYTHON = (
     (re.compile(r"--resume ([^\s,;:]+)"), r"resume=True, out=\1"),
     (re.compile(r"--set (\w+)=([^\s,;]+)"), r"\1=\2"),
     (re.compile(r"--accept ([^\s,;:]+)"), r"accept=['\1']"),
+    (re.compile(r"--fast-dev-run\b"), "fast_dev_run=True"),
+    (re.compile(r"--overfit (-?\d+)"), r"overfit=\1"),
+    (re.compile(r"--overfit\b"), "overfit"),
+    (re.compile(r"--resume\b"), "resume=True"),
     (re.compile(r"--out\b"), "out"),
     (re.compile(r"--trust-code\b"), "trust_code=True"),
 )
@@ -53,6 +57,9 @@ def train(
     trust_code: bool = False,
     observers: Sequence[Observer] = (),
     progress: bool = True,
+    fast_dev_run: bool = False,
+    overfit: int | None = None,
+    macs: bool = False,
     **keys: Any,
 ) -> Run:
     """Train the model that a job describes, as ``ringfence train`` does, and return the run.
@@ -66,6 +73,10 @@ def train(
             own runs need no word of yours.
         observers: Told what happens, in the thread that trains.
         progress: Show how it goes: bars on a terminal, lines in a notebook or a log.
+        fast_dev_run: Try the job out with one step of everything; the run's folder says so, and cannot be
+            resumed.
+        overfit: Try the model out: train on so many samples, and evaluate on the same; likewise.
+        macs: Count the multiplications of the model, and tell at the start.
         keys: Keys of the job, ``model="cnn"``, ``epochs=3``, ``plugins=[{"optim": {…}}]``, each in place of
             what ``job`` says. Relative paths start from the folder of the job file, or the current one.
             ``model``, ``data``, ``loss`` and ``metric`` may be objects: a module, which then is the one that
@@ -88,19 +99,22 @@ def train(
     if isinstance(job, Mapping):
         job, more = take_objects(job)
         objects = {**{key: value for key, value in more.items() if key not in keys}, **objects}
-    request = TrainRequest(
-        path=Path(job) if isinstance(job, str | os.PathLike) else None,
-        job=None if isinstance(job, str | os.PathLike) else job,
-        keys=keys,
-        out=None if resume else folder,
-        resume=folder if resume else None,
-        accept=tuple(accept),
-        trust_code=trust_code,
-        quiet=not progress,
-        observers=tuple(observers),
-        objects=objects,
-    )
     try:
+        request = TrainRequest(
+            path=Path(job) if isinstance(job, str | os.PathLike) else None,
+            job=None if isinstance(job, str | os.PathLike) else job,
+            keys=keys,
+            out=None if resume else folder,
+            resume=folder if resume else None,
+            accept=tuple(accept),
+            trust_code=trust_code,
+            quiet=not progress,
+            observers=tuple(observers),
+            objects=objects,
+            fast_dev_run=fast_dev_run,
+            overfit=overfit,
+            macs=macs,
+        )
         with own_environment(), given_model(objects.get("model")):
             return _train(request)
     except _PLAIN_ERRORS as error:

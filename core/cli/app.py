@@ -271,13 +271,6 @@ def train(
         raise JobError(
             "--accept says what may differ from a run that is resumed; name its folder with --resume"
         )
-    if fast_dev_run and overfit is not None:
-        raise JobError(
-            "--fast-dev-run and --overfit are both given; each is a run of its own kind, choose one"
-        )
-    if resume is not None and (fast_dev_run or overfit is not None):
-        flag = "--fast-dev-run" if fast_dev_run else "--overfit"
-        raise JobError(f"{flag} and --resume are both given; a run that is cut down begins anew")
     from .signals import StopFlag  # noqa: PLC0415 - the user may want to stop what follows
 
     with StopFlag() as stop:
@@ -297,6 +290,7 @@ def train(
             macs=macs,
             fast_dev_run=fast_dev_run,
             overfit=overfit,
+            is_kept=out is not None or not fast_dev_run,
         )
         status = train_job(request, stop)
     raise typer.Exit(status)

@@ -9,6 +9,8 @@ from ..hooks.errors import JobError
 from .problems import Path, Problem, suggest
 from .yaml_document import Document, parse_value
 
+#: Ways to try a job out with less than all of it.
+FAST_DEV_RUN, OVERFIT = "--fast-dev-run", "--overfit"
 _OPEN = {"[": "]", "{": "}", "(": ")"}
 #: Keys whose value may be a bare name that stands for ``{name: it}``.
 _CHOICES = ("model", "data", "loss", "schedule")

@@ -13,9 +13,8 @@ from ..engine.config import TrainConfig
 from ..engine.data import Data, Dataset, Plan, epoch_order
 from ..hooks.errors import JobError
 from ..hooks.roles.augment import AUGMENT
+from ..job.flags import FAST_DEV_RUN, OVERFIT
 from .load_plugins import Planned
-
-FAST_DEV_RUN, OVERFIT = "--fast-dev-run", "--overfit"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """``ringfence.train`` does what the command does, in a process that goes on afterwards."""
 
 import _thread
+import json
 import os
 import random
+import re
 import signal
 import threading
 import warnings
@@ -122,6 +124,33 @@ def test_an_error_names_the_key(keys, told):
         train(**keys)
 
     assert str(raised.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"fast_dev_run": True, "overfit": 4}, "fast_dev_run=True and overfit are both given"),
+        ({"overfit": 0}, "overfit=0: it takes at least one sample"),
+        ({"overfit": 4, "resume": True, "out": "run"}, "overfit and resume=True, both given, do not go"),
+        ({"overfit": 10**6}, "overfit=1000000: there are 230 training samples"),
+    ],
+)
+def test_ways_to_try_a_job_that_do_not_go_together_are_told_as_arguments(how, told):
+    with pytest.raises(ringfence.JobError, match=re.escape(told)):
+        train(**how)
+
+
+def test_a_job_is_tried_out_with_one_step_or_a_few_samples(tmp_path, capsys):
+    fast = ringfence.train(TRUSTED, out=tmp_path / "fast", fast_dev_run=True, macs=True)
+    few = train(out=tmp_path / "few", overfit=8)
+
+    assert fast.status == few.status == "completed"
+    assert [read(run)["reduction"]["kind"] for run in (fast, few)] == ["fast_dev_run", "overfit"]
+    assert " MACs a sample" in "".join(capsys.readouterr())
+
+
+def read(run):
+    return json.loads((run.folder / "run.json").read_text())
 
 
 def test_all_faults_are_told_at_once():

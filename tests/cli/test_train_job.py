@@ -411,7 +411,7 @@ def test_a_run_whose_code_goes_elsewhere_stays_where_it_was_started(ringfence, j
         (["--fast-dev-run", "--overfit", "4"], "--fast-dev-run and --overfit are both given"),
         (
             ["--overfit", "4", "--resume", "run"],
-            "--overfit and --resume are both given; a run that is cut down",
+            "--overfit and --resume, both given, do not go together: a run that is cut",
         ),
     ],
 )
