@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 from ..hooks.errors import JobError, visible
 from ..job.job_values import flat_values, read_job
 from ..tracking import run_folder
 from ..tracking.json_lines import LongJournalError
-from .follow import Numbers, follow, status_of
+from .follow import follow, status_of
+from .logger import Logger
 
 #: Name of a logger to the module that it needs; the extra is called like it.
 LOGGERS = {"mlflow": "mlflow", "wandb": "wandb"}
 #: How a run ended that did what its job asked for.
 _GOOD = frozenset({"completed", "stopped_early"})
-
-
-class Logger(AbstractContextManager["Logger"], Protocol):
-    """Takes the numbers of one run. What raises in its context makes the run there one that failed."""
-
-    def log(self, numbers: Iterable[Numbers]) -> None:
-        """Take numbers; steps need not come in order."""
-
-    def end(self, *, is_good: bool) -> None:
-        """Note how the run ended."""
-
-    def where(self) -> str:
-        """Return where it is kept, for the user."""
 
 
 def open_logger(

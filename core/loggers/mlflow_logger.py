@@ -7,12 +7,12 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..hooks.errors import JobError
 from .faults import explained
 from .follow import Numbers
+from .logger import Logger
 
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 #: MLflow would have a data base instead, which its small package does not bring.
@@ -25,7 +25,7 @@ _MAX_AT_ONCE = 500
 _MAX_PARAMS = 100
 
 
-class MlflowLogger:
+class MlflowLogger(Logger):
     """Logs to MLflow.
 
     Args:
@@ -51,7 +51,6 @@ class MlflowLogger:
         self._uri = str(server) if online else (place / "mlruns").as_uri()
         self._entities: Any = entities
         self._fault: type[Exception] = MlflowException
-        self._ended = False
         with explained("mlflow", self._fault):
             self._client: Any = MlflowClient(tracking_uri=self._uri)
             found = self._client.get_experiment_by_name(project)
@@ -60,15 +59,6 @@ class MlflowLogger:
             params = [entities.Param(_name(key), value) for key, value in job.items()]
             for begin in range(0, len(params), _MAX_PARAMS):
                 self._client.log_batch(self._id, params=params[begin : begin + _MAX_PARAMS])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._ended:
-            self.end(is_good=False)
 
     def log(self, numbers: Iterable[Numbers]) -> None:
         """Take numbers."""
@@ -82,9 +72,7 @@ class MlflowLogger:
             for begin in range(0, len(metrics), _MAX_AT_ONCE):
                 self._client.log_batch(self._id, metrics=metrics[begin : begin + _MAX_AT_ONCE])
 
-    def end(self, *, is_good: bool) -> None:
-        """Note how the run ended."""
-        self._ended = True
+    def _end(self, *, is_good: bool) -> None:
         with explained("mlflow", self._fault):
             self._client.set_terminated(self._id, "FINISHED" if is_good else "FAILED")
 

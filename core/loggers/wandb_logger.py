@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from .faults import explained
 from .follow import Numbers
+from .logger import Logger
 
 #: Before it is imported: reports of its own errors, and what it would find out about machine and code.
 _QUIET = {
@@ -20,7 +20,7 @@ _QUIET = {
 }
 
 
-class WandbLogger:
+class WandbLogger(Logger):
     """Logs to wandb.
 
     Args:
@@ -57,18 +57,8 @@ class WandbLogger:
                 project=project, name=run, config=dict(job), dir=str(place), settings=settings
             )
         self._is_online = online
-        self._ended = False
         # Monitors report late: the order of calls is not that of steps.
         self._run.define_metric("*", step_metric="step")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._ended:
-            self.end(is_good=False)
 
     def log(self, numbers: Iterable[Numbers]) -> None:
         """Take numbers."""
@@ -76,9 +66,7 @@ class WandbLogger:
             for one in numbers:
                 self._run.log({"step": one.step, **one.values})
 
-    def end(self, *, is_good: bool) -> None:
-        """Write all, and note how the run ended."""
-        self._ended = True
+    def _end(self, *, is_good: bool) -> None:
         with explained("wandb", self._fault):
             self._run.finish(exit_code=0 if is_good else 1)
 

@@ -153,16 +153,20 @@ def _outcomes(runs: Sequence[RunData]) -> Iterator[Row]:
     """Yield what came of the runs; a figure that none has is left out."""
     losses = {text_of(read_job(run.job).get("loss")) for run in runs}
     yield Row("status", [str(run.record.get("status", "unknown")).replace("_", " ") for run in runs])
-    for part in ("validation", "test"):
-        figures = [_figures(run, part) for run in runs]
+    for part, average in itertools.product(("validation", "test"), ("", "ema", "swa")):
+        figures = [
+            _last(run.averaged.get((part, average), {})) if average else _figures(run, part) for run in runs
+        ]
         for name in dict.fromkeys(itertools.chain.from_iterable(figures)):
             found = [each.get(name) for each in figures]
-            higher = {_is_higher_better(run, name) for run in runs if name in _figures(run, part)}
+            having = (run for run, each in zip(runs, figures, strict=True) if name in each)
+            higher = {_is_higher_better(run, name) for run in having}
             texts = [ABSENT if value is None else formats.metric(name, value) for value in found]
             # Losses of two kinds are no better or worse than each other.
             is_one_kind = len(higher) == 1 and (name != "loss" or len(losses) == 1)
             best = _best(found, higher.pop()) if is_one_kind else frozenset()
-            yield Row(f"{part} {formats.words(name)}", texts, best)
+            weights = f", {average} weights" * bool(average)
+            yield Row(f"{part} {formats.words(name)}{weights}", texts, best)
     yield from _row("best", runs, _best_words)
     yield from _row("best at step", runs, lambda run: _count(run.record.get("best_step")))
     yield from _row("steps", runs, lambda run: _count(run.record.get("steps")))
@@ -193,8 +197,12 @@ def _figures(run: RunData, part: str) -> dict[str, float]:
     found = {name: value for name, value in (told or {}).items() if value is not None}
     if not told and part == judging:
         # One that was killed has told its evaluations all the same.
-        found = {name: curve.values[-1] for name, curve in curves.items() if curve.values}
+        return _last(curves)
     return {visible(name): value for name, value in found.items()}
+
+
+def _last(curves: Mapping[str, Curve]) -> dict[str, float]:
+    return {visible(name): curve.values[-1] for name, curve in curves.items() if curve.values}
 
 
 def _is_higher_better(run: RunData, name: str) -> bool:

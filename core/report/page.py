@@ -201,13 +201,15 @@ def _curves(run: RunData) -> Iterator[Figure]:
         for name, series in (("training", run.train), (part, judging))
         if "loss" in series
     ]
+    losses += _of_averages(run, part, "loss")
     if losses:
         yield Figure(
             "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
         )
     for i, (name, series) in enumerate(itertools.islice(judging.items(), MAX_CHARTS)):
         if name != "loss":
-            shown = [*_of_batches(run, name), Curve(part, series.steps, series.values)]
+            of_batches = list(_of_batches(run, name))
+            shown = [*of_batches, Curve(part, series.steps, series.values), *_of_averages(run, part, name)]
             title = f"{part} {formats.words(name)}" if len(shown) == 1 else formats.words(name)
             title = title[:1].upper() + title[1:]
             svg = line_chart(
@@ -218,7 +220,7 @@ def _curves(run: RunData) -> Iterator[Figure]:
                 smooth=True,
                 is_share=formats.is_share(name),
             )
-            yield Figure(title, svg, BATCHES_TOLD if len(shown) > 1 else "")
+            yield Figure(title, svg, BATCHES_TOLD if of_batches else "")
     factor = run.train.get("lr_factor")
     if factor is not None and len(set(factor.values)) > 1:
         yield Figure(
@@ -234,6 +236,13 @@ def _of_batches(run: RunData, metric: str) -> Iterator[Curve]:
     if plugin is not None:
         curve = run.plugins[plugin][metric]
         yield Curve(f"training, by {plugin}", curve.steps, curve.values)
+
+
+def _of_averages(run: RunData, part: str, metric: str) -> Iterator[Curve]:
+    """Yield the curves of a metric with averages of the weights in place of the weights."""
+    for (measured, name), curves in run.averaged.items():
+        if measured == part and metric in curves:
+            yield Curve(f"{part}, {name} weights", curves[metric].steps, curves[metric].values)
 
 
 def _who_logs(run: RunData, metric: str) -> str | None:

@@ -137,6 +137,7 @@ class RunData:
         train: ``loss`` and ``lr_factor`` over steps.
         validation: Metric to its values over steps.
         test: Likewise; one value of each, at the end, where validation data judge.
+        averaged: Likewise with averages of the weights, by part and average, such as ``("test", "ema")``.
         plugins: Plugin to name to numbers over steps.
         layers: Plugin to histograms over steps.
         pictures: Plugin to name to its latest picture's file, among the reports.
@@ -156,6 +157,7 @@ class RunData:
     train: Mapping[str, Curve]
     validation: Mapping[str, Curve]
     test: Mapping[str, Curve]
+    averaged: Mapping[tuple[str, str], Mapping[str, Curve]]
     plugins: Mapping[str, Mapping[str, Curve]]
     layers: Mapping[str, Mapping[str, Layer]]
     pictures: Mapping[str, Mapping[str, str]]
@@ -315,6 +317,11 @@ def read_run(folder: Path) -> RunData:
                 plugins.setdefault(plugin, _Numbers()).add(record["step"], record, f"{plugin}/")
         else:
             numbers[kind].add(record["step"], record, "")
+    averaged = {}
+    for kind in sorted(AVERAGED_KINDS):
+        if numbers[kind].series:
+            part, _, name = kind.partition("_")
+            averaged[part, name] = numbers[kind].series
     layers, pictures = _read_reports(reader)
     run = reader.json(RECORD, MAX_RECORD_BYTES)
     return RunData(
@@ -325,6 +332,7 @@ def read_run(folder: Path) -> RunData:
         train=numbers["train"].series,
         validation=numbers["validation"].series,
         test=numbers["test"].series,
+        averaged=averaged,
         plugins={name: one.series for name, one in plugins.items()},
         layers=layers,
         pictures=pictures,

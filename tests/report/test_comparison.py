@@ -99,6 +99,29 @@ def test_what_came_of_it_is_told_part_by_part_and_the_best_is_marked(tmp_path):
     assert [title for title, _ in found.charts] == ["Training loss", "Validation loss", "Validation accuracy"]
 
 
+def test_averages_of_the_weights_have_rows_of_their_own(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b")]
+    for run, accuracy in zip(runs, (0.91, 0.92), strict=True):
+        with (run / "metrics.jsonl").open("a") as file:
+            for step, kind in ((4, "validation_ema"), (9, "validation_ema"), (9, "test_swa")):
+                line = {
+                    "kind": kind,
+                    "step": step,
+                    "epoch": 0,
+                    "loss": 0.5,
+                    "accuracy": accuracy - 0.01 * (step < 9),
+                }
+                file.write(json.dumps(line) + "\n")
+
+    found = compare_runs(runs)
+
+    told = rows(found.outcomes)
+    assert told["validation accuracy, ema weights"] == ["91.00%", "92.00%"]
+    assert told["test accuracy, swa weights"] == ["91.00%", "92.00%"]
+    assert "test accuracy, ema weights" not in told
+    assert {row.key: row.best for row in found.outcomes}["validation accuracy, ema weights"] == {1}
+
+
 def test_losses_of_two_kinds_are_not_called_better(tmp_path):
     other = JOB.format(width=8, base="", lr=1, plugin="optim").replace("cross_entropy", "mse")
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", accuracy=0.95, job=other)]

@@ -186,6 +186,18 @@ def test_page_shows_charts_samples_events_and_the_job(folder):
         assert words in found.text
 
 
+def test_averages_of_the_weights_are_drawn_beside_what_they_are_averages_of(folder):
+    recorder = MetricsLog(folder)
+    for step in (10, 20):
+        recorder.evaluated_beside(step, 0, {"loss": 0.4, "accuracy": 0.8}, part="test", name="ema")
+    recorder.close()
+
+    found = page(folder)
+
+    assert [svg["aria-label"] for svg in found.all("svg")][:2] == ["Loss by step", "Accuracy by step"]
+    assert "test, ema weights" in found.text
+
+
 def test_a_metric_of_training_batches_is_drawn_beside_the_evaluations_and_once(folder):
     recorder = MetricsLog(folder)
     for step in range(40):
