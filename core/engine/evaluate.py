@@ -55,7 +55,7 @@ def evaluate(
         finite. None if it was stopped.
     """
     measured = objective.metric.build(dataset.num_classes).to(device)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    loss_sum, weight_sum = torch.zeros((), dtype=torch.float64, device=device), 0.0
     judged = torch.ones((), dtype=torch.bool, device=device)
     with preserved_rng(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
@@ -66,13 +66,15 @@ def evaluate(
             targets = batch.targets.to(device)
             outputs = model(normalise(batch.inputs.to(device)))
             objective.check_outputs(outputs, targets, batch.num_classes)
-            loss_sum += precise_loss(objective, outputs, targets) * len(batch)
+            weight = objective.loss.weight(batch.targets)
+            weight_sum += weight
+            loss_sum += precise_loss(objective, outputs, targets) * weight
             judged &= objective.metric.can_judge(outputs)
             objective.metric.update(measured, outputs, targets)
             if take is not None:
                 take(batch, outputs)
     return {
-        "loss": loss_sum.item() / len(dataset),
+        "loss": loss_sum.item() / weight_sum,
         objective.metric_name: float(measured.compute()) if judged else math.nan,
     }
 

@@ -14,7 +14,7 @@ from .losses import Loss
 
 
 @dataclass(frozen=True, slots=True)
-class _GivenLoss:
+class _GivenLoss(Loss):
     """The mean over a batch as the function computes it, in float32: it may hold weights of that kind."""
 
     classes: ClassVar[bool] = True

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 TOP_K = 5
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,15 @@ class Metric:
         classes: True if it compares classes, False if it compares numbers.
         build: Makes an empty object of torchmetrics' interface; takes the number of classes, or None.
         min_classes: Fewest classes that it makes sense for.
+        labels: True if it compares labels, of which a sample may have several: of logits above 0, or targets
+            of at least 0.5.
     """
 
     higher_is_better: bool
     classes: bool
     build: Callable[[Any], Any]
     min_classes: int = 2
+    labels: bool = False
 
     def better(self, value: float, than: float | None, min_delta: float = 0.0) -> bool:
         """Tell whether ``value`` gains more than ``min_delta`` on ``than``; NaN never does."""
@@ -37,7 +41,9 @@ class Metric:
 
     def update(self, state: Any, outputs: Tensor, targets: Tensor) -> None:
         """Add one batch to what ``build`` made."""
-        if self.classes:
+        if self.labels:
+            state.update((outputs > 0).flatten(), (targets >= _HALF).flatten())
+        elif self.classes:
             state.update(outputs, targets.argmax(1) if targets.is_floating_point() else targets)
         else:
             # One column for each number of a sample, over which is averaged.
@@ -103,6 +109,18 @@ def _top5_accuracy(num_classes: int) -> Any:
     return MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro", validate_args=False)
 
 
+def _binary_accuracy(_: None) -> Any:
+    from torchmetrics.classification import BinaryAccuracy  # noqa: PLC0415
+
+    return BinaryAccuracy(validate_args=False)
+
+
+def _binary_f1(_: None) -> Any:
+    from torchmetrics.classification import BinaryF1Score  # noqa: PLC0415
+
+    return BinaryF1Score(validate_args=False)
+
+
 def _f1(num_classes: int) -> Any:
     from torchmetrics.classification import MulticlassF1Score  # noqa: PLC0415
 
@@ -128,6 +146,8 @@ def _r2(_: None) -> Any:
 #: Names in a job to metrics.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(higher_is_better=True, classes=True, build=_accuracy),
+    "binary_accuracy": Metric(higher_is_better=True, classes=False, build=_binary_accuracy, labels=True),
+    "binary_f1": Metric(higher_is_better=True, classes=False, build=_binary_f1, labels=True),
     "f1": Metric(higher_is_better=True, classes=True, build=_f1),
     "mae": Metric(higher_is_better=False, classes=False, build=_mae),
     "mse": Metric(higher_is_better=False, classes=False, build=_mse),

@@ -47,8 +47,12 @@ class Objective:
         """The metric."""
         return self.given_metric or METRICS[self.metric_name]
 
-    def check_data(self, dataset: Dataset) -> None:
+    def check_data(self, dataset: Dataset, part: str = "train") -> None:
         """Check that loss and metric can be computed for ``dataset``.
+
+        Args:
+            dataset: Samples.
+            part: What they are of the data, for messages.
 
         Raises:
             DataError: They need classes and the data hold numbers, or the reverse.
@@ -61,6 +65,8 @@ class Objective:
                 fitting = ", ".join(sorted(name for name, c in known.items() if c != classes))
                 kind = "classes" if not classes else "a regression"
                 raise DataError(f"{what} '{name}' does not fit data of {kind}; choose one of {fitting}")
+        if why := self.loss.misfit(dataset.targets, dataset.num_classes):
+            raise DataError(f"the {part} data: loss '{self.loss_name}' {why}")
         if dataset.num_classes is not None and dataset.num_classes < self.metric.min_classes:
             raise DataError(
                 f"metric '{self.metric_name}' needs at least {self.metric.min_classes} classes; "

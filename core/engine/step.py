@@ -239,16 +239,21 @@ def tell_losses(hooks: Hooks, done: Pass) -> None:
 
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
     """Run forward and backward over the batches of a step; gradients are left in ``parameter.grad``."""
-    total = sum(sizes)
+    weights: Sequence[float] = sizes
+    if len(sizes) > 1 and not stepper.loss.is_by_sample:
+        # What a batch counts among the others shows when all are there.
+        batches = list(batches)
+        weights = [stepper.loss.weight(batch.targets) for batch, _ in batches]
+    total = sum(weights)
     stop = stepper.stop
     done: Pass | None = None
-    for prepared, size in zip(batches, sizes, strict=True):
+    for prepared, weight in zip(batches, weights, strict=True):
         if stop.is_over:
             stop.check(f"step {prepared[1].global_step}")
         loss, sample_losses = _forward(stepper, *prepared)
         if len(sizes) > 1:
             # For equal sizes this divides by their number, as the plain loop does.
-            loss = loss / (total / size)
+            loss = loss / (total / weight)
         loss.backward()  # type: ignore[no-untyped-call]
         if done is None:
             done = Pass(loss.detach(), [], [])

@@ -19,7 +19,7 @@ _CHOICES = ("model", "data", "loss", "schedule")
 DEFAULT_CHOICES = {"loss": "cross_entropy", "schedule": "constant"}
 
 #: Loss to the metric of a job that names none, where that is not the one for classes.
-DEFAULT_METRICS = {"huber": "mae", "l1": "mae", "mse": "mse", "smooth_l1": "mae"}
+DEFAULT_METRICS = {"bce": "binary_accuracy", "huber": "mae", "l1": "mae", "mse": "mse", "smooth_l1": "mae"}
 
 _LENGTHS = ("epochs", "steps")
 _NESTED = (*_CHOICES, "early_stopping", "averaging", "start_from")

@@ -19,7 +19,7 @@ def words(name: str) -> str:
 
 def is_share(name: str) -> bool:
     """Tell whether a metric lies between 0 and 1, as an accuracy does."""
-    return name == "f1" or any(word in name for word in _SHARES)
+    return name.endswith("f1") or any(word in name for word in _SHARES)
 
 
 def metric(name: str, value: float | None) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path as FilePath
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -132,7 +133,8 @@ def build(
     )
     frozen = _frozen(job_file, model)
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
-    _with_place("loss", job_file, lambda: setup.objective.check_data(data.train))
+    for part, dataset in data.parts().items():
+        _with_place("loss", job_file, partial(setup.objective.check_data, dataset, part))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 
 

@@ -469,8 +469,13 @@ def plain_loop(
     accumulate: int = 1,
     seed: int = 7,
     factor: Callable[[int], float] = lambda step: 1.0,
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    weight: Callable[[Tensor], float] = len,
 ) -> list[float]:
-    """Train as anybody would in plain PyTorch; return the loss of each step."""
+    """Train as anybody would in plain PyTorch; return the loss of each step.
+
+    ``weight`` is what the criterion's mean over a batch's targets divides by.
+    """
     model.train()
     optimizer = make_optimizer(model.parameters())
     base_lr = optimizer.param_groups[0]["lr"]
@@ -492,10 +497,11 @@ def plain_loop(
                     inputs = (inputs - data.mean[0]) / data.std[0]
                 outputs = model(inputs)
                 targets = dataset.targets[indices]
-                criterion = functional.mse_loss if dataset.num_classes is None else functional.cross_entropy
-                loss = criterion(outputs, targets)
+                usual = functional.mse_loss if dataset.num_classes is None else functional.cross_entropy
+                loss = (criterion or usual)(outputs, targets)
                 if len(parts) > 1:
-                    loss = loss / (len(group) / len(indices))
+                    whole = sum(weight(dataset.targets[part]) for part in parts)
+                    loss = loss / (whole / weight(targets))
                 loss.backward()
                 step_loss += loss.item()
             optimizer.step()

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ringfence.engine.data import Data, Dataset, Normalise
 from ringfence.engine.evaluate import evaluate
-from ringfence.engine.losses import LOSSES, MSE, CrossEntropy, Huber, SmoothL1, apply_changes
+from ringfence.engine.losses import BCE, LOSSES, MSE, CrossEntropy, Focal, Huber, SmoothL1, apply_changes
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.objective import Objective
 from ringfence.engine.setup import Setup
@@ -29,7 +29,7 @@ def fit(model, data, objective):
 def test_mean_of_the_samples_is_the_loss(name):
     loss = LOSSES[name]()
     outputs = torch.randn(6, 5)
-    targets = torch.randint(0, 5, (6,)) if loss.classes else torch.randn(6, 5)
+    targets = torch.randint(0, 5, (6,)) if loss.classes else torch.rand(6, 5)
     assert loss.per_sample(outputs, targets).shape == (6,)
     torch.testing.assert_close(loss.per_sample(outputs, targets).mean(), loss(outputs, targets))
 
@@ -44,21 +44,97 @@ def test_losses_are_those_of_torch():
         outputs, classes, label_smoothing=0.1
     )
 
+    weights = [0.5, 2.0, 1.0, 1.0, 3.0]
+    assert CrossEntropy(class_weights=weights)(outputs, classes) == functional.cross_entropy(
+        outputs, classes, torch.tensor(weights)
+    )
+    labels = (targets > 0).float()
+    assert BCE(weights)(outputs, labels) == functional.binary_cross_entropy_with_logits(
+        outputs, labels, pos_weight=torch.tensor(weights)
+    )
 
-def test_soft_targets_weigh_the_classes():
+
+@pytest.mark.parametrize("make", [CrossEntropy, Focal])
+def test_soft_targets_weigh_the_classes(make):
     outputs = torch.randn(6, 5)
     hard = torch.randint(0, 5, (6,))
     soft = functional.one_hot(hard, 5).float()
-    torch.testing.assert_close(CrossEntropy()(outputs, soft), CrossEntropy()(outputs, hard))
-    torch.testing.assert_close(
-        CrossEntropy().per_sample(outputs, soft), CrossEntropy().per_sample(outputs, hard)
-    )
+    torch.testing.assert_close(make()(outputs, soft), make()(outputs, hard))
+    torch.testing.assert_close(make().per_sample(outputs, soft), make().per_sample(outputs, hard))
+
+
+def test_focal_loss_by_hand():
+    outputs, targets = 3 * torch.randn(6, 5, dtype=torch.float64), torch.randint(0, 5, (6,))
+    right = outputs.softmax(1)[torch.arange(6), targets]
+
+    torch.testing.assert_close(Focal(0).per_sample(outputs, targets), -right.log())
+    torch.testing.assert_close(Focal(1.5).per_sample(outputs, targets), -((1 - right) ** 1.5) * right.log())
+
+
+@pytest.mark.parametrize("logit", [-1e4, -100.0, -1.0, 0.0, 1.0, 20.0, 100.0, 1e4])
+def test_focal_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
+    outputs = torch.tensor([[logit, 0.0]], requires_grad=True)
+    loss = Focal()(outputs, torch.tensor([0]))
+    loss.backward()
+
+    assert loss.isfinite()
+    assert outputs.grad.isfinite().all()
+    exact = torch.tensor([[logit, 0.0]], dtype=torch.float64)
+    # The plain form is exact enough in float64 up to there.
+    if abs(logit) <= 20:
+        right = exact.softmax(1)[0, 0]
+        assert loss.item() == pytest.approx(float(-((1 - right) ** 2) * right.log()), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 300])
+def test_a_loss_with_class_weights_is_evaluated_as_one_mean_whatever_the_batches(batch_size):
+    outputs, targets = torch.randn(20, 4), torch.randint(0, 4, (20,))
+    loss = CrossEntropy(class_weights=[0.1, 5.0, 1.0, 2.0])
+
+    found = evaluated("accuracy", outputs, targets, 4, loss, batch_size)["loss"]
+
+    assert found == pytest.approx(loss(outputs.double(), targets).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20,), (20, 3)])
+def test_labels_are_judged_by_the_sign_of_their_logits(shape):
+    """torchmetrics would take logits that all lie between 0 and 1 for probabilities."""
+    outputs, targets = torch.rand(shape) - 0.3, (torch.rand(shape) > 0.5).float()
+    said, is_there = outputs > 0, targets > 0.5
+    hits = (said & is_there).sum().item()
+
+    found = {
+        name: evaluated(name, outputs, targets, None, BCE())[name]
+        for name in ("binary_accuracy", "binary_f1")
+    }
+
+    assert found["binary_accuracy"] == pytest.approx((said == is_there).float().mean().item())
+    assert found["binary_f1"] == pytest.approx(2 * hits / (said.sum() + is_there.sum()).item())
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "num_classes", "told"),
+    [
+        (CrossEntropy(class_weights=[1.0, 2.0]), [0, 2], 3, "class_weights for 2 classes, and the data"),
+        (BCE(), [[0.0, 1.0], [0.5, 1.5]], None, "targets from 0 to 1, and sample 1, counted from 0, has 1.5"),
+        (BCE([1.0, 1.0, 1.0]), [[0.0, 1.0]], None, "'bce' has pos_weight for 3 labels, and the data have 2"),
+    ],
+)  # fmt: skip
+def test_targets_that_a_loss_cannot_take_are_told(loss, targets, num_classes, told):
+    dataset = Dataset(torch.zeros(len(targets), 2), torch.tensor(targets), num_classes)
+
+    with pytest.raises(DataError, match=told):
+        Objective(loss, "accuracy" if num_classes else "binary_f1").check_data(dataset)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: CrossEntropy(label_smoothing=1.0), "label_smoothing is 1.0"),
+        (lambda: CrossEntropy(class_weights=[1.0, 0.0]), r"class_weights is \[1.0, 0.0\]"),
+        (lambda: CrossEntropy(class_weights=[]), r"class_weights is \[\]"),
+        (lambda: BCE(pos_weight=[math.inf]), r"pos_weight is \[inf\]"),
+        (lambda: Focal(gamma=-1.0), "gamma is -1"),
         (lambda: Huber(delta=0), "delta is 0"),
         (lambda: SmoothL1(beta=-1), "beta is -1"),
     ],
@@ -281,7 +357,7 @@ def test_what_does_not_fit_is_told_before_training(make_model, make_data, loss, 
 
 
 def test_unknown_metric_is_told_with_those_there_are():
-    with pytest.raises(JobError, match="no metric 'acc'; choose one of accuracy, f1"):
+    with pytest.raises(JobError, match="no metric 'acc'; choose one of accuracy, binary_accuracy"):
         Objective(CrossEntropy(), "acc")
 
 

@@ -26,9 +26,10 @@ from engine_helpers import (
     sgd,
 )
 from torch import nn
+from torch.nn import functional
 
 from ringfence.engine.config import EarlyStopping
-from ringfence.engine.losses import MSE
+from ringfence.engine.losses import MSE, CrossEntropy
 from ringfence.engine.schedules import Cosine
 from ringfence.engine.weights import weights_sha256
 from ringfence.hooks.errors import DataError, JobError
@@ -65,6 +66,32 @@ def test_weights_are_those_of_the_plain_loop_bit_for_bit(make_model, optimizer, 
     assert result.steps == len(losses) == 3 * math.ceil(7 / accumulate)
     recorded = [loss for kind, _, (loss, *_) in observer.tape if kind == "step"]
     assert recorded == pytest.approx(losses, rel=1e-6)
+
+
+WEIGHTS = [0.25, 3.0, 1.0, 0.5]
+
+
+def weighted(outputs, targets):
+    return functional.cross_entropy(outputs, targets, torch.tensor(WEIGHTS))
+
+
+def weight(targets):
+    return float(torch.tensor(WEIGHTS, dtype=torch.float64)[targets].sum())
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_weights_with_classes_that_count_unequally_are_those_of_the_plain_loop(accumulate):
+    """The mean is over the weights of all classes of a step, whatever batches they are in."""
+    data = image_data()
+    ours, plain, wrong = convnet(), convnet(), convnet()
+    settings = config(grad_accum_steps=accumulate, loss=CrossEntropy(class_weights=WEIGHTS))
+    run(ours, data, hooks_of(sgd()), settings)
+
+    how = {"epochs": 3, "batch_size": 8, "accumulate": accumulate, "criterion": weighted}
+    plain_loop(plain, data, OPTIMIZERS["sgd"][1], **how, weight=weight)
+    plain_loop(wrong, data, OPTIMIZERS["sgd"][1], **how)
+    assert same_weights(ours, plain)
+    assert same_weights(ours, wrong) == (accumulate == 1)
 
 
 def test_regression_weights_are_those_of_the_plain_loop():
