@@ -64,7 +64,7 @@ class Run:
 
     @property
     def record(self) -> RunEntry:
-        """What ``run.json`` says but for plugins and faults: ``final_metrics``, ``best_step`` and so on."""
+        """What ``run.json`` says of how it went, checked: ``final_metrics``, ``best_step`` and so on."""
         return self._data.record
 
     @property
@@ -86,14 +86,16 @@ class Run:
     def metrics(self) -> Mapping[str, Mapping[str, Series]]:
         """Every number over the steps, by part and name.
 
-        ``metrics["train"]["loss"]``; the parts of the data that were evaluated; and each plugin by its name,
-        with what it logged: ``metrics["monitor"]["grad_norm"]``. A plugin that is called as a part is has its
-        numbers under ``plugin:NAME``. Of more than 500,000 numbers of one origin every other step is missing.
+        ``metrics["train"]["loss"]``; the parts of the data that were evaluated, and as ``validation_ema`` and
+        the like with averages of the weights; each plugin by its name, with what it logged:
+        ``metrics["monitor"]["grad_norm"]``. A plugin that is called as a part is has its numbers under
+        ``plugin:NAME``. Of more than 500,000 numbers of one origin every other step is missing.
         """
         from ..tracking.metrics_log import tag_of  # noqa: PLC0415 - as above
 
         data = self._data
         parts = {"train": data.train, "validation": data.validation, "test": data.test}
+        parts |= {f"{part}_{name}": curves for (part, name), curves in data.averaged.items()}
         parts |= {tag_of(name): curves for name, curves in data.plugins.items()}
         return MappingProxyType(
             {part: _series(curves) for part, curves in parts.items() if curves},

@@ -23,7 +23,7 @@ from ..engine.forks import ending_forks
 from ..engine.losses import LOSSES
 from ..engine.objective import Objective
 from ..engine.tensor_names import named_buffers, named_parameters
-from ..hooks.errors import JobError
+from ..hooks.errors import JobError, shorten, visible
 from ..hooks.types import derive_seed
 from ..job.flags import options_of, split_outside
 from ..job.job_file import Job, JobFile, read_job
@@ -47,6 +47,7 @@ _CPU = torch.device("cpu")
 _PAIR = 2
 #: Under which name data are told that a reader has not parted.
 _WHOLE = "data"
+_SHOWN = 40
 _OBJECT = ", and no file can name it"
 
 
@@ -215,7 +216,11 @@ def _own_parts(
         data = _read_own(job, base, task, record)
     digest = digest_data(data)
     changed = [name for name, text in digest.items() if record.data_digest.get(name, text) != text]
-    if changed:
+    reduction = run_folder.read_record(request.permission.folder).get("reduction")
+    if changed and isinstance(reduction, dict):
+        kind = visible(shorten(str(reduction.get("kind")), _SHOWN))
+        request.tell(f"the run was cut down ({kind}) and used a part of its data: these are numbers of all")
+    elif changed:
         request.tell(
             f"the data are no longer those of the run ({', '.join(changed)}): these are not its own numbers"
         )

@@ -20,13 +20,16 @@ from ..hooks.errors import CheckpointError, DataError, JobError
 from ..job.user_code import is_import_path
 from ..plugins.machine_memory import machine_bytes
 from ..tensors.byte_batch import to_numbers
-from ..tracking.model_files import CheckpointName, Tell, WeightsName, read_state
+from ..tracking.model_files import CheckpointName, Tell, WeightsName, check_state_named, read_state
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
 from .network import build_network, fill, nbytes
 
 #: The part of this machine's memory that is read from a folder before it is known how large a network is.
 _AHEAD = 16
+#: Kinds of numbers that stand for nothing that a run was trained on: whole ones of an image would be taken
+#: for shares of one, without a word.
+_NO_INPUTS = frozenset({torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex64})
 
 
 class LoadedModel(nn.Module):
@@ -69,25 +72,48 @@ class LoadedModel(nn.Module):
                 or, of such images, (B, C, H, W) uint8.
 
         Raises:
-            DataError: They are of another dimension, or bytes where the run had numbers.
+            DataError: They are no tensor, or of another dimension, kind of number or count of channels.
         """
-        form = self.record.input
-        if inputs.dim() != len(form.shape) + 1:
-            raise DataError(
-                f"the inputs have shape {tuple(inputs.shape)}; the model takes batches, (B, "
-                f"{', '.join(map(str, form.shape))}): one sample is x[None]"
-            )
+        self._check(inputs)
         if inputs.dtype == torch.uint8:
             inputs = self._numbers(inputs)
         if self.is_normalised:
             inputs = (inputs - self.mean) / self.std
         return self.network(inputs)
 
-    def _numbers(self, images: Tensor) -> Tensor:
-        if self.record.scale is None:
+    def _check(self, inputs: Tensor) -> None:
+        form, needed = self.record.input, f"(B, {', '.join(map(str, self.record.input.shape))})"
+        if not isinstance(inputs, Tensor):
+            raise DataError(
+                f"the inputs are a {type(inputs).__name__}; the model takes a tensor {needed}: "
+                "torch.from_numpy(x) makes one of an array"
+            )
+        if inputs.dim() != len(form.shape) + 1:
+            raise DataError(
+                f"the inputs have shape {tuple(inputs.shape)}; the model takes batches, {needed}: one sample "
+                "is x[None]"
+            )
+        # Of images sides may differ, if the network can take that; and of sequences the length.
+        if form.layout == "CHW" and inputs.shape[1] != form.shape[0]:
+            raise DataError(
+                f"the inputs have shape {tuple(inputs.shape)}; the model takes {needed}, with "
+                f"{form.shape[0]} channels before height and width: x.permute(0, 3, 1, 2), if they come last"
+            )
+        if inputs.dtype == torch.uint8 and self.record.scale is None:
             raise DataError(
                 "the inputs are bytes, and the model was trained on float32; give it such numbers"
             )
+        # Whoever has made a module of doubles of this one gives it such.
+        is_double = inputs.dtype == torch.float64 != self.scale.dtype
+        if is_double or inputs.dtype in _NO_INPUTS:
+            bytes_too = "" if self.record.scale is None else "uint8 from 0 to 255, or "
+            scaled = "" if self.record.scale is None else " from 0 to 1"
+            raise DataError(
+                f"the inputs are {str(inputs.dtype).removeprefix('torch.')}; the model takes {bytes_too}"
+                f"float32{scaled}"
+            )
+
+    def _numbers(self, images: Tensor) -> Tensor:
         place = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         if images.device.type == "cpu":
             return to_numbers(images, place)
@@ -145,10 +171,10 @@ def check_batch_size(batch_size: int | None) -> None:
     """Check the number of samples that go through a model at once, if one is given.
 
     Raises:
-        JobError: It is less than 1.
+        JobError: It is no whole number of at least 1.
     """
-    if batch_size is not None and batch_size < 1:
-        raise JobError(f"batch_size is {batch_size}; it is at least 1")
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise JobError(f"batch_size is {batch_size!r}; it is a whole number of at least 1")
 
 
 def load_model(
@@ -171,6 +197,7 @@ def load_model(
         model: As there.
     """
     folder = permission.folder
+    check_state_named(checkpoint, weights)
     record = read_model_record(folder)
     place = resolve_device(device)
     read = partial(read_state, folder, record, checkpoint, weights=weights)

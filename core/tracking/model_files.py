@@ -26,7 +26,7 @@ from ..engine.checkpoints import durable_files
 from ..engine.checkpoints.checkpoint import MAX_ENGINE_BYTES, NetworkState, list_checkpoints, read_network
 from ..engine.checkpoints.manifest import MODEL, DamagedError, step_of
 from ..engine.checkpoints.retention import list_by_metric
-from ..hooks.errors import CheckpointError, shorten, visible
+from ..hooks.errors import CheckpointError, JobError, shorten, visible
 from ..plugins.machine_memory import machine_bytes
 from ..tensors import pytree, tensor_file
 from ..tensors.tensor_file import TensorFile, TensorFileError
@@ -48,6 +48,18 @@ CheckpointName = Literal["best", "last"] | int
 #: Whose weights: the model's own, or an average that the run kept of them.
 WeightsName = Literal["model", "ema", "swa"]
 Tell = Callable[[str], None]
+
+
+def check_state_named(checkpoint: object, weights: object) -> None:
+    """Check what names a state of a run, and whose weights.
+
+    Raises:
+        JobError: It is none of those that there can be.
+    """
+    if checkpoint not in ("best", "last") and (type(checkpoint) is not int or checkpoint < 0):
+        raise JobError(f"checkpoint is {checkpoint!r}; expected 'best', 'last' or a number of steps")
+    if weights not in ("model", "ema", "swa"):
+        raise JobError(f"weights is {weights!r}; expected 'model', 'ema' or 'swa'")
 
 
 def write_model_files(

@@ -8,6 +8,8 @@ import pytest
 
 import ringfence
 
+from .conftest import TRUSTED
+
 
 def test_numbers_come_as_arrays_by_part_and_name(run):
     steps, losses = run.metrics["train"]["loss"]
@@ -107,3 +109,12 @@ def test_a_job_that_is_damaged_is_told_when_it_is_asked_for(run, tmp_path):
     assert found.status == "completed"
     with pytest.raises(ringfence.JobError, match=r"job\.yaml"):
         _ = found.job
+
+
+def test_averages_of_the_weights_have_numbers_of_their_own(tmp_path):
+    run = ringfence.train(TRUSTED, averaging="ema", out=tmp_path / "run", progress=False)
+
+    measured = json.loads((run.folder / "run.json").read_text())["averaged_metrics"]["ema"]
+    for part, figures in measured.items():
+        assert {name: curve.values[-1] for name, curve in run.metrics[f"{part}_ema"].items()} == figures
+    assert "validation_ema" in run.metrics

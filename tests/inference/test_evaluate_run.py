@@ -226,3 +226,20 @@ def test_a_folder_without_a_model_or_a_job_is_refused(runs, tmp_path):
         ringfence.evaluate(tmp_path)
     with pytest.raises(JobError, match="batch_size is 0"):
         ringfence.evaluate(folder / "photos_run", batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"), [({"fast_dev_run": True}, "fast_dev_run"), ({"overfit": 4}, "overfit")]
+)
+def test_a_run_that_was_cut_down_is_measured_on_all_and_told_as_that(tmp_path, how, kind):
+    """Nobody has changed its data: it has used a part of them."""
+    optim = {"optim": {"algorithm": "sgd", "lr": 0.1}, "isolation": "trusted"}
+    keys = {"model": "mlp", "data": {"name": "mnist10k", "limit": 64}, "steps": 1, "plugins": [optim]}
+    ringfence.train(keys, out=tmp_path / "run", progress=False, **how)
+
+    with pytest.warns(RuntimeWarning) as told:
+        ringfence.evaluate(tmp_path / "run")
+
+    assert [str(one.message) for one in told] == [
+        f"the run was cut down ({kind}) and used a part of its data: these are numbers of all"
+    ]

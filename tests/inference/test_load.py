@@ -322,3 +322,43 @@ def test_a_class_that_cannot_be_built_is_told_before_weights_that_cannot_be_read
 
     with pytest.raises(JobError, match="missing_module"):
         ringfence.load(tmp_path / "run", code="missing_module:Net")
+
+
+@pytest.mark.parametrize("checkpoint", ["bst", "LAST", "2", None, -1, True, 1.0])
+def test_a_state_that_there_cannot_be_is_refused_and_never_taken_for_the_best(base, checkpoint):
+    with pytest.raises(JobError, match="expected 'best', 'last' or a number of steps"):
+        ringfence.load(base / "mlp", checkpoint)
+    with pytest.raises(JobError, match="weights is 'emma'; expected 'model', 'ema' or 'swa'"):
+        ringfence.load(base / "mlp", weights="emma")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda x: (255 * x).long(),
+            "the inputs are int64; the model takes uint8 from 0 to 255, or float32 from 0",
+        ),
+        (lambda x: x.double(), "the inputs are float64; the model takes"),
+        (lambda x: x > 0.5, "the inputs are bool"),
+        (
+            lambda x: x.permute(0, 2, 3, 1),
+            r"with 1 channels before height and width: x.permute\(0, 3, 1, 2\)",
+        ),
+        (lambda x: x[0], r"one sample is x\[None\]"),
+        (lambda x: x.numpy(), "are a ndarray; the model takes a tensor .*torch.from_numpy"),
+    ],
+)
+def test_inputs_that_would_give_wrong_numbers_or_a_raw_error_are_told(base, change, told):
+    model, inputs = ringfence.load(base / "mlp"), torch.rand(2, 1, 28, 28)
+    model(inputs)
+
+    with pytest.raises(DataError, match=told):
+        model(change(inputs))
+
+
+def test_a_model_made_double_takes_doubles(base):
+    model, inputs = ringfence.load(base / "mlp"), torch.rand(2, 1, 28, 28)
+    expected = model(inputs)
+
+    torch.testing.assert_close(model.double()(inputs.double()).float(), expected)

@@ -127,7 +127,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         ("--checkpoint", "first", "expected best, last or a number of steps"),
         ("--checkpoint", "77", "there is no checkpoint of step 77"),
         ("--weights", "mine", "expected model, ema or swa"),
-        ("--batch-size", "0", "batch_size is 0; it is at least 1"),
+        ("--batch-size", "0", "batch_size is 0; it is a whole number of at least 1"),
         ("--device", "tpu", "device is 'tpu'"),
         ("--key", "x", "key 'x' is given"),
     ],
