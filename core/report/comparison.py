@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def compare_runs(folders: Sequence[Path], *, charts: bool = True) -> Comparison:
     ]
     return Comparison(
         names=names,
-        statuses=[str(run.record.get("status", "unknown")).replace("_", " ") for run in runs],
+        statuses=[_status(run) for run in runs],
         differences=list(itertools.islice(_differences(runs), MAX_ROWS)),
         outcomes=list(_outcomes(runs)),
         charts=list(itertools.islice(_charts(names, runs), MAX_CHARTS)) if charts else [],
@@ -149,25 +150,34 @@ def _surroundings(run: RunData, everywhere: Collection[str]) -> dict[str, str]:
 # what came of it
 
 
+def _status(run: RunData) -> str:
+    status = run.record.get("status", "unknown").replace("_", " ")
+    return f"{status} ({run.cut_down})" if run.cut_down else status
+
+
 def _outcomes(runs: Sequence[RunData]) -> Iterator[Row]:
-    """Yield what came of the runs; a figure that none has is left out."""
+    """Yield what came of the runs; a figure that none has is left out.
+
+    A run that was cut down is the best in nothing: it may be judged by what it was trained on.
+    """
     losses = {text_of(read_job(run.job).get("loss")) for run in runs}
-    yield Row("status", [str(run.record.get("status", "unknown")).replace("_", " ") for run in runs])
+    yield Row("status", [_status(run) for run in runs])
     for part, average in itertools.product(("validation", "test"), ("", "ema", "swa")):
         figures = [
             _last(run.averaged.get((part, average), {})) if average else _figures(run, part) for run in runs
         ]
         for name in dict.fromkeys(itertools.chain.from_iterable(figures)):
             found = [each.get(name) for each in figures]
-            having = (run for run, each in zip(runs, figures, strict=True) if name in each)
+            rivals = [None if run.cut_down else value for run, value in zip(runs, found, strict=True)]
+            having = (run for run, value in zip(runs, rivals, strict=True) if value is not None)
             higher = {_is_higher_better(run, name) for run in having}
             texts = [ABSENT if value is None else formats.metric(name, value) for value in found]
             # Losses of two kinds are no better or worse than each other.
             is_one_kind = len(higher) == 1 and (name != "loss" or len(losses) == 1)
-            best = _best(found, higher.pop()) if is_one_kind else frozenset()
-            weights = f", {average} weights" * bool(average)
-            yield Row(f"{part} {formats.words(name)}{weights}", texts, best)
-    yield from _row("best", runs, _best_words)
+            best = _best(rivals, higher.pop()) if is_one_kind else frozenset()
+            yield Row(_figure_name(part, name, average), texts, best)
+    for name in dict.fromkeys(_best_name(run) for run in runs):
+        yield from _row(name, runs, partial(_best_words, name))
     yield from _row("best at step", runs, lambda run: _count(run.record.get("best_step")))
     yield from _row("steps", runs, lambda run: _count(run.record.get("steps")))
     yield from _row("time", runs, lambda run: _optional(formats.duration, run.record.get("seconds")))
@@ -179,6 +189,10 @@ def _outcomes(runs: Sequence[RunData]) -> Iterator[Row]:
     yield from _row("faults of plugins", runs, _faults)
     yield from _row("steps lost", runs, lambda run: _count(run.record.get("steps_lost") or None))
     yield from _row("weights", runs, lambda run: str(run.record.get("weights_sha256", ""))[:16])
+
+
+def _figure_name(part: str, name: str, average: str) -> str:
+    return f"{part} {formats.words(name)}" + f", {average} weights" * bool(average)
 
 
 def _row(key: str, runs: Sequence[RunData], told: Callable[[RunData], str]) -> Iterator[Row]:
@@ -218,9 +232,17 @@ def _best(values: Sequence[float | None], higher: bool) -> frozenset[int]:  # no
     return frozenset(place for place, value in enumerate(values) if value == wanted)
 
 
-def _best_words(run: RunData) -> str:
+def _best_name(run: RunData) -> str:
+    """Return what the best of a run is the best of."""
+    part = run.record.get("judged_by", run.judging[0])
+    return visible(" ".join(["best", part, formats.words(run.info.get("metric", "metric"))]))
+
+
+def _best_words(name: str, run: RunData) -> str:
     value = run.record.get("best_metric")
-    return "" if value is None else formats.metric(str(run.info.get("metric", "")), value)
+    if value is None or _best_name(run) != name:
+        return ""
+    return formats.metric(run.info.get("metric", ""), value)
 
 
 def _count(value: int | None) -> str:
@@ -248,12 +270,17 @@ def _faults(run: RunData) -> str:
 
 def _charts(names: Sequence[str], runs: Sequence[RunData]) -> Iterator[tuple[str, str]]:
     """Yield title and chart of each curve that runs have in common, a colour a run."""
-    of_part: dict[str, list[Mapping[str, Curve]]] = {
-        "training": [run.train for run in runs],
-        "validation": [run.validation for run in runs],
-        "test": [run.test if run.judging[0] == "test" else {} for run in runs],
+    by_part: dict[tuple[str, str], list[Mapping[str, Curve]]] = {
+        ("training", ""): [run.train for run in runs],
+        ("validation", ""): [run.validation for run in runs],
+        ("test", ""): [run.test if run.judging[0] == "test" else {} for run in runs],
     }
-    for part, curves in of_part.items():
+    for part, average in itertools.product(("validation", "test"), ("ema", "swa")):
+        by_part[part, average] = [
+            run.averaged.get((part, average), {}) if run.judging[0] == part else {} for run in runs
+        ]
+    keys = (f"curve{number}" for number in itertools.count())
+    for (part, average), curves in by_part.items():
         for name in dict.fromkeys(itertools.chain.from_iterable(curves)):
             series = [
                 Curve(run, each[name].steps, each[name].values) if name in each else Curve(run)
@@ -261,9 +288,9 @@ def _charts(names: Sequence[str], runs: Sequence[RunData]) -> Iterator[tuple[str
             ]
             if name == "lr_factor" and all(len({*one.values}) <= 1 for one in series):
                 continue
-            title = f"{part} {formats.words(name)}"
+            title = _figure_name(part, name, average)
             svg = line_chart(
-                f"{part}{name if name.isalnum() else len(title)}",
+                next(keys),
                 f"{title} by step, of each run",
                 series,
                 smooth=part == "training",

@@ -79,6 +79,13 @@ class FaultEntry(TypedDict, total=False):
     recovery_s: Amount
 
 
+class ReductionEntry(TypedDict, total=False):
+    """How a run of ``run.json`` was cut down."""
+
+    kind: Name
+    samples: Count
+
+
 class RunEntry(TypedDict, total=False):
     """``run.json``, but for its plugins and faults."""
 
@@ -108,6 +115,7 @@ class RunEntry(TypedDict, total=False):
     threads: Count
     faults_left_out: Count
     steps_lost: Count
+    reduction: ReductionEntry
 
 
 class InfoEntry(TypedDict, total=False):

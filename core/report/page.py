@@ -119,6 +119,7 @@ def render(run: RunData) -> str:
     record, entries = run.record, run.entries
     shared = _layers_of_all(entries)
     mood, status = _STATUS.get(str(record.get("status")), ("warn", "unknown: the run left no record"))
+    status += f" ({run.cut_down})" * bool(run.cut_down)
     shown = {"samples": list(_samples(run)), "pictures": list(_pictures(run))}
     return fill(
         "report.html",

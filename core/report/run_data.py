@@ -174,6 +174,17 @@ class RunData:
         """The part of the data that judges the run, and the curves of it."""
         return ("validation", self.validation) if self.validation else ("test", self.test)
 
+    @property
+    def cut_down(self) -> str:
+        """How the run was cut down to try its job out; ``""`` if it is a whole one."""
+        reduction = self.record.get("reduction")
+        if reduction is None:
+            return ""
+        kind, samples = reduction.get("kind"), reduction.get("samples")
+        if kind == "overfit" and samples is not None:
+            return f"overfit, {samples:,} sample{'s' * (samples != 1)}"
+        return "fast-dev-run" if kind == "fast_dev_run" else "cut down"
+
 
 @dataclass(slots=True)
 class _Numbers:

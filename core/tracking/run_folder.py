@@ -162,6 +162,8 @@ def check_run(folder: Path) -> None:
         names = Tree(folder).names()
     except OSError as error:
         raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
+    if not names and not folder.exists():
+        raise JobError(f"{folder}: there is no such folder; name that of a run")
     if RECORD not in names:
         raise JobError(f"{folder}: holds no {RECORD}; name the folder of a run")
     schema = read_record(folder).get("schema")

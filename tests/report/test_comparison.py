@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,57 @@ def test_averages_of_the_weights_have_rows_of_their_own(tmp_path):
     assert told["test accuracy, swa weights"] == ["91.00%", "92.00%"]
     assert "test accuracy, ema weights" not in told
     assert {row.key: row.best for row in found.outcomes}["validation accuracy, ema weights"] == {1}
+    # Of the test data there is one look, at the end: no curve.
+    drawn = [title for title, _ in found.charts]
+    assert drawn[3:] == ["Validation loss, ema weights", "Validation accuracy, ema weights"]
+    assert len({re.search(r'id="(\w+)-', svg)[1] for _, svg in found.charts}) == len(found.charts)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "told"),
+    [
+        ({"kind": "overfit", "samples": 8}, "completed (overfit, 8 samples)"),
+        ({"kind": "overfit", "samples": 1}, "completed (overfit, 1 sample)"),
+        ({"kind": "fast_dev_run"}, "completed (fast-dev-run)"),
+        ({"kind": EVIL}, "completed (cut down)"),
+    ],
+)
+def test_a_run_that_was_cut_down_is_told_so_and_is_the_best_in_nothing(tmp_path, reduction, told):
+    runs = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", accuracy=1.0, reduction=reduction),
+        make_run(tmp_path / "c", accuracy=0.8),
+    ]
+
+    found = compare_runs(runs, charts=False)
+
+    assert rows(found.outcomes)["status"] == ["completed", told, "completed"]
+    assert found.statuses[1] == told
+    assert {row.key: row.best for row in found.outcomes if row.best} == {
+        "validation accuracy": {0}, "validation loss": {0}, "test accuracy": {0}
+    }  # fmt: skip
+    assert not any(row.best for row in compare_runs(runs[:2], charts=False).outcomes)
+
+
+def test_what_is_no_reduction_is_left_out_and_named(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", reduction={"kind": "overfit", "samples": -1})]
+
+    found = compare_runs(runs, charts=False)
+
+    assert rows(found.outcomes)["status"] == ["completed"] * 2
+    assert found.left_out == ["b: run.json: reduction is not what it is in a run of ringfence"]
+
+
+def test_the_best_names_its_metric(tmp_path):
+    runs = [make_run(tmp_path / "a", best_metric=0.97), make_run(tmp_path / "b", best_metric=0.98)]
+
+    assert rows(compare_runs(runs, charts=False).outcomes)["best validation accuracy"] == ["97.00%", "98.00%"]
+
+    log = runs[1] / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"metric": "accuracy"', '"metric": "mae"'))
+    told = rows(compare_runs(runs, charts=False).outcomes)
+    assert told["best validation accuracy"] == ["97.00%", ABSENT]
+    assert told["best validation MAE"] == [ABSENT, "0.98"]
 
 
 def test_losses_of_two_kinds_are_not_called_better(tmp_path):
@@ -154,7 +206,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
         (["a"], "2 to 8 runs; 1 are"),
         (["a"] * 9, "9 are"),
         (["a", "empty"], "holds no run.json"),
-        (["a", "none"], "none"),
+        (["a", "none"], "none: there is no such folder; name that of a run"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path, folders, said):

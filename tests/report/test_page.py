@@ -156,6 +156,12 @@ def test_page_says_how_the_run_ended_and_what_came_of_it(folder):
         assert words in text
 
 
+def test_page_says_that_a_run_was_cut_down(folder):
+    (folder / "run.json").write_text(json.dumps(record(reduction={"kind": "overfit", "samples": 8})))
+
+    assert "completed (overfit, 8 samples)" in page(folder).text
+
+
 def test_page_shows_each_plugin_with_budget_cost_and_state(folder):
     text = page(folder).text
     for words in (
