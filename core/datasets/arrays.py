@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..engine.data import Dataset
 from ..hooks.errors import DataError
-from ..job.problems import suggest
+from ..job.problems import nearest, suggest, with_period
 from .classes import check_proportion, to_classes
 from .convert import to_float32, to_tensor
 from .preparation import (
@@ -80,10 +80,11 @@ def arrays(
     with _open(path) as (keys, get):
         train = make_dataset(
             _get(path, keys, get, "inputs", inputs),
-            _get(path, keys, get, "targets", targets),
+            _get(path, keys, get, "targets", targets, beside=inputs),
             task=task,
             layout=layout,
             source=f"{path}['{inputs}']",
+            targets_source=f"{path}['{targets}']",
         )
         parts = {"train": train}
         for part, named in (
@@ -94,10 +95,11 @@ def arrays(
                 continue
             parts[part] = make_dataset(
                 _get(path, keys, get, f"{part}_inputs", named[0]),
-                _get(path, keys, get, f"{part}_targets", named[1]),
+                _get(path, keys, get, f"{part}_targets", named[1], beside=named[0]),
                 task="regression" if train.num_classes is None else "classification",
                 layout=layout,
                 source=f"{path}['{named[0]}']",
+                targets_source=f"{path}['{named[1]}']",
             )
     parts = dict(zip(parts, same(*parts.values()), strict=True))
     whole = None if "test" in parts else parts["train"]
@@ -121,6 +123,7 @@ def make_dataset(
     task: Task,
     layout: Layout,
     source: str,
+    targets_source: str | None = None,
     ask: str = "give option 'layout'",
 ) -> Dataset:
     """Bring arrays into the form that ``Dataset`` asks for.
@@ -131,6 +134,7 @@ def make_dataset(
         task: What to predict.
         layout: Where images have their channels.
         source: File and key for messages.
+        targets_source: That of the targets, where it is another.
         ask: What to do where that cannot be told.
 
     Raises:
@@ -147,10 +151,10 @@ def make_dataset(
         task = "regression" if targets.is_floating_point() else "classification"
     if task == "regression":
         # (N,) beside outputs of (N, 1) would broadcast to (N, N) in a loss.
-        values = to_float32(targets, f"{source}: targets")
+        values = to_float32(targets, f"{targets_source or source}: targets")
         with telling(source):
             return Dataset(inputs, values[:, None] if values.dim() == 1 else values, None)
-    classes = to_classes(targets, source)
+    classes = to_classes(targets, targets_source or source)
     with telling(source):
         return Dataset(inputs, classes, int(classes.max()) + 1 if len(classes) else 1)
 
@@ -205,7 +209,8 @@ def _layout_of(first: int, middle: int, last: int) -> Layout:
     return "auto"
 
 
-_Get = Callable[[str], Tensor]
+#: Key to the array of a file; and whether it holds targets.
+_Get = Callable[[str, bool], Tensor]
 
 
 def _open(path: Path) -> AbstractContextManager[tuple[Collection[str], _Get]]:
@@ -222,7 +227,12 @@ def _open(path: Path) -> AbstractContextManager[tuple[Collection[str], _Get]]:
 def _open_npz(path: Path) -> Iterator[tuple[Collection[str], _Get]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            yield file.files, lambda key: to_tensor(_member(file, key, path), f"{path}['{key}']")
+            yield (
+                file.files,
+                lambda key, is_targets: to_tensor(
+                    _member(file, key, path), f"{path}['{key}']", is_targets=is_targets
+                ),
+            )
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as .npz: {error}") from error
 
@@ -231,17 +241,24 @@ def _open_npz(path: Path) -> Iterator[tuple[Collection[str], _Get]]:
 def _open_safetensors(path: Path) -> Iterator[tuple[Collection[str], _Get]]:
     try:
         with safe_open(path, framework="pt") as file:
-            yield list(file.keys()), lambda key: to_tensor(file.get_tensor(key), f"{path}['{key}']")
+            yield list(file.keys()), lambda key, _: to_tensor(file.get_tensor(key), f"{path}['{key}']")
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
-def _get(path: Path, keys: Collection[str], get: _Get, option: str, key: str) -> Tensor:
+def _get(
+    path: Path, keys: Collection[str], get: _Get, option: str, key: str, beside: str | None = None
+) -> Tensor:
+    """Return an array; ``beside`` is the key of the inputs, for targets."""
     if key not in keys:
+        # What is to be written, as an example: the name that is near, or the first that is not taken.
+        example = nearest(key, keys) or next((name for name in keys if name != beside), None)
+        write = "" if example is None else f" Write '{option}: {example}' if that is it"
         raise DataError(
-            f"{path}: option '{option}' is '{key}', which the file does not hold; {suggest(key, keys)}"
+            f"{path}: option '{option}' is '{key}', which the file does not hold; "
+            f"{with_period(suggest(key, keys))}{write}"
         )
-    return get(key)
+    return get(key, beside is not None)
 
 
 def _member(file: Any, key: str, path: Path) -> Any:

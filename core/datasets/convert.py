@@ -22,7 +22,11 @@ _TAKEN = frozenset(
     )
 )
 _COMPLEX = "give real and imaginary parts as channels"
-_TEXT = "number them, as np.unique(values, return_inverse=True)[1] does"
+_TEXT = "give numbers, as values.astype('float32') are"
+_CLASS_NAMES = (
+    "number the classes, as np.unique(values, return_inverse=True)[1] does; numbers to predict that are "
+    "written as text become numbers by values.astype('float32')"
+)
 #: Kind of a numpy dtype that holds no numbers to what to do about it.
 _REMEDIES = {
     "c": _COMPLEX,
@@ -36,12 +40,13 @@ _REMEDIES = {
 }
 
 
-def to_tensor(value: object, source: str) -> Tensor:
+def to_tensor(value: object, source: str, *, is_targets: bool = False) -> Tensor:
     """Return a tensor on the CPU: bool, uint8, a signed integer or floating point.
 
     Args:
         value: A tensor, or an array of numpy.
         source: File and key, or function and part, for messages.
+        is_targets: Whether text in it may be names of classes.
 
     Raises:
         DataError: It holds no numbers, or some that cannot be taken; the message names its dtype.
@@ -49,6 +54,8 @@ def to_tensor(value: object, source: str) -> Tensor:
     if isinstance(value, Tensor):
         return _from_torch(value, source)
     if isinstance(value, np.ndarray):
+        if is_targets and _REMEDIES.get(value.dtype.kind) is _TEXT:
+            raise _no_numbers(value.dtype, _CLASS_NAMES, source)
         return _from_numpy(value, source)
     raise DataError(
         f"{source}: is a {type(value).__name__}; give a tensor or an array, as numpy.asarray(…) makes of it"

@@ -75,7 +75,7 @@ def user_data(
     for part, (inputs, targets) in zip(names, result, strict=True):
         made = make_dataset(
             to_tensor(inputs, f"{source}: {part} inputs"),
-            to_tensor(targets, f"{source}: {part} targets"),
+            to_tensor(targets, f"{source}: {part} targets", is_targets=True),
             task=task,
             layout="auto",
             source=f"{source}: {part} data",

@@ -47,12 +47,13 @@ class Objective:
         """The metric."""
         return self.given_metric or METRICS[self.metric_name]
 
-    def check_data(self, dataset: Dataset, part: str = "train") -> None:
+    def check_data(self, dataset: Dataset, part: str = "train", source: str = "") -> None:
         """Check that loss and metric can be computed for ``dataset``.
 
         Args:
             dataset: Samples.
             part: What they are of the data, for messages.
+            source: Where they come from, for messages.
 
         Raises:
             DataError: They need classes and the data hold numbers, or the reverse.
@@ -68,6 +69,11 @@ class Objective:
         if why := self.loss.misfit(dataset.targets, dataset.num_classes):
             raise DataError(f"the {part} data: loss '{self.loss_name}' {why}")
         if dataset.num_classes is not None and dataset.num_classes < self.metric.min_classes:
+            if dataset.num_classes == 1:
+                # Whatever the metric: there is nothing to learn.
+                named = f", '{dataset.class_names[0]}'" if dataset.class_names else ""
+                whose = f"'{source}' " if source else ""
+                raise DataError(f"data {whose}have one class only{named}; there must be two to tell apart")
             raise DataError(
                 f"metric '{self.metric_name}' needs at least {self.metric.min_classes} classes; "
                 f"the data have {dataset.num_classes}"

@@ -9,7 +9,27 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..engine.tensor_names import named_parameters
+
 _KEY = "ringfence"
+#: What is wrong with an optimizer that ``reaches_none``.
+NONE_REACHED = (
+    "has none of the model's parameters that learn, so no step would change it; make the optimizer of "
+    "model.parameters(), of the very model that plugin_host is given"
+)
+
+
+def learning_without(optimizer: Optimizer, model: nn.Module) -> list[str]:
+    """Return the names of parameters that require a gradient and that ``optimizer`` does not have."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    learning = ((name, p) for name, p in named_parameters(model).items() if p.requires_grad)
+    return [name for name, parameter in learning if id(parameter) not in held]
+
+
+def reaches_none(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Tell whether an optimizer has not one of the parameters that are to learn."""
+    learning = sum(parameter.requires_grad for parameter in model.parameters())
+    return 0 < learning == len(learning_without(optimizer, model))
 
 
 class _Host(Protocol):

@@ -48,6 +48,27 @@ class BatchForm:
         kind = ByteBatch if inputs.dtype == torch.uint8 else Batch
         return kind(inputs, targets, _indices(item, len(inputs)), self.num_classes)
 
+    def read_from_loader(self, item: object, number: int) -> Batch:
+        """Return a batch as ``read`` does, before any plugin has seen it.
+
+        Args:
+            item: As the loader gave it.
+            number: Its place in the pass, from 0.
+
+        Raises:
+            DataError: As in ``read``, or its targets are none of the classes that there are.
+        """
+        batch = self.read(item)
+        if batch.num_classes is not None and not batch.targets.is_floating_point() and len(batch.targets):
+            low, high = map(int, batch.targets.aminmax())
+            if low < 0 or high >= batch.num_classes:
+                raise DataError(
+                    f"batch {number} of the loader has the target {low if low < 0 else high}; with "
+                    f"num_classes={batch.num_classes} classes are 0 … {batch.num_classes - 1}. Number the "
+                    "targets from 0, or give plugin_host as many classes as there are (None for numbers)"
+                )
+        return batch
+
     def write(self, item: _Item, batch: Batch) -> _Item:
         """Return ``item`` with the inputs and targets of ``batch``, on the devices where its own were."""
         if isinstance(item, Batch):

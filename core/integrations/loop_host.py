@@ -43,7 +43,7 @@ from ..run.load_plugins import Planned
 from ..tensors import pytree
 from ..tensors.buffer_pool import BufferPool
 from ..tensors.byte_batch import in_numbers
-from .host_optimizer import HostOptimizer
+from .host_optimizer import NONE_REACHED, HostOptimizer, reaches_none
 from .loop_batches import AugmentedLoader, BatchForm
 from .loop_faults import Attempts, Moments
 from .loop_report import HostReport, PluginCost, ReportKeeper
@@ -132,6 +132,7 @@ class LoopHost:
         self._kept = self._weights.values.clone() if self._changes_in_place() else None
         self._begins = True
         self._told: set[str] = set()
+        self._first_step, self._ran_a_pass = 0, False
 
     # what a loop calls
 
@@ -281,6 +282,7 @@ class LoopHost:
         states = {name: pytree.encode(value) for name, value in plugins.items()}
         self._attempts.attempt(lambda: self._attempts.saved.adopt(states), [])
         self._global_step, self._epochs = step, epochs
+        self._first_step = step
         self._drop_pass()
 
     # what adapters call
@@ -337,6 +339,8 @@ class LoopHost:
                 f"the framework has made a {type(optimizer).__name__}, and plugin_host was given another "
                 "optimizer; leave that out"
             )
+        if reaches_none(optimizer, self.model):
+            raise LoopError(f"the framework's {type(optimizer).__name__} {NONE_REACHED}")
         self._update.optimizer, self._optimizer = optimizer, None
         return self.optimizer
 
@@ -358,6 +362,7 @@ class LoopHost:
     def run_pass(self, loader: Iterable[_Item]) -> Iterator[_Item]:
         """Yield what plugins make of the batches of a loader; one pass at a time."""
         self._attempts.check_open()
+        self._ran_a_pass = True
         self._drop_pass()
         if self._step is not None:
             if any(parameter.grad is not None for parameter in self.model.parameters()):
@@ -421,7 +426,7 @@ class LoopHost:
         for number, item in enumerate(loader):
             step, micro_batch = divmod(number, settings.grad_accum_steps)
             info = self._info(micro_batch, first + step)
-            yield _Waiting(item, settings.form.read(item) if reads else item, info)
+            yield _Waiting(item, settings.form.read_from_loader(item, number) if reads else item, info)
 
     def _drop_pass(self) -> None:
         """Forget a pass that was broken off, and what was fetched ahead of it."""
@@ -658,7 +663,12 @@ class LoopHost:
         return step, epochs, plugins
 
     def close(self) -> None:
-        """Let the host be used no more."""
+        """Let the host be used no more; tell of plugins that the loop has passed by."""
+        if self._hooks.at.batch.methods and self._global_step > self._first_step and not self._ran_a_pass:
+            self._tell_once(
+                f"{_names(self._hooks.at.batch)} was never asked: the loop did not go over "
+                "host.augment(loader), so no batch was changed"
+            )
         self._attempts.ended = self._attempts.ended or _CLOSED
 
 

@@ -13,7 +13,7 @@ Nothing is started before all of it is checked.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,21 @@ from ..engine.weights import Weights
 from ..hooks.errors import JobError
 from ..hooks.roles.optimizer import OPTIMIZER
 from ..job.job_file import check_job
+from ..job.python_job import apply_keys
 from ..job.smoke_job import SMALL
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.manager import Hooks
 from ..run.load_plugins import Planned, load, plan, with_input_range
 from ..run.plugin_sandbox import open_sandbox, starter
+from .host_optimizer import NONE_REACHED, learning_without, reaches_none
 from .loop_batches import BatchForm
 from .loop_host import LoopHost, Settings
 from .loop_report import OnReport, ReportKeeper
 
 _LOGGER = logging.getLogger(__name__)
+#: What messages name in place of a file.
+_ORIGIN = "plugin_host()"
+_LISTED = 3
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def plugin_host(
 
     Raises:
         JobError: A plugin is not installed, an option or setting is wrong, a permission is missing, there
-            are two optimizers, or this is one process of several.
+            are two optimizers, or one of another model, or this is one process of several.
         IncompatiblePluginError: A plugin does not fit a series that it must work with.
         UsedProcessError: Code of a plugin runs in this process already, or would at its start.
         PluginError: A plugin could not be started.
@@ -97,6 +102,8 @@ def plugin_host(
     trusted = [item.spec.distribution for item in planned if item.spec.isolation == "trusted"]
     refuse_used_process(installed, trusted)
     device = _device(model)
+    if optimizer is not None and reaches_none(optimizer, model):
+        raise JobError(f"optimizer: the {type(optimizer).__name__} {NONE_REACHED}")
     settings = Settings(
         BatchForm(batch_keys, num_classes), seed, grad_accum_steps, steps_total, schedule, save_every
     )
@@ -107,6 +114,7 @@ def plugin_host(
         stack.callback(hooks.close)
         load(planned, hooks, starter(sandbox), keeper.event)
         frozen = [name for name, parameter in named_parameters(model).items() if not parameter.requires_grad]
+        _tell_left_out(optimizer, model, keeper.event)
         weights = Weights(model, device, None if sandbox is None else sandbox.allocate, frozen)
         stack.enter_context(weights.pinned())
         update = Update(model=model, weights=weights, hooks=hooks, device=device, optimizer=optimizer)
@@ -125,9 +133,11 @@ def _plan(
 ) -> list[Planned]:
     """Find and check the plugins, as those of a job are; nothing is started."""
     shares = {} if memory_fraction is None else {"memory_fraction": memory_fraction}
-    entries = [item if isinstance(item, str) else dict(item) for item in plugins]
-    document = {**SMALL, **shares, "seed": seed, "plugins": entries}
-    job = check_job(parse_yaml(dump_yaml(document), "plugin_host(…)"))
+    # One name in place of a list is told; it is not a list of letters.
+    is_list = isinstance(plugins, Iterable) and not isinstance(plugins, str | Mapping)
+    keys = {**shares, "seed": seed, "plugins": list(plugins) if is_list else plugins}
+    document = parse_yaml(dump_yaml(dict(SMALL)), _ORIGIN)
+    job = check_job(document, apply_keys(document, keys, _ORIGIN))
     planned = plan(job, installed, base=Path.cwd(), optional={OPTIMIZER.name})
     theirs = next((item for item in planned if item.spec.role == OPTIMIZER.name), None)
     if own_optimizer and theirs is not None:
@@ -136,6 +146,19 @@ def _plan(
             "keep one of them"
         )
     return planned
+
+
+def _tell_left_out(
+    optimizer: torch.optim.Optimizer | None, model: nn.Module, tell: Callable[[str], None]
+) -> None:
+    """Tell which parameters learn nothing since the optimizer does not have them: that may be meant."""
+    names = [] if optimizer is None else learning_without(optimizer, model)
+    if names:
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        tell(
+            f"the optimizer does not have {', '.join(map(repr, names[:_LISTED]))}{more} of the model's "
+            "parameters, which stay as they are; if they are to, let them require no gradient"
+        )
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -28,7 +28,7 @@ from pydantic import (
 
 from ..hooks.permissions import MAX_MEMORY_FRACTION
 from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
-from .problems import Path, Problem, describe, explain, suggest
+from .problems import Path, Problem, describe, explain, suggest, with_period
 from .python_job import apply_keys
 from .yaml_document import Document, dump_yaml, read_yaml
 
@@ -433,14 +433,10 @@ def _entry(item: object, path: Path, problems: list[Problem]) -> dict[str, Any]:
 
 def _no_setting(key: str, name: str, path: Path) -> Problem:
     message = (
-        f"is no setting of a plugin; {_with_period(suggest(key, PLUGIN_SETTINGS))} "
+        f"is no setting of a plugin; {with_period(suggest(key, PLUGIN_SETTINGS))} "
         f"Options of '{name}' go inside its braces; "
     )
     return Problem((*path, key), message + "another plugin starts with '- '", at_key=True)
-
-
-def _with_period(clause: str) -> str:
-    return clause if clause.endswith("?") else f"{clause}."
 
 
 def _repetitions(names: Mapping[int, str]) -> list[Problem]:

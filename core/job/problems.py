@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ Path = tuple[str | int, ...]
 _SHOWN_CHARACTERS = 60
 _LISTED_NAMES = 12
 _MEANT = "; did you mean "
+#: Height and width as text.
+_SIDES = re.compile(r"(\d{1,6}) ?[x*, ] ?(\d{1,6})")
 #: How like a name must be to be looked at, and to be what was meant whatever is wrong with it.
 _SIMILAR = 0.6
 _ALIKE = 0.7
@@ -77,6 +80,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"known: {shown}{', …' if len(names) > _LISTED_NAMES else ''}"
 
 
+def with_period(clause: str) -> str:
+    """Return a clause as the end of a sentence that may be a question."""
+    return clause if clause.endswith("?") else f"{clause}."
+
+
 def describe(value: object) -> str:
     """Return a value of a job as users see it, with its kind where that is the question."""
     if isinstance(value, str):
@@ -124,7 +132,9 @@ def explain(error: Mapping[str, Any]) -> str:
     """
     kind, value = error["type"], error.get("input")
     if kind in _WANTED:
-        return f"expected {_WANTED[kind]}, got {describe(value)}"
+        sides = _SIDES.fullmatch(value) if isinstance(value, str) and _WANTED[kind] == "a list" else None
+        meant = "" if sides is None else f"{_MEANT}{'[{}, {}]'.format(*sides.groups())}?"
+        return f"expected {_WANTED[kind]}, got {describe(value)}{meant}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"{describe(value)} is out of range; it must be {words} {_bound(error['ctx'][name])}"

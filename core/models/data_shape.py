@@ -12,6 +12,10 @@ _IMAGE_DIMS = 3
 _TABLE_DIMS = 2
 
 
+class ImageTooSmallError(DataError):
+    """Images are smaller than a model takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Shapes of one sample.
@@ -46,7 +50,7 @@ class Shape:
             )
         channels, height, width = self.inputs
         if min(height, width) < smallest:
-            raise DataError(
+            raise ImageTooSmallError(
                 f"model '{model}' takes images of at least {smallest}x{smallest} pixels; "
                 f"the data has {height}x{width}"
             )

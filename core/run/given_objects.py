@@ -131,7 +131,8 @@ def _parts(value: Any, source: str) -> Any:
 
 def _drawn(inputs: Any, targets: Any, source: str) -> Any:
     """Return a training and a test part."""
-    wanted, told = to_tensor(inputs, f"{source}: inputs"), to_tensor(targets, f"{source}: targets")
+    wanted = to_tensor(inputs, f"{source}: inputs")
+    told = to_tensor(targets, f"{source}: targets", is_targets=True)
     if wanted.dim() == 0 or told.dim() == 0 or len(wanted) != len(told):
         raise DataError(
             f"{source}: inputs of shape {tuple(wanted.shape)} and targets of shape {tuple(told.shape)}; "

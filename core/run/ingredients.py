@@ -42,6 +42,7 @@ from ..job.job_file import Choice, Job, JobFile
 from ..job.object_names import is_object_name, label_of, missing_object
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Path, Problem, dotted_path, nearest, suggest
+from ..models.data_shape import ImageTooSmallError
 from ..models.model_registry import build_model, check_model
 from ..reproducibility.seeding import seed_all
 from .given_objects import data_maker, judges, model_maker
@@ -134,7 +135,8 @@ def build(
     frozen = _frozen(job_file, model)
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
     for part, dataset in data.parts().items():
-        _with_place("loss", job_file, partial(setup.objective.check_data, dataset, part))
+        source = str(job.data.options.get("path", job.data.name))
+        _with_place("loss", job_file, partial(setup.objective.check_data, dataset, part, source))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 
 
@@ -238,6 +240,8 @@ def _with_place(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made
         # Some messages start with the key that they are about.
         first = str(error).partition(" ")[0]
         path = (first,) if first in Job.model_fields else path
+        if isinstance(error, ImageTooSmallError) and "size" in job_file.job.data.options:
+            path = ("data", "size")
         text = str(error).removeprefix(f"{path[0]} ") if path else str(error)
         raise type(error)(f"{job_file.document.told(path)}: {dotted_path(path) or 'job'}: {text}") from error
 

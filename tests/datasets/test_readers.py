@@ -380,6 +380,34 @@ def test_images_get_their_channels_first(tmp_path, shape, layout, expected):
     ("arrays", "options", "said"),
     [
         ({"inputs": np.ones((4, 2)), "labels": [0, 1, 0, 1]}, {"targets": "label"}, "did you mean 'labels'"),
+        (
+            {"inputs": np.ones((4, 2)), "labels": [0, 1, 0, 1]},
+            {"targets": "label"},
+            r"'labels'\? Write 'targets: labels' if",
+        ),
+        ({"x": np.ones((4, 2)), "y": [0, 1, 0, 1]}, {}, "known: x, y. Write 'inputs: x' if that is it"),
+        ({"x": np.ones((4, 2)), "y": [0, 1, 0, 1]}, {"inputs": "x"}, "known: x, y. Write 'targets: y' if"),
+        ({}, {}, "which the file does not hold; there are none.$"),
+        (
+            {"inputs": np.ones((4, 2)), "targets": [0, -1, 0, 1]},
+            {},
+            r"d\.npz\['targets'\]: targets hold -1",
+        ),
+        (
+            {"inputs": np.ones((4, 2)), "labels": [0.5] * 4},
+            {"task": "classification", "targets": "labels"},
+            r"d\.npz\['labels'\]: targets hold fractions",
+        ),
+        (
+            {"inputs": np.array(["a"] * 4), "targets": [0] * 4},
+            {},
+            r"\['inputs'\]: .*: give numbers, as values\.astype\('float32'\) are$",
+        ),
+        (
+            {"inputs": np.ones((4, 2)), "targets": ["a", "b"] * 2},
+            {},
+            r"\['targets'\]: .*: number the classes, as np\.unique",
+        ),
         ({"inputs": np.ones((4, 2)), "targets": [0, 1]}, {}, "4 inputs, but 2 targets"),
         ({"inputs": np.full((4, 2), np.nan), "targets": [0, 1, 0, 1]}, {}, "not finite"),
         ({"inputs": np.ones(4), "targets": [0, 1, 0, 1]}, {}, r"expected \(N, …\)"),
@@ -668,6 +696,14 @@ def test_option_that_does_not_fit_is_told_before_anything_is_read(tmp_path, name
         check_data(name, options)
     with pytest.raises(DataError, match=said):
         load(name, tmp_path, **options)
+
+
+@pytest.mark.parametrize("size", ["64x48", "64, 48"])
+def test_a_size_in_words_is_told_as_it_is_written(tmp_path, size):
+    with pytest.raises(
+        DataError, match=rf"expected .* a list, got the text '{size}'; did you mean \[64, 48\]\?"
+    ):
+        load("folder", tmp_path, path=".", size=size)
 
 
 def test_split_gives_each_class_its_share_and_keeps_one_for_training():

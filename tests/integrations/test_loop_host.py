@@ -405,6 +405,16 @@ def test_what_plugins_cannot_be_given_is_told(item, says):
         list(host.augment([item]))
 
 
+@pytest.mark.parametrize(("wrong", "number"), [(7, "7"), (-1, "-1")])
+def test_a_target_of_the_loader_that_is_no_class_is_not_blamed_on_a_plugin(wrong, number):
+    host = host_of(mlp(), [plugin(Noise), sgd()], form=BatchForm(num_classes=4))
+    targets = TARGETS.clone()
+    targets[2] = wrong
+    with pytest.raises(DataError, match=f"batch 1 of the loader has the target {number}; with num_classes=4"):
+        list(host.augment([(INPUTS, TARGETS), (INPUTS, targets)]))
+    assert host.report().faults == ()
+
+
 def test_images_in_bytes_come_out_as_numbers():
     images = torch.full((6, 1, 8, 8), 255, dtype=torch.uint8)
     ((inputs, _),) = host_of(mlp(), [plugin(Noise), sgd()]).augment([(images, TARGETS)])
@@ -562,9 +572,43 @@ def test_what_cannot_be_is_told_before_anything_is_started(monkeypatch):
         ({"plugins": [optim], "model": nn.ReLU()}, "has no parameters"),
         ({"plugins": [optim], "grad_accum_steps": 0}, "at least 1"),
         ({"plugins": [optim], "save_every": -1}, "at least 0"),
+        ({"plugins": "optim"}, r"^plugin_host\(\): plugins: expected a list, got the text 'optim'.{1,60}$"),
+        ({"plugins": {"optim": {}}}, r"^plugin_host\(\): plugins: expected a list, got a mapping.{1,60}$"),
+        ({"plugins": 3}, r"plugins: expected a list, got"),
+        ({"plugins": [None]}, r"plugins\[0\]: expected a plugin"),
+        (
+            {"plugins": ["gradclip"], "optimizer": torch.optim.SGD(mlp().parameters(), lr=0.1)},
+            "optimizer: the SGD has none of the model's parameters",
+        ),
     ):
         with pytest.raises(JobError, match=says), plugin_host(**{"model": model, **arguments}):
             pytest.fail("it began")
+
+
+def test_an_optimizer_of_a_part_of_the_model_is_told_by_the_parameters_that_it_lacks():
+    model, told = mlp(), []
+    first, *others = dict(model.named_parameters())
+    optimizer = torch.optim.SGD([model.get_parameter(first)], lr=0.1)
+    with plugin_host([], model=model, optimizer=optimizer, tell=told.append):
+        pass
+    assert len(told) == 1
+    assert all(repr(name) in told[0] for name in others[:3])
+    assert repr(first) not in told[0]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_augment_plugin_that_the_loop_never_asks_is_told_of_at_the_end(asked):
+    told, model = [], mlp()
+    host = host_of(model, [plugin(Noise), sgd()], told=told)
+    loader = [(INPUTS, TARGETS)] * 2
+    for inputs, targets in host.augment(loader) if asked else loader:
+        host.loss((inputs, targets), outputs := model(inputs), outputs.sum()).backward()
+        host.step()
+    assert told == []
+    host.close()
+    host.close()
+    assert len(told) == (not asked)
+    assert asked or "'noise' was never asked" in told[0]
 
 
 def test_the_public_name_is_the_function():

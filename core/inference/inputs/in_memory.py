@@ -77,7 +77,7 @@ class BatchSource:
             raise DataError("the data are empty: there was not one batch")
 
 
-def as_tensor(value: Any, source: str) -> Tensor:
+def as_tensor(value: Any, source: str, *, is_targets: bool = False) -> Tensor:
     """Return a tensor of what can be an array, such as a table of pandas or an image of Pillow.
 
     Raises:
@@ -85,4 +85,4 @@ def as_tensor(value: Any, source: str) -> Tensor:
     """
     if not isinstance(value, Tensor | np.ndarray) and hasattr(value, "__array__"):
         value = np.asarray(value)
-    return to_tensor(value, source)
+    return to_tensor(value, source, is_targets=is_targets)
