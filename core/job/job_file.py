@@ -198,12 +198,12 @@ class Job(_Strict):
     eval_batch_size: Count = Field(512, description="Samples of one forward pass in evaluation")
     loss: Named = Field(
         Choice(name=DEFAULT_CHOICES["loss"]),
-        description="`cross_entropy`, `mse`, `l1`, `huber` or `smooth_l1`",
+        description="`cross_entropy`, `focal`, `bce`, `mse`, `l1`, `huber` or `smooth_l1`",
     )
     metric: str = Field(
         "accuracy",
-        description="`accuracy`, `top5_accuracy`, `f1`, `mse`, `mae` or `r2`; by default, with a loss of "
-        "numbers, `mse` or `mae`",
+        description="`accuracy`, `top5_accuracy`, `f1`, `binary_accuracy`, `binary_f1`, `mse`, `mae` or "
+        "`r2`; by default that which fits the loss",
     )
     averaging: Annotated[Averaging | None, BeforeValidator(_as_average)] = Field(
         None, description="Averages of the weights, evaluated and saved beside them: `ema`, `swa`, or both"
