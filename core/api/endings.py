@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..plugins.number_words import counted
 from ..run.execute import RunOutcome
 from ..tracking import run_folder
 from .run_display import RunDisplay, metric_words, rate_words
@@ -31,14 +32,14 @@ def outcome_lines(
     metrics = "  ".join(metric_words(result.judged_by, result.final_metrics))
     # The evaluation may be of an earlier step than the one at which the run was interrupted.
     at = f"at step {result.final_metrics_step}: " * (result.final_metrics_step not in (None, result.steps))
-    yield f"{result.status.replace('_', ' ')} after {result.steps} steps  {at}{metrics}".rstrip()
+    yield f"{result.status.replace('_', ' ')} after {counted(result.steps, 'step')}  {at}{metrics}".rstrip()
     if result.test_metrics and result.judged_by != "test":
         yield "  ".join(metric_words("test", result.test_metrics))
     for name, parts in display.status.averaged.items():
         yield "  ".join([name, *(word for part in parts for word in metric_words(part, parts[part]))])
     if result.steps_given_up:
-        steps = "step" if result.steps_given_up == 1 else "steps"
-        yield f"{result.steps_given_up} {steps} after that given up: the next one took too long"
+        given_up = counted(result.steps_given_up, "step")
+        yield f"{given_up} after that given up: the next one took too long"
     for plugin in display.status.plugins:
         if plugin.usage.state == "disabled":
             yield f"plugin '{plugin.spec.name}' failed and was disabled: the run went on without it"

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..hooks.errors import DataError, JobError
 from ..isolation.host.processes.zygote_process import EarlyZygote
 from ..job.job_file import JobFile
+from ..plugins.number_words import counted
 from ..run.execute import RunOptions, RunOutcome, execute
 from ..run.prepare import Prepared, prepare
 from ..run.reduced_run import Reduction
@@ -145,6 +146,6 @@ def _check_length(resume: Path, steps_total: int) -> None:
     done = run_folder.steps_done(resume)
     if done > steps_total:
         raise JobError(
-            f"--resume {resume}: the run has taken {done} steps already, and the job asks for {steps_total}; "
-            f"ask for more, for example with --set steps={2 * done}"
+            f"--resume {resume}: the run has taken {counted(done, 'step')} already, and the job asks for "
+            f"{steps_total}; ask for more, for example with --set steps={2 * done}"
         )

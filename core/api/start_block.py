@@ -8,6 +8,7 @@ from typing import Any
 
 from ..hooks.errors import shorten, visible
 from ..plugins.machine_memory import MIB
+from ..plugins.number_words import counted
 
 #: Of a line where the output is no terminal; and the least that a terminal is taken for.
 _WIDTH = 110
@@ -53,7 +54,7 @@ def _data_words(data: Mapping[str, Any], _width: int) -> Iterator[str]:
     yield f"{data['name']}: {_shape(data['shape'])} {data['dtype']}{numbers}{normalised}"
     classes, names = data["classes"], data["class_names"]
     for part, facts in data["parts"].items():
-        yield f"{facts['samples']:,} {_PARTS[part]} samples{_class_words(facts, classes, names)}"
+        yield f"{counted(facts['samples'], f'{_PARTS[part]} sample')}{_class_words(facts, classes, names)}"
 
 
 def _class_words(part: Mapping[str, Any], classes: int | None, names: Sequence[str]) -> str:
@@ -78,8 +79,8 @@ def _model_words(model: Mapping[str, Any], width: int) -> Iterator[str]:
     started = model["started_from"]
     if started is not None:
         lost = sum(started[key] for key in ("missing", "other_form", "excluded"))
-        new = f", {_counted(lost, 'tensor')} new" if lost else ""
-        yield f"started from {started['source']}: {_counted(started['taken'], 'tensor')} taken{new}"
+        new = f", {counted(lost, 'tensor')} new" if lost else ""
+        yield f"started from {started['source']}: {counted(started['taken'], 'tensor')} taken{new}"
     yield from _layer_table(model["layers"], model["layers_left_out"], width)
 
 
@@ -113,13 +114,13 @@ def _layer_name(row: Mapping[str, Any]) -> str:
 def _plan_words(plan: Mapping[str, Any], _width: int) -> Iterator[str]:
     accumulated = f" times {plan['grad_accum_steps']}" if plan["grad_accum_steps"] > 1 else ""
     yield (
-        f"{_counted(plan['steps'], 'step')}, {_epochs(plan['epochs'])} of {plan['steps_per_epoch']:,}; "
+        f"{counted(plan['steps'], 'step')}, {_epochs(plan['epochs'])} of {plan['steps_per_epoch']:,}; "
         f"batches of {plan['batch_size']:,}{accumulated}; on {plan['device']}, "
-        f"{_counted(plan['threads'], 'thread')}"
+        f"{counted(plan['threads'], 'thread')}"
     )
     yield (
-        f"{_counted(plan['evaluations'], 'evaluation')}, every {_counted(plan['eval_every'], 'step')}; "
-        f"{_counted(plan['checkpoints'], 'checkpoint')}, every {plan['checkpoint_every']:,}"
+        f"{counted(plan['evaluations'], 'evaluation')}, every {counted(plan['eval_every'], 'step')}; "
+        f"{counted(plan['checkpoints'], 'checkpoint')}, every {plan['checkpoint_every']:,}"
     )
     averages = f", averages of the weights: {', '.join(plan['averages'])}" if plan["averages"] else ""
     yield f"loss {plan['loss']}, metric {plan['metric']}, schedule {plan['schedule']}{averages}"
@@ -132,10 +133,6 @@ def _short(name: str) -> str:
 
 def _epochs(epochs: float) -> str:
     return "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shape(shape: Sequence[int]) -> str:

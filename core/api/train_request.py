@@ -12,6 +12,7 @@ from ..job.flags import FAST_DEV_RUN, OVERFIT
 from ..job.job_file import Job, JobFile, check_job, read_job
 from ..job.python_job import ORIGIN, apply_keys
 from ..job.yaml_document import Document
+from ..plugins.number_words import counted
 from ..tracking import run_folder
 from ..tracking.folder_lock import check_free
 
@@ -124,7 +125,7 @@ def _over(folder: Path) -> str:
     if job is None or (job.steps or 0) > steps or (job.epochs or 0) > epochs or _last_whole(folder) < steps:
         return ""
     return (
-        f"completed after {steps} steps: nothing to do. To go on, ask for more, for example: "
+        f"completed after {counted(steps, 'step')}: nothing to do. To go on, ask for more, for example: "
         f"ringfence train --resume {run_folder.quoted(folder)} --set steps={2 * steps}"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..discovery.provenance import provenance_of
 from ..hooks.errors import JobError
 from ..job.job_file import read_job
+from ..plugins.number_words import counted
 from ..run.load_plugins import plan
 from ..run.plugin_lock import differences, find_lock, lock_of, lock_path
 from ..tracking.run_folder import explain_disk, write_text
@@ -36,15 +37,15 @@ def lock_lines(job: Path, out: Path | None, sets: Sequence[str], plugins: Sequen
     except OSError as error:
         raise JobError(f"{path}: cannot be written: {explain_disk(error)}") from error
     files = sum(len(each.files) for each in lock.distributions.values())
-    count = len(lock.distributions)
     changed = [] if before is None else [f"  {told}" for told in differences(before.lock, provenance)]
     gaps = [
         f"not digested, and so compared by version alone: {name} {each.version}: {each.not_digested}"
         for name, each in lock.distributions.items()
         if each.not_digested
     ]
+    plugins = f"{counted(len(lock.plugins), 'plugin')} of {counted(len(lock.distributions), 'distribution')}"
     return [
-        f"{path}: {len(lock.plugins)} plugins of {count} distributions, {files} files of strangers",
+        f"{path}: {plugins}, {counted(files, 'file')} of strangers",
         *(["since the lock before:", *changed] if changed else []),
         *gaps,
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..hooks.errors import JobError
+from ..plugins.number_words import counted
 from .losses import CrossEntropy, Loss
 from .metrics import Metric
 from .schedules import Constant, Schedule
@@ -94,8 +95,8 @@ class TrainConfig:
         total = self.steps or (self.epochs or 0) * steps_per_epoch
         if self.schedule.warmup_steps >= total:
             raise JobError(
-                f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has {total} steps; "
-                "it must be smaller"
+                f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "
+                f"{counted(total, 'step')}; it must be smaller"
             )
         return total
 

@@ -11,6 +11,7 @@ from ..hooks.errors import PluginError, PluginLoadError, RunAbortedError, Sandbo
 from ..plugins.failure_policy import Abort, RunPosition
 from ..plugins.manager import Hooks
 from ..plugins.moments import Firing
+from ..plugins.number_words import counted
 from ..run.load_plugins import Planned, refusal
 from .saved_states import SavedStates
 
@@ -120,8 +121,8 @@ class Attempts:
         error.cause += why
         self._hooks.failures.abort(error, RunPosition(self._step()), f"{error}; the loop was ended")
         self.ended = (
-            f"{error}. The model is as it was after {self._step()} steps; save it, or go on from the "
-            "loop's last checkpoint"
+            f"{error}. The model is as it was after {counted(self._step(), 'step')}; save it, or go on from "
+            "the loop's last checkpoint"
         )
         raise RunAbortedError(self.ended) from error
 

@@ -593,11 +593,12 @@ class LoopHost:
 
     def _check_place(self, info: StepInfo) -> None:
         accumulated = self._settings.grad_accum_steps
+        batches = "batch" if accumulated == 1 else f"{accumulated} batches"
         begun = self._step is not None and bool(self._step.batches)
         if info.global_step > self._global_step or (begun and info.micro_batch == 0):
             raise LoopError(
                 f"the next step begins, and host.step() was not called for step {self._global_step}; call it "
-                f"after every {accumulated} batches, as grad_accum_steps says"
+                f"after every {batches}, as grad_accum_steps says"
             )
         if info.global_step < self._global_step or (not begun and info.micro_batch):
             raise LoopError(

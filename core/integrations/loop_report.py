@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..hooks.types import Report, StepInfo
 from ..plugins.failure_policy import FaultRecord
 from ..plugins.interface import Plugin
+from ..plugins.number_words import counted
 from ..plugins.observer import Observer
 
 #: Takes what a plugin logged or reported: its name, the step, numbers by name, and a monitor's report.
@@ -79,11 +80,12 @@ class HostReport:
     told: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.steps} steps"]
+        lines = [counted(self.steps, "step")]
         for plugin in self.plugins:
+            calls = counted(plugin.calls, "call")
             memory = f", at most {plugin.peak_bytes >> 20} of {plugin.budget_bytes >> 20} MiB"
             lines.append(
-                f"  {plugin.name} ({plugin.role}, {plugin.isolation}): {plugin.state}, {plugin.calls} calls, "
+                f"  {plugin.name} ({plugin.role}, {plugin.isolation}): {plugin.state}, {calls}, "
                 f"{plugin.seconds:.3f} s inside{memory if plugin.budget_bytes else ''}"
             )
         lines += [f"  {fault.decision} at step {fault.step}: {fault.message}" for fault in self.faults]

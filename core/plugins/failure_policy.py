@@ -14,6 +14,7 @@ from typing import Literal
 
 from ..hooks.errors import PluginError, shorten, traceback_of, visible
 from .interface import PluginSpec
+from .number_words import counted
 from .plugin_frames import own_frames
 
 Decision = Literal["restarted", "disabled", "aborted"]
@@ -191,7 +192,7 @@ class FailurePolicy:
         if pause_s:
             told += f" after {pause_s:g} s"
         if place.steps_lost:
-            told += f", {_steps(place.steps_lost)} to take again"
+            told += f", {counted(place.steps_lost, 'step')} to take again"
         self._recovering = self._note(error, place, told, "restarted"), time.perf_counter()
         self._tell(told)
 
@@ -277,10 +278,6 @@ def _broken(history: _History, *, may_disable: bool) -> str:
     cost = sum(place.steps_lost for place in history.latest)
     otherwise = ", or write 'on_failure: disable' beside it if the run makes sense without" * may_disable
     return (
-        f"; it was restarted {len(history.latest)} times within the last {_steps(span)} before, and "
-        f"{_steps(cost)} had to be taken again for it. Find out why it fails so often{otherwise}"
+        f"; it was restarted {len(history.latest)} times within the last {counted(span, 'step')} before, and "
+        f"{counted(cost, 'step')} had to be taken again for it. Find out why it fails so often{otherwise}"
     )
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' * (count != 1)}"

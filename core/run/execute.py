@@ -36,6 +36,7 @@ from ..hooks.errors import (
 from ..isolation.host.processes.zygote_process import EarlyZygote
 from ..job.problems import Problem
 from ..plugins.manager import Hooks
+from ..plugins.number_words import counted
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
 from ..report.page import write_report
@@ -255,7 +256,7 @@ def _recorded(
         record.finish(result)
         if result.status == "interrupted":
             with keeper.loss_told():
-                log.event(f"interrupted after {result.steps} steps, with a checkpoint")
+                log.event(f"interrupted after {counted(result.steps, 'step')}, with a checkpoint")
         return RunOutcome(folder, result, _leave(record, log, observers, report=options.report))
 
 

@@ -44,6 +44,7 @@ from ..job.plugin_options import check_plugin_options
 from ..job.problems import Path, Problem, dotted_path, nearest, suggest
 from ..models.data_shape import ImageTooSmallError
 from ..models.model_registry import build_model, check_model
+from ..plugins.number_words import counted
 from ..reproducibility.seeding import seed_all
 from .given_objects import data_maker, judges, model_maker
 from .reduced_run import Reduction
@@ -162,8 +163,9 @@ def averages_of(job_file: JobFile, setup: Setup, reduction: Reduction | None = N
     problems = [
         Problem(
             ("averaging", name),
-            f"would average nothing: the run has {setup.steps_total} steps, {setup.plan.steps_per_epoch} an "
-            f"epoch; choose a smaller 'every'{' or an earlier start' * (name == 'swa')}",
+            f"would average nothing: the run has {counted(setup.steps_total, 'step')}, "
+            f"{setup.plan.steps_per_epoch} an epoch; choose a smaller 'every'"
+            f"{' or an earlier start' * (name == 'swa')}",
         )
         for name, rule in rules.items()
         if first_update(rule, setup) is None

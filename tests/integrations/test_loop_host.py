@@ -447,7 +447,7 @@ def steps_alone(host, call=lambda host: host.step()):
 
 def test_a_step_that_is_not_taken_is_told():
     host = host_of(mlp(), [sgd()])
-    with pytest.raises(LoopError, match="call it after every 1 batches"):
+    with pytest.raises(LoopError, match="call it after every batch, as"):
         list(some_batches(host))
 
 

@@ -30,6 +30,7 @@ from ...hooks.roles.optimizer import OPTIMIZER
 from ...imports.user_frames import user_frames
 from ...plugins.failure_policy import Abort, Disable, Restart, RunPosition
 from ...plugins.manager import Hooks
+from ...plugins.number_words import counted
 from ...plugins.transient_errors import is_transient
 from ...tensors.finite import is_finite
 from ..checkpoints.fingerprint import ACCEPT_FLAG
@@ -145,8 +146,8 @@ def end_at_snapshot(run: Session, error: CutOffError) -> None:
     run.best = None
     _go_back(run, snapshot)
     run.observer.event(
-        f"{error}; the run ends as it was after {snapshot.progress.step} steps, its last snapshot, with "
-        f"{run.steps_given_up} to take again"
+        f"{error}; the run ends as it was after {counted(snapshot.progress.step, 'step')}, its last "
+        f"snapshot, with {run.steps_given_up} to take again"
     )
 
 
@@ -311,7 +312,7 @@ def _abort(run: Session, snapshot: Snapshot, why: str, then: str = "") -> RunAbo
         return RunAbortedError(f"{why}. Nothing was kept, since no folder for checkpoints was given")
     then = then or f"once the cause is removed, go on with `{_resume(run)}`"
     return RunAbortedError(
-        f"{why}. Its state after {snapshot.progress.step} steps is in {run.checkpoint}; {then}"
+        f"{why}. Its state after {counted(snapshot.progress.step, 'step')} is in {run.checkpoint}; {then}"
     )
 
 
