@@ -51,6 +51,18 @@ def pytest_unconfigure(config):
     config.stash[STATE].cleanup()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Have what a test sets up draw the same numbers whatever was run before."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    """Have a test draw the same numbers whatever was run or set up before."""
+    torch.manual_seed(0)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     """Name what is kept of a test that failed, and show how the logs of its runs and children end."""

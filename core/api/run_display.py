@@ -176,7 +176,8 @@ class RunDisplay(Observer):
 
     def event(self, message: str) -> None:
         """Show what the user should know, and where a plugin's fault came from if that is asked for."""
-        self.view.line(message)
+        # It may quote the folder of another run.
+        self.view.line(visible(message))
         for plugin in self.status.plugins if self._trace is not None else ():
             self._show_traceback(plugin.spec.name, plugin.usage.traceback)
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..hooks.errors import JobError, shorten
-from ..inference.one_line import one_line
 from ..report.comparison import Comparison, Row, compare_runs
 from ..report.template import fill
+from ..tracking.one_line import one_line
 from ..tracking.run_folder import explain_disk, write_text
 from .columns import table
 
 _LEAST_CELL = 10
+#: All cells of a column are as wide as the widest.
+_LONGEST_CELL = 400
 
 
 def comparison_lines(comparison: Comparison, width: int | None) -> list[str]:
@@ -68,7 +70,7 @@ def _table(title: str, rows: Sequence[Row], names: Sequence[str], width: int | N
         marked = [f"{value} *" if place in row.best else value for place, value in enumerate(row.values)]
         cells.append([row.key, *marked])
     # They come from folders of anybody's: a line end would make a row of its own.
-    cells = [[one_line(cell) for cell in row] for row in cells]
+    cells = [[one_line(shorten(cell, _LONGEST_CELL)) for cell in row] for row in cells]
     if width is not None:
         first = max(len(row[0]) for row in cells)
         room = max((width - min(first, width // 3)) // len(names) - 2, _LEAST_CELL)

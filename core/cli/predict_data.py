@@ -15,6 +15,7 @@ from ..hooks.errors import shorten, visible
 from ..inference.outputs.prediction_file import check_out
 from ..inference.predict import PredictRequest
 from ..inference.prediction_loop import Written, write_predictions
+from ..tracking.one_line import one_line
 
 _EVERY_S = 5.0
 _CLASSES_SHOWN = 10
@@ -93,7 +94,7 @@ def _telling_progress(count: int | None) -> Callable[[int], None]:
 def _summary(written: Written) -> str:
     lines = [f"{written.count:,} predictions in {written.path}"]
     counts = [
-        f"{shorten(name, _NAME_SHOWN)}: {count:,}"
+        f"{one_line(shorten(name, _NAME_SHOWN))}: {count:,}"
         for name, count in list(written.class_counts.items())[:_CLASSES_SHOWN]
     ]
     if counts:

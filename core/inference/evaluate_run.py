@@ -47,6 +47,7 @@ _CPU = torch.device("cpu")
 _PAIR = 2
 #: Under which name data are told that a reader has not parted.
 _WHOLE = "data"
+_MAX_THREADS = 64
 _SHOWN = 40
 _OBJECT = ", and no file can name it"
 
@@ -302,7 +303,8 @@ def _as_in_a_run() -> Iterator[None]:
 def _threads(count: int | None) -> Iterator[None]:
     """Take as many threads as the run had: the last bits depend on it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    # A job may be anybody's, and the library of threads ends the process if it cannot have them.
+    torch.set_num_threads(min(count or before, max(_MAX_THREADS, os.cpu_count() or 1)))
     try:
         yield
     finally:

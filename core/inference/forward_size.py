@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,6 +18,9 @@ from ..plugins.machine_memory import machine_bytes
 from ..tracking.model_record import ModelRecord
 from ..tracking.own_runs import Permission
 from .network import build_network
+
+#: Channels that a convolution on the host works on at once.
+_BLOCK = 16
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -34,8 +39,28 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         sizes = {id(leaf): leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)}
+        if func is torch.ops.aten.convolution.default:
+            # Before and after it both are laid out anew, in blocks of channels.
+            for image in (args[0], result):
+                sizes[id(image)] += image.nbytes * -(-image.shape[1] // _BLOCK) * _BLOCK // image.shape[1]
         self.nbytes = max(self.nbytes, sum(sizes.values()))
         return result
+
+
+class _Attention(TorchFunctionMode):
+    """Attends as the kernels for it do, which never hold what each place says to each other."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            query, _, value, *_ = args
+            return query.new_empty((*query.shape[:-1], value.shape[-1]))
+        return func(*args, **(kwargs or {}))
 
 
 def forward_bytes(permission: Permission, record: ModelRecord) -> int:
@@ -59,7 +84,7 @@ def forward_bytes(permission: Permission, record: ModelRecord) -> int:
     what = f"a sample of {' x '.join(map(str, record.input.shape))} numbers"
     largest = _Largest()
     try:
-        with torch.no_grad(), largest:
+        with torch.no_grad(), _Attention(), largest:
             network(torch.empty(1, *record.input.shape, device="meta"))
     except RuntimeError as error:
         raise DataError(f"{what} cannot go through model '{choice.name}': {error}") from error

@@ -123,10 +123,10 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
 def _in_memory(source: Source, form: SampleForm, what: str) -> Tensor:
     """Return all samples, (N, …), if this machine can hold them."""
     nbytes = form.nbytes // (4 if form.in_bytes else 1)
-    if source.count is not None and source.count * nbytes > machine_bytes() // 2:
+    if source.count is not None and source.count * nbytes > machine_bytes() // 4:
         raise DataError(
             f"{what}: {source.count:,} samples of {form} take {source.count * nbytes / 2**30:.1f} GiB, which "
-            "is more than half of this machine's memory; measure on fewer"
+            "is more than a quarter of this machine's memory; measure on fewer"
         )
     # Fewer at once where they are large: both what is read and what it is put together to are in memory.
     return torch.cat([chunk.inputs for chunk in source.chunks(max(1, min(_AT_ONCE, _CHUNK_BYTES // nbytes)))])

@@ -144,6 +144,8 @@ def parse_yaml(text: str, name: str) -> Document:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise JobError(f"{_mark_place(name, mark)}: {_yaml_problem(error)}") from error
+    except RecursionError as error:
+        raise JobError(f"{name}: is nested too deep; this is no job file") from error
     except YAMLError as error:
         raise JobError(f"{name}: is not YAML: {str(error).splitlines()[0]}") from error
     document = Document(name)

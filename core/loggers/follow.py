@@ -21,6 +21,8 @@ AT_ONCE = 500
 #: Names of numbers that are handed on: as many as a run keeps, of all its plugins together.
 MAX_NAMES = 16_384
 _MAX_NAME = 400
+#: Loggers count in 64 bits.
+_LAST_STEP = 2**53
 #: In Unix seconds: the year 5138.
 _LAST_S = 1e11
 #: What the names of the run's own numbers begin with: a plugin that is called like one gets another name.
@@ -84,7 +86,7 @@ class Follower:
     def _numbers(self, record: Mapping[str, Any]) -> Iterator[Numbers]:
         """Yield the numbers of a line that were not handed on before."""
         kind, step = record.get("kind"), record.get("step")
-        if not isinstance(kind, str) or type(step) is not int or kind == "run":
+        if not isinstance(kind, str) or type(step) is not int or step > _LAST_STEP or kind == "run":
             return
         values = {}
         for key, value in record.items():
@@ -147,9 +149,9 @@ def status_of(folder: Path) -> str:
 
 def _name(kind: str, key: str) -> str:
     """Return the name of a number: kind and key of the run's own; of a plugin what it is written under."""
-    if kind != "plugin":
-        return f"{kind}/{key}"[:_MAX_NAME]
-    return f"plugin:{key}"[:_MAX_NAME] if _OWN.match(key) else key[:_MAX_NAME]
+    name = f"{kind}/{key}" if kind != "plugin" else f"plugin:{key}" if _OWN.match(key) else key
+    # JSON may hold halves of characters, which no logger can write.
+    return name[:_MAX_NAME].encode(errors="replace").decode()
 
 
 def _time(value: object) -> float | None:

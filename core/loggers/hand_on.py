@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..hooks.errors import JobError, visible
+from ..hooks.errors import JobError, shorten, visible
 from ..job.job_values import flat_values, read_job
 from ..tracking import run_folder
 from ..tracking.json_lines import LongJournalError
@@ -15,6 +15,7 @@ from .logger import Logger
 
 #: Name of a logger to the module that it needs; the extra is called like it.
 LOGGERS = {"mlflow": "mlflow", "wandb": "wandb"}
+_SHOWN = 40
 #: How a run ended that did what its job asked for.
 _GOOD = frozenset({"completed", "stopped_early"})
 
@@ -77,6 +78,6 @@ def hand_on(
             raise JobError(f"{folder}: {error}; {count} lines of it were handed on") from error
         except OSError as error:
             raise JobError(f"{folder}: cannot be read: {error.strerror or error}") from error
-        status = status_of(folder)
+        status = visible(shorten(status_of(folder), _SHOWN))
         logger.end(is_good=status in _GOOD)
         return f"{count} lines of numbers, of a run that is {status.replace('_', ' ')}: {logger.where()}"

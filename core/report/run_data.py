@@ -60,6 +60,8 @@ MAX_SAMPLES_BYTES = 1 << 20
 MAX_REPORTS_BYTES = 256 << 20
 #: Numbers of one origin that are held; a chart has some hundred points.
 MAX_POINTS = 500_000
+#: Of all origins together.
+MAX_ALL_NAMES, MAX_ALL_POINTS = 65_536, 4_000_000
 #: First and last of all events.
 MAX_EVENTS = 1000
 #: Layers of one family of histograms, and of all families of a plugin.
@@ -187,9 +189,18 @@ class RunData:
 
 
 @dataclass(slots=True)
+class _Room:
+    """What is left for the numbers of a run, of all origins together."""
+
+    names: int = MAX_ALL_NAMES
+    points: int = MAX_ALL_POINTS
+
+
+@dataclass(slots=True)
 class _Numbers:
     """Numbers of one origin over steps; once they are very many, every other record goes."""
 
+    room: _Room
     series: dict[str, Curve] = field(default_factory=dict)
     _points: int = 0
     _records: int = 0
@@ -202,21 +213,29 @@ class _Numbers:
             return
         for key, value in values.items():
             name = key.removeprefix(prefix)
-            if key in _NOT_NUMBERS or (name not in self.series and len(self.series) >= MAX_NAMES):
+            if key in _NOT_NUMBERS:
                 continue
-            one = self.series.setdefault(name, Curve(name))
+            one = self.series.get(name)
+            if one is None:
+                if len(self.series) >= MAX_NAMES or not self.room.names:
+                    continue
+                self.room.names -= 1
+                one = self.series[name] = Curve(name)
             one.steps.append(step)
             one.values.append(_number(value))
             self._points += 1
-        if self._points > MAX_POINTS:
+            self.room.points -= 1
+        if self._points > MAX_POINTS or self.room.points < 0:
             self._halve()
 
     def _halve(self) -> None:
         self._every *= 2
+        before = self._points
         for one in self.series.values():
             if len(one.steps) > 1:
                 del one.steps[::2], one.values[::2]
         self._points = sum(len(one.steps) for one in self.series.values())
+        self.room.points += before - self._points
 
 
 class _Reader:
@@ -316,7 +335,8 @@ def read_run(folder: Path) -> RunData:
     reader = _Reader(folder)
     _look_around(reader)
     info: dict[str, Any] = {}
-    numbers = {kind: _Numbers() for kind in ("train", "validation", "test", *AVERAGED_KINDS)}
+    room = _Room()
+    numbers = {kind: _Numbers(room) for kind in ("train", "validation", "test", *AVERAGED_KINDS)}
     plugins: dict[str, _Numbers] = {}
     for record in reader.records(METRICS, bounds_of(MAX_METRICS_BYTES), _of_metrics):
         kind = record["kind"]
@@ -325,7 +345,7 @@ def read_run(folder: Path) -> RunData:
         elif kind == "plugin":
             plugin = record["plugin"]
             if plugin in plugins or len(plugins) < MAX_PLUGINS:
-                plugins.setdefault(plugin, _Numbers()).add(record["step"], record, f"{plugin}/")
+                plugins.setdefault(plugin, _Numbers(room)).add(record["step"], record, f"{plugin}/")
         else:
             numbers[kind].add(record["step"], record, "")
     averaged = {}

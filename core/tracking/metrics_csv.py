@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .json_lines import MAX_METRICS_BYTES, LongJournalError, bounds_of, read_lines
+from .one_line import one_line
 from .run_folder import METRICS
 from .untrusted_folder import Tree
 
@@ -22,9 +23,9 @@ METRICS_CSV = "metrics.csv"
 _COLUMNS = ("loss", "metric", "lr_factor", "samples", "best", "time")
 HEADER = ("step", "epoch", "kind", *_COLUMNS, "plugin", "name", "value")
 #: What a spreadsheet takes as the beginning of a formula; the last four are as wide as Chinese characters.
-_FORMULAS = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
-#: In half of the world a semicolon parts the cells, and what comes after one begins one.
-_NEXT = re.compile(f"([;\t]\\s*)(?=[{re.escape(''.join(_FORMULAS))}])")
+_FORMULAS = "=+-@\uff1d\uff0b\uff0d\uff20"
+#: Where a cell may begin: in half of the world a semicolon parts them, and one may be in quotes.
+_BEGIN = re.compile(rf"(^|;)([\s\"']*)(?=[{re.escape(_FORMULAS)}])")
 _MAX_TEXT = 400
 _CHUNK_CHARACTERS = 1 << 20
 #: Not numbers, or in columns of their own.
@@ -47,8 +48,7 @@ def write_metrics_csv(folder: Path) -> None:
 
 def text_cell(text: str, most: int = _MAX_TEXT) -> str:
     """Return a stranger's text, cut to ``most``, as a cell that no spreadsheet takes as a formula."""
-    cut = _NEXT.sub(r"\1'", text[:most])
-    return f"'{cut}" if cut.startswith(_FORMULAS) else cut
+    return _BEGIN.sub(r"\1'\2", one_line(text[:most]))
 
 
 def _chunks(tree: Tree) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ..hooks.errors import visible
 from ..hooks.types import Batch, Report, StepInfo
 from ..plugins.interface import Plugin
 from ..plugins.observer import Observer, RunInfo
@@ -210,7 +211,7 @@ class MetricsLog(Observer):
         """Write a decision about a plugin or the run; a roll-back leaves it."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with explain_disk_faults(self._folder):
-            self._events.append({"time": now, "step": self._finished, "message": message})
+            self._events.append({"time": now, "step": self._finished, "message": visible(message)})
 
     def close(self) -> None:
         """Write what is left and close all files; safe to call twice."""

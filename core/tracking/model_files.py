@@ -23,7 +23,13 @@ import msgspec
 from torch import Tensor
 
 from ..engine.checkpoints import durable_files
-from ..engine.checkpoints.checkpoint import MAX_ENGINE_BYTES, NetworkState, list_checkpoints, read_network
+from ..engine.checkpoints.checkpoint import (
+    MAX_DAMAGED,
+    MAX_ENGINE_BYTES,
+    NetworkState,
+    list_checkpoints,
+    read_network,
+)
 from ..engine.checkpoints.manifest import MODEL, DamagedError, step_of
 from ..engine.checkpoints.retention import list_by_metric
 from ..hooks.errors import CheckpointError, JobError, shorten, visible
@@ -164,6 +170,10 @@ def read_state(
             _check_record(state, record, path)
         except DamagedError as error:
             faults.append(str(error))
+            if len(faults) > MAX_DAMAGED:
+                raise CheckpointError(
+                    f"{folder}: more than {MAX_DAMAGED} of its checkpoints are damaged, such as this: {error}"
+                ) from error
             continue
         for fault in faults:
             tell(f"{fault}; taking {path.name} in its place")

@@ -160,7 +160,7 @@ def read_model_record(folder: Path) -> ModelRecord:
         data = Tree(folder).read(NAME, MAX_BYTES)
     except FileNotFoundError:
         if not folder.exists():
-            raise CheckpointError(f"{folder}: there is no such folder; name that of a run") from None
+            raise CheckpointError(f"{folder}: there is no such folder; name the folder of a run") from None
         raise CheckpointError(
             f"{folder}: holds no {NAME}, so that its network cannot be built again. Name the folder of a "
             "run; one of ringfence 0.3 or earlier is given one by going on with it: ringfence train --resume"

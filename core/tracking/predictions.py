@@ -25,6 +25,8 @@ MAX_SAMPLES = 100_000
 MAX_PAIRS = 65_536
 #: Beyond, what there is of each class is left out.
 MAX_CLASSES = 65_536
+#: Class names that are read.
+MAX_NAMED = 100_000
 #: Of a regression with more numbers a sample, the first.
 MAX_COLUMNS = 8
 MAX_FILE_BYTES = 32 << 20
@@ -122,11 +124,14 @@ def read_predictions(tree: Tree) -> Predictions:
     try:
         if int(arrays["schema"]) != SCHEMA:
             raise DamagedArchiveError(f"it is of schema {arrays['schema']}; this version reads {SCHEMA}")
+        names = arrays["class_names"]
+        # Before a text is made of each.
+        _expect(_is(names, "U", 1) and len(names) <= MAX_NAMED, "class_names")
         found = Predictions(
             part=str(arrays["part"])[:_MAX_NAME],
             samples=int(arrays["samples"]),
             classes=int(arrays["classes"]),
-            class_names=tuple(str(name)[:_MAX_NAME] for name in arrays["class_names"].astype(str).tolist()),
+            class_names=tuple(names.astype(f"U{_MAX_NAME}").tolist()),
             **{name: arrays[name] for name in _ARRAYS},
         )
         _check(found)

@@ -30,6 +30,14 @@ EVENTS = "events.jsonl"
 MADE_HERE = "made-here.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+_OF_RUNS = (
+    METRICS,
+    EVENTS,
+    "model.json",
+    "model.safetensors",
+    "model-best.safetensors",
+    "test_predictions.npz",
+)
 #: Of ``run.json``: some KiB a plugin, and the faults that are kept.
 MAX_RECORD_BYTES = 16 << 20
 #: Of ``job.yaml``: as much as is read of any job.
@@ -163,7 +171,7 @@ def check_run(folder: Path) -> None:
     except OSError as error:
         raise JobError(f"{folder}: cannot be read ({error.strerror}); name the folder of a run") from error
     if not names and not folder.exists():
-        raise JobError(f"{folder}: there is no such folder; name that of a run")
+        raise JobError(f"{folder}: there is no such folder; name the folder of a run")
     if RECORD not in names:
         raise JobError(f"{folder}: holds no {RECORD}; name the folder of a run")
     schema = read_record(folder).get("schema")
@@ -177,13 +185,27 @@ def check_run(folder: Path) -> None:
 def lies_in_run(job: Path) -> bool:
     """Tell whether a job file lies in a run's folder, or below one, and so may be anybody's.
 
-    Whoever sends one may leave out what shows that it is a run's: any file that only runs write will do.
+    Whoever sends one may leave out what shows that it is a run's: any file that only runs write will do, and
+    so will any with which the folder can be used as one.
     """
-    # Files of runs alone, by names that others may have as well: only those beside it count.
-    beside = any(os.path.lexists(job.parent / name) for name in (METRICS, EVENTS))
-    return beside or any(
-        os.path.lexists(folder / name) for folder in job.absolute().parents for name in (RECORD, MADE_HERE)
+    # By names that others may have as well: only those beside it count.
+    beside = any(os.path.lexists(job.parent / name) for name in _OF_RUNS)
+    return (
+        beside
+        or _has_checkpoint(job.parent / CHECKPOINTS)
+        or any(
+            os.path.lexists(folder / name)
+            for folder in job.absolute().parents
+            for name in (RECORD, MADE_HERE)
+        )
     )
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    try:
+        return any(map(_CHECKPOINT.search, os.listdir(folder)))  # noqa: PTH208 - of names alone
+    except OSError:
+        return False
 
 
 def steps_done(folder: Path) -> int:

@@ -279,3 +279,10 @@ def test_an_output_that_is_no_terminal_gets_plain_lines_whatever_colours_are_for
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stdout", io.StringIO())
     assert type(choose_view(quiet=False)) is PlainView
+
+
+def test_what_is_told_commands_no_terminal():
+    lines = []
+    RunDisplay(PlainView(lines.append)).event("of the run: \x1b]0;owned\x07")
+
+    assert lines == ["of the run: \\x1b]0;owned\\x07"]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ringfence.engine.checkpoints import retention
 from ringfence.engine.checkpoints.checkpoint import CheckpointContents, read_latest, write_checkpoint
 from ringfence.engine.checkpoints.retention import list_checkpoints
 from ringfence.tensors import pytree
@@ -134,3 +135,20 @@ def test_links_and_files_in_the_place_of_checkpoints_are_not_followed(tmp_path):
         write(folder, step)
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000006", "step-00000007"]
     assert (outside / "precious").read_text() == "mine"
+
+
+def test_which_is_the_best_is_looked_up_among_so_many_bytes_of_manifests_alone(tmp_path, monkeypatch):
+    for step, metric in enumerate([0.9, 0.5, 0.1]):
+        write(tmp_path, step, metric, keep=9)
+    told = []
+    assert retention.list_by_metric(tmp_path, told.append)[0].name == "step-00000000"
+    assert told == []
+
+    monkeypatch.setattr(
+        retention, "MAX_LOOKED_AT_BYTES", 2 * (tmp_path / "step-00000002/state.json").stat().st_size + 9
+    )
+    found = retention.list_by_metric(tmp_path, told.append)
+
+    assert [path.name for path in found] == ["step-00000001", "step-00000002"]
+    assert len(told) == 1
+    assert told[0].startswith("step-00000000 and those before are too many to look which is the best")

@@ -1,6 +1,7 @@
 """Metrics of a run's model: the run's own numbers, and those of other data of the kind."""
 
 import json
+import os
 import random
 import shutil
 
@@ -243,3 +244,16 @@ def test_a_run_that_was_cut_down_is_measured_on_all_and_told_as_that(tmp_path, h
     assert [str(one.message) for one in told] == [
         f"the run was cut down ({kind}) and used a part of its data: these are numbers of all"
     ]
+
+
+def test_a_job_that_asks_for_a_thousand_threads_is_given_some(runs, tmp_path, monkeypatch):
+    folder, _ = runs
+    shutil.copytree(folder / "photos_run", tmp_path / "run")
+    job = tmp_path / "run" / "job.yaml"
+    job.write_text(job.read_text().replace("threads: 1\n", "threads: 1000\n", 1))
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+
+    ringfence.evaluate(tmp_path / "run")
+
+    assert max(asked) == max(64, os.cpu_count())

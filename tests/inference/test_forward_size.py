@@ -31,10 +31,20 @@ def size(folder):
 
 
 def test_the_largest_layer_is_found(run):
-    """A pool takes 4 channels of 28 x 28 numbers, and gives a quarter, with places in 64 bits."""
-    taken = 4 * 28 * 28 * 4
+    """The first convolution takes one channel of 28 x 28 numbers and gives 4, both again in blocks of 16."""
+    channel, weights = 28 * 28 * 4, 4 * 9 * 4
 
-    assert size(run) == taken + taken // 4 + taken // 2
+    assert size(run) - (1 + 4 + 16 + 16) * channel in range(weights, weights + 4 * 4 + 1)
+
+
+def test_attention_is_sized_as_it_is_computed_without_all_pairs(tmp_path):
+    """Of 14 x 14 patches and 8 heads the pairs would be 1.2 MB; no layer takes a quarter of that."""
+    vit = {"name": "vit", "patch": 2, "dim": 8, "depth": 1, "heads": 8}
+    ringfence.train(
+        model=vit, data=MNIST, steps=1, plugins=[OPTIM], threads=1, out=tmp_path / "run", progress=False
+    )
+
+    assert size(tmp_path / "run") < 197 * 197 * 8 * 4 / 4
 
 
 def test_a_network_of_ones_own_is_not_asked(runs):

@@ -246,6 +246,7 @@ def test_all_faults_are_shown_in_the_order_of_the_file(write):
             "job.yaml:1:4: a: has the tag tag:yaml.org,2002:python/name:os.system",
         ),
         ("a: \x01", "job.yaml: is not YAML: "),
+        ("a: " + "[" * 100_000, "job.yaml: is nested too deep"),
         ("", "job.yaml: a job is a mapping"),
         ("- 1", "job.yaml:1:1: a job is a mapping"),
     ],

@@ -106,6 +106,7 @@ def test_a_line_that_is_half_written_is_read_when_it_is_whole(tmp_path):
     [
         '{"kind": "train", "step": -5, "loss": 1}',
         '{"kind": "train", "step": "1", "loss": 1}',
+        '{"kind": "train", "step": ' + "9" * 400 + ', "loss": 1}',
         '{"kind": ["train"], "step": 1, "loss": 1}',
         '{"kind": "plugin", "step": 1, "plugin": 7, "loss": [1]}',
         '{"kind": "train", "step": 1, "loss": true, "x": null, "y": {"z": 1}}',
@@ -129,6 +130,12 @@ def test_a_time_that_no_logger_can_count_is_none(tmp_path, time):
     )
 
     assert [one.time for one in Follower(tmp_path).new()] == [None, 1.5]
+
+
+def test_halves_of_characters_are_no_part_of_a_name(tmp_path):
+    (tmp_path / METRICS).write_text('{"kind": "train", "step": 3, "a\\ud800": 1.0}\n')
+
+    assert handed(Follower(tmp_path)) == [(3, {"train/a?": 1.0})]
 
 
 def test_names_and_length_are_bounded(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict, fields
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -553,6 +554,20 @@ def test_numbers_that_are_held_are_bounded_and_spread_over_the_run(tmp_path, mon
     assert len(gaps) == 1
     assert loss.steps[0] < 300
     assert loss.steps[-1] > 4700
+
+
+def test_numbers_of_all_plugins_are_bounded_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_data, "_Room", partial(run_data._Room, names=7, points=50))
+    lines = (
+        {"kind": "plugin", "step": n, "plugin": f"p{n % 9}", f"p{n % 9}/a": n, f"p{n % 9}/b": n}
+        for n in range(900)
+    )
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    found = read_run(tmp_path).plugins
+
+    assert sum(map(len, found.values())) == 7
+    assert sum(len(one.steps) for numbers in found.values() for one in numbers.values()) <= 50
 
 
 def test_a_file_is_read_up_to_a_bound_and_that_is_told(folder, monkeypatch):

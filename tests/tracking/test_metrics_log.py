@@ -80,6 +80,13 @@ def report(value: int = 0) -> Report:
 # numbers
 
 
+def test_what_is_told_of_another_folder_commands_no_terminal_that_shows_the_file(recorder, tmp_path):
+    recorder.event("quoted: \x1b]0;owned\x07 \x9b2J \u202e")
+
+    (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert json.loads(line)["message"] == "quoted: \\x1b]0;owned\\x07 \\x9b2J \\u202e"
+
+
 def test_each_step_has_one_line_of_the_loop_and_one_of_each_plugin(recorder, tmp_path):
     steps(recorder, 0, 1, 2)
     recorder.evaluated(3, 0, {"loss": 0.5, "accuracy": 0.25}, best=True)

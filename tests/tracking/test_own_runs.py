@@ -301,7 +301,18 @@ def test_a_job_file_outside_of_a_runs_folder_is_the_users_own(ours, tmp_path):
     assert request(tmp_path / "alone", "repeat")[0].job.model.name == "own_net:net"
 
 
-@pytest.mark.parametrize("name", ["run.json", "made-here.json", "metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run.json",
+        "made-here.json",
+        "metrics.jsonl",
+        "events.jsonl",
+        "model.json",
+        "model.safetensors",
+        "checkpoints",
+    ],
+)
 def test_a_folder_without_what_shows_that_it_is_a_runs_is_one_all_the_same(ours, name):
     rewrite(ours, lambda job: job.update(metric="subprocess:run"))
     for path in [path for path in ours.iterdir() if path.name not in {"job.yaml", name}]:

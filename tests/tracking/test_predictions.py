@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
+from ringfence.tracking import predictions as predictions_module
 from ringfence.tracking.numpy_archive import DamagedArchiveError
 from ringfence.tracking.predictions import (
     TEST_PREDICTIONS,
@@ -97,6 +99,20 @@ def test_what_no_run_writes_is_refused(tmp_path, odd):
 
     with pytest.raises(DamagedArchiveError, match="not as a run writes it"):
         read_predictions(Tree(tmp_path))
+
+
+def test_names_that_are_no_text_or_too_many_are_refused_before_a_text_is_made_of_each(tmp_path, monkeypatch):
+    """68 KB of packed zeros would become 66 million texts."""
+    monkeypatch.setattr(predictions_module, "MAX_NAMED", 3)
+    whole = {name: getattr(WHOLE, name) for name in predictions_module._ARRAYS}
+    numbers = {"schema": np.int64(1), "samples": np.int64(WHOLE.samples), "classes": np.int64(WHOLE.classes)}
+    for names in (np.zeros(2, bool), np.array(["a"] * 4), np.array([["a", "b"]])):
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, part=np.array("test"), class_names=names, **numbers, **whole)
+        (tmp_path / "test_predictions.npz").write_bytes(buffer.getvalue())
+
+        with pytest.raises(DamagedArchiveError, match="class_names"):
+            read_predictions(Tree(tmp_path))
 
 
 def test_no_link_is_followed_and_nothing_long_is_read(tmp_path):

@@ -339,7 +339,7 @@ def _read_tensors(path: Path, told: Manifest, max_bytes: int) -> Mapping[str, Te
 
 
 def _read_engine(path: Path, told: Manifest, model_bytes: int) -> TensorFile:
-    most = MAX_ENGINE_BYTES + min(_AVERAGES * model_bytes, machine_bytes())
+    most = MAX_ENGINE_BYTES + min(_AVERAGES * model_bytes, machine_bytes() // 4)
     return _read_plain(path, told, manifest.ENGINE, most, "")
 
 

@@ -17,16 +17,33 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from ...hooks.errors import CheckpointError
 from . import durable_files
-from .manifest import DamagedError, Manifest, load, step_of
+from .manifest import NAME, DamagedError, Manifest, load, step_of
 
 WRITING = ".writing-"
 REMOVING = ".removing-"
 REPLACED = ".replaced-"
 
 Note = Callable[[str], None]
+
+#: Of the manifests of a folder, which may be anybody's; one has some KiB.
+MAX_LOOKED_AT_BYTES = 16 << 20
+
+
+class _Judged(NamedTuple):
+    """The metric of a checkpoint, what it is called in the job, and its direction."""
+
+    metric: float | None
+    name: object
+    higher_is_better: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Return what is kept of a manifest."""
+        return cls(manifest.metric, manifest.fingerprint.get("metric"), manifest.higher_is_better)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -117,7 +134,7 @@ def prune(folder: Path, current: Path, keep: int, note: Note) -> Path | None:
         The best of those that look whole; None if none was evaluated.
     """
     earlier = [path for path in list_checkpoints(folder) if step_of(path) <= step_of(current)]
-    whole = {path: manifest for path in earlier if (manifest := _whole(path)) is not None}
+    whole = {path: _Judged.of(manifest) for path in earlier if (manifest := _whole(path)) is not None}
     latest, best = list(whole)[-keep:], next(iter(_by_metric(whole)), None)
     stay = {*latest, current, best}
     for path in earlier if len(latest) == keep else ():
@@ -138,32 +155,34 @@ def list_by_metric(folder: Path, note: Note) -> list[Path]:
     Raises:
         CheckpointError: The folder cannot be read, or one is of a later series.
     """
-    found = {}
-    for path in list_checkpoints(folder):
+    found, room = {}, MAX_LOOKED_AT_BYTES
+    for path in reversed(list_checkpoints(folder)):
+        room -= max(0, durable_files.length(path / NAME))
+        if room < 0:
+            note(f"{path.name} and those before are too many to look which is the best; they are passed over")
+            break
         try:
-            found[path] = load(path)
+            manifest = load(path)
         except DamagedError as error:
             note(f"{error}; it is passed over")
-    return _by_metric(found)
+        else:
+            found[path] = _Judged.of(manifest)
+    return _by_metric(dict(reversed(found.items())))
 
 
-def _by_metric(whole: Mapping[Path, Manifest]) -> list[Path]:
+def _by_metric(whole: Mapping[Path, _Judged]) -> list[Path]:
     """Return those of ``whole``, by rising step, that can be compared with the last, the best first."""
     if not whole:
         return []
     *_, last = whole.values()
     # The user may have changed the metric when the run was resumed: values of two cannot be compared.
     judged = [
-        (path, manifest.metric)
-        for path, manifest in whole.items()
-        if manifest.metric is not None and _metric(manifest) == _metric(last)
+        (path, judged.metric)
+        for path, judged in whole.items()
+        if judged.metric is not None and judged.name == last.name
     ]
     sign = -1 if last.higher_is_better else 1
     return [path for path, _ in sorted(judged, key=lambda entry: sign * entry[1])]
-
-
-def _metric(manifest: Manifest) -> object:
-    return manifest.fingerprint.get("metric")
 
 
 def remove(path: Path, note: Note) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...datasets.image_folder import MAX_PIXELS, SUFFIXES, read_image
 from ...hooks.errors import DataError, visible
-from ..one_line import one_line
+from ...tracking.one_line import one_line
 from .sample_form import SampleForm
 from .source import Chunk
 

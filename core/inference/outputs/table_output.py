@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from ...tracking.metrics_csv import text_cell
-from ..one_line import one_line
 from .output import Output
 from .predictions import OutputMeaning, Predictions
 
@@ -53,7 +52,7 @@ class TableOutput(Output):
 
 def _cell(text: str) -> str:
     """Return a stranger's text as a cell: on one line, and no formula."""
-    cell = text_cell(one_line(text), _MAX_NAME)
+    cell = text_cell(text, _MAX_NAME)
     # The module csv takes several times as long for rows that are mostly numbers.
     return f'"{cell.replace(_QUOTE, 2 * _QUOTE)}"' if "," in cell or _QUOTE in cell else cell
 
