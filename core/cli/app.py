@@ -169,6 +169,9 @@ _Code = Annotated[
     str | None,
     typer.Option(metavar="MODULE:NAME", help="What builds the model, of a run that was not made here."),
 ]
+_SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Pass over images that cannot be read, and say so.")
+]
 _TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Import and run whatever the run's folder names.")
 ]
@@ -494,6 +497,7 @@ def evaluate(
     code: _Code = None,
     *,
     as_json: _Json = False,
+    skip_unreadable: _SkipUnreadable = False,
     trust_code: _TrustCode = False,
 ) -> None:
     """Measure the model of a run on its own data, or on others.
@@ -514,6 +518,7 @@ def evaluate(
         weights=weights_named(weights),
         device=device,
         batch_size=batch_size,
+        skip_unreadable=skip_unreadable,
         tell=lambda sentence: tell([sentence]),
     )
     typer.echo(evaluate_data(request, as_json=as_json))
@@ -542,9 +547,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of each class.")
     ] = False,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Pass over images that cannot be read, and say so.")
-    ] = False,
+    skip_unreadable: _SkipUnreadable = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there.")] = False,
     trust_code: _TrustCode = False,
 ) -> None:

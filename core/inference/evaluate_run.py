@@ -63,6 +63,7 @@ class EvaluateRequest:
         weights: Whose weights.
         device: Where the model is to be; None: where the run was.
         batch_size: Samples of one forward pass; None: as many as the run's evaluations had.
+        skip_unreadable: Leave out photos of a folder that cannot be read.
         tell: Told, as sentences, of what the user should know.
         model: As in ``load``.
     """
@@ -73,6 +74,7 @@ class EvaluateRequest:
     weights: WeightsName = "model"
     device: str | None = None
     batch_size: int | None = None
+    skip_unreadable: bool = False
     tell: Tell = field(default=lambda _: None)
     model: nn.Module | None = None
 
@@ -85,6 +87,7 @@ def evaluate(
     weights: WeightsName = "model",
     device: str | None = None,
     batch_size: int | None = None,
+    skip_unreadable: bool = False,
     code: str | None = None,
     trust_code: bool = False,
     model: nn.Module | None = None,
@@ -101,6 +104,7 @@ def evaluate(
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the run kept such an average.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``; by default that of the job.
         batch_size: Samples of one forward pass; by default as many as the run's evaluations had.
+        skip_unreadable: Leave out photos of a folder that cannot be read; which, a warning tells.
         code: As in ``load``.
         trust_code: As in ``load``. What the folder names as its data is followed if the run is your own, or
             with this.
@@ -126,6 +130,7 @@ def evaluate(
         weights=weights,
         device=device,
         batch_size=batch_size,
+        skip_unreadable=skip_unreadable,
         tell=warn,
         model=model,
     )
@@ -204,7 +209,8 @@ def _parts(
     if isinstance(data, tuple | list) and len(data) == _PAIR:
         return {_WHOLE: labelled_pair(data[0], data[1], record, form)}
     if isinstance(data, str | os.PathLike) and not _is_reader(os.fspath(data)):
-        return {_WHOLE: labelled_path(Path(data).expanduser(), record, form)}
+        path, skips = Path(data).expanduser(), request.skip_unreadable
+        return {_WHOLE: labelled_path(path, record, form, skip_unreadable=skips, tell=request.tell)}
     name, options = _reader(data)
     with _as_in_a_run():
         return read_parts(name, options, record, form, base=Path.cwd(), task=task)
@@ -257,6 +263,9 @@ def _reader(data: Any) -> tuple[str, Mapping[str, Any]]:
     name, _, options = data.partition(":")
     if name not in DATASETS:
         function, _, options = options.partition(":")
+        if "=" in function and "." not in name:
+            # No function is called so: they are the options of a reader.
+            raise JobError(f"--data {data}: there is no reader '{name}'; {suggest(name, DATASETS)}")
         name = f"{name}:{function}"
     try:
         return name, options_of([text for text in split_outside(options, ",") if text])

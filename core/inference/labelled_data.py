@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,28 @@ _CHUNK_BYTES = 64 << 20
 _LISTED = 5
 
 
-def labelled_path(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:
+def labelled_path(
+    path: Path,
+    record: ModelRecord,
+    form: SampleForm,
+    *,
+    skip_unreadable: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Dataset:
     """Read a folder with one folder of images a class, or ``inputs`` and ``targets`` of a file of arrays.
 
     Args:
         path: May be anybody's.
         record: Of the model; its class names say which class has which number.
         form: What the model takes.
+        skip_unreadable: Leave out photos that cannot be read.
+        tell: Told, as sentences, of photos that are left out or resized.
 
     Raises:
         DataError: It cannot be read, or does not fit the model.
     """
     if path.is_dir():
-        return _labelled_folder(path, record, form)
+        return _labelled_folder(path, record, form, skip_unreadable=skip_unreadable, tell=tell)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix.lower() not in KEYED:
@@ -55,7 +64,7 @@ def labelled_path(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:
 def labelled_pair(inputs: Any, targets: Any, record: ModelRecord, form: SampleForm) -> Dataset:
     """Return arrays as samples of a model; raises as ``labelled_path``."""
     source = ArraySource(as_tensor(inputs, "the inputs"), form, "the inputs")
-    return labelled(source, as_tensor(targets, "the targets"), record, "the data")
+    return labelled(source, as_tensor(targets, "the targets", is_targets=True), record, "the data")
 
 
 def read_parts(
@@ -81,7 +90,8 @@ def read_parts(
     train = parts["train"]
     found = SampleForm(tuple(train.inputs.shape[1:]), train.inputs.dtype == torch.uint8)
     if found != form:
-        raise DataError(f"data '{name}': each sample is {found}; the model needs {form}")
+        hint = _photo_options(name, found, form)
+        raise DataError(f"data '{name}': each sample is {found}; the model needs {form}{hint}")
     classes = record.output.shape[0] if record.task == "classification" else None
     if (train.num_classes is None) != (classes is None) or (train.num_classes or 0) > (classes or 0):
         raise DataError(f"data '{name}': have {_classes(train.num_classes)}, the model {_classes(classes)}")
@@ -105,7 +115,9 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
     Raises:
         DataError: There are not as many targets as samples, or they are no classes or numbers of the model's.
     """
-    inputs = _in_memory(source, form_of(record), what)
+    inputs, read = _in_memory(source, form_of(record), what)
+    if len(inputs) < len(targets) == source.count:
+        targets = targets[torch.tensor(read)]
     if len(inputs) != len(targets):
         raise DataError(f"{what}: there are {len(inputs)} inputs, but {len(targets)} targets")
     if record.task == "classification":
@@ -120,8 +132,8 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
     return Dataset(inputs, numbers, None)
 
 
-def _in_memory(source: Source, form: SampleForm, what: str) -> Tensor:
-    """Return all samples, (N, …), if this machine can hold them."""
+def _in_memory(source: Source, form: SampleForm, what: str) -> tuple[Tensor, list[int]]:
+    """Return all samples that can be read, (N, …), if this machine can hold them, and the places of them."""
     nbytes = form.nbytes // (4 if form.in_bytes else 1)
     if source.count is not None and source.count * nbytes > machine_bytes() // 4:
         raise DataError(
@@ -129,13 +141,16 @@ def _in_memory(source: Source, form: SampleForm, what: str) -> Tensor:
             "is more than a quarter of this machine's memory; measure on fewer"
         )
     # Fewer at once where they are large: both what is read and what it is put together to are in memory.
-    return torch.cat([chunk.inputs for chunk in source.chunks(max(1, min(_AT_ONCE, _CHUNK_BYTES // nbytes)))])
+    chunks = list(source.chunks(max(1, min(_AT_ONCE, _CHUNK_BYTES // nbytes))))
+    return torch.cat([chunk.inputs for chunk in chunks]), [i for chunk in chunks for i in chunk.indices]
 
 
-def _labelled_folder(path: Path, record: ModelRecord, form: SampleForm) -> Dataset:
+def _labelled_folder(
+    path: Path, record: ModelRecord, form: SampleForm, *, skip_unreadable: bool, tell: Callable[[str], None]
+) -> Dataset:
     if not record.class_names:
         raise DataError(f"{path}: is a folder of classes, and the model's classes have no names")
-    files, _ = find_photos(path)
+    files, notes = find_photos(path)
     number = {name: i for i, name in enumerate(record.class_names)}
     names = [file.relative_to(path).parts[0] for file in files]
     unknown = sorted(set(names) - number.keys())
@@ -145,7 +160,24 @@ def _labelled_folder(path: Path, record: ModelRecord, form: SampleForm) -> Datas
             f"{_list(record.class_names)}; name a folder that holds one folder of images for each class"
         )
     targets = torch.tensor([number[name] for name in names])
-    return labelled(PhotoSource(files, form, root=path), targets, record, str(path))
+    source = PhotoSource(files, form, root=path, skip_unreadable=skip_unreadable)
+    as_always = len(source.notes)
+    dataset = labelled(source, targets, record, str(path))
+    for note in (*notes, *source.notes[as_always:]):
+        tell(note)
+    return dataset
+
+
+def _photo_options(name: str, found: SampleForm, form: SampleForm) -> str:
+    """Return which options of the reader of photos give samples of the model's form."""
+    if name != "folder" or not form.is_image or not form.in_bytes:
+        return ""
+    (channels, height, width), options = form.shape, []
+    if found.shape[1:] != form.shape[1:]:
+        options.append(f"size={height}" if height == width else f"size=[{height},{width}]")
+    if found.shape[0] != channels:
+        options.append(f"greyscale={str(channels == 1).lower()}")
+    return f"; read them with {','.join(options)}, as in folder:path=DIR,{','.join(options)}"
 
 
 def _classes(count: int | None) -> str:

@@ -77,17 +77,46 @@ def test_the_command_tells_the_same_as_a_table_and_as_json(runs):
 def test_a_folder_of_classes_is_measured_by_the_models_numbers_of_them(runs, tmp_path):
     """One class alone is number 0 to a reader; to the model it is what it was in training."""
     folder, _ = runs
-    whole = ringfence.evaluate(folder / "photos_run", folder / "photos" / "test", checkpoint="last")
+    with pytest.warns(RuntimeWarning, match="9 of 9 photos were resized to 8x10 .* 9x11") as told:
+        whole = ringfence.evaluate(folder / "photos_run", folder / "photos" / "test", checkpoint="last")
+    assert len(told) == 1
     own = ringfence.evaluate(folder / "photos_run", checkpoint="last")["test"]
     assert whole == {"data": own}
 
     right = ringfence.predict(folder / "photos_run", folder / "photos" / "test", checkpoint="last")
     shutil.copytree(folder / "photos" / "test" / "dog", tmp_path / "dog")
-    alone = ringfence.evaluate(folder / "photos_run", tmp_path, checkpoint="last")["data"]
+    with pytest.warns(RuntimeWarning, match="3 of 3 photos were resized"):
+        alone = ringfence.evaluate(folder / "photos_run", tmp_path, checkpoint="last")["data"]
     dogs = right.classes[-3:]
     assert alone["accuracy"] == pytest.approx((dogs == CLASSES.index("dog")).float().mean().item())
     assert alone["samples"] == 3
     assert (dogs == CLASSES.index("dog")).float().mean() != (dogs == 0).float().mean()
+
+
+def test_a_photo_that_cannot_be_read_is_refused_or_left_out_with_its_target(runs, tmp_path):
+    folder, prepared = runs
+    run, photos = folder / "photos_run", tmp_path / "photos"
+    shutil.copytree(folder / "photos" / "test", photos)
+    (photos / "=2+2" / "1.png").write_bytes(b"no image")
+    (photos / "notes.txt").write_text("no image by name")
+    with pytest.raises(DataError, match=r"1\.png: .*--skip-unreadable"):
+        invoke("evaluate", run, "--data", photos)
+
+    done = invoke("evaluate", run, "--data", photos, "--skip-unreadable", "--json")
+    test = prepared["photos_run"].setup.data.test
+    kept = [i for i in range(9) if i != 1]
+    own = ringfence.evaluate(run, (test.inputs[kept], test.targets[kept]))
+    assert json.loads(done.stdout) == own
+    assert own["data"]["samples"] == 8
+    for told in (
+        "8 of 9 photos were resized",
+        "1 of 9 photos could not be read and are left out",
+        "notes.txt",
+    ):
+        assert told in done.stderr
+    with pytest.warns(RuntimeWarning) as told:
+        assert ringfence.evaluate(run, photos, skip_unreadable=True) == own
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -159,10 +188,17 @@ def test_what_a_folder_names_is_followed_only_if_that_is_permitted(runs, tmp_pat
         ("missing", DataError, "no such file or folder"),
         ("photos", DataError, "'test', 'train' is none of the model's classes"),
         ("photos_run.yaml", DataError, "is neither a folder of classes nor"),
-        ("folder:path=photos", DataError, r"each sample is \(3, 9, 11\) of uint8; the model needs"),
+        (
+            "folder:path=photos",
+            DataError,
+            r"each sample is \(3, 9, 11\) of uint8; the model needs .*as in folder:path=DIR,size=\[8,10\]$",
+        ),
+        ("folder:path=photos,greyscale=true,size=[8,10]", DataError, "path=DIR,greyscale=false$"),
         ("folder:path=photos,size=[8,10],hue=3", DataError, "hue"),
         ("folder:path", JobError, "--data folder:path"),
         ("mnist10k:limit=9", DataError, "the model needs"),
+        ("foldr:path=photos", JobError, "there is no reader 'foldr'; did you mean 'folder'"),
+        ("regresion:numbers", DataError, "module 'regresion' could not be imported"),
         ("regression_net:numbers", DataError, "are no classes"),
         (3, JobError, "the data are a int"),
         ((torch.zeros(2, 3, 8, 10, dtype=torch.uint8), torch.tensor([0])), DataError, "2 inputs, but 1"),

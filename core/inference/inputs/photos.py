@@ -170,8 +170,8 @@ class PhotoSource:
         if self._unread_count:
             more = "; …" if self._unread_count > len(self._unread) else ""
             told.append(
-                f"{self._unread_count:,} of {len(self._files):,} photos could not be read and have no "
-                f"prediction: {'; '.join(self._unread)}{more}"
+                f"{self._unread_count:,} of {len(self._files):,} photos could not be read and are left "
+                f"out: {'; '.join(self._unread)}{more}"
             )
         return told
 

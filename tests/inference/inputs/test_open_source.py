@@ -123,7 +123,7 @@ def test_a_photo_that_cannot_be_read_is_refused_by_name_or_passed_over(images):
     left = [0, 1, 2, 4, 5, 6]
     assert torch.equal(inputs, pixels[left])
     assert (indices, files) == (left, [names[i] for i in left])
-    assert notes[-1].startswith("1 of 7 photos could not be read and have no prediction: ")
+    assert notes[-1].startswith("1 of 7 photos could not be read and are left out: ")
     assert "b/f.png" in notes[-1]
 
 
