@@ -17,6 +17,7 @@ from ..hooks.errors import visible
 from ..hooks.types import StepInfo
 from ..plugins.interface import Plugin
 from ..plugins.machine_memory import MIB
+from ..plugins.number_words import counted
 from ..plugins.observer import Observer, RunInfo
 
 RATE_WINDOW_S = 10.0
@@ -164,9 +165,10 @@ class RunDisplay(Observer):
         part: str,
         name: str,
     ) -> None:
-        """Show the metrics of an average of the weights."""
+        """Show the metrics of an average of the weights; how the run ended tells those on the test data."""
         self.status.averaged.setdefault(name, {})[part] = dict(metrics)
-        self.view.line(f"  {name}  {'  '.join(metric_words(part, metrics))}")
+        if part == _judged_by(self.status):
+            self.view.line(f"  {name}  {'  '.join(metric_words(part, metrics))}")
 
     def rolled_back(self, to_step: int, position: Any) -> None:  # noqa: ARG002 - an observer's signature
         """Go back to ``to_step``."""
@@ -253,8 +255,12 @@ def metric_words(part: str, metrics: Mapping[str, float]) -> list[str]:
     return [f"{part} {name} {value:.4f}" for name, value in metrics.items()]
 
 
+def _judged_by(status: Status) -> str:
+    return status.info.judged_by if status.info else "validation"
+
+
 def _judgement_words(status: Status) -> list[str]:
-    return metric_words(status.info.judged_by if status.info else "validation", status.metrics)
+    return metric_words(_judged_by(status), status.metrics)
 
 
 def status_words(status: Status, *, with_metrics: bool = True) -> list[str]:
@@ -283,7 +289,7 @@ def plugin_words(plugin: Plugin, status: Status) -> str:
     """Return one plugin's state and cost as a phrase."""
     usage = plugin.usage
     words = f"{plugin.spec.name} {usage.state} {memory_words(plugin)} {step_ms(plugin, status):.1f} ms/step"
-    return words + (f", {usage.restarts} restarts" if usage.restarts else "")
+    return words + (f", {counted(usage.restarts, 'restart')}" if usage.restarts else "")
 
 
 def memory_words(plugin: Plugin) -> str:

@@ -15,6 +15,7 @@ from ..hooks.errors import shorten, visible
 from ..inference.outputs.prediction_file import check_out
 from ..inference.predict import PredictRequest
 from ..inference.prediction_loop import Written, write_predictions
+from ..plugins.number_words import counted
 from ..tracking.one_line import one_line
 
 _EVERY_S = 5.0
@@ -92,7 +93,7 @@ def _telling_progress(count: int | None) -> Callable[[int], None]:
 
 
 def _summary(written: Written) -> str:
-    lines = [f"{written.count:,} predictions in {written.path}"]
+    lines = [f"{counted(written.count, 'prediction')} in {written.path}"]
     counts = [
         f"{one_line(shorten(name, _NAME_SHOWN))}: {count:,}"
         for name, count in list(written.class_counts.items())[:_CLASSES_SHOWN]

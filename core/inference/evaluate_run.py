@@ -31,6 +31,7 @@ from ..job.object_names import is_object_name
 from ..job.problems import suggest
 from ..job.user_code import is_import_path
 from ..plugins.machine_memory import machine_bytes
+from ..plugins.number_words import counted
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.generator_states import preserved_rng
 from ..reproducibility.seeding import seed_everything
@@ -163,7 +164,7 @@ def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
         if min(wanted, max(map(len, parts.values()))) > most:
             request.tell(
                 f"a batch of {wanted} is more than this machine holds of the model's layers: it has "
-                f"{max(1, most)} samples here, which may change the last digits"
+                f"{counted(max(1, most), 'sample')} here, which may change the last digits"
             )
         batch_size = max(1, min(wanted, most))
         with repeatable():

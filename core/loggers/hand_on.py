@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..hooks.errors import JobError, shorten, visible
 from ..job.job_values import flat_values, read_job
+from ..plugins.number_words import counted
 from ..tracking import run_folder
 from ..tracking.json_lines import LongJournalError
 from .follow import follow, status_of
@@ -75,9 +76,10 @@ def hand_on(
                 logger.log(some)
                 count += len(some)
         except LongJournalError as error:
-            raise JobError(f"{folder}: {error}; {count} lines of it were handed on") from error
+            raise JobError(f"{folder}: {error}; handed on before: {counted(count, 'line')}") from error
         except OSError as error:
             raise JobError(f"{folder}: cannot be read: {error.strerror or error}") from error
         status = visible(shorten(status_of(folder), _SHOWN))
         logger.end(is_good=status in _GOOD)
-        return f"{count} lines of numbers, of a run that is {status.replace('_', ' ')}: {logger.where()}"
+        lines = counted(count, "line")
+        return f"{lines} of numbers, of a run that is {status.replace('_', ' ')}: {logger.where()}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..hooks.errors import visible
 from ..hooks.types import Batch, Report, StepInfo
 from ..plugins.interface import Plugin
+from ..plugins.number_words import counted
 from ..plugins.observer import Observer, RunInfo
 from .json_lines import (
     MAX_LINE_BYTES,
@@ -115,7 +116,7 @@ class MetricsLog(Observer):
             self._metrics.append({"kind": "run", "step": info.first_step, **dataclasses.asdict(info)})
             self._events.open()
         if self._resumed:
-            self.event(f"resumed after {info.first_step} steps")
+            self.event(f"resumed after {counted(info.first_step, 'step')}")
 
     def sampled(self, batch: Batch, step: StepInfo) -> None:
         """Keep some images of the first batch."""

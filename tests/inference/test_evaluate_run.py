@@ -110,7 +110,7 @@ def test_a_photo_that_cannot_be_read_is_refused_or_left_out_with_its_target(runs
     assert own["data"]["samples"] == 8
     for told in (
         "8 of 9 photos were resized",
-        "1 of 9 photos could not be read and are left out",
+        "1 of 9 photos could not be read and is left out",
         "notes.txt",
     ):
         assert told in done.stderr

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ringfence.api.endings import outcome_lines
 from ringfence.api.run_display import PlainView, RunDisplay
 from ringfence.engine.evaluate import evaluate
 from ringfence.hooks.errors import JobError
@@ -36,8 +37,9 @@ def run(tmp_path_factory):
     (folder / "job.yaml").write_text(JOB)
     before, lines = torch.get_num_threads(), []
     prepared = prepare(read_job(folder / "job.yaml"), folder)
-    options = RunOptions(observers=[RunDisplay(PlainView(lines.append))], report=False)
-    outcome = execute(prepared, folder / "run", options)
+    display = RunDisplay(PlainView(lines.append))
+    outcome = execute(prepared, folder / "run", RunOptions(observers=[display], report=False))
+    lines += outcome_lines(outcome, display, str)
     torch.set_num_threads(before)
     return outcome, prepared, lines
 
@@ -73,6 +75,8 @@ def test_figures_are_lines_of_their_own_kind(run):
     assert [r["step"] for r in found if r["kind"] == f"{part}_ema"] == [4, 8, 9]
     assert [r["step"] for r in found if r["kind"] == f"{part}_swa"] == [4, 8, 9]
     assert sum(line.startswith(f"  ema  {part} loss ") for line in lines) == 3
+    # The test figures are told once, with how the run ended, as those of the weights themselves are.
+    assert [line.split()[0] for line in lines if "test loss" in line] == ["test", "ema", "swa"]
 
 
 def test_the_report_takes_the_lines_as_what_they_are(run):

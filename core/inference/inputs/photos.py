@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...datasets.image_folder import MAX_PIXELS, SUFFIXES, read_image
 from ...hooks.errors import DataError, visible
+from ...plugins.number_words import counted
 from ...tracking.one_line import one_line
 from .sample_form import SampleForm
 from .source import Chunk
@@ -60,9 +61,9 @@ def find_photos(folder: Path) -> tuple[list[Path], list[str]]:
     if others:
         listed = ", ".join(f"'{visible(name)}'" for name in sorted(others)[:_LISTED])
         more = ", …" if len(others) > _LISTED else ""
-        notes.append(
-            f"{folder}: {len(others):,} files are no images by name and are not read: {listed}{more}"
-        )
+        is_one = len(others) == 1
+        what = "is no image by name and is" if is_one else "are no images by name and are"
+        notes.append(f"{folder}: {counted(len(others), 'file')} {what} not read: {listed}{more}")
     return sorted(found), notes
 
 
@@ -162,16 +163,18 @@ class PhotoSource:
         """What the user should know of how they are read."""
         told = list(self._told)
         if self._resized:
+            were = "was" if self._resized == 1 else "were"
             told.append(
-                f"{self._resized:,} of {len(self._files):,} photos were resized to "
+                f"{self._resized:,} of {counted(len(self._files), 'photo')} {were} resized to "
                 f"{self._height}x{self._width} (height x width), what the model takes; the first: "
                 f"{self._first_resized}"
             )
         if self._unread_count:
             more = "; …" if self._unread_count > len(self._unread) else ""
+            are = "is" if self._unread_count == 1 else "are"
             told.append(
-                f"{self._unread_count:,} of {len(self._files):,} photos could not be read and are left "
-                f"out: {'; '.join(self._unread)}{more}"
+                f"{self._unread_count:,} of {counted(len(self._files), 'photo')} could not be read and "
+                f"{are} left out: {'; '.join(self._unread)}{more}"
             )
         return told
 

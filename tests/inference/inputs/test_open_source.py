@@ -109,7 +109,7 @@ def test_what_is_no_image_by_name_is_told_and_what_is_hidden_is_not(images):
     inputs, _, _, notes = read(folder, GREY)
 
     assert torch.equal(inputs, pixels)
-    assert notes[0] == f"{folder}: 1 files are no images by name and are not read: 'b/notes.txt'"
+    assert notes[0] == f"{folder}: 1 file is no image by name and is not read: 'b/notes.txt'"
 
 
 def test_a_photo_that_cannot_be_read_is_refused_by_name_or_passed_over(images):
@@ -123,7 +123,7 @@ def test_a_photo_that_cannot_be_read_is_refused_by_name_or_passed_over(images):
     left = [0, 1, 2, 4, 5, 6]
     assert torch.equal(inputs, pixels[left])
     assert (indices, files) == (left, [names[i] for i in left])
-    assert notes[-1].startswith("1 of 7 photos could not be read and are left out: ")
+    assert notes[-1].startswith("1 of 7 photos could not be read and is left out: ")
     assert "b/f.png" in notes[-1]
 
 
