@@ -84,6 +84,7 @@ def line_chart(
     log: bool = False,
     is_share: bool = False,
     kind_of: Callable[[str], str] = lambda _: "",
+    colours: Sequence[int] = range(MAX_LINES),
     size: tuple[int, int] = (400, 230),
 ) -> str:
     """Draw numbers over steps; more lines than colours become the median and spread of each kind.
@@ -99,6 +100,7 @@ def line_chart(
         log: Use a logarithmic axis if the numbers are all positive and far apart.
         is_share: The numbers lie between 0 and 1: so does the axis.
         kind_of: Kind of a line's name; lines of one kind share a median and a spread.
+        colours: Number of each line's colour on the page, from 0, where no line is drawn as a median.
         size: Width and height in CSS pixels.
 
     Returns:
@@ -111,8 +113,8 @@ def line_chart(
             traces = _draw_kinds(axes, series, kind_of)
         else:
             traces = [
-                _draw_line(axes, one, colour, smooth=smooth)
-                for colour, one in zip(_SERIES, series, strict=False)
+                _draw_line(axes, one, _SERIES[colour], smooth=smooth)
+                for colour, one in zip(colours, series, strict=False)
             ]
         if log and _is_wide(axes):
             _use_decades(axes)

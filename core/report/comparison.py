@@ -75,7 +75,8 @@ def compare_runs(folders: Sequence[Path], *, charts: bool = True) -> Comparison:
         JobError: One is no run, or there are too few or too many.
     """
     if not 1 < len(folders) <= MAX_RUNS:
-        raise JobError(f"compare takes 2 to {MAX_RUNS} runs; {len(folders)} are named")
+        are = "is" if len(folders) == 1 else "are"
+        raise JobError(f"compare takes 2 to {MAX_RUNS} runs; {len(folders)} {are} named")
     for folder in folders:
         run_folder.check_run(folder)
     runs = [read_run(folder) for folder in folders]

@@ -52,7 +52,7 @@ def _first(job: Mapping[str, Any], run: RunData) -> Iterator[str]:
     if job.get("epochs"):
         yield f"for {_value(job['epochs'])} epoch{'s' * (job['epochs'] != 1)}"
     elif job.get("steps"):
-        yield f"for {_value(job['steps'])} steps"
+        yield f"for {_value(job['steps'])} step{'s' * (job['steps'] != 1)}"
     accumulated = job.get("grad_accum_steps", 1)
     several = f", {_value(accumulated)} of them a step" if accumulated != 1 else ""
     yield f"in batches of {_value(job.get('batch_size'))}{several}."
@@ -63,9 +63,16 @@ def _second(job: Mapping[str, Any]) -> Iterator[str]:
     schedule = _choice(job.get("schedule"))
     if schedule != "constant":
         yield f"Schedule of the learning rate: {schedule}."
+    averages = job.get("averaging")
+    if isinstance(averages, Mapping):
+        chosen = ((name, averages.get(name)) for name in ("ema", "swa"))
+        told = [_with_options(name, options) for name, options in chosen if isinstance(options, Mapping)]
+        if told:
+            yield f"Averages the weights: {', '.join(told)}."
     stopping = job.get("early_stopping")
     if isinstance(stopping, Mapping):
-        yield f"Stops after {_value(stopping.get('patience'))} evaluations without a gain."
+        patience = stopping.get("patience")
+        yield f"Stops after {_value(patience)} evaluation{'s' * (patience != 1)} without a gain."
 
 
 def _plugins(job: Mapping[str, Any]) -> Iterator[str]:

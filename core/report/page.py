@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ..hooks.errors import shorten
 from ..hooks.permissions import KINDS, Need, covers
 from ..plugins.notices import describe_denials
+from ..plugins.number_words import counted
 from ..plugins.result_checks import MAX_IMAGE_SIDE, MAX_PICTURE_BYTES
 from ..tracking.metrics_log import REPORTS, SAMPLES
 from ..tracking.predictions import picture_of
@@ -55,7 +56,16 @@ _STATUS = {
     "aborted": ("bad", "aborted"),
     "failed": ("bad", "failed"),
 }
-_STATES = {"running": "good", "closed": "good", "disabled": "warn", "failed": "bad"}
+#: How a plugin ended, and what is said of it.
+_STATES = {
+    "running": ("good", "running"),
+    "closed": ("good", "ended"),
+    "disabled": ("warn", "disabled"),
+    "failed": ("bad", "failed"),
+}
+#: Number of the colour of a line, the same in all charts of the run.
+_TRAINING, _JUDGING = 0, 1
+_AVERAGES = {"ema": 2, "swa": 3}
 #: What the first part of a monitor's names means; charts come in this order, others after them.
 _FAMILIES = {
     "grad_norm": "Gradient norm",
@@ -163,7 +173,7 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
         yield (
             f"Test {formats.words(metric)}",
             formats.metric(metric, tested[metric]),
-            "looked at once, at the end",
+            _remark("looked at once, at the end", _average_words(run, "test", metric)),
         )
     if metric in metrics:
         best = record.get("best_metric")
@@ -172,10 +182,12 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
             if best is not None
             else ""
         )
+        remark = _remark(remark, _average_words(run, part, metric))
         yield f"{part.capitalize()} {formats.words(metric)}", formats.metric(metric, metrics[metric]), remark
     if "loss" in metrics:
         at = record.get("final_metrics_step")
         remark = "" if at in (None, steps) else f"at step {at}"
+        remark = _remark(remark, _average_words(run, part, "loss"))
         yield f"{part.capitalize()} loss", formats.number(metrics["loss"]), remark
     if steps is None and "loss" in run.train:
         steps = run.train["loss"].steps[-1] + 1
@@ -183,7 +195,7 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
         total = run.info.get("steps_total")
         remark = f"of {total:,}" if total and total != steps else ""
         epochs = record.get("epochs")
-        yield "Steps", f"{steps:,}", remark or (f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "")
+        yield "Steps", f"{steps:,}", remark or (counted(epochs, "epoch") if epochs else "")
     if record.get("seconds") is not None:
         rate = record.get("steps_per_second")
         yield "Time", formats.duration(record["seconds"]), f"{rate:.1f} steps/s" if rate else ""
@@ -192,36 +204,52 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
         yield "Parameters", f"{run.info['parameters']:,}", remark
 
 
+def _remark(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _average_words(run: RunData, part: str, metric: str) -> str:
+    """Return the last figure of a metric with each average of the weights in place of the weights."""
+    return ", ".join(
+        f"{name}\N{NO-BREAK SPACE}{formats.metric(metric, curves[metric].values[-1])}"
+        for (measured, name), curves in run.averaged.items()
+        if measured == part and metric in curves
+    )
+
+
 def _curves(run: RunData) -> Iterator[Figure]:
     """Yield the charts of what the engine measured, training beside what judges it."""
     marks = sorted(restart_steps(run))[:MAX_DOTTED_LINES]
     note = "Dotted: a plugin was restarted, and the run went back to its last snapshot." if marks else ""
     part, judging = run.judging
-    losses = [
-        Curve(name, series["loss"].steps, series["loss"].values)
-        for name, series in (("training", run.train), (part, judging))
+    losses = {
+        colour: Curve(name, series["loss"].steps, series["loss"].values)
+        for colour, name, series in ((_TRAINING, "training", run.train), (_JUDGING, part, judging))
         if "loss" in series
-    ]
-    losses += _of_averages(run, part, "loss")
+    }
+    losses |= _of_averages(run, part, "loss")
     if losses:
-        yield Figure(
-            "Loss", line_chart("loss", "Loss by step", losses, marks=marks, smooth=True, log=True), note
+        svg = line_chart(
+            "loss", "Loss by step", [*losses.values()], marks=marks, smooth=True, log=True, colours=[*losses]
         )
+        yield Figure("Loss", svg, note)
     for i, (name, series) in enumerate(itertools.islice(judging.items(), MAX_CHARTS)):
         if name != "loss":
-            of_batches = list(_of_batches(run, name))
-            shown = [*of_batches, Curve(part, series.steps, series.values), *_of_averages(run, part, name)]
+            of_batches = _of_batches(run, name)
+            shown = {_TRAINING: of_batches} if of_batches is not None else {}
+            shown |= {_JUDGING: Curve(part, series.steps, series.values), **_of_averages(run, part, name)}
             title = f"{part} {formats.words(name)}" if len(shown) == 1 else formats.words(name)
             title = title[:1].upper() + title[1:]
             svg = line_chart(
                 f"{part}{i}",
                 f"{title} by step",
-                shown,
+                [*shown.values()],
                 marks=marks,
                 smooth=True,
                 is_share=formats.is_share(name),
+                colours=[*shown],
             )
-            yield Figure(title, svg, BATCHES_TOLD if of_batches else "")
+            yield Figure(title, svg, BATCHES_TOLD if of_batches is not None else "")
     factor = run.train.get("lr_factor")
     if factor is not None and len(set(factor.values)) > 1:
         yield Figure(
@@ -231,19 +259,22 @@ def _curves(run: RunData) -> Iterator[Figure]:
         )
 
 
-def _of_batches(run: RunData, metric: str) -> Iterator[Curve]:
-    """Yield the curve of a metric of training batches, which the first plugin that logs it tells."""
+def _of_batches(run: RunData, metric: str) -> Curve | None:
+    """Return the curve of a metric of training batches, which the first plugin that logs it tells."""
     plugin = _who_logs(run, metric)
-    if plugin is not None:
-        curve = run.plugins[plugin][metric]
-        yield Curve(f"training, by {plugin}", curve.steps, curve.values)
+    if plugin is None:
+        return None
+    curve = run.plugins[plugin][metric]
+    return Curve(f"training, by {plugin}", curve.steps, curve.values)
 
 
-def _of_averages(run: RunData, part: str, metric: str) -> Iterator[Curve]:
-    """Yield the curves of a metric with averages of the weights in place of the weights."""
-    for (measured, name), curves in run.averaged.items():
-        if measured == part and metric in curves:
-            yield Curve(f"{part}, {name} weights", curves[metric].steps, curves[metric].values)
+def _of_averages(run: RunData, part: str, metric: str) -> dict[int, Curve]:
+    """Return the curves of a metric with averages of the weights in place of the weights, by colour."""
+    return {
+        _AVERAGES[name]: Curve(f"{name} weights", curves[metric].steps, curves[metric].values)
+        for (measured, name), curves in run.averaged.items()
+        if measured == part and metric in curves
+    }
 
 
 def _who_logs(run: RunData, metric: str) -> str | None:
@@ -421,7 +452,9 @@ def _plugin_row(plugin: PluginEntry, every: Sequence[str]) -> dict[str, Any]:
     budget, peak = plugin.get("budget_bytes", 0), plugin.get("peak_bytes", 0)
     share = min(1.0, peak / budget) if budget else 0.0
     calls, seconds = plugin.get("calls", 0), plugin.get("seconds", 0.0)
-    words = dict.fromkeys(("distribution", "version", "role", "isolation", "state"), "")
+    words = dict.fromkeys(("distribution", "version", "role", "isolation"), "")
+    told = plugin.get("state", "")
+    mood, state = _STATES.get(told, ("warn", told))
     defaults = {**words, "restarts": 0, "skipped": 0}
     return {
         **defaults,
@@ -436,7 +469,8 @@ def _plugin_row(plugin: PluginEntry, every: Sequence[str]) -> dict[str, Any]:
         "close": share >= _CLOSE_TO_BUDGET,
         "ms_per_call": 1000 * seconds / calls if calls else None,
         "lacking": _lacking(plugin, every),
-        "mood": _STATES.get(str(plugin.get("state")), "warn"),
+        "mood": mood,
+        "state": state,
         "granted": list(_grants(plugin)),
     }
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from ..hooks.errors import shorten, visible
 from ..plugins.failure_policy import FAULTS_KEPT
+from ..plugins.number_words import counted
 from ..plugins.result_checks import MAX_NAMES
 from ..tensors.tensor_file import MAX_HEADER_BYTES, SIZE_BYTES
 from ..tracking.json_lines import MAX_METRICS_BYTES, Bounds, LongJournalError, bounds_of, read_lines
@@ -184,7 +185,7 @@ class RunData:
             return ""
         kind, samples = reduction.get("kind"), reduction.get("samples")
         if kind == "overfit" and samples is not None:
-            return f"overfit, {samples:,} sample{'s' * (samples != 1)}"
+            return f"overfit, {counted(samples, 'sample')}"
         return "fast-dev-run" if kind == "fast_dev_run" else "cut down"
 
 

@@ -203,7 +203,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (["a"], "2 to 8 runs; 1 are"),
+        (["a"], "2 to 8 runs; 1 is named"),
         (["a"] * 9, "9 are"),
         (["a", "empty"], "holds no run.json"),
         (["a", "none"], "none: there is no such folder; name that of a run"),
@@ -240,7 +240,7 @@ def test_a_name_with_a_line_end_makes_no_row(tmp_path):
 
 
 def test_the_page_is_written_loads_nothing_and_replaces_no_file(tmp_path):
-    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", accuracy=0.95)]
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", accuracy=0.95, width=16)]
     out = tmp_path / "compare.html"
 
     assert list(compare(runs, out, None))[-1] == f"page  {out}"
@@ -251,6 +251,8 @@ def test_the_page_is_written_loads_nothing_and_replaces_no_file(tmp_path):
     assert len(found.all("svg")) == 3
     assert "default-src 'none'" in out.read_text()
     assert "95.00%" in [cell for cell in found.words if cell.strip()]
+    # A long key of a job breaks at its dots.
+    assert '<th scope="row">model.<wbr>width</th>' in out.read_text()
     with pytest.raises(JobError, match="is there already"):
         list(compare(runs, out, None))
     with pytest.raises(JobError, match="cannot be written"):

@@ -22,6 +22,7 @@ JOB = {
     "batch_size": 64,
     "grad_accum_steps": 2,
     "schedule": {"name": "cosine", "warmup_steps": 50},
+    "averaging": {"ema": {"decay": 0.99}},
     "early_stopping": {"patience": 3},
     "plugins": [
         {"gradclip": {"max_norm": 1.0}},
@@ -48,6 +49,7 @@ def test_a_job_is_told_in_sentences(folder):
         FIRST,
         "Minimises cross entropy, judged by accuracy.",
         "Schedule of the learning rate: cosine (warmup steps 50).",
+        "Averages the weights: ema (decay 0.99, every 1, warmup on).",
         "Stops after 3 evaluations without a gain.",
         "Plugins, in this order: gradclip (max norm 1.0), optim (algorithm lamb, lr 0.01, amsgrad off).",
     ]

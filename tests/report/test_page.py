@@ -106,7 +106,7 @@ def folder(tmp_path) -> Path:
 class Page(HTMLParser):
     """Collects tags, text, and where the page would load from."""
 
-    VOID = frozenset(("meta", "img", "br", "use", "link", "path", "image", "input", "hr"))
+    VOID = frozenset(("meta", "img", "br", "use", "link", "path", "image", "input", "hr", "wbr"))
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def test_page_shows_each_plugin_with_budget_cost_and_state(folder):
         "landlock seccomp",
         "256 MiB of 1024 MiB",
         "12.50 ms",
-        "closed",
+        "ended",
     ):
         assert words in text
 
@@ -202,7 +202,23 @@ def test_averages_of_the_weights_are_drawn_beside_what_they_are_averages_of(fold
     found = page(folder)
 
     assert [svg["aria-label"] for svg in found.all("svg")][:2] == ["Loss by step", "Accuracy by step"]
-    assert "test, ema weights" in found.text
+    assert "ema weights" in found.text
+    assert "best 99.00% at step 30; ema 80.00%" in found.text
+    assert "ema 0.4" in found.text
+
+
+def test_a_line_has_one_colour_in_all_charts(folder):
+    recorder = MetricsLog(folder)
+    for name in ("ema", "swa"):
+        recorder.evaluated_beside(20, 0, {"loss": 0.4, "accuracy": 0.8}, part="test", name=name)
+    recorder.close()
+
+    charts = write_report(folder).read_text(encoding="utf-8").split("<svg")[1:3]
+
+    told = re.compile(r'fill="(var\(--s\d\))">(training|test|ema|swa) ')
+    colours = [{name: colour for colour, name in told.findall(svg)} for svg in charts]
+    loss = {"training": "var(--s1)", "test": "var(--s2)", "ema": "var(--s3)", "swa": "var(--s4)"}
+    assert colours == [loss, {name: loss[name] for name in ("test", "ema", "swa")}]
 
 
 def test_a_metric_of_training_batches_is_drawn_beside_the_evaluations_and_once(folder):
