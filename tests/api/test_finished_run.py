@@ -60,7 +60,7 @@ def test_a_notebook_is_shown_a_table_in_which_nothing_is_markup(run, tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "told"),
     [
-        (shutil.rmtree, "there is no such folder; name that of a run"),
+        (shutil.rmtree, "there is no such folder; name the folder of a run"),
         (lambda folder: (folder / "run.json").unlink(), "holds no run.json"),
         (lambda folder: (folder / "run.json").write_text('{"schema": 99}'), "a later ringfence has written"),
     ],

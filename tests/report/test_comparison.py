@@ -206,7 +206,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
         (["a"], "2 to 8 runs; 1 is named"),
         (["a"] * 9, "9 are"),
         (["a", "empty"], "holds no run.json"),
-        (["a", "none"], "none: there is no such folder; name that of a run"),
+        (["a", "none"], "none: there is no such folder; name the folder of a run"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_name(tmp_path, folders, said):
