@@ -255,7 +255,7 @@ def test_plugins_as_a_mapping_are_told_how_to_be_written(refused):
 
 def test_a_choice_without_a_name_is_told_which_there_are(refused):
     message = refused(f"{HEAD}{OPTIM}loss: {{label_smoothing: 0.1}}\n")
-    assert "job.yaml:6:7: loss.name: is missing; add 'name: …' (`cross_entropy`, `mse`" in message
+    assert "job.yaml:6:7: loss.name: is missing; add 'name: …' (`cross_entropy`, `focal`" in message
 
 
 def test_a_word_that_is_like_no_other_is_not_taken_for_one():
