@@ -57,6 +57,14 @@ def labelled_path(
             f"{path}: is neither a folder of classes nor {' nor '.join(KEYED)} with 'inputs' and 'targets'; "
             "name a reader, as in folder:path=DIR"
         )
+    names = list(KEYED[path.suffix.lower()](path))
+    missing = [name for name in ("inputs", "targets") if name not in names]
+    if missing:
+        held = _list([visible(name) for name in names]) or "none"
+        raise DataError(
+            f"{path}: holds no array {' and no '.join(map(repr, missing))}, but {held}; name them as in "
+            f"arrays:path={path},inputs=NAME,targets=NAME"
+        )
     inputs = open_keyed(path, form, "inputs")
     return labelled(inputs, read_array(path, "targets", inputs.count), record, str(path))
 

@@ -220,8 +220,21 @@ def test_a_file_with_other_targets_than_inputs_is_refused(runs, tmp_path):
     with pytest.raises(DataError, match=r"\['targets'\]: is of shape \(3,\); expected 2 rows"):
         ringfence.evaluate(folder / "photos_run", tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", inputs=np.zeros((2, 3, 8, 10), np.uint8))
-    with pytest.raises(DataError, match="holds no array 'targets'"):
+    with pytest.raises(
+        DataError, match="holds no array 'targets', but 'inputs'; name them as in arrays:path="
+    ):
         ringfence.evaluate(folder / "photos_run", tmp_path / "a.npz")
+
+
+def test_arrays_of_other_names_are_measured_as_the_message_says(runs, tmp_path):
+    folder, prepared = runs
+    test = prepared["photos_run"].setup.data.test
+    np.savez(tmp_path / "a.npz", x=test.inputs.numpy(), y=np.ascontiguousarray(test.targets))
+    with pytest.raises(DataError, match="no array 'inputs' and no 'targets', but 'x', 'y'") as caught:
+        ringfence.evaluate(folder / "photos_run", tmp_path / "a.npz")
+    reader = str(caught.value).rpartition(" ")[2].replace("inputs=NAME", "inputs=x").replace("NAME", "y")
+    measured = ringfence.evaluate(folder / "photos_run", reader)
+    assert sum(part["samples"] for part in measured.values()) == 9
 
 
 def test_numbers_of_another_shape_are_refused(runs):
