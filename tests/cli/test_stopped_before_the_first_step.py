@@ -71,7 +71,7 @@ def test_one_signal_leaves_no_folder_and_blames_nobody(job, ringfence, monkeypat
 def test_a_signal_in_the_first_step_lets_it_finish(job, ringfence, monkeypatch, out):
     signalled(monkeypatch, Hooks, "fire", signal.SIGINT)
     done = ringfence("train", job(TRUSTED_JOB), "--out", out)
-    assert (done.status, "interrupted after 1 step " in done.out) == (130, True)
+    assert (done.status, "interrupted after 1 step\n" in done.out) == (130, True)
     assert ringfence("train", "--resume", out).status == 0
 
 
