@@ -8,6 +8,7 @@
 # make test-isolation replies of plugins, fuzzed
 # make test-run       one seed, one set of weights: killed, resumed, with any number of workers
 # make test-bench     count the instructions of a step and a call, where there is valgrind
+# make rooms  all of these
 # make soak   the long runs that `make test` leaves out
 # make bench  measure beside plain PyTorch and others, at most 20 minutes (BENCH_ARGS, e.g. '1 4 --quick')
 # make docs   build the documentation into site/, every warning an error
@@ -27,9 +28,10 @@ BENCH_STAMP := $(VENV)/.installed-bench
 DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
-ROOMS := $(addprefix test-,hostile installed chaos home cli isolation run bench)
+# The longest first.
+ROOMS := $(addprefix test-,home installed chaos hostile cli isolation run bench)
 
-.PHONY: run test $(ROOMS) computes rest attacks waits commands soak bench docs lint clean
+.PHONY: run test rooms $(ROOMS) computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:
 
 run: $(STAMP)
@@ -64,6 +66,8 @@ waits:
 
 commands:
 	$(BESIDE) $(COMMANDS)
+
+rooms: $(ROOMS)
 
 # What a folder holds beyond `make test`.
 $(ROOMS): test-%: $(DEV_STAMP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, cast
 
 from ..hooks.errors import JobError
-from ..tracking.model_files import CheckpointName, WeightsName
+from ..tracking.model_files import STATE_NAMES, WEIGHTS_NAMES, CheckpointName, WeightsName
 
 
 def checkpoint_named(text: str) -> CheckpointName:
@@ -14,7 +14,7 @@ def checkpoint_named(text: str) -> CheckpointName:
     Raises:
         JobError: It is neither ``best`` nor ``last`` nor a number of steps.
     """
-    if text in ("best", "last"):
+    if text in STATE_NAMES:
         return cast("Literal['best', 'last']", text)
     if text.isascii() and text.isdigit():
         return int(text)
@@ -27,6 +27,6 @@ def weights_named(text: str) -> WeightsName:
     Raises:
         JobError: It is none of ``model``, ``ema`` and ``swa``.
     """
-    if text in ("model", "ema", "swa"):
+    if text in WEIGHTS_NAMES:
         return cast("WeightsName", text)
     raise JobError(f"--weights {text}: expected model, ema or swa")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..hooks.types import LossScale, LossTerm
+from ..tensors.first_wrong import first_wrong
 
 
 class Loss(ABC):
@@ -162,8 +163,7 @@ class BCE(Loss):
         """Say so if targets are no labels, or not as many as weights."""
         outside = (targets < 0) | (targets > 1)
         if outside.any():
-            sample = int(outside.reshape(len(targets), -1).any(1).nonzero()[0])
-            number = targets[sample][outside[sample]].reshape(-1)[0].item()
+            sample, number = first_wrong(targets, outside)
             return f"needs targets from 0 to 1, and sample {sample}, counted from 0, has {number:g}"
         labels = targets.shape[-1]
         if self.pos_weight is not None and len(self.pos_weight) != labels:

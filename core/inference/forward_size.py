@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..hooks.errors import DataError
@@ -21,34 +20,20 @@ from .network import build_network
 
 #: Channels that a convolution on the host works on at once.
 _BLOCK = 16
+_CONVOLUTIONS = frozenset(
+    getattr(functional, f"conv{kind}{dims}d") for kind in ("", "_transpose") for dims in (1, 2, 3)
+)
 
 
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes how many bytes the largest operation takes and gives."""
+class _Largest(TorchFunctionMode):
+    """Notes how many bytes the largest function takes and gives.
+
+    Attention is one of them: its kernels never hold what each place says to each other.
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.nbytes: int = 0
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sizes = {id(leaf): leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)}
-        if func is torch.ops.aten.convolution.default:
-            # Before and after it both are laid out anew, in blocks of channels.
-            for image in (args[0], result):
-                sizes[id(image)] += image.nbytes * -(-image.shape[1] // _BLOCK) * _BLOCK // image.shape[1]
-        self.nbytes = max(self.nbytes, sum(sizes.values()))
-        return result
-
-
-class _Attention(TorchFunctionMode):
-    """Attends as the kernels for it do, which never hold what each place says to each other."""
 
     def __torch_function__(
         self,
@@ -57,14 +42,19 @@ class _Attention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            query, _, value, *_ = args
-            return query.new_empty((*query.shape[:-1], value.shape[-1]))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        sizes = {id(leaf): leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)}
+        if func in _CONVOLUTIONS:
+            # Before and after it both are laid out anew, in blocks of channels.
+            for image in (args[0], result):
+                sizes[id(image)] += image.nbytes * -(-image.shape[1] // _BLOCK) * _BLOCK // image.shape[1]
+        self.nbytes = max(self.nbytes, sum(sizes.values()))
+        return result
 
 
 def forward_bytes(permission: Permission, record: ModelRecord) -> int:
-    """Return how many bytes the largest operation on one sample takes, the parameters with it.
+    """Return how many bytes the largest function of one sample takes and gives, the parameters with it.
 
     Args:
         permission: The run's folder, and what of it may be followed.
@@ -84,7 +74,7 @@ def forward_bytes(permission: Permission, record: ModelRecord) -> int:
     what = f"a sample of {' x '.join(map(str, record.input.shape))} numbers"
     largest = _Largest()
     try:
-        with torch.no_grad(), _Attention(), largest:
+        with torch.no_grad(), largest:
             network(torch.empty(1, *record.input.shape, device="meta"))
     except RuntimeError as error:
         raise DataError(f"{what} cannot go through model '{choice.name}': {error}") from error

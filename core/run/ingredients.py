@@ -135,8 +135,8 @@ def build(
     )
     frozen = _frozen(job_file, model)
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
+    source = str(job.data.options.get("path", job.data.name))
     for part, dataset in data.parts().items():
-        source = str(job.data.options.get("path", job.data.name))
         _with_place("loss", job_file, partial(setup.objective.check_data, dataset, part, source))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 

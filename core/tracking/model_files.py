@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from torch import Tensor
@@ -50,9 +50,11 @@ _METADATA = {"format": "pt"}
 _HEAD_BYTES = tensor_file.MAX_HEADER_BYTES + tensor_file.SIZE_BYTES
 
 #: Which state of a run: the one with the best metric, the last one, or the one after so many steps.
-CheckpointName = Literal["best", "last"] | int
+_StateName = Literal["best", "last"]
+CheckpointName = _StateName | int
 #: Whose weights: the model's own, or an average that the run kept of them.
 WeightsName = Literal["model", "ema", "swa"]
+STATE_NAMES, WEIGHTS_NAMES = get_args(_StateName), get_args(WeightsName)
 Tell = Callable[[str], None]
 
 
@@ -62,9 +64,9 @@ def check_state_named(checkpoint: object, weights: object) -> None:
     Raises:
         JobError: It is none of those that there can be.
     """
-    if checkpoint not in ("best", "last") and (type(checkpoint) is not int or checkpoint < 0):
+    if checkpoint not in STATE_NAMES and (type(checkpoint) is not int or checkpoint < 0):
         raise JobError(f"checkpoint is {checkpoint!r}; expected 'best', 'last' or a number of steps")
-    if weights not in ("model", "ema", "swa"):
+    if weights not in WEIGHTS_NAMES:
         raise JobError(f"weights is {weights!r}; expected 'model', 'ema' or 'swa'")
 
 

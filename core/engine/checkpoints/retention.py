@@ -177,9 +177,7 @@ def _by_metric(whole: Mapping[Path, _Judged]) -> list[Path]:
     *_, last = whole.values()
     # The user may have changed the metric when the run was resumed: values of two cannot be compared.
     judged = [
-        (path, judged.metric)
-        for path, judged in whole.items()
-        if judged.metric is not None and judged.name == last.name
+        (path, one.metric) for path, one in whole.items() if one.metric is not None and one.name == last.name
     ]
     sign = -1 if last.higher_is_better else 1
     return [path for path, _ in sorted(judged, key=lambda entry: sign * entry[1])]

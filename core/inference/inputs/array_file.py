@@ -44,6 +44,8 @@ _MOST_TRIED = 100
 _LISTED = 10
 _FAULTS_SHOWN = 3
 _SHOWN = 300
+#: What zipfile and numpy raise of a file that is damaged; the last two of a member that is encrypted or
+#: compressed in a way that zipfile cannot read.
 _FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 
 _Open = Callable[[], AbstractContextManager[BinaryIO]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...datasets.convert import to_float32
 from ...hooks.errors import DataError
 from ...tensors.finite import is_finite
+from ...tensors.first_wrong import first_wrong
 from ...tracking.model_record import ModelRecord
 
 _IMAGE_DIMS = 3
@@ -109,8 +110,7 @@ class SampleForm:
 def _check(fits: Tensor, values: Tensor, first: int, source: str, what: str) -> None:
     if fits.all():
         return
-    sample = int((~fits).reshape(len(fits), -1).any(1).nonzero()[0])
-    number = values[sample][~fits[sample]].reshape(-1)[0].item()
+    sample, number = first_wrong(values, ~fits)
     raise DataError(f"{source}: sample {first + sample}, counted from 0, holds {number:g}, {what}")
 
 
