@@ -14,7 +14,8 @@ class Server:
         self._socket = socket.create_server((address, 0), family=family)
         self._reply = reply
         self.port = self._socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._run)
+        # Whoever fails before it is closed is to end, and not to wait for it.
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self):

@@ -209,7 +209,7 @@ def test_a_name_may_stand_for_an_address_that_is_granted_as_well():
 
 #: Run in a network of its own, which has these addresses and leads nowhere.
 REBOUND = """
-import json, socket, subprocess, sys
+import json, socket, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from loopback import Server
 from ringfence.hooks.permissions import Target
@@ -225,6 +225,12 @@ ip("link", "set", "lo", "up")
 ip("address", "add", "203.0.113.7/24", "dev", "lo")
 ip("address", "add", "203.0.113.8/24", "dev", "lo")
 ip("address", "add", "2001:db8::7/128", "dev", "lo", "nodad")
+# The kernel makes the way to an address after it has answered, and later where others keep it busy.
+for address in ("203.0.113.7", "203.0.113.8", "2001:db8::7"):
+    deadline = time.monotonic() + 30
+    while subprocess.run(("ip", "route", "get", address), capture_output=True).returncode:
+        assert time.monotonic() < deadline, f"no way leads to {address}"
+        time.sleep(0.01)
 came_of_it = {}
 for address in ("203.0.113.7", "203.0.113.8", "2001:db8::7", "::ffff:203.0.113.7"):
     inside = Server(b"inside", "2001:db8::7" if address == "2001:db8::7" else "0.0.0.0")
