@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path as FilePath
 from types import MappingProxyType
@@ -47,6 +47,7 @@ from ..models.model_registry import build_model, check_model
 from ..plugins.number_words import counted
 from ..reproducibility.seeding import seed_all
 from .given_objects import data_maker, judges, model_maker
+from .parameter_patterns import matches_nothing
 from .reduced_run import Reduction
 
 _Made = TypeVar("_Made")
@@ -210,27 +211,13 @@ def _frozen(job_file: JobFile, model: nn.Module) -> set[str]:
         matched = match_parameters(model, pattern)
         frozen.update(matched)
         if not matched:
-            problems.append(Problem(("freeze", i), _matches_nothing(pattern, named_parameters(model))))
+            problems.append(Problem(("freeze", i), matches_nothing(pattern, named_parameters(model))))
     trained = {name for name, p in named_parameters(model).items() if p.requires_grad}
     if frozen and not trained - frozen:
         problems.append(Problem(("freeze",), "leaves no parameter to train; freeze fewer"))
     if problems:
         raise job_file.error(problems)
     return frozen
-
-
-def _matches_nothing(pattern: str, names: Iterable[str]) -> str:
-    """Return what is wrong with a pattern, and which one may have been meant."""
-    modules = {f"{prefix}.*" for name in names for prefix in _prefixes(name)}
-    close = nearest(pattern, (*names, *modules))
-    top = {f"{name.partition('.')[0]}.*" if "." in name else name for name in names}
-    meant = suggest(pattern, top) if close is None else f"did you mean '{close}'?"
-    return f"'{pattern}' matches no parameter of the model; {meant}"
-
-
-def _prefixes(name: str) -> list[str]:
-    parts = name.split(".")[:-1]
-    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _with_place(key: str, job_file: JobFile, make: Callable[[], _Made]) -> _Made:

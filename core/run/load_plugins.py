@@ -73,6 +73,7 @@ class Planned:
         job_file: The job that asks for it, if one does.
         position: Its place in the job.
         takes_input_range: It is ours, and wants to know what numbers the inputs lie between.
+        is_builtin: It is ours.
     """
 
     spec: PluginSpec
@@ -82,6 +83,7 @@ class Planned:
     job_file: JobFile | None = None
     position: int = 0
     takes_input_range: bool = False
+    is_builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +358,8 @@ def _planned(
     )
     takes_range = found.is_builtin and any(each.name == _INPUT_RANGE for each in source.parameters)
     snapshots = tuple(claimed_snapshots(claimed, index))
-    return Planned(spec, source, verdict, snapshots, file, candidate.position, takes_range)
+    position, ours = candidate.position, found.is_builtin
+    return Planned(spec, source, verdict, snapshots, file, position, takes_range, ours)
 
 
 def _tell_shares(planned: Sequence[Planned], event: Callable[[str], None]) -> None:

@@ -28,6 +28,7 @@ from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
 from .memory_shares import with_shares
+from .parameter_patterns import check_groups
 from .plugin_lock import FoundLock, check_lock, find_lock
 from .reduced_run import Reduction
 from .resumed_split import choose_split
@@ -114,6 +115,7 @@ def prepare(
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update={"threads": threads}))
     job_file = with_shares(job_file, [item.spec for item in planned])
     setup = build(job_file, base, given, choose_split(job_file.job, resume), reduction)
+    check_groups(planned, setup)
     # Written out as well: it decides which samples are trained on.
     held_out = {"validation_fraction": setup.data.held_out}
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update=held_out))

@@ -208,6 +208,16 @@ def test_the_first_pattern_that_matches_sets_a_group():
     }
 
 
+def test_patterns_of_one_group_stand_side_by_side():
+    groups = [{"match": "*.bias|body.*", "lr": 0.5}, {"match": "head.*", "lr": 0.25}]
+    assert settings_by_name(Optim(algorithm="sgd", lr=1.0, groups=groups), "lr") == {
+        "body.weight": 0.5,
+        "body.bias": 0.5,
+        "head.weight": 0.25,
+        "head.bias": 0.5,
+    }
+
+
 def test_a_group_may_bring_decay_back_to_its_biases():
     optim = Optim(algorithm="adamw", weight_decay=0.1, groups=[{"head.bias": {"weight_decay": 0.3}}])
     assert settings_by_name(optim, "weight_decay")["head.bias"] == 0.3
@@ -218,6 +228,11 @@ def test_a_group_may_bring_decay_back_to_its_biases():
     [
         ({"groups": [{"haed.*": {"lr": 1.0}}]}, "'haed.\\*' matches no parameter"),
         ({"weight_decay": 0.1, "no_decay": ["bodi.weight"]}, "did you mean 'body.weight'"),
+        ({"groups": [{"match": "head.*|haed.*", "lr": 1.0}]}, "'haed.\\*' matches no parameter"),
+        (
+            {"groups": [{"match": "*.bias"}, {"match": "head.bias", "lr": 1.0}]},
+            "group 'head.bias' would be empty: all that it matches belongs to the groups before it",
+        ),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_told(options, message):
@@ -251,9 +266,15 @@ def test_a_pattern_that_matches_nothing_is_told(options, message):
         ),
         ({"algorithm": "lbfgs", "weight_decay": 0.1}, r"torch\.optim\.LBFGS has no weight_decay"),
         ({"algorithm": "sgd", "groups": [{"a": {"momentun": 1.0}}]}, "did you mean 'momentum'"),
-        ({"algorithm": "sgd", "groups": [{"a": {}, "b": {}}]}, "write '- <pattern>"),
-        ({"algorithm": "sgd", "groups": [{"a": 3}]}, "write '- <pattern>"),
-        ({"algorithm": "sgd", "groups": ["a"]}, "write '- <pattern>"),
+        ({"algorithm": "sgd", "groups": [{"a": {}, "b": {}}]}, "write '- {match: <pattern>"),
+        ({"algorithm": "sgd", "groups": [{"a": 3}]}, "write '- {match: <pattern>"),
+        (
+            {"algorithm": "sgd", "groups": [{"match": "a", "momentun": 1.0}]},
+            "group 'a' sets 'momentun'.*did you mean 'momentum'",
+        ),
+        ({"algorithm": "sgd", "groups": [{"match": ["a"]}]}, "write '- {match: <pattern>"),
+        ({"algorithm": "sgd", "groups": [{"match": "a|", "lr": 1.0}]}, "stands between two patterns"),
+        ({"algorithm": "sgd", "groups": ["a"]}, "write '- {match: <pattern>"),
         ({"algorithm": "lookahead"}, "needs another algorithm"),
         (
             {"algorithm": "lookahead", "options": {"base": "adamw", "kk": 1}},

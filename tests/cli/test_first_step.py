@@ -6,15 +6,17 @@ import pytest
 
 from .conftest import SMALL_JOB, TRUSTED_JOB
 
-PATTERN = "algorithm: adamw, groups: [{heads.*: {lr: 0.1}}], lr: 1e-3"
 REFUSAL = "error: job.yaml:7:12: plugins[0].optim: plugin 'optim' says: "
 
 
+EMPTY = "algorithm: adamw, groups: [{match: '*'}, {match: '*.bias', lr: 0.1}], lr: 1e-3"
+
+
 @pytest.mark.parametrize("text", [SMALL_JOB, TRUSTED_JOB])
-def test_a_pattern_without_a_match_is_told_at_the_jobs_line(ringfence, job, text):
-    done = ringfence("train", job(text.replace("algorithm: adamw, lr: 1e-3", PATTERN)))
+def test_a_group_without_a_parameter_is_told_at_the_jobs_line(ringfence, job, text):
+    done = ringfence("train", job(text.replace("algorithm: adamw, lr: 1e-3", EMPTY)))
     assert done.status == 2
-    assert done.err.startswith(f"{REFUSAL}'heads.*' matches no parameter")
+    assert done.err.startswith(f"{REFUSAL}group '*.bias' would be empty")
     assert "restarted" not in done.out + done.err
     assert not list(Path("runs").glob("*"))
 
