@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ..engine.data import Data, Dataset
+from ..engine.preprocessing import Preprocessing
 from ..hooks.errors import DataError
 from ..tensors.finite import is_finite
 from .classes import describe_classes, tell_empty
@@ -64,6 +65,8 @@ class Parts:
         normalize: See ``Normalize``.
         notes: What the user should know of how they were read.
         whole: What training and test part were drawn from, if they were.
+        scaled: Inputs of float32 are images in [0, 1], of which ``normalize: auto`` takes the statistics.
+        preprocessing: What is to be known to read other files alike.
     """
 
     train: Dataset
@@ -74,6 +77,8 @@ class Parts:
     normalize: Normalize = "auto"
     notes: tuple[str, ...] = ()
     whole: Dataset | None = None
+    scaled: bool = False
+    preprocessing: Preprocessing | None = None
 
 
 def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it is frozen
@@ -99,10 +104,18 @@ def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it
                 check_finite(part, name, (whole if name == "test" else None) or read)
         validation, test = others
         held = hold_out(train, validation, asked)
-        statistics = normalisation(held.train, parts.normalize)
+        statistics = normalisation(held.train, parts.normalize, scaled=parts.scaled)
         notes = (*parts.notes, *held.told)
         return with_notes(
-            Data(held.train, test, *statistics, notes, validation=held.validation, held_out=held.fraction)
+            Data(
+                held.train,
+                test,
+                *statistics,
+                notes,
+                validation=held.validation,
+                held_out=held.fraction,
+                preprocessing=parts.preprocessing,
+            )
         )
 
 
@@ -142,19 +155,20 @@ def check_finite(dataset: Dataset, part: str, read: Dataset) -> None:
 
 
 def normalisation(
-    train: Dataset, normalize: Normalize
+    train: Dataset, normalize: Normalize, *, scaled: bool = False
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and standard deviation for each channel, or None twice.
 
     Args:
         train: The training samples, (N, C, …).
         normalize: What the job asks for.
+        scaled: Inputs of float32 are images in [0, 1].
 
     Raises:
         DataError: The job's numbers do not fit the channels.
     """
     inputs = train.inputs
-    if normalize == "none" or (normalize == "auto" and inputs.dtype != torch.uint8):
+    if normalize == "none" or (normalize == "auto" and inputs.dtype != torch.uint8 and not scaled):
         return None, None
     if isinstance(normalize, Numbers):
         channels = inputs.shape[1] if inputs.dim() > 1 else 1
@@ -165,23 +179,32 @@ def normalisation(
 def channel_statistics(
     images: Tensor, rows: Tensor | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of uint8 ``images``, (N, C, …), scaled to [0, 1]; of ``rows`` only.
+    """Return mean and standard deviation of ``images``, (N, C, …), in [0, 1]; of ``rows`` only.
 
-    Grey levels are counted, which is exact and needs no copy as floats. A channel
+    Of uint8 grey levels are counted, which is exact and needs no copy as floats. A channel
     without any spread gets 1, so that it stays finite.
     """
+    statistics = _of_bytes if images.dtype == torch.uint8 else _of_numbers
+    found = [statistics(images[:, channel], rows) for channel in range(images.shape[1])]
+    return tuple(mean for mean, _ in found), tuple(std if std > 0 else 1.0 for _, std in found)
+
+
+def _of_bytes(channel: Tensor, rows: Tensor | None) -> tuple[float, float]:
     levels = torch.arange(GREY_LEVELS, dtype=torch.float64) / (GREY_LEVELS - 1)
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.zeros(GREY_LEVELS, dtype=torch.float64)
-        for chunk in _chunks(images[:, channel], rows):
-            counts += torch.bincount(chunk.flatten(), minlength=GREY_LEVELS)
-        shares = counts / counts.sum()
-        mean = float((shares * levels).sum())
-        std = float((shares * (levels - mean) ** 2).sum()) ** 0.5
-        means.append(mean)
-        stds.append(std if std > 0 else 1.0)
-    return tuple(means), tuple(stds)
+    counts = torch.zeros(GREY_LEVELS, dtype=torch.float64)
+    for chunk in _chunks(channel, rows):
+        counts += torch.bincount(chunk.flatten(), minlength=GREY_LEVELS)
+    shares = counts / counts.sum()
+    mean = float((shares * levels).sum())
+    return mean, float((shares * (levels - mean) ** 2).sum()) ** 0.5
+
+
+def _of_numbers(channel: Tensor, rows: Tensor | None) -> tuple[float, float]:
+    count = channel[:1].numel() * (len(channel) if rows is None else len(rows))
+    mean = sum(float(chunk.sum(dtype=torch.float64)) for chunk in _chunks(channel, rows)) / count
+    # Twice, since squares of large means would leave nothing of a small spread.
+    spread = sum(float((chunk.double() - mean).square().sum()) for chunk in _chunks(channel, rows))
+    return mean, (spread / count) ** 0.5
 
 
 def _chunks(values: Tensor, rows: Tensor | None) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from ..hooks.errors import DataError
 from ..hooks.types import Batch, StepInfo, derive_seed, make_step
 from ..tensors.buffer_pool import LARGE_BYTES, BufferPool
 from ..tensors.byte_batch import ByteBatch, in_numbers
+from .preprocessing import Preprocessing
 
 #: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
 #: all those of a large data set would take more memory than the order itself.
@@ -109,6 +110,7 @@ class Data:
         notes: What the user should know of how they were read, as sentences.
         validation: Never trained on, and what a run is judged by while it goes on; None: that is ``test``.
         held_out: Share of the training samples that was held out for ``validation``; 0 if none was.
+        preprocessing: How a builtin reader made them of files; None where that is not known.
 
     Raises:
         DataError: The parts are not of one kind, the normalisation does not fit them, or there is nothing
@@ -122,6 +124,7 @@ class Data:
     notes: tuple[str, ...] = ()
     validation: Dataset | None = None
     held_out: float = 0.0
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         if self.validation is None and self.test is None:

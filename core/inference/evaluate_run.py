@@ -39,6 +39,7 @@ from ..tracking import run_folder
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
+from ..tracking.preprocessing_file import read_preprocessing
 from .forward_size import forward_bytes
 from .inputs.sample_form import form_of
 from .labelled_data import labelled_pair, labelled_path, read_parts
@@ -195,7 +196,7 @@ def _parts(
     request: EvaluateRequest, record: ModelRecord, job_file: JobFile, objective: Objective
 ) -> dict[str, Dataset]:
     """Return the samples to measure on, by the name of their part."""
-    data, form = request.data, form_of(record)
+    data, form = request.data, form_of(record, read_preprocessing(request.permission.folder))
     task: Task = "classification" if objective.loss.classes else "regression"
     own = Path(request.permission.folder, run_folder.JOB)
     if data is None:

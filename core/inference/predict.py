@@ -14,6 +14,7 @@ from ..hooks.errors import JobError
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
+from ..tracking.preprocessing_file import read_preprocessing
 from .forward_size import forward_bytes
 from .inputs.open_source import open_source
 from .inputs.sample_form import form_of
@@ -62,7 +63,7 @@ class PredictRequest:
         """
         check_batch_size(self.batch_size)
         record = read_model_record(self.permission.folder)
-        form = form_of(record)
+        form = form_of(record, read_preprocessing(self.permission.folder))
         source = open_source(self.data, form, key=self.key, skip_unreadable=self.skip_unreadable)
         layer_bytes = 0 if self.model is not None else forward_bytes(self.permission, record)
         model = load_model(

@@ -187,6 +187,7 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
         job.seed,
         str(prepared.setup.device),
         model=_model_record(prepared, folder, resume=resume),
+        preprocessing=prepared.setup.data.preprocessing,
         data_notes=prepared.setup.data.notes,
         judged_by=prepared.setup.data.judged_by,
         start=prepared.start,

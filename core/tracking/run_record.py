@@ -19,6 +19,7 @@ import torch
 
 from ..discovery.provenance import Provenance
 from ..engine.checkpoints.fingerprint_diff import Difference
+from ..engine.preprocessing import Preprocessing
 from ..engine.train import Result
 from ..hooks.errors import RunAbortedError
 from ..hooks.types import StepInfo
@@ -28,6 +29,7 @@ from ..plugins.observer import Observer, RunInfo
 from ..version import __version__
 from .model_record import ModelRecord, write_model_record
 from .own_runs import note_own_run
+from .preprocessing_file import write_preprocessing
 from .provenance_record import Held, changes, distribution_records, held, of_plugin
 from .run_folder import (
     JOB,
@@ -60,6 +62,7 @@ class RunRecord(Observer):
         seed: The job's.
         device: Where the loop runs.
         model: What ``model.json`` says; None writes none.
+        preprocessing: How the reader made samples of files, if that is to be kept.
         data_notes: What there is to know of the data, as sentences.
         judged_by: Part of the data that the run is judged by: ``validation`` or ``test``.
         objects: Key of the job to its name for the object that a program gave in its place.
@@ -91,6 +94,7 @@ class RunRecord(Observer):
     seed: int
     device: str
     model: ModelRecord | None = None
+    preprocessing: Preprocessing | None = None
     data_notes: Sequence[str] = ()
     judged_by: str = "test"
     reduction: Mapping[str, Any] | None = None
@@ -134,6 +138,8 @@ class RunRecord(Observer):
                 write_text(self.folder / PLUGIN_LOCK, self.plugin_lock)
             if self.model is not None:
                 write_model_record(self.folder, self.model)
+            if self.preprocessing is not None:
+                write_preprocessing(self.folder, self.preprocessing)
             note_own_run(self.folder, self.job, self.model)
         self.opened = True
         self.write()

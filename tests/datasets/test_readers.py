@@ -302,14 +302,6 @@ def test_folder_names_an_image_that_is_cut_short(tmp_path):
         load("folder", tmp_path, path=".")
 
 
-def test_folder_refuses_images_of_16_bits_rather_than_clip_them(tmp_path):
-    (tmp_path / "a").mkdir()
-    for i in range(2):
-        Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a" / f"{i}.png")
-    with pytest.raises(DataError, match=r"0.png: is of mode I.*8 bits"):
-        load("folder", tmp_path, path=".")
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [

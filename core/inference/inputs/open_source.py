@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...datasets.image_folder import SUFFIXES
+from ...datasets.image_file import SUFFIXES
 from ...hooks.errors import DataError
 from .array_file import KEYED, is_idx, open_idx, open_keyed, open_npy
 from .in_memory import ArraySource, BatchSource, as_tensor

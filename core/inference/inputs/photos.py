@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...datasets.image_folder import MAX_PIXELS, SUFFIXES, read_image
+from ...datasets.image_file import BYTES, MAX_PIXELS, SUFFIXES, Photo, read_image
+from ...datasets.image_set import DeepPhotos, deep_photos
 from ...hooks.errors import DataError, visible
 from ...plugins.number_words import counted
 from ...tracking.one_line import one_line
@@ -101,10 +102,11 @@ class _Batch:
     """Photos of one batch while threads decode them.
 
     Attributes:
-        pixels: (B, C, H, W) uint8.
+        pixels: (B, C, H, W) in the form of the model.
         indices: Place of each among all.
         faults: Position in the batch to why it could not be read.
         sizes: Position to the size that it had, where it is another.
+        cut: Positions of those that had more bits.
         tasks: What is not decoded yet.
     """
 
@@ -112,11 +114,12 @@ class _Batch:
     indices: range
     faults: dict[int, DataError] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)
     tasks: list[Future[None]] = field(default_factory=list)
 
 
 class PhotoSource:
-    """Photos, read as ``image_folder`` reads those of training: upright, of 8 bits a channel, resized.
+    """Photos, read as those of training were: upright, of as many bits a channel, resized.
 
     Args:
         files: Which, in order.
@@ -140,17 +143,20 @@ class PhotoSource:
     ) -> None:
         if not form.is_image or form.shape[0] not in _CHANNELS:
             raise DataError(f"{root or files[0]}: photos are given, and the model takes samples of {form}")
-        if not form.in_bytes:
+        deep = None if form.in_bytes else deep_photos(form.preprocessing)
+        if not form.in_bytes and deep is None:
             raise DataError(
                 f"{root or files[0]}: photos are bytes, and the model was trained on images of float32: how "
                 "those were made of bytes is not known here. Make them as for training, and give a .npz file"
             )
         self._channels, *(self._height, self._width) = form.shape
         self._greyscale = _CHANNELS[self._channels]
+        self._form = deep or DeepPhotos(BYTES)
         self._files, self._root = files, root
         self._prefix = f"{root}{os.sep}"
         self._skips = skip_unreadable
         self._resized, self._first_resized = 0, ""
+        self._cut, self._first_cut = 0, ""
         self._unread: list[str] = []
         self._unread_count = 0
         self._room = _PixelRoom()
@@ -169,6 +175,11 @@ class PhotoSource:
                 f"{self._height}x{self._width} (height x width), what the model takes; the first: "
                 f"{self._first_resized}"
             )
+        if self._cut:
+            told.append(
+                f"{counted(self._cut, 'photo')} in colour of 16 bits a channel, read as 8: the first is "
+                f"'{self._first_cut}'"
+            )
         if self._unread_count:
             more = "; …" if self._unread_count > len(self._unread) else ""
             are = "is" if self._unread_count == 1 else "are"
@@ -184,7 +195,7 @@ class PhotoSource:
         Raises:
             DataError: One cannot be read; or none, where such are passed over.
         """
-        sample_bytes = self._channels * self._height * self._width
+        sample_bytes = self._channels * self._height * self._width * self._dtype.itemsize
         ahead = max(1, min(2, _AHEAD_BYTES // (sample_bytes * batch_size)))
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         starts = range(0, len(self._files), batch_size)
@@ -209,9 +220,13 @@ class PhotoSource:
                 f"{self._root or self._files[0]}: none of the photos can be read: {self._unread[0]}"
             )
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.uint8 if self._form.kind == BYTES else torch.float32
+
     def _start(self, pool: ThreadPoolExecutor, indices: range) -> _Batch:
         shape = (len(indices), self._channels, self._height, self._width)
-        batch = _Batch(torch.empty(shape, dtype=torch.uint8), indices)
+        batch = _Batch(torch.empty(shape, dtype=self._dtype), indices)
         batch.tasks = [
             pool.submit(self._decode, batch, range(begin, min(begin + _AT_ONCE, len(indices))))
             for begin in range(0, len(indices), _AT_ONCE)
@@ -223,9 +238,7 @@ class PhotoSource:
         pixels = batch.pixels.numpy()
         for i in positions:
             try:
-                photo = read_image(
-                    self._files[batch.indices[i]], size, greyscale=self._greyscale, hold=self._room.hold_large
-                )
+                photo = self._read(self._files[batch.indices[i]], size)
             except DataError as error:
                 batch.faults[i] = error
                 if not self._skips:
@@ -234,6 +247,22 @@ class PhotoSource:
             pixels[i] = photo.pixels.transpose(2, 0, 1)
             if photo.size != size:
                 batch.sizes[i] = photo.size
+            if photo.is_cut:
+                batch.cut.add(i)
+
+    def _read(self, file: Path, size: tuple[int, int]) -> Photo:
+        photo = read_image(
+            file,
+            size,
+            greyscale=self._greyscale,
+            window=self._form.window,
+            hold=self._room.hold_large,
+        )
+        if photo.kind != self._form.kind:
+            raise DataError(
+                f"{file}: is of {photo.kind}, and the model was trained on images of {self._form.kind}"
+            )
+        return photo
 
     def _finish(self, batch: _Batch) -> Chunk | None:
         if batch.faults and not self._skips:
@@ -259,6 +288,9 @@ class PhotoSource:
             height, width = batch.sizes[first]
             self._first_resized = f"'{self._name(batch.indices[first])}', {height}x{width}"
         self._resized += len(batch.sizes)
+        if batch.cut and not self._cut:
+            self._first_cut = self._name(batch.indices[min(batch.cut)])
+        self._cut += len(batch.cut)
 
     def _name(self, index: int) -> str:
         name = str(self._files[index])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ...datasets.convert import to_float32
+from ...engine.preprocessing import Preprocessing
 from ...hooks.errors import DataError
 from ...tensors.finite import is_finite
 from ...tensors.first_wrong import first_wrong
@@ -28,10 +29,12 @@ class SampleForm:
     Attributes:
         shape: Images are (C, H, W).
         in_bytes: uint8, of which the model makes numbers from 0 to 1; otherwise float32.
+        preprocessing: How the run's reader made samples of files; None where that is not known.
     """
 
     shape: tuple[int, ...]
     in_bytes: bool
+    preprocessing: Preprocessing | None = field(default=None, compare=False)
 
     @property
     def is_image(self) -> bool:
@@ -114,6 +117,6 @@ def _check(fits: Tensor, values: Tensor, first: int, source: str, what: str) -> 
     raise DataError(f"{source}: sample {first + sample}, counted from 0, holds {number:g}, {what}")
 
 
-def form_of(record: ModelRecord) -> SampleForm:
-    """Return the form of a sample that ``model.json`` tells of."""
-    return SampleForm(record.input.shape, record.input.dtype == "uint8")
+def form_of(record: ModelRecord, preprocessing: Preprocessing | None = None) -> SampleForm:
+    """Return the form of a sample that ``model.json`` tells of, and ``preprocessing.json``."""
+    return SampleForm(record.input.shape, record.input.dtype == "uint8", preprocessing)

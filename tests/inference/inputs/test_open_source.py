@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ringfence import DataError
-from ringfence.datasets import image_folder
+from ringfence.datasets import image_file, image_folder
 from ringfence.inference.inputs import photos, stored_array
 from ringfence.inference.inputs.open_source import open_source
 from ringfence.inference.inputs.sample_form import SampleForm
@@ -137,7 +137,7 @@ def test_a_folder_of_nothing_that_can_be_read_is_refused_all_the_same(tmp_path):
 def test_a_photo_that_claims_too_many_pixels_is_refused_before_they_are_made(tmp_path, monkeypatch):
     Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
     assert len(read(tmp_path, GREY)[0]) == 1
-    monkeypatch.setattr(image_folder, "MAX_PIXELS", 9_999)
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 9_999)
 
     with pytest.raises(DataError, match=r"bomb\.png: has 100x100 pixels; at most 9999 are read"):
         read(tmp_path, GREY)
