@@ -28,6 +28,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .api.finished_run import Run, Series, open_run
     from .api.training import train
+    from .engine.schedules import make_schedule
     from .hooks.connect import connect
     from .hooks.types import (
         AnotherPass,
@@ -61,6 +62,7 @@ _ELSEWHERE = {
     "connect": "hooks.connect",
     "evaluate": "inference.evaluate_run",
     "load": "inference.load",
+    "make_schedule": "engine.schedules",
     "open_run": "api.finished_run",
     "plugin_host": "integrations.open_host",
     "predict": "inference.predict",
@@ -103,6 +105,7 @@ __all__ = [
     "derive_seed",
     "evaluate",
     "load",
+    "make_schedule",
     "open_run",
     "passthrough",
     "plugin_host",

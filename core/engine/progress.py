@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .metrics import Metric
+from .schedules import Watched
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Progress:
         baseline: What early stopping compares with: the last value that gained more than ``min_delta``.
         evaluations_without_gain: Evaluations since then.
         stopped_early: Whether early stopping ended the run.
+        plateau: What a schedule that waits for a plateau has seen.
     """
 
     step: int = 0
@@ -30,6 +32,7 @@ class Progress:
     baseline: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    plateau: Watched = field(default_factory=Watched)
 
     def judge(
         self, metrics: dict[str, float], name: str, metric: Metric, patience: int | None, min_delta: float

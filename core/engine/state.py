@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,9 @@ class TrainState:
         self._load_drivers(snapshot.drivers)
         self._restore_model(snapshot)
         snapshot.rng.restore(self.device)
-        for name, value in asdict(snapshot.progress).items():
-            setattr(self.progress, name, value)
+        progress = snapshot.progress.copy()
+        for each in fields(progress):
+            setattr(self.progress, each.name, getattr(progress, each.name))
 
     def restore_model(self, contents: CheckpointContents, path: Path) -> Progress:
         """Bring the model alone back to a checkpoint, as ``read`` reads it, and return the counters in that.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from ..hooks.errors import CutOffError, PluginError, RunAbortedError
 from ..hooks.roles.optimizer import OPTIMIZER
 from ..hooks.types import Allocate
 from ..plugins.manager import Hooks
+from ..plugins.number_words import counted
 from ..plugins.observer import Observer, RunInfo
 from ..plugins.stop_request import StopRequest
 from ..reproducibility.deterministic import repeatable
@@ -27,6 +28,7 @@ from .progress import Progress
 from .recovery.recover import end_at_snapshot, end_by_fault, recover
 from .recovery.resume import resume_run, with_advice
 from .recovery.snapshots import keep_last, refuse_used_folder, take_snapshot
+from .schedules import Plateau
 from .session import Session
 from .setup import Setup
 from .state import TrainState
@@ -345,7 +347,10 @@ def _record(run: Session, step: FinishedStep, samples: int) -> None:
 
 @contextlib.contextmanager
 def _stream(run: Session) -> Iterator[Iterator[Prepared]]:
-    """Give the batches from the present step on; workers let go of them at the end."""
+    """Give the batches from the present step on; workers let go of them at the end.
+
+    What an evaluation says of the learning rate holds from the next step on, whose batch is ready by then.
+    """
     config, steps_total = run.setup.config, run.setup.steps_total
     stream = run.hooks.stream(
         batches(
@@ -359,10 +364,15 @@ def _stream(run: Session) -> Iterator[Iterator[Prepared]]:
         )
     )
     try:
-        yield stream
+        yield _slowed(stream, run.progress) if isinstance(config.schedule, Plateau) else stream
     finally:
         if isinstance(stream, Generator):
             stream.close()
+
+
+def _slowed(stream: Iterator[Prepared], progress: Progress) -> Iterator[Prepared]:
+    for batch, step in stream:
+        yield batch, replace(step, lr_factor=step.lr_factor * progress.plateau.factor)
 
 
 def _is_evaluation_missing(run: Session) -> bool:
@@ -400,9 +410,23 @@ def _evaluate(run: Session) -> bool:
     for name, figures in beside.items():
         run.observer.evaluated_beside(progress.step, epoch, figures, part=part, name=name)
     tell_not_finite(run, run.setup.data.judged_by, metrics)
+    if isinstance(config.schedule, Plateau):
+        _look_for_plateau(run, config.schedule, metrics[config.metric])
     if progress.stopped_early and early is not None:
         run.observer.event(
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "
             f"{early.min_delta} in {early.patience} evaluations"
         )
     return True
+
+
+def _look_for_plateau(run: Session, schedule: Plateau, value: float) -> None:
+    progress, seen = run.progress, run.progress.plateau
+    better = run.setup.objective.metric.higher_is_better
+    progress.plateau = schedule.after(seen, value, higher_is_better=better)
+    if progress.plateau.factor != seen.factor:
+        run.observer.event(
+            f"from step {progress.step} on the learning rate is multiplied by {progress.plateau.factor:g}, "
+            f"{seen.factor:g} before: {run.setup.config.metric} has not improved in "
+            f"{counted(schedule.patience + 1, 'evaluation')}"
+        )

@@ -210,7 +210,8 @@ class Job(_Strict):
     )
     schedule: Named = Field(
         Choice(name=DEFAULT_CHOICES["schedule"]),
-        description="`constant`, `linear`, `cosine`, `step`, `exponential` or `one_cycle`",
+        description="`constant`, `linear`, `cosine`, `cosine_restarts`, `polynomial`, `step`, `multistep`, "
+        "`exponential`, `one_cycle`, `plateau`, or your own `module:function`",
     )
     validation_fraction: Share | None = Field(
         None,

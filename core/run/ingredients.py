@@ -31,17 +31,19 @@ from ..engine.forks import ending_forks
 from ..engine.freezing import match_parameters
 from ..engine.losses import LOSSES, CrossEntropy
 from ..engine.metrics import METRICS
-from ..engine.schedules import SCHEDULES
+from ..engine.schedules import SCHEDULES, GivenSchedule, Schedule, try_schedule
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_parameters
 from ..engine.trial import try_out
 from ..hooks.errors import DataError, JobError
 from ..hooks.types import derive_seed
-from ..job.function_options import OptionError
+from ..imports.user_frames import user_frame
+from ..job.function_options import OptionError, check_call
 from ..job.job_file import Choice, Job, JobFile
 from ..job.object_names import is_object_name, label_of, missing_object
 from ..job.plugin_options import check_plugin_options
 from ..job.problems import Path, Problem, dotted_path, nearest, suggest
+from ..job.user_code import is_import_path, load_function
 from ..models.data_shape import ImageTooSmallError
 from ..models.model_registry import build_model, check_model
 from ..plugins.number_words import counted
@@ -70,7 +72,8 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
     for key, choice, check in (("model", job.model, check_model), ("data", job.data, check_data)):
         problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
     for key, choice, known in (("loss", job.loss, LOSSES), ("schedule", job.schedule, SCHEDULES)):
-        problems += [] if key in known_otherwise else _check_dataclass(key, choice, known, job_file)
+        if key not in known_otherwise and not (key == "schedule" and is_import_path(choice.name)):
+            problems += _check_dataclass(key, choice, known, job_file)
     if "metric" not in known_otherwise and job.metric not in METRICS:
         problems.append(Problem(("metric",), f"'{job.metric}' is unknown; {suggest(job.metric, METRICS)}"))
     try:
@@ -102,7 +105,7 @@ def build(
         DataError: The data cannot be read, or does not fit model, loss or metric.
     """
     job = job_file.job
-    config = _with_place("", job_file, lambda: _config(job_file, given))
+    config = _with_place("", job_file, lambda: _config(job_file, given, base))
     # A function of the user's that draws from a global generator gives the same samples at each start, and
     # whatever the job's seed: those that are for testing must stay so.
     seed_all(derive_seed(0, "data"))
@@ -137,6 +140,7 @@ def build(
     frozen = _frozen(job_file, model)
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
     source = str(job.data.options.get("path", job.data.name))
+    _with_place("schedule", job_file, lambda: _try_schedule(setup))
     for part, dataset in data.parts().items():
         _with_place("loss", job_file, partial(setup.objective.check_data, dataset, part, source))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
@@ -176,7 +180,7 @@ def averages_of(job_file: JobFile, setup: Setup, reduction: Reduction | None = N
     return [WeightAverage(rule, setup) for rule in rules.values()]
 
 
-def _config(job_file: JobFile, given: Collection[str]) -> TrainConfig:
+def _config(job_file: JobFile, given: Collection[str], base: FilePath) -> TrainConfig:
     """Return the settings; of a loss that is given it shows later, from the data, what it is for."""
     job = job_file.job
     stopping = job.early_stopping
@@ -188,7 +192,7 @@ def _config(job_file: JobFile, given: Collection[str]) -> TrainConfig:
         eval_batch_size=job.eval_batch_size,
         loss=CrossEntropy() if "loss" in given else LOSSES[job.loss.name](**job.loss.options),
         metric=label_of(job.metric),
-        schedule=SCHEDULES[job.schedule.name](**job.schedule.options),
+        schedule=_schedule(job.schedule, base),
         early_stopping=EarlyStopping(stopping.patience, stopping.min_delta) if stopping else None,
         restore_best=job.restore_best,
         eval_every=job.eval_every,
@@ -198,6 +202,42 @@ def _config(job_file: JobFile, given: Collection[str]) -> TrainConfig:
         seed=job.seed,
         device=job.device,
     )
+
+
+def _schedule(choice: Choice, base: FilePath) -> Schedule:
+    """Return the schedule of a job.
+
+    Raises:
+        JobError: A function of the user's cannot be imported, or does not take the options.
+    """
+    if not is_import_path(choice.name):
+        return SCHEDULES[choice.name](**choice.options)
+    try:
+        function = load_function(choice.name, base)
+        # Step and number of steps, whatever they are called there.
+        check_call(function, choice.options, list(inspect.signature(function).parameters)[:2])
+    except (OptionError, ValueError) as error:
+        raise JobError(f"schedule '{choice.name}': {error}") from error
+    return GivenSchedule(choice.name, function, choice.options)
+
+
+def _try_schedule(setup: Setup) -> None:
+    """Ask a function of the user's for factors, before the run does.
+
+    Raises:
+        JobError: It raises, or returns what is none.
+    """
+    schedule = setup.config.schedule
+    if not isinstance(schedule, GivenSchedule):
+        return
+    try:
+        try_schedule(schedule, setup.steps_total)
+    except JobError:
+        raise
+    except Exception as error:
+        raise JobError(
+            f"schedule '{schedule.name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"
+        ) from error
 
 
 def _frozen(job_file: JobFile, model: nn.Module) -> set[str]:
@@ -274,7 +314,9 @@ def _name_path(key: str, job_file: JobFile) -> Path:
 
 def _fields(cls: type) -> list[Parameter]:
     """Describe the fields of one of our own dataclasses as a plugin's options are described."""
-    annotations = inspect.get_annotations(cls)
+    annotations: dict[str, Any] = {}
+    for each in reversed(cls.__mro__):
+        annotations |= inspect.get_annotations(each)
     return [
         Parameter(
             name=field.name,

@@ -13,6 +13,7 @@ import torch
 from ..engine.checkpoints.fingerprint import SCHEDULE_STEPS, Fingerprint
 from ..engine.checkpoints.fingerprint_diff import CONTENTS, HELD_OUT, STATE, Difference
 from ..engine.data_digest import digest_data
+from ..engine.schedules import WITHOUT_LENGTH
 from ..engine.setup import Setup
 from ..job.job_file import Job
 from ..plugins.interface import PluginSpec
@@ -71,7 +72,7 @@ def environment(
     """
     on_gpu = device.type == "cuda"
     return {
-        SCHEDULE_STEPS: None if job.schedule.name == "constant" else steps_total,
+        SCHEDULE_STEPS: None if job.schedule.name in WITHOUT_LENGTH else steps_total,
         "ringfence": __version__,
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if on_gpu else device.type,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
 from torch import nn
 
-from ringfence import Gradients, Parameters, TensorMap
+from ringfence import Gradients, Parameters, StepInfo, TensorMap
 
 from .algorithms import MAX_DIMS, Algorithm
-from .groups import Grouping
+from .groups import SCHEDULE, Grouping, Schedule, schedule_of
 from .regroup import by_first_name, laid_out, overrule, regrouped
 from .state import copied, restore
 from .wrappers import needs_closure, with_modes
@@ -37,15 +37,21 @@ class Bound:
         self, algorithm: Algorithm, grouping: Grouping, point: Parameters, options: Mapping[str, Any]
     ) -> None:
         _check_parameters(algorithm, point)
+        self._schedules: list[Schedule | None] = []
         self._algorithm = algorithm
         # Whole numbers have no gradient: those are frozen, whatever they are for.
         self._parameters = {name: nn.Parameter(t) for name, t in point.items() if t.is_floating_point()}
         groups = grouping.apply(self._parameters)
+        schedules = [settings.pop(SCHEDULE, None) for _, settings in groups]
         self._names = [names for names, _ in groups]
         self._dims = {name: tensor.dim() for name, tensor in point.items()}
         self.optimizer = algorithm.build(
             [{"params": [self._parameters[name] for name in names], **settings} for names, settings in groups]
         )
+        if any(schedules):
+            # An algorithm made of others parts the groups once more.
+            parted = by_first_name(schedules, self._names, laid_out(self.optimizer, self._names, self._dims))
+            self._schedules = [None if told is None else schedule_of(told) for told in parted]
         self._options = options
         # Before a step or a state changes them: what the options alone say.
         self._settings = [
@@ -92,20 +98,32 @@ class Bound:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def scaled_lr(self, factor: float) -> AbstractContextManager[float | None]:
-        """Multiply each group's learning rate by ``factor`` for a while.
+    def scaled_lr(self, step: StepInfo) -> AbstractContextManager[float | None]:
+        """Multiply each group's learning rate by the factor of ``step`` for a while, or of its own schedule.
 
         Returns:
             Gives the first group's learning rate, scaled; None if the algorithm has none.
+
+        Raises:
+            ValueError: A group has a schedule, and nobody knows how many steps there are.
         """
-        groups = self.optimizer.param_groups
-        return nullcontext(groups[0].get("lr")) if factor == 1.0 else self._scaled_lr(groups, factor)
+        groups, factor = self.optimizer.param_groups, step.lr_factor
+        if not self._schedules:
+            if factor == 1.0:
+                return nullcontext(groups[0].get("lr"))
+            return self._scaled_lr(groups, [factor] * len(groups))
+        if step.steps_total < 1:
+            raise ValueError(
+                "a group has a schedule of its own, which needs steps_total, the number of steps"
+            )
+        place = step.global_step, step.steps_total
+        return self._scaled_lr(groups, [factor if s is None else s.factor(*place) for s in self._schedules])
 
     @staticmethod
     @contextmanager
-    def _scaled_lr(groups: list[dict[str, Any]], factor: float) -> Iterator[float | None]:
+    def _scaled_lr(groups: list[dict[str, Any]], factors: Sequence[float]) -> Iterator[float | None]:
         base = [group.get("lr") for group in groups]
-        scaled = [None if lr is None else lr * factor for lr in base]
+        scaled = [None if lr is None else lr * factor for lr, factor in zip(base, factors, strict=True)]
         _set_lr(groups, scaled)
         try:
             yield scaled[0]
@@ -114,7 +132,7 @@ class Bound:
             found = [group.get("lr") for group in groups]
             own = [
                 lr if f is None or f == s else f / (factor or 1.0)
-                for lr, s, f in zip(base, scaled, found, strict=True)
+                for lr, s, f, factor in zip(base, scaled, found, factors, strict=True)
             ]
             _set_lr(groups, own)
 

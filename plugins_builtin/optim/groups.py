@@ -6,11 +6,23 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
+from ringfence import make_schedule
+
 from .algorithms import nearest
+
+#: The setting of a group that is none of the algorithm's.
+SCHEDULE = "schedule"
+
+
+class Schedule(Protocol):
+    """The factor of a group's learning rate over steps."""
+
+    def factor(self, step: int, steps_total: int) -> float:
+        """Return it for a step, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +114,10 @@ def parse_overrides(
     for entry in groups:
         pattern, settings = _split(entry)
         for key, value in settings.items():
-            _check_setting(pattern, key, value, defaults)
+            if key == SCHEDULE:
+                _check_schedule(pattern, value, defaults)
+            else:
+                _check_setting(pattern, key, value, defaults)
         overrides.append((pattern, settings))
     return tuple(overrides)
 
@@ -118,13 +133,36 @@ def _split(entry: Any) -> tuple[str, dict[str, Any]]:
     raise ValueError(f"groups has the entry {entry!r}; write '- {{match: <pattern>, lr: 0.1}}'")
 
 
+def schedule_of(told: Any) -> Schedule:
+    """Return the schedule of a group: a name, or a mapping of it and its options.
+
+    Raises:
+        ValueError: There is none such.
+    """
+    match told:
+        case str(name):
+            return make_schedule(name)
+        case {"name": str(name), **options}:
+            return make_schedule(name, **{str(key): value for key, value in options.items()})
+    raise ValueError(f"a schedule is {told!r:.80}; write a name, or {{name: …, option: …}}")
+
+
+def _check_schedule(pattern: str, told: Any, defaults: Mapping[str, Any]) -> None:
+    if defaults.get("lr") is None:
+        raise ValueError(f"group '{pattern}' sets a schedule, and the algorithm has no learning rate")
+    try:
+        schedule_of(told)
+    except ValueError as error:
+        raise ValueError(f"group '{pattern}': {error}") from error
+
+
 def _check_setting(pattern: str, key: Any, value: Any, defaults: Mapping[str, Any]) -> None:
     if (type(defaults.get(key)), type(value)) == (bool, str):
         raise ValueError(f"group '{pattern}': {key} is the text '{value:.40}'; write true or false")
     if key not in defaults:
         raise ValueError(
             f"group '{pattern}' sets '{key}', which the algorithm does not have by group"
-            f"{nearest(str(key), defaults)}; it has: {', '.join(sorted(defaults))}"
+            f"{nearest(str(key), [*defaults, SCHEDULE])}; it has: {', '.join(sorted([*defaults, SCHEDULE]))}"
         )
     if _is_number(defaults[key]) and not (_is_number(value) and math.isfinite(value)):
         raise ValueError(f"group '{pattern}' sets {key} to {value!r}; expected a number")

@@ -32,7 +32,8 @@ class Optim:
         weight_decay: The class's own default if left out.
         no_decay: Patterns of parameter names that do not decay; ``auto`` spares
             parameters of at most one dimension: biases, and the weights of norm layers.
-        groups: Entries of one name pattern and the settings of the parameters that match it.
+        groups: Entries of ``match``, patterns of names with ``|`` between them, and of the settings of the
+            parameters that match; ``schedule`` among them takes the place of the job's.
         options: Other arguments of the class.
 
     Raises:
@@ -106,7 +107,7 @@ class Optim:
         point = _writable(parameters)
         bound = self._bind(point)
         bound.set_gradients(gradients, copy=self._copy_gradients)
-        with bound.scaled_lr(step.lr_factor) as lr:
+        with bound.scaled_lr(step) as lr:
             try:
                 finished = self._advance(bound, loss)
             except RuntimeError as error:

@@ -21,7 +21,7 @@ from engine_helpers import (
 
 from ringfence.engine.checkpoints.fingerprint import Fingerprint
 from ringfence.engine.config import EarlyStopping
-from ringfence.engine.schedules import Cosine
+from ringfence.engine.schedules import Cosine, Plateau
 from ringfence.engine.train import train
 from ringfence.engine.trial import try_together
 from ringfence.hooks.errors import CheckpointError
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = {
     "plain": {"schedule": Cosine(warmup_steps=3)},
     "accumulated": {"grad_accum_steps": 2, "checkpoint_every": 3},
+    "plateau": {"schedule": Plateau(patience=0, threshold=0.05, warmup_steps=2), "eval_every": 2},
     "early": {"early_stopping": EarlyStopping(patience=2), "epochs": 8, "eval_every": 2},
 }
 

@@ -31,7 +31,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "schedule": SCHEDULES,
 }
 #: Those of them whose value may be a function of the user's.
-OPEN = ("model", "data")
+OPEN = ("model", "data", "schedule")
 
 
 def schema() -> dict[str, Any]:

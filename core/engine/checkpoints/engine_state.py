@@ -28,6 +28,8 @@ _EXTRA = "extra_state"
 _DRIVERS = "drivers"
 _KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", _NUMPY, "recorder"})
 _PROGRESS = frozenset(Progress.__dataclass_fields__)
+#: What checkpoints before 0.4 lack: no schedule waited for a plateau.
+_PLATEAU = "plateau"
 _PYTHON_VERSION = 3
 _WORDS = 624
 _CUDA_BYTES = 16
@@ -125,7 +127,7 @@ def extra_state_in(file: TensorFile, path: Path) -> dict[str, Any]:
 
 
 def _progress(value: Any, step: int) -> Progress:
-    if not isinstance(value, dict) or value.keys() != _PROGRESS:
+    if not isinstance(value, dict) or value.keys() | {_PLATEAU} != _PROGRESS:
         raise ValueError("progress has other fields than the engine writes")
     try:
         progress = msgspec.convert(value, Progress)
@@ -138,6 +140,9 @@ def _progress(value: Any, step: int) -> Progress:
         -1 <= progress.evaluated_step <= step and best <= step and progress.evaluations_without_gain >= 0
     ):
         raise ValueError("progress counts more than was done")
+    seen = progress.plateau
+    if not 0 <= seen.factor <= 1 or min(seen.waited, seen.resting) < 0:
+        raise ValueError("progress has a plateau that no schedule comes to")
     if (progress.best_step is None) != (progress.best_metric is None) or best < -1:
         raise ValueError("progress has half of a best value")
     return progress

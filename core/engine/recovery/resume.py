@@ -14,6 +14,7 @@ from ..checkpoints.fingerprint_diff import ORDER, STATE
 from ..checkpoints.manifest import read_manifest
 from ..checkpoints.retention import list_checkpoints
 from ..progress import Progress
+from ..schedules import Watched
 from ..session import Session
 from ..state import Snapshot
 from .recover import recover
@@ -126,6 +127,7 @@ def _rejudge(run: Session, progress: Progress, compared: Comparison) -> Progress
         # Values of two metrics cannot be compared: not even which of them is better.
         progress.best_metric = progress.best_step = progress.baseline = None
         progress.evaluations_without_gain = 0
+        progress.plateau = Watched(progress.plateau.factor)
     if compared.changes("metric") or compared.changes("loss"):
         progress.metrics, progress.evaluated_step = {}, -1
     early = run.setup.config.early_stopping
