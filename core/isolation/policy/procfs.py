@@ -11,6 +11,8 @@ from pathlib import Path
 _OWN = ("RssAnon:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 _PROC = Path("/proc")
 _PF_EXITING = 0x4
+#: The bit of SIGKILL among signals that wait.
+_KILLED = 1 << 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,14 @@ def threads_go_on(pid: int) -> bool:
     """
     for path in (_PROC / str(pid) / "task").glob("*/stat"):
         try:
-            # State and flags are fields 3 and 9, counted after the name: the name may hold anything.
+            # State, flags and signals that wait are fields 3, 9 and 31, counted after the name, which may
+            # hold anything.
             fields = path.read_bytes().rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_EXITING:
+        # One that waits to be killed does nothing more, however long a busy machine takes to let it.
+        ends = int(fields[6]) & _PF_EXITING or int(fields[28]) & _KILLED
+        if fields[0] not in (b"Z", b"X") and not ends:
             return True
     return False
 
