@@ -16,6 +16,8 @@ from torch import nn
 from .stepper import Stepper
 from .wrappers import Lookahead, MuonWithAdamW, Sam, needs_closure, with_modes
 
+_OURS = __name__.rpartition(".")[0]
+
 #: Short name to the best implementation that works.
 SHORT_NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -53,6 +55,8 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
         "rangerva": "torch_optimizer.RangerVA",
         "rmsprop": "torch.optim.RMSprop",
         "rprop": "torch.optim.Rprop",
+        "schedule_free_adamw": f"{_OURS}.schedule_free.ScheduleFreeAdamW",
+        "schedule_free_sgd": f"{_OURS}.schedule_free.ScheduleFreeSGD",
         "sgd": "torch.optim.SGD",
         "sgdp": "torch_optimizer.SGDP",
         "sgdw": "torch_optimizer.SGDW",

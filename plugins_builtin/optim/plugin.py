@@ -15,6 +15,8 @@ from .closure import ClosureStep
 from .groups import Grouping, parse_overrides
 from .reads import ONLY_READ
 
+#: What paths of algorithms that take no random numbers begin with.
+_DRAWS_NOTHING = ("torch.optim.", f"{__package__}.")
 #: In what torch says where somebody differentiates gradients once more.
 _OF_GRAPHS = ("grad_fn", "create_graph", "does not require grad")
 
@@ -72,7 +74,7 @@ class Optim:
             self.forward = passthrough  # type: ignore[assignment, method-assign]
         # None of torch, and none of this package, takes random numbers; the core then need not seed any.
         self.draws = not all(
-            path in WRAPPERS or path.startswith("torch.optim.") for path in self._algorithm.chain
+            path in WRAPPERS or path.startswith(_DRAWS_NOTHING) for path in self._algorithm.chain
         )
         # The core then keeps nothing for a further pass.
         self.one_pass = self._algorithm.one_pass

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 ONLY_READ = frozenset(
     {
+        "ringfence.builtin.optim.schedule_free.ScheduleFreeAdamW",
+        "ringfence.builtin.optim.schedule_free.ScheduleFreeSGD",
         "torch.optim.ASGD",
         "torch.optim.Adadelta",
         "torch.optim.Adafactor",

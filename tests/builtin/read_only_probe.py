@@ -67,6 +67,7 @@ def step(path: str, options: dict[str, Any]) -> None:
     shapes = MATRICES if path == "torch.optim.Muon" else SHAPES
     parameters = [nn.Parameter(torch.rand(shape)) for shape in shapes]
     optimizer = algorithm.build([{"params": parameters}])
+    getattr(optimizer, "train", lambda: None)()
     for parameter, gradient in zip(parameters, read_only_gradients(shapes), strict=True):
         parameter.grad = gradient
     with torch.no_grad():

@@ -34,7 +34,10 @@ STEPS, LR = 6, 2e-3
 HEAD, BIASES = Cosine(warmup_steps=2), StepDecay(every_steps=2, gamma=0.5)
 #: Those that take one group only, whatever is in it; and those without a learning rate.
 ONE_GROUP, NO_RATE = {"lbfgs"}, {"a2gradexp", "a2gradinc", "a2graduni"}
-ALGORITHMS = sorted(SHORT_NAMES.keys() - ONE_GROUP - NO_RATE)
+#: Of those with modes another file has the loop.
+ALGORITHMS = sorted(
+    name for name in SHORT_NAMES.keys() - ONE_GROUP - NO_RATE if not name.startswith("schedule_free")
+)
 
 
 class Net(nn.Module):
