@@ -10,34 +10,46 @@ from pydantic import BaseModel
 
 from ..hooks.errors import visible
 
-_CALLED_AS_THEY_ARE = ("model", "data")
-_KEYS = (*_CALLED_AS_THEY_ARE, "loss", "metric")
+#: Those of which one key may list several, each in the form of ``{"name": …, option: …}``.
+_LISTS = ("loss", "metrics")
+_KEYS = ("model", "data", "loss", "metric", "metrics")
 
 
 def take_objects(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of a job with a name in the place of each object, and the objects.
 
-    A function or class for a model or data is named by its import path, where it has one: a file can say that
-    as well, and the run needs no object.
+    A function or class is named by its import path, where it has one: a file can say that as well, and the
+    run needs no object.
 
     Args:
-        keys: Of a job: a value, or in ``{"name": …, option: …}`` the name, may be an object.
+        keys: Of a job: a value, or in ``{"name": …, option: …}`` the name, may be an object. One of several
+            in a list has the key ``metrics[0]``.
     """
-    plain, objects = dict(keys), {}
+    plain = dict(keys)
+    objects: dict[str, Any] = {}
     for key in _KEYS:
         value = keys.get(key)
-        options: dict[str, Any] | None = None
-        if isinstance(value, Mapping):
-            options = {name: option for name, option in value.items() if name != "name"}
-            value = value.get("name")
-        if value is None or isinstance(value, str | bool | int | float | Mapping | BaseModel):
-            continue
-        name = _import_path(value) if key in _CALLED_AS_THEY_ARE else None
-        if name is None:
-            objects[key] = value
-            name = f"<{_label(value)}>"
-        plain[key] = name if options is None else {"name": name, **options}
+        if key in _LISTS and isinstance(value, list | tuple):
+            plain[key] = [_named(one, f"{key}[{place}]", objects) for place, one in enumerate(value)]
+        elif value is not None:
+            plain[key] = _named(value, key, objects)
     return plain, objects
+
+
+def _named(value: Any, key: str, objects: dict[str, Any]) -> Any:
+    """Return a choice with a name in the place of an object, which is noted."""
+    options: dict[str, Any] | None = None
+    named = value
+    if isinstance(value, Mapping):
+        options = {name: option for name, option in value.items() if name != "name"}
+        named = value.get("name")
+    if named is None or isinstance(named, str | bool | int | float | Mapping | BaseModel):
+        return value
+    name = _import_path(named)
+    if name is None:
+        objects[key] = named
+        name = f"<{_label(named)}>"
+    return name if options is None else {"name": name, **options}
 
 
 def _import_path(value: Any) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from ..hooks.errors import JobError
 from ..plugins.number_words import counted
-from .losses import CrossEntropy, Loss
+from .loss import Loss
+from .losses import CrossEntropy
 from .metrics import Metric
 from .schedules import Constant, Schedule
 
@@ -41,8 +43,8 @@ class TrainConfig:
         grad_accum_steps: Batches whose gradients make one step.
         eval_batch_size: Samples of one forward pass in evaluation.
         loss: What to minimise.
-        metric: What to judge by, a key of ``METRICS``, or what ``given_metric`` is called.
-        given_metric: A metric that is none of those.
+        metric: What to judge by, a key of ``METRICS`` or of ``metrics``.
+        metrics: Metrics to measure, by name.
         schedule: Factor of the optimizer's learning rate.
         early_stopping: When to stop before the end; None never stops.
         restore_best: Whether the run ends with the weights of its best checkpoint.
@@ -64,7 +66,7 @@ class TrainConfig:
     eval_batch_size: int = 512
     loss: Loss = field(default_factory=CrossEntropy)
     metric: str = "accuracy"
-    given_metric: Metric | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Constant)
     early_stopping: EarlyStopping | None = None
     restore_best: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -14,6 +13,7 @@ from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import preserved_rng
 from .buffers import copy_buffers, restore_buffers
 from .data import Dataset
+from .measurement import Measurement
 from .objective import Objective
 from .tensor_names import named_buffers, named_parameters
 
@@ -30,7 +30,7 @@ def evaluate(
     unsteady: frozenset[str] = frozenset(),
     take: Callable[[Batch, Tensor], None] | None = None,
 ) -> dict[str, float] | None:
-    """Return the mean loss and the metric over ``dataset``.
+    """Return the mean loss and the metrics over ``dataset``.
 
     The model is in evaluation mode during the call, its modules' modes are put
     back after it, and so are the random generators and what ``unsteady`` names: how often it is evaluated
@@ -39,7 +39,7 @@ def evaluate(
     Args:
         model: On ``device``.
         dataset: What to measure on.
-        objective: Loss and metric.
+        objective: Loss and metrics.
         normalise: As in training.
         batch_size: Samples of one forward pass.
         device: Where the model is.
@@ -51,12 +51,9 @@ def evaluate(
         DataError: The model's outputs for a batch do not fit loss and metric.
 
     Returns:
-        ``"loss"`` and the metric's name, each with its value: NaN for a metric of outputs that are not
-        finite. None if it was stopped.
+        As ``Measurement.values``. None if it was stopped.
     """
-    measured = objective.metric.build(dataset.num_classes).to(device)
-    loss_sum, weight_sum = torch.zeros((), dtype=torch.float64, device=device), 0.0
-    judged = torch.ones((), dtype=torch.bool, device=device)
+    measurement = Measurement(objective, dataset, device)
     with preserved_rng(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
         for begin in range(0, len(dataset), batch_size):
             if stop is not None and stop.is_made():
@@ -66,22 +63,10 @@ def evaluate(
             targets = batch.targets.to(device)
             outputs = model(normalise(batch.inputs.to(device)))
             objective.check_outputs(outputs, targets, batch.num_classes)
-            weight = objective.loss.weight(batch.targets)
-            weight_sum += weight
-            loss_sum += precise_loss(objective, outputs, targets) * weight
-            judged &= objective.metric.can_judge(outputs)
-            objective.metric.update(measured, outputs, targets)
+            measurement.add(outputs, targets, len(batch))
             if take is not None:
                 take(batch, outputs)
-    return {
-        "loss": loss_sum.item() / weight_sum,
-        objective.metric_name: float(measured.compute()) if judged else math.nan,
-    }
-
-
-def precise_loss(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss in float64: a small one is the difference of large numbers."""
-    return objective.loss(outputs.double(), targets.double() if targets.is_floating_point() else targets)
+    return measurement.values()
 
 
 @contextlib.contextmanager

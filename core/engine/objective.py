@@ -1,8 +1,10 @@
-"""The objective: the loss that a run minimises, the metric it is judged by, and whether all fits."""
+"""The objective: the loss that a run minimises, the metrics it is judged by, and whether all fits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,20 +12,25 @@ from torch import Tensor
 
 from ..hooks.errors import DataError, JobError
 from .data import Dataset
-from .losses import LOSSES, Loss
-from .metrics import METRICS, Metric
+from .loss import Loss, Term
+from .losses import LOSSES
+from .metrics import METRICS, Metric, TargetForm
+from .own_metric import OwnMetric
+from .parts import part_of
 
 _METRIC_TRIAL_SAMPLES = 64
+_CHANGE = "Change the model's last layer or the data's targets"
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The loss and the metric of a run.
+    """The loss and the metrics of a run.
 
     Attributes:
         loss: What training minimises.
-        metric_name: Key of ``METRICS``, or what ``given_metric`` is called.
-        given_metric: One that is none of those.
+        metric_name: Of the metric that judges: what it is called in ``beside``, or a key of ``METRICS``.
+        beside: Metrics by name, all of which are measured.
+        metrics: All of them, the one that judges first.
 
     Raises:
         JobError: There is no such metric.
@@ -31,24 +38,27 @@ class Objective:
 
     loss: Loss
     metric_name: str
-    given_metric: Metric | None = None
+    beside: Mapping[str, Metric] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.given_metric is None and self.metric_name not in METRICS:
+        judge = self.beside.get(self.metric_name, METRICS.get(self.metric_name))
+        if judge is None:
             raise JobError(f"there is no metric '{self.metric_name}'; choose one of {', '.join(METRICS)}")
+        object.__setattr__(self, "metrics", {self.metric_name: judge, **self.beside})
 
     @property
     def loss_name(self) -> str:
         """Name of the loss as a job spells it."""
-        return next((name for name, cls in LOSSES.items() if type(self.loss) is cls), "loss")
+        return _name_of(self.loss)
 
     @property
     def metric(self) -> Metric:
-        """The metric."""
-        return self.given_metric or METRICS[self.metric_name]
+        """The metric that judges."""
+        return self.metrics[self.metric_name]
 
     def check_data(self, dataset: Dataset, part: str = "train", source: str = "") -> None:
-        """Check that loss and metric can be computed for ``dataset``.
+        """Check that losses and metrics can be computed for ``dataset``.
 
         Args:
             dataset: Samples.
@@ -58,67 +68,144 @@ class Objective:
         Raises:
             DataError: They need classes and the data hold numbers, or the reverse.
         """
-        for what, name, classes, known in (
-            ("loss", self.loss_name, self.loss.classes, {n: c.classes for n, c in LOSSES.items()}),
-            ("metric", self.metric_name, self.metric.classes, {n: m.classes for n, m in METRICS.items()}),
-        ):
-            if classes != (dataset.num_classes is not None):
-                fitting = ", ".join(sorted(name for name, c in known.items() if c != classes))
-                kind = "classes" if not classes else "a regression"
-                raise DataError(f"{what} '{name}' does not fit data of {kind}; choose one of {fitting}")
-        if why := self.loss.misfit(dataset.targets, dataset.num_classes):
-            raise DataError(f"the {part} data: loss '{self.loss_name}' {why}")
-        if dataset.num_classes is not None and dataset.num_classes < self.metric.min_classes:
-            if dataset.num_classes == 1:
-                # Whatever the metric: there is nothing to learn.
-                named = f", '{dataset.class_names[0]}'" if dataset.class_names else ""
-                whose = f"'{source}' " if source else ""
-                raise DataError(f"data {whose}have one class only{named}; there must be two to tell apart")
-            raise DataError(
-                f"metric '{self.metric_name}' needs at least {self.metric.min_classes} classes; "
-                f"the data have {dataset.num_classes}"
+        for term in self.loss.terms:
+            name = _name_of(term.loss)
+            _check_kind(
+                "loss", name, term.loss.classes, {n: c.classes for n, c in LOSSES.items()}, dataset, term
             )
+            wanted = part_of(dataset.targets, term.target, "target")
+            if why := term.loss.misfit(
+                wanted, None if wanted is not dataset.targets else dataset.num_classes
+            ):
+                raise DataError(f"the {part} data: loss '{name}' {why}")
+        known = {name: metric.classes for name, metric in METRICS.items()}
+        for name, metric in self.metrics.items():
+            if not isinstance(metric, OwnMetric):
+                _check_kind("metric", name, metric.classes, known, dataset, metric)
+            self._check_classes(name, metric, dataset, source)
+
+    def _check_classes(self, name: str, metric: Metric, dataset: Dataset, source: str) -> None:
+        if dataset.num_classes is None or dataset.num_classes >= metric.min_classes:
+            return
+        if dataset.num_classes == 1:
+            # Whatever the metric: there is nothing to learn.
+            named = f", '{dataset.class_names[0]}'" if dataset.class_names else ""
+            whose = f"'{source}' " if source else ""
+            raise DataError(f"data {whose}have one class only{named}; there must be two to tell apart")
+        raise DataError(
+            f"metric '{name}' needs at least {metric.min_classes} classes; the data have "
+            f"{dataset.num_classes}"
+        )
 
     def try_metric(self, dataset: Dataset) -> None:
-        """Compute the metric once for outputs of the right shape; imports what it is made of.
+        """Compute the builtin metrics once for outputs of the right shape; imports what they are made of.
+
+        Those of the user's are tried on what the model returns.
 
         Raises:
-            DataError: It cannot be computed for such data.
+            DataError: One cannot be computed for such data.
         """
-        targets = dataset.targets[:_METRIC_TRIAL_SAMPLES]
-        outputs = torch.zeros(_outputs_shape(targets, dataset.num_classes))
-        try:
-            measured = self.metric.build(dataset.num_classes)
-            self.metric.update(measured, outputs, targets)
-            measured.compute()
-        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-            raise DataError(
-                f"metric '{self.metric_name}' cannot be computed for these data: {error}"
-            ) from error
+        for name, metric in self.metrics.items():
+            if (
+                metric.build is None
+                or isinstance(metric, OwnMetric)
+                or not isinstance(dataset.targets, Tensor)
+            ):
+                continue
+            targets = dataset.targets[:_METRIC_TRIAL_SAMPLES]
+            outputs = torch.zeros(_outputs_shape(targets, dataset.num_classes))
+            try:
+                with warnings.catch_warnings():
+                    # Of a class that is not among these few there is nothing to tell.
+                    warnings.simplefilter("ignore")
+                    state = metric.build(TargetForm.of(dataset))
+                    metric.update(state, outputs, targets)
+                    metric.value(state)
+            except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+                raise DataError(f"metric '{name}' cannot be computed for these data: {error}") from error
 
-    def check_outputs(self, outputs: Any, targets: Tensor, num_classes: int | None) -> None:
+    def try_own_metrics(self, dataset: Dataset, outputs: Any, targets: Any) -> None:
+        """Compute the metrics of the user's once for a batch.
+
+        Args:
+            dataset: What the batch is of.
+            outputs: What the model returned for it.
+            targets: Of it.
+
+        Raises:
+            DataError: One does not take them, or gives no number.
+        """
+        for metric in self.metrics.values():
+            if isinstance(metric, OwnMetric) and metric.build is not None:
+                state = metric.build(TargetForm.of(dataset))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    metric.update(state, *self.judged_by(metric, outputs, targets))
+                    metric.value(state)
+
+    def judged_by(self, metric: Metric, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Return what a metric takes of outputs and targets: of classes logits (B, K, …).
+
+        Raises:
+            DataError: They have no such parts.
+        """
+        given, wanted = part_of(outputs, metric.output, "output"), part_of(targets, metric.target, "target")
+        if not metric.classes or not isinstance(given, Tensor):
+            return given, wanted
+        dims = {getattr(t.loss, "class_dim", 1) for t in self.loss.terms if t.output == metric.output}
+        return (given.movedim(-1, 1) if dims == {-1} else given), wanted
+
+    def check_outputs(self, outputs: Any, targets: Any, num_classes: int | None) -> None:
         """Check what the model returned for a batch of ``targets``.
 
         Raises:
             DataError: Type, dtype or shape is not what the loss needs.
         """
-        if not isinstance(outputs, Tensor):
-            raise DataError(f"the model returned {type(outputs).__name__}; expected one tensor of outputs")
-        if not outputs.is_floating_point():
-            raise DataError(f"the model returned dtype {outputs.dtype}; expected floating point")
-        found = tuple(outputs.shape)
-        expected = _outputs_shape(targets, num_classes)
-        if found != expected:
-            why = (
-                "as many outputs as targets"
-                if num_classes is None
-                else f"one output for each of {num_classes} classes"
-            )
-            raise DataError(
-                f"the model returned shape {found} for a batch of {len(targets)}; loss '{self.loss_name}' "
-                f"needs {expected}, {why}. Change the model's last layer or the data's targets"
-            )
+        for term in self.loss.terms:
+            part, wanted = term.of(outputs, targets)
+            _check_part(term.loss, part, wanted, num_classes if wanted is targets else None)
+
+
+def _name_of(loss: Loss) -> str:
+    return next((name for name, cls in LOSSES.items() if type(loss) is cls), "loss")
+
+
+def _check_kind(
+    what: str,
+    name: str,
+    classes: bool | None,  # noqa: FBT001 - what it compares
+    known: Mapping[str, bool | None],
+    dataset: Dataset,
+    of: Term | Metric,
+) -> None:
+    """Check that a loss or a metric and the data are both of classes, or both of numbers."""
+    if of.target is not None or classes is None or classes == (dataset.num_classes is not None):
+        return
+    fitting = ", ".join(sorted(name for name, c in known.items() if c != classes))
+    kind = "classes" if not classes else "a regression"
+    raise DataError(f"{what} '{name}' does not fit data of {kind}; choose one of {fitting}")
+
+
+def _check_part(loss: Loss, outputs: Any, targets: Any, num_classes: int | None) -> None:
+    if loss.takes_any:
+        return
+    if not isinstance(outputs, Tensor):
+        raise DataError(f"the model returned {type(outputs).__name__}; expected one tensor of outputs")
+    if not outputs.is_floating_point():
+        raise DataError(f"the model returned dtype {outputs.dtype}; expected floating point")
+    found, expected = tuple(outputs.shape), loss.outputs_shape(outputs, targets, num_classes)
+    if found != expected:
+        classes = f" {num_classes}" if num_classes is not None else ""
+        why = f"one output for each of{classes} classes" if loss.classes else "as many outputs as targets"
+        advice = loss.hint(outputs, targets, num_classes)
+        raise DataError(
+            f"the model returned shape {found} for a batch of {len(targets)}; loss '{_name_of(loss)}' "
+            f"needs {expected}, {why}. {advice or _CHANGE}"
+        )
 
 
 def _outputs_shape(targets: Tensor, num_classes: int | None) -> tuple[int, ...]:
-    return tuple(targets.shape) if num_classes is None else (len(targets), num_classes)
+    """Return (B, K, …) of classes, and otherwise the targets' own."""
+    if num_classes is None or targets.is_floating_point():
+        return tuple(targets.shape)
+    return (targets.shape[0], num_classes, *targets.shape[1:])

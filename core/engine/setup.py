@@ -41,7 +41,7 @@ class Setup:
         device: Where the loop runs.
         plan: Which samples make which step.
         steps_total: Optimizer steps that are asked for.
-        objective: Loss and metric.
+        objective: Loss and metrics.
         frozen: Names of the parameters that stay as they are.
         tried: What was found as they were tried together.
     """
@@ -75,5 +75,5 @@ class Setup:
         model.to(device)
         model.train()
         freeze(model, frozen)
-        objective = Objective(config.loss, config.metric, config.given_metric)
+        objective = Objective(config.loss, config.metric, config.metrics)
         return cls(model, data, config, device, plan, steps_total, objective, frozenset(frozen))

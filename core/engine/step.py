@@ -32,7 +32,8 @@ from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import TorchRng
 from .buffers import copy_buffers, restore_buffers
 from .data import Normalise
-from .losses import Loss, apply_changes
+from .loss import Loss
+from .losses import apply_changes
 from .weights import Weights
 
 MAX_FURTHER_PASSES = 100
@@ -239,21 +240,27 @@ def tell_losses(hooks: Hooks, done: Pass) -> None:
 
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
     """Run forward and backward over the batches of a step; gradients are left in ``parameter.grad``."""
+    losses: Iterable[Loss] = itertools.repeat(stepper.loss)
     weights: Sequence[float] = sizes
-    if len(sizes) > 1 and not stepper.loss.is_by_sample:
-        # What a batch counts among the others shows when all are there.
-        batches = list(batches)
-        weights = [stepper.loss.weight(batch.targets) for batch, _ in batches]
+    if len(sizes) > 1:
+        batches = iter(batches)
+        first = next(batches)
+        batches = itertools.chain((first,), batches)
+        if not stepper.loss.is_by_sample(first[0].targets):
+            # What a batch counts among the others shows when all are there.
+            batches = list(batches)
+            losses, weights = stepper.loss.over_step([batch.targets for batch, _ in batches], sizes)
     total = sum(weights)
     stop = stepper.stop
     done: Pass | None = None
-    for prepared, weight in zip(batches, weights, strict=True):
+    for prepared, weight, criterion in zip(batches, weights, losses, strict=False):
         if stop.is_over:
             stop.check(f"step {prepared[1].global_step}")
-        loss, sample_losses = _forward(stepper, *prepared)
+        loss, sample_losses = _forward(stepper, criterion, *prepared)
         if len(sizes) > 1:
-            # For equal sizes this divides by their number, as the plain loop does.
-            loss = loss / (total / weight)
+            # For equal sizes this divides by their number, as the plain loop does. The mean over a batch of
+            # which nothing counts is no number.
+            loss = loss / (total / weight) if weight else loss.nan_to_num(0.0, 0.0, 0.0)
         loss.backward()  # type: ignore[no-untyped-call]
         if done is None:
             done = Pass(loss.detach(), [], [])
@@ -267,7 +274,7 @@ def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int
     return done
 
 
-def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Tensor | None]:
+def _forward(stepper: Stepper, criterion: Loss, batch: Batch, info: StepInfo) -> tuple[Tensor, Tensor | None]:
     """Return the loss of one batch with the plugins' terms, and the loss of each sample if wanted."""
     hooks, at = stepper.hooks, stepper.hooks.at
     inputs, targets = batch.inputs, batch.targets
@@ -275,7 +282,7 @@ def _forward(stepper: Stepper, batch: Batch, info: StepInfo) -> tuple[Tensor, Te
         inputs = inputs.to(stepper.device, non_blocking=True)
         targets = targets.to(stepper.device, non_blocking=True)
     outputs = stepper.model(stepper.normalise(inputs))
-    loss = stepper.loss(outputs, targets)
+    loss = criterion(outputs, targets)
     sample_losses = None
     if at.after_step.methods and info.pass_index == 0:
         with torch.no_grad():

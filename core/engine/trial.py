@@ -24,10 +24,11 @@ from .attributes import Attributes
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .config import TrainConfig
 from .data import Data, Dataset, Normalise
-from .evaluate import evaluating, precise_loss
+from .evaluate import evaluating
 from .extra_state import copy_extra_state, load_extra_state
 from .forks import ending_forks
 from .layer_shapes import count_macs, noting_shapes
+from .measurement import exact_loss
 from .objective import Objective
 from .setup import Setup, Tried
 from .tensor_names import named_buffers, named_parameters
@@ -128,7 +129,8 @@ class _Trial:
             for indices in batches:
                 outputs, targets = self._outputs(dataset, indices, "evaluation")
                 with _telling("the loss could not be computed"):
-                    precise_loss(self.objective, outputs, targets)
+                    exact_loss(self.objective.loss, outputs, targets)
+                self.objective.try_own_metrics(dataset, outputs, targets)
 
     def backward(self, dataset: Dataset, indices: Tensor) -> None:
         """Run forward and backward over a batch."""

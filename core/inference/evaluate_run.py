@@ -16,19 +16,22 @@ from torch import Tensor, nn
 from ..datasets.arrays import Task
 from ..datasets.dataset_registry import DATASETS, load_data
 from ..datasets.split import HoldOut
+from ..engine.config import resolve_device
 from ..engine.data import Data, Dataset
 from ..engine.data_digest import digest_data
 from ..engine.evaluate import evaluate as measure
 from ..engine.forks import ending_forks
-from ..engine.losses import LOSSES
+from ..engine.loss import Loss
+from ..engine.metrics import TargetForm
 from ..engine.objective import Objective
+from ..engine.objective_registry import check_loss, check_metric, make_loss, make_metrics, task_of
 from ..engine.tensor_names import named_buffers, named_parameters
 from ..hooks.errors import JobError, shorten, visible
 from ..hooks.types import derive_seed
 from ..job.flags import options_of, split_outside
 from ..job.job_file import Job, JobFile, read_job
 from ..job.object_names import is_object_name
-from ..job.problems import suggest
+from ..job.problems import dotted_path, suggest
 from ..job.user_code import is_import_path
 from ..plugins.machine_memory import machine_bytes
 from ..plugins.number_words import counted
@@ -47,6 +50,8 @@ from .load import LoadedModel, check_batch_size, load_model
 
 _CPU = torch.device("cpu")
 _PAIR = 2
+#: Keys of a job that say by what it is judged.
+_JUDGES = ("loss", "metric", "metrics")
 #: Under which name data are told that a reader has not parted.
 _WHOLE = "data"
 _MAX_THREADS = 64
@@ -147,10 +152,12 @@ def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
     record = read_model_record(folder)
     job_file = _job_of(request.permission)
     job = job_file.job
-    objective = _objective(job)
+    # Before all else: what is not permitted is told at once, and nothing of it is imported.
+    base, loss = _permitted_loss(request, job_file)
     with _threads(job.threads):
-        # Before the weights: what is not permitted or does not fit is told at once.
-        parts = _parts(request, record, job_file, objective)
+        parts = _parts(request, record, job_file, base, task_of(loss))
+        metrics = make_metrics(job.judges, base, TargetForm.of(next(iter(parts.values()))))
+        objective = Objective(loss, next(iter(metrics)), metrics)
         layer_bytes = 0 if request.model is not None else forward_bytes(request.permission, record)
         model = load_model(
             request.permission,
@@ -192,22 +199,34 @@ def _measured(model: LoadedModel, part: Dataset, objective: Objective, batch_siz
     return {**(metrics or {}), "samples": len(part)}
 
 
+def _permitted_loss(request: EvaluateRequest, job_file: JobFile) -> tuple[Path, Loss]:
+    """Return the folder that the job's relative paths start from, and its loss.
+
+    Raises:
+        JobError: The job wants what nobody has permitted, or names a loss or a metric that there is not.
+    """
+    job = job_file.job
+    _check_judges(job)
+    own = Path(request.permission.folder, run_folder.JOB)
+    if request.data is None:
+        if is_object_name(job.data.name):
+            raise JobError(f"the run's data were an object of a Python program{_OBJECT}; name data (data=…)")
+        try:
+            base = request.permission.base_of(job_file, own, keys=("data", *_JUDGES))
+        except JobError as error:
+            raise JobError(f"{error}; here data of your own are named with --data (data=…)") from error
+    else:
+        base = request.permission.base_of(job_file, own, keys=_JUDGES)
+    return base, make_loss(job.loss, base, resolve_device(request.device or job.device))
+
+
 def _parts(
-    request: EvaluateRequest, record: ModelRecord, job_file: JobFile, objective: Objective
+    request: EvaluateRequest, record: ModelRecord, job_file: JobFile, base: Path, task: Task
 ) -> dict[str, Dataset]:
     """Return the samples to measure on, by the name of their part."""
     data, form = request.data, form_of(record, read_preprocessing(request.permission.folder))
-    task: Task = "classification" if objective.loss.classes else "regression"
-    own = Path(request.permission.folder, run_folder.JOB)
     if data is None:
-        if is_object_name(job_file.job.data.name):
-            raise JobError(f"the run's data were an object of a Python program{_OBJECT}; name data (data=…)")
-        try:
-            base = request.permission.base_of(job_file, own, keys=("data", "loss", "metric"))
-        except JobError as error:
-            raise JobError(f"{error}; here data of your own are named with --data (data=…)") from error
         return _own_parts(request, record, job_file.job, base, task)
-    request.permission.base_of(job_file, own, keys=("loss", "metric"))
     if isinstance(data, tuple | list) and len(data) == _PAIR:
         return {_WHOLE: labelled_pair(data[0], data[1], record, form)}
     if isinstance(data, str | os.PathLike) and not _is_reader(os.fspath(data)):
@@ -282,24 +301,23 @@ def _job_of(permission: Permission) -> JobFile:
     return read_job(folder / run_folder.JOB, data=data)
 
 
-def _objective(job: Job) -> Objective:
-    """Return the loss and the metric of a job, which may be anybody's.
+def _check_judges(job: Job) -> None:
+    """Check the names and options of losses and metrics of a job, which may be anybody's.
 
     Raises:
         JobError: There are none of such names, or with such options.
     """
-    for key, name in (("loss", job.loss.name), ("metric", job.metric)):
-        if is_object_name(name):
+    for key, choice in {**job.losses, **job.judges}.items():
+        if is_object_name(choice.name):
             raise JobError(
                 f"the run's {key} was an object of a Python program{_OBJECT}; measure what ringfence.predict "
                 "returns with it"
             )
-    if job.loss.name not in LOSSES:
-        raise JobError(f"loss '{job.loss.name}' is unknown; {suggest(job.loss.name, LOSSES)}")
-    try:
-        return Objective(LOSSES[job.loss.name](**job.loss.options), job.metric)
-    except (TypeError, ValueError) as error:
-        raise JobError(f"loss '{job.loss.name}': {error}") from error
+    found = [("loss", problem) for problem in check_loss(job.loss)]
+    found += [(key, problem) for key, choice in job.judges.items() for problem in check_metric(choice)]
+    if found:
+        told = (f"{key} {dotted_path(problem.path)}: {problem.message}" for key, problem in found)
+        raise JobError("; ".join(told))
 
 
 @contextlib.contextmanager

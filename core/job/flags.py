@@ -13,13 +13,23 @@ from .yaml_document import Document, parse_value
 FAST_DEV_RUN, OVERFIT = "--fast-dev-run", "--overfit"
 _OPEN = {"[": "]", "{": "}", "(": ")"}
 #: Keys whose value may be a bare name that stands for ``{name: it}``.
-_CHOICES = ("model", "data", "loss", "schedule")
+_CHOICES = ("model", "data", "loss", "metric", "schedule")
 
 #: Those that a job need not name, and what they are then.
-DEFAULT_CHOICES = {"loss": "cross_entropy", "schedule": "constant"}
+DEFAULT_CHOICES = {"loss": "cross_entropy", "metric": "accuracy", "schedule": "constant"}
 
-#: Loss to the metric of a job that names none, where that is not the one for classes.
-DEFAULT_METRICS = {"bce": "binary_accuracy", "huber": "mae", "l1": "mae", "mse": "mse", "smooth_l1": "mae"}
+#: Builtin loss to the metric of a job that names none.
+DEFAULT_METRICS = {
+    "bce": "binary_accuracy",
+    "cross_entropy": "accuracy",
+    "focal": "accuracy",
+    "huber": "mae",
+    "l1": "mae",
+    "mse": "mse",
+    "smooth_l1": "mae",
+}
+#: That of any other: it judges itself.
+DEFAULT_METRIC = "loss"
 
 _LENGTHS = ("epochs", "steps")
 _NESTED = (*_CHOICES, "early_stopping", "averaging", "start_from")

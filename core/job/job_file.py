@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from ..hooks.permissions import MAX_MEMORY_FRACTION
-from .flags import DEFAULT_CHOICES, DEFAULT_METRICS, apply_flags
+from .flags import DEFAULT_CHOICES, DEFAULT_METRIC, DEFAULT_METRICS, apply_flags
 from .problems import Path, Problem, describe, explain, suggest, with_period
 from .python_job import apply_keys
 from .yaml_document import Document, dump_yaml, read_yaml
@@ -36,6 +36,16 @@ from .yaml_document import Document, dump_yaml, read_yaml
 def _as_choice(value: object) -> object:
     """Let a bare name stand for ``{name: it}``."""
     return {"name": value} if isinstance(value, str) else value
+
+
+#: The name of several losses, and its option that lists them: ``loss: [A, B]`` is short for that.
+SUM, TERMS = "sum", "terms"
+MAX_TERMS = 16
+
+
+def _as_losses(value: object) -> object:
+    """Let a bare name, or a list of losses, stand for a mapping."""
+    return {"name": SUM, TERMS: value} if isinstance(value, list) else _as_choice(value)
 
 
 class _Strict(BaseModel):
@@ -53,6 +63,10 @@ class Choice(_Strict):
     def options(self) -> dict[str, Any]:
         """Everything beside the name."""
         return dict(self.model_extra or {})
+
+    def file_form(self) -> Any:
+        """Return it as it would be written in a file where it may be a bare name."""
+        return {"name": self.name, **self.options} if self.options else self.name
 
 
 Named = Annotated[Choice, BeforeValidator(_as_choice)]
@@ -196,14 +210,22 @@ class Job(_Strict):
     batch_size: Count = Field(64, description="Samples of one forward pass")
     grad_accum_steps: Count = Field(1, description="Batches whose gradients make one optimizer step")
     eval_batch_size: Count = Field(512, description="Samples of one forward pass in evaluation")
-    loss: Named = Field(
+    loss: Annotated[Choice, BeforeValidator(_as_losses)] = Field(
         Choice(name=DEFAULT_CHOICES["loss"]),
-        description="`cross_entropy`, `focal`, `bce`, `mse`, `l1`, `huber` or `smooth_l1`",
+        description="`cross_entropy`, `focal`, `bce`, `dice`, `mse`, `l1`, `huber`, `smooth_l1`, `cosine`, "
+        "`ctc`, `info_nce`, your own `module:function`, or a list of several",
     )
-    metric: str = Field(
-        "accuracy",
-        description="`accuracy`, `top5_accuracy`, `f1`, `binary_accuracy`, `binary_f1`, `mse`, `mae` or "
-        "`r2`; by default that which fits the loss",
+    metric: Named = Field(
+        Choice(name=DEFAULT_CHOICES["metric"]),
+        description="`accuracy`, `top5_accuracy`, `f1`, `precision`, `recall`, `auroc`, `iou`, `dice`, "
+        "`perplexity`, `binary_accuracy`, `binary_f1`, `binary_precision`, `binary_recall`, `binary_auroc`, "
+        "`mse`, `mae`, `r2`, `loss`, or your own `module:function`; by default that which fits the loss",
+    )
+    metrics: list[Named] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Metrics that are measured beside the one that judges; the first judges where the job "
+        "names none",
     )
     averaging: Annotated[Averaging | None, BeforeValidator(_as_average)] = Field(
         None, description="Averages of the weights, evaluated and saved beside them: `ema`, `swa`, or both"
@@ -262,11 +284,15 @@ class Job(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _judge_by_loss(cls, data: Any) -> Any:
-        """Give a job that names no metric the one that goes with its loss."""
-        loss = data.get("loss") if isinstance(data, dict) and "metric" not in data else None
+        """Give a job that names no metric the first that it lists, or the one that goes with its loss."""
+        if not isinstance(data, dict) or data.get("metric") is not None:
+            return data
+        beside, loss = data.get("metrics"), data.get("loss") or DEFAULT_CHOICES["loss"]
+        if isinstance(beside, list) and beside:
+            return {**data, "metric": beside[0]}
         name = loss.get("name") if isinstance(loss, dict) else loss
-        metric = DEFAULT_METRICS.get(name) if isinstance(name, str) else None
-        return data if metric is None else {**data, "metric": metric}
+        known = isinstance(name, str) and DEFAULT_METRICS.get(name)
+        return {**data, "metric": known or DEFAULT_METRIC}
 
     @model_validator(mode="wrap")
     @classmethod
@@ -276,6 +302,24 @@ class Job(_Strict):
             return build(data)
         document = Document("Job()")
         return _checked(document, apply_keys(document, data, document.name), build)
+
+    @property
+    def judges(self) -> dict[str, Choice]:
+        """The metrics, by the keys under which the job has them: the first one judges."""
+        return {"metric": self.metric} | {f"metrics[{i}]": choice for i, choice in enumerate(self.metrics)}
+
+    @property
+    def losses(self) -> dict[str, Choice]:
+        """The loss, or each of several, by the keys under which the job has them."""
+        terms = self.loss.options.get(TERMS) if self.loss.name == SUM else None
+        if not isinstance(terms, list):
+            return {"loss": self.loss}
+        named = ({"name": term} if isinstance(term, str) else term for term in terms)
+        return {
+            f"loss[{i}]": Choice(**{str(key): value for key, value in term.items()})
+            for i, term in enumerate(named)
+            if isinstance(term, Mapping) and isinstance(term.get("name"), str) and term["name"]
+        }
 
     def base(self, file: FilePath) -> FilePath:
         """Return the folder that relative paths start from, absolute.
@@ -300,6 +344,8 @@ class Job(_Strict):
     def file_form(self) -> dict[str, Any]:
         """Return the job as it would be written in a file."""
         data = {key: value for key, value in self.model_dump().items() if key != "plugins"}
+        data["metric"] = self.metric.file_form()
+        data["metrics"] = [metric.file_form() for metric in self.metrics]
         # A key without a value means its default, and both epochs and steps would be refused.
         written = {key: value for key, value in data.items() if value is not None}
         return written | {"plugins": [plugin.file_form() for plugin in self.plugins]}
@@ -461,7 +507,10 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
             return Problem(path, f"unknown key; {_did_you_mean(path, data)}", at_key=True)
         case "missing", _:
             return Problem(path, f"is missing; {_what(path)}")
-        case "model_type" | "dict_type" | "model_attributes_type", ("model" | "data" | "loss" | "schedule",):
+        case (
+            "model_type" | "dict_type" | "model_attributes_type",
+            ("model" | "data" | "loss" | "metric" | "schedule",) | ("metrics", _),
+        ):
             return Problem(path, f"{explain(record)}; write a name, or {{name: …, option: …}}")
         case "less_than_equal", (*_, "memory_fraction"):
             message = (
@@ -471,7 +520,7 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
         case "list_type", ("plugins",):
             first = next(iter(record["input"]), "NAME") if isinstance(record["input"], Mapping) else "NAME"
             return Problem(path, f"{explain(record)}; write each plugin after a dash: '- {first}: {{…}}'")
-        case "list_type", ("freeze",) | ("start_from", "exclude") | (
+        case "list_type", ("freeze" | "metrics",) | ("start_from", "exclude") | (
             "plugins",
             _,
             "read" | "write" | "connect",

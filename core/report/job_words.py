@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hooks.errors import shorten
+from ..job.job_file import SUM, TERMS
 from ..job.job_values import plugins_of, read_job
 from ..tracking.run_folder import JOB, quoted
 from .formats import words
@@ -59,7 +60,7 @@ def _first(job: Mapping[str, Any], run: RunData) -> Iterator[str]:
 
 
 def _second(job: Mapping[str, Any]) -> Iterator[str]:
-    yield f"Minimises {_choice(job.get('loss'))}, judged by {words(_value(job.get('metric')))}."
+    yield f"Minimises {_losses(job.get('loss'))}, judged by {_metric(job.get('metric'))}."
     schedule = _choice(job.get("schedule"))
     if schedule != "constant":
         yield f"Schedule of the learning rate: {schedule}."
@@ -80,6 +81,19 @@ def _plugins(job: Mapping[str, Any]) -> Iterator[str]:
     if told:
         more = f" and {len(told) - _MAX_PLUGINS} more" if len(told) > _MAX_PLUGINS else ""
         yield f"Plugins, in this order: {', '.join(told[:_MAX_PLUGINS])}{more}."
+
+
+def _losses(value: object) -> str:
+    """Return a loss, or several in a list."""
+    terms = value.get(TERMS) if isinstance(value, Mapping) and value.get("name") == SUM else None
+    if not isinstance(terms, list):
+        return _choice(value)
+    more = f" and {len(terms) - _MAX_OPTIONS} more" if len(terms) > _MAX_OPTIONS else ""
+    return ", ".join(map(_choice, terms[:_MAX_OPTIONS])) + more
+
+
+def _metric(value: object) -> str:
+    return _choice(value) if isinstance(value, Mapping) else words(_value(value))
 
 
 def _choice(value: object) -> str:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..datasets.convert import to_tensor
 from ..datasets.split import split
 from ..engine.data import Data
-from ..engine.given_loss import given_loss
-from ..engine.losses import Loss
-from ..engine.metrics import Metric
-from ..hooks.errors import DataError, JobError, visible
+from ..hooks.errors import DataError, visible
 from ..imports.user_frames import user_frame
 
-#: Keys of a job that an object may stand for.
-KEYS = ("model", "data", "loss", "metric")
 #: Share of the samples that are for testing where there is no such part, and which: as of arrays in files.
 _TEST_FRACTION, _SPLIT_SEED = 0.2, 0
 _PAIR = 2
@@ -63,48 +56,6 @@ def data_maker(value: Any, name: str) -> Callable[..., Any]:
     if isinstance(value, Data) or (callable(value) and not _is_dataset(value)):
         return value if callable(value) else lambda: value
     return lambda: _parts(value, f"data '{name}'")
-
-
-def judges(given: Mapping[str, Any], data: Data, device: torch.device) -> dict[str, Any]:
-    """Return the loss and the metric that were given, as settings of a run.
-
-    Args:
-        given: Objects by key.
-        data: Tells whether they compare classes or numbers.
-        device: Where the loop runs.
-
-    Raises:
-        JobError: The metric is none that a run can be judged by.
-    """
-    classes = data.train.num_classes is not None
-    found: dict[str, Loss | Metric] = {}
-    if "loss" in given:
-        function = given["loss"]
-        if isinstance(function, nn.Module):
-            function.to(device)
-        found["loss"] = given_loss(function, classes=classes)
-    if "metric" in given:
-        found["given_metric"] = _metric(given["metric"], classes=classes)
-    return found
-
-
-def _metric(value: Any, *, classes: bool) -> Metric:
-    better = getattr(value, "higher_is_better", None)
-    lacking = [
-        name for name in ("update", "compute", "reset", "to") if not callable(getattr(value, name, None))
-    ]
-    if lacking or not isinstance(better, bool):
-        what = f"it has no {lacking[0]}()" if lacking else "its higher_is_better is neither True nor False"
-        raise JobError(
-            f"metric is a {visible(type(value).__name__)}; expected a metric of torchmetrics: {what}"
-        )
-
-    def build(_: Any) -> Any:
-        fresh = copy.deepcopy(value)
-        fresh.reset()
-        return fresh
-
-    return Metric(higher_is_better=better, classes=classes, build=build)
 
 
 def _is_dataset(value: object) -> bool:

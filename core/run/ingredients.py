@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path as FilePath
@@ -14,8 +12,6 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..compat.source.plugin_source import Parameter
-from ..datasets.arrays import Task
 from ..datasets.dataset_registry import check_data, load_data
 from ..datasets.split import HoldOut
 from ..engine.averaging import (
@@ -29,8 +25,15 @@ from ..engine.config import EarlyStopping, TrainConfig, resolve_device
 from ..engine.data import Plan
 from ..engine.forks import ending_forks
 from ..engine.freezing import match_parameters
-from ..engine.losses import LOSSES, CrossEntropy
-from ..engine.metrics import METRICS
+from ..engine.loss import Loss
+from ..engine.metrics import TargetForm
+from ..engine.objective_registry import (
+    check_loss,
+    check_metric,
+    make_loss,
+    make_metrics,
+    task_of,
+)
 from ..engine.schedules import SCHEDULES, GivenSchedule, Schedule, try_schedule
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_parameters
@@ -38,17 +41,17 @@ from ..engine.trial import try_out
 from ..hooks.errors import DataError, JobError
 from ..hooks.types import derive_seed
 from ..imports.user_frames import user_frame
+from ..job.dataclass_options import check_fields
 from ..job.function_options import OptionError, check_call
-from ..job.job_file import Choice, Job, JobFile
-from ..job.object_names import is_object_name, label_of, missing_object
-from ..job.plugin_options import check_plugin_options
-from ..job.problems import Path, Problem, dotted_path, nearest, suggest
+from ..job.job_file import TERMS, Choice, Job, JobFile
+from ..job.object_names import is_object_name, missing_object
+from ..job.problems import Path, Problem, dotted_path, suggest
 from ..job.user_code import is_import_path, load_function
 from ..models.data_shape import ImageTooSmallError
 from ..models.model_registry import build_model, check_model
 from ..plugins.number_words import counted
 from ..reproducibility.seeding import seed_all
-from .given_objects import data_maker, judges, model_maker
+from .given_objects import data_maker, model_maker
 from .parameter_patterns import matches_nothing
 from .reduced_run import Reduction
 
@@ -63,24 +66,29 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
         given: Keys for which a program has given an object.
     """
     job = job_file.job
-    names = {"model": job.model.name, "data": job.data.name, "loss": job.loss.name, "metric": job.metric}
+    names = {key: choice.name for key, choice in choices_of(job).items()}
     missing = {key: name for key, name in names.items() if is_object_name(name) and key not in given}
     problems = [
-        Problem(_name_path(key, job_file), missing_object(key, name)) for key, name in missing.items()
+        Problem(_name_path(_path_of(key), job_file), missing_object(key.partition("[")[0], name))
+        for key, name in missing.items()
     ]
     known_otherwise = {*given, *missing}
     for key, choice, check in (("model", job.model, check_model), ("data", job.data, check_data)):
         problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
-    for key, choice, known in (("loss", job.loss, LOSSES), ("schedule", job.schedule, SCHEDULES)):
-        if key not in known_otherwise and not (key == "schedule" and is_import_path(choice.name)):
-            problems += _check_dataclass(key, choice, known, job_file)
-    if "metric" not in known_otherwise and job.metric not in METRICS:
-        problems.append(Problem(("metric",), f"'{job.metric}' is unknown; {suggest(job.metric, METRICS)}"))
+    problems += _check_schedule(job.schedule, job_file)
+    problems += [_placed(problem, ("loss",), job_file) for problem in check_loss(job.loss)]
+    for key, choice in job.judges.items():
+        problems += [_placed(problem, _path_of(key), job_file) for problem in check_metric(choice)]
     try:
         resolve_device(job.device)
     except JobError as error:
         problems.append(Problem(("device",), str(error)))
     return problems
+
+
+def choices_of(job: Job) -> dict[str, Choice]:
+    """Return what a job names that may be of the user's own, by key: an object may stand for each."""
+    return {"model": job.model, "data": job.data, **job.losses, **job.judges}
 
 
 @ending_forks()
@@ -105,13 +113,13 @@ def build(
         DataError: The data cannot be read, or does not fit model, loss or metric.
     """
     job = job_file.job
-    config = _with_place("", job_file, lambda: _config(job_file, given, base))
+    device = _with_place("device", job_file, lambda: resolve_device(job.device))
+    loss = _with_place("loss", job_file, lambda: make_loss(job.loss, base, device, given))
+    config = _with_place("", job_file, lambda: _config(job_file, loss, base))
     # A function of the user's that draws from a global generator gives the same samples at each start, and
     # whatever the job's seed: those that are for testing must stay so.
     seed_all(derive_seed(0, "data"))
-    task: Task = "classification" if config.loss.classes else "regression"
-    if "loss" in given:
-        task = "auto"
+    task = task_of(loss)
     makers = {
         "model": model_maker(given["model"]) if "model" in given else None,
         "data": data_maker(given["data"], job.data.name) if "data" in given else None,
@@ -124,8 +132,9 @@ def build(
             job.data.name, job.data.options, base=base, task=task, given=makers["data"], asked=asked
         ),
     )
-    judging = _with_place("metric", job_file, lambda: judges(given, data, resolve_device(job.device)))
-    config = dataclasses.replace(config, **judging)
+    form = TargetForm.of(data.train)
+    metrics = _with_place("metric", job_file, lambda: make_metrics(job.judges, base, form, given))
+    config = dataclasses.replace(config, metric=next(iter(metrics)), metrics=metrics)
     if reduction is not None:
         plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
         steps = _with_place("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
@@ -180,8 +189,8 @@ def averages_of(job_file: JobFile, setup: Setup, reduction: Reduction | None = N
     return [WeightAverage(rule, setup) for rule in rules.values()]
 
 
-def _config(job_file: JobFile, given: Collection[str], base: FilePath) -> TrainConfig:
-    """Return the settings; of a loss that is given it shows later, from the data, what it is for."""
+def _config(job_file: JobFile, loss: Loss, base: FilePath) -> TrainConfig:
+    """Return the settings, but for the metrics, which are made for the data."""
     job = job_file.job
     stopping = job.early_stopping
     return TrainConfig(
@@ -190,8 +199,7 @@ def _config(job_file: JobFile, given: Collection[str], base: FilePath) -> TrainC
         steps=job.steps,
         grad_accum_steps=job.grad_accum_steps,
         eval_batch_size=job.eval_batch_size,
-        loss=CrossEntropy() if "loss" in given else LOSSES[job.loss.name](**job.loss.options),
-        metric=label_of(job.metric),
+        loss=loss,
         schedule=_schedule(job.schedule, base),
         early_stopping=EarlyStopping(stopping.patience, stopping.min_delta) if stopping else None,
         restore_best=job.restore_best,
@@ -283,48 +291,36 @@ def _check_choice(
     except OptionError as error:
         return [dataclasses.replace(p, path=(key, *p.path)) for p in error.problems]
     except (JobError, DataError) as error:
-        return [Problem(_name_path(key, job_file), str(error).removeprefix(f"{key} "))]
+        return [Problem(_name_path((key,), job_file), str(error).removeprefix(f"{key} "))]
     return []
 
 
-def _check_dataclass(key: str, choice: Choice, known: Mapping[str, type], job_file: JobFile) -> list[Problem]:
-    if choice.name not in known:
-        return [
-            Problem(_name_path(key, job_file), f"'{choice.name}' is unknown; {suggest(choice.name, known)}")
-        ]
-    cls = known[choice.name]
-    checked = check_plugin_options(choice.options, _fields(cls), owner=f"{key} '{choice.name}'")
-    problems = [dataclasses.replace(p, path=(key, *p.path)) for p in checked.problems]
-    if problems:
-        return problems
-    try:
-        cls(**choice.options)
-    except ValueError as error:
-        # Such messages start with the option that they are about.
-        option = nearest(str(error).partition(" ")[0], choice.options)
-        return [Problem((key, option) if option else (key,), str(error))]
-    return []
+def _check_schedule(choice: Choice, job_file: JobFile) -> list[Problem]:
+    if is_import_path(choice.name):
+        return []
+    if choice.name not in SCHEDULES:
+        message = f"'{choice.name}' is unknown; {suggest(choice.name, SCHEDULES)}"
+        return [Problem(_name_path(("schedule",), job_file), message)]
+    problems = check_fields(SCHEDULES[choice.name], choice.options, f"schedule '{choice.name}'")
+    return [dataclasses.replace(p, path=("schedule", *p.path)) for p in problems]
 
 
-def _name_path(key: str, job_file: JobFile) -> Path:
-    """Return where a choice's name was written: at the key itself if there is a bare name."""
-    path = (key, "name")
-    return path if path in job_file.document.origins else (key,)
+def _placed(problem: Problem, path: Path, job_file: JobFile) -> Problem:
+    """Return a problem of a loss or a metric with its path in the job, as the job has written it."""
+    below = problem.path
+    if path == ("loss",) and below[:1] == (TERMS,) and ("loss", TERMS) not in job_file.document.origins:
+        below = below[1:]
+    if below[-1:] == ("name",):
+        return dataclasses.replace(problem, path=_name_path((*path, *below[:-1]), job_file))
+    return dataclasses.replace(problem, path=(*path, *below))
 
 
-def _fields(cls: type) -> list[Parameter]:
-    """Describe the fields of one of our own dataclasses as a plugin's options are described."""
-    annotations: dict[str, Any] = {}
-    for each in reversed(cls.__mro__):
-        annotations |= inspect.get_annotations(each)
-    return [
-        Parameter(
-            name=field.name,
-            annotation=ast.parse(str(annotations[field.name]), mode="eval").body,
-            annotation_text=str(annotations[field.name]),
-            default_text=None if field.default is dataclasses.MISSING else repr(field.default),
-            required=field.default is dataclasses.MISSING,
-            line=0,
-        )
-        for field in dataclasses.fields(typing.cast(Any, cls))
-    ]
+def _path_of(key: str) -> Path:
+    """Return the path of a key that may end with the place in a list, as in ``metrics[0]``."""
+    name, _, place = key.partition("[")
+    return (name, int(place.removesuffix("]"))) if place else (name,)
+
+
+def _name_path(path: Path, job_file: JobFile) -> Path:
+    """Return where a choice's name was written: at its own place if there is a bare name."""
+    return (*path, "name") if (*path, "name") in job_file.document.origins else path

@@ -55,6 +55,7 @@ NEVER: Mapping[str, str] = MappingProxyType(
 def fingerprint(job: Job) -> Mapping[str, Any]:
     """Return what decides a run's weights, as JSON data: a resumed run must agree with it."""
     whole = job.model_dump(mode="json")
+    whole["metric"] = job.metric.file_form()
     values = {key: whole[key] for key in (*_KEYS, *(key for key in _KEYS_IF_SET if whole[key]))}
     return values | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
 

@@ -21,9 +21,8 @@ from ..engine.session import Session
 from ..engine.setup import Setup
 from ..engine.trial import macs_a_sample
 from ..hooks.errors import IncompatiblePluginError, JobError
-from ..job.job_file import Job, JobFile
-from .given_objects import KEYS
-from .ingredients import averages_of, build, check_names
+from ..job.job_file import JobFile
+from .ingredients import averages_of, build, check_names, choices_of
 from .job_fingerprint import fingerprint_of
 from .load_plugins import Planned, plan, with_input_range
 from .long_waits import tell_if_slow
@@ -146,7 +145,7 @@ def prepare(
         reduction=reduction,
         lock=lock,
         provenance=provenance,
-        objects={key: _name_of(job_file.job, key) for key in KEYS if key in given},
+        objects={key: choices_of(job_file.job)[key].name for key in given},
     )
 
 
@@ -156,11 +155,6 @@ def default_threads() -> int:
     if asked.isdecimal() and 1 <= len(asked) <= _THREADS_DIGITS and int(asked):
         return int(asked)
     return len(os.sched_getaffinity(0))
-
-
-def _name_of(job: Job, key: str) -> str:
-    choice = getattr(job, key)
-    return str(getattr(choice, "name", choice))
 
 
 def _checked(

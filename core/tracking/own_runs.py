@@ -66,7 +66,7 @@ HARMLESS = frozenset(
     }
 )
 #: The other keys, each of which ``_wants`` judges by what it holds.
-JUDGED = frozenset({"base_folder", "data", "loss", "metric", "model", "plugins", "schedule"})
+JUDGED = frozenset({"base_folder", "data", "loss", "metric", "metrics", "model", "plugins", "schedule"})
 #: Options of builtin readers of data that are words. Any other text, and so that of any new one, is a path.
 DATA_WORDS = frozenset({"inputs", "layout", "normalize", "targets", "task", "test_inputs", "test_targets"})
 _UNSHOWN = "nothing shows that the run was made by you"
@@ -284,21 +284,23 @@ def note_own_run(folder: Path, job: str, model: ModelRecord | None) -> None:
 
 def wants_of(job: Job) -> Iterator[Want]:
     """Yield all that a job wants a permission for, if it is not the caller's own."""
-    for key in ("model", "data", "loss", "schedule"):
-        choice = getattr(job, key)
+    named = {"model": job.model, "data": job.data, "schedule": job.schedule, **job.losses, **job.judges}
+    for key, choice in named.items():
         if is_import_path(choice.name):
-            what = f"{key} '{choice.name}': imports it and runs it"
-            yield Want((key,), what, f"--set {key}=…", [choice.name, choice.options])
+            path, what = _path_of(key), f"{key} '{choice.name}': imports it and runs it"
+            yield Want(path, what, f"--set {path[0]}=…", [choice.name, choice.options])
         elif key == "data":
             yield from _files(choice.name, choice.options)
-    if is_import_path(job.metric):
-        yield Want(
-            ("metric",), f"metric '{job.metric}': imports it and runs it", "--set metric=…", job.metric
-        )
     yield from _of_plugins(job)
     for key in sorted(Job.model_fields.keys() - HARMLESS - JUDGED):
         if (value := getattr(job, key)) != Job.model_fields[key].get_default(call_default_factory=True):
             yield Want((key,), f"{key}: {value}", f"--set {key}=…", repr(value))
+
+
+def _path_of(key: str) -> tuple[str | int, ...]:
+    """Return the path of a key that may end with the place in a list, as in ``metrics[0]``."""
+    name, _, place = key.partition("[")
+    return (name, int(place.removesuffix("]"))) if place else (name,)
 
 
 def _of_plugins(job: Job) -> Iterator[Want]:

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 import ringfence
 from ringfence.api.objects_in_job import take_objects
 from ringfence.engine.data import Data, Dataset
+from ringfence.engine.given_loss import given_loss
 from ringfence.run import given_objects
 
 from .conftest import TRUSTED
@@ -138,7 +139,9 @@ def test_a_function_that_can_be_imported_is_named_and_no_object(tmp_path):
         {},
     )
     assert take_objects({"model": lambda: None})[0] == {"model": "<lambda>"}
-    assert take_objects({"loss": nn.functional.cross_entropy})[0] == {"loss": "<cross_entropy>"}
+    assert take_objects({"loss": nn.functional.cross_entropy})[0] == {
+        "loss": "torch.nn.functional:cross_entropy"
+    }
 
 
 def test_a_factory_is_given_what_it_asks_for_and_its_options(tmp_path):
@@ -176,7 +179,7 @@ def test_a_loss_and_a_metric_of_the_users_own(tmp_path):
 
 def test_the_loss_of_each_sample_is_asked_for_one_by_one():
     outputs, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
-    loss = given_objects.given_loss(nn.functional.cross_entropy, classes=True)
+    loss = given_loss(nn.functional.cross_entropy, torch.device("cpu"))
 
     expected = nn.functional.cross_entropy(outputs, targets, reduction="none")
     assert torch.allclose(loss.per_sample(outputs, targets), expected)
@@ -195,7 +198,7 @@ def test_the_loss_of_each_sample_is_asked_for_one_by_one():
         ({"data": Samples(([torch.zeros(3)] * 3, [0]))}, "sample 1 raised IndexError"),
         ({"loss": lambda o, t: 3.0}, "the loss returned float; expected the mean over the batch"),
         ({"loss": lambda o, t: o}, "the loss returned a tensor of shape (16, 2); expected the mean"),
-        ({"metric": len}, "expected a metric of torchmetrics: it has no update()"),
+        ({"metric": nn.ReLU()}, "expected a metric of torchmetrics: it has no update()"),
     ],
 )
 def test_what_cannot_be_used_is_told_before_the_start(tmp_path, keys, told):

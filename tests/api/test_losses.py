@@ -26,7 +26,7 @@ def test_samples_with_several_labels_are_learned_and_judged_by_their_labels(labe
     run = train(tmp_path, model="mlp", data=labels, loss="bce", plugins=[ADAM])
 
     assert run.status == "completed"
-    assert run.job.metric == "binary_accuracy"
+    assert run.job.metric.name == "binary_accuracy"
     assert ringfence.evaluate(tmp_path / "run")["validation"]["binary_accuracy"] > 0.8
 
 

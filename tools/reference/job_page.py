@@ -58,6 +58,7 @@ _CHOICES = {
     "model": "\n## model\n\n[Models](../models.md) tells what each is.\n",
     "data": "\n## data\n\n[Data](../data.md) tells what each reads.\n",
     "loss": "\n## loss\n\n[The job file](../job.md#loss) tells what each is for.\n",
+    "metric": "\n## metric\n\n[The job file](../job.md#metric) tells what each is for.\n",
     "schedule": "\n## schedule\n\n[The job file](../job.md#schedule) tells the shape of each.\n",
 }
 

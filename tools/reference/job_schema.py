@@ -18,20 +18,33 @@ from ringfence.engine.losses import LOSSES
 from ringfence.engine.metrics import METRICS
 from ringfence.engine.schedules import SCHEDULES
 from ringfence.job.annotation_types import option_type
-from ringfence.job.job_file import PLUGIN_SETTINGS, Job, PluginJob
+from ringfence.job.job_file import MAX_TERMS, PLUGIN_SETTINGS, Job, PluginJob
 from ringfence.models.model_registry import MODELS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _OWN = {"type": "string", "pattern": ":"}
+_PART = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
+
+
+def _no_options(_: object) -> None:
+    """Take none."""
+
+
 #: Key of a job to the names that may stand there and what takes their options.
 CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "model": MODELS,
     "data": DATASETS,
     "loss": LOSSES,
+    "metric": {name: metric.build or _no_options for name, metric in METRICS.items()},
     "schedule": SCHEDULES,
 }
 #: Those of them whose value may be a function of the user's.
-OPEN = ("model", "data", "schedule")
+OPEN = ("model", "data", "loss", "metric", "schedule")
+#: Options of any loss or metric, which say what to do with it.
+BESIDE: dict[str, dict[str, dict[str, Any]]] = {
+    "loss": {"output": _PART, "target": _PART},
+    "metric": {"output": _PART, "target": _PART, "label": {"type": "string"}},
+}
 
 
 def schema() -> dict[str, Any]:
@@ -41,10 +54,13 @@ def schema() -> dict[str, Any]:
     for key, known in CHOICES.items():
         properties[key] = {
             "description": properties[key]["description"],
-            "anyOf": _choice(known, is_open=key in OPEN),
+            "anyOf": _choice(known, is_open=key in OPEN, beside=BESIDE.get(key, {})),
             **({"default": properties[key]["default"]["name"]} if "default" in properties[key] else {}),
         }
-    properties["metric"]["enum"] = sorted(METRICS)
+    one_loss = properties["loss"]["anyOf"]
+    terms = {"type": "array", "items": {"anyOf": _weighed(one_loss)}, "minItems": 1, "maxItems": MAX_TERMS}
+    properties["loss"]["anyOf"] = [*one_loss, terms]
+    properties["metrics"]["items"] = {"anyOf": properties["metric"]["anyOf"]}
     properties["plugins"]["items"] = {"anyOf": [{"type": "string", "minLength": 1}, _entry()]}
     return {
         "$schema": _DRAFT,
@@ -60,7 +76,18 @@ def text() -> str:
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _choice(known: Mapping[str, Callable[..., Any]], *, is_open: bool) -> list[dict[str, Any]]:
+def _weighed(forms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the forms of a loss with a weight among several."""
+    weight = {"type": "number", "exclusiveMinimum": 0, "default": 1.0}
+    return [
+        {**form, "properties": {**form["properties"], "weight": weight}} if "properties" in form else form
+        for form in forms
+    ]
+
+
+def _choice(
+    known: Mapping[str, Callable[..., Any]], *, is_open: bool, beside: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return what may stand for a choice: a bare name, or a mapping with the name and its options."""
     options = {name: object_schema(known[name]) for name in sorted(known)}
     bare = [name for name, each in options.items() if not each.get("required")]
@@ -68,7 +95,7 @@ def _choice(known: Mapping[str, Callable[..., Any]], *, is_open: bool) -> list[d
     forms += [
         {
             "type": "object",
-            "properties": {"name": {"const": name}, **each["properties"]},
+            "properties": {"name": {"const": name}, **each["properties"], **beside},
             "required": ["name", *each.get("required", ())],
             "additionalProperties": False,
         }

@@ -1,0 +1,108 @@
+"""The interface of a loss, which training minimises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .parts import Key, part_of
+
+#: Class number of a position that does not count, as torch has it.
+IGNORED = -100
+
+
+class Loss(ABC):
+    """A loss, which training minimises.
+
+    Outputs and targets are one tensor each, or of some losses what the model returned, and a tree of tensors.
+    """
+
+    __slots__ = ()
+
+    #: True if targets are classes, False if they are numbers of the outputs' shape, None if either will do.
+    classes: ClassVar[bool | None]
+    #: Whether it takes whatever the model returned, and not one tensor of a shape that is known.
+    takes_any: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the mean over the batch, shape ()."""
+
+    @abstractmethod
+    def per_sample(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the loss of each sample, shape (B,)."""
+
+    def weight(self, targets: Any) -> float:
+        """Return what the mean over a batch was divided by, by which means of batches are averaged."""
+        return len(targets)
+
+    def is_by_sample(self, targets: Any) -> bool:  # noqa: ARG002 - for those that need them
+        """Whether a batch of such targets weighs as many as it has samples, whatever they are."""
+        return type(self).weight is Loss.weight
+
+    def over_step(
+        self,
+        targets: Sequence[Any],
+        sizes: Sequence[int],  # noqa: ARG002 - for those that need them
+    ) -> tuple[Sequence[Loss], Sequence[float]]:
+        """Return the loss of each batch of a step, and what it weighs among them.
+
+        Args:
+            targets: Of each batch.
+            sizes: Samples in each.
+        """
+        return [self] * len(targets), [self.weight(each) for each in targets]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The losses that it is the sum of, each of which is averaged by itself."""
+        return (Term("", self),)
+
+    def misfit(self, targets: Any, num_classes: int | None) -> str:  # noqa: ARG002 - for those that need them
+        """Say why it cannot be computed for such targets, or return ``""``."""
+        return ""
+
+    def outputs_shape(
+        self,
+        outputs: Tensor,  # noqa: ARG002 - for those that need them
+        targets: Tensor,
+        num_classes: int | None,  # noqa: ARG002
+    ) -> tuple[int, ...]:
+        """Return the shape that outputs must have, as far as it does not follow from theirs."""
+        return tuple(targets.shape)
+
+    def hint(self, outputs: Tensor, targets: Tensor, num_classes: int | None) -> str:  # noqa: ARG002 - likewise
+        """Return what to do about outputs of another shape, as a sentence without its period, or ``""``."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One of the losses that a run minimises.
+
+    Attributes:
+        name: Under which it is told in evaluations; ``""`` of the only one.
+        loss: What it is.
+        factor: What its mean is multiplied by, above 0.
+        output: Which part of the outputs it takes; None: all.
+        target: Likewise, of the targets.
+    """
+
+    name: str
+    loss: Loss
+    factor: float = 1.0
+    output: Key = None
+    target: Key = None
+
+    def of(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Return the parts of outputs and targets that it takes."""
+        return part_of(outputs, self.output, "output"), part_of(targets, self.target, "target")
+
+
+def by_sample(losses: Tensor) -> Tensor:
+    """Return the mean of each sample, (B,) of (B, …)."""
+    return losses.reshape(len(losses), -1).mean(1)
