@@ -29,7 +29,7 @@ from ..engine.tensor_names import named_buffers, named_parameters
 from ..hooks.errors import JobError, shorten, visible
 from ..hooks.types import derive_seed
 from ..job.flags import options_of, split_outside
-from ..job.job_file import Job, JobFile, read_job
+from ..job.job_file import Job, JobFile, judges_of, losses_of, read_job
 from ..job.object_names import is_object_name
 from ..job.problems import dotted_path, suggest
 from ..job.user_code import is_import_path
@@ -156,7 +156,7 @@ def evaluate_run(request: EvaluateRequest) -> dict[str, dict[str, float]]:
     base, loss = _permitted_loss(request, job_file)
     with _threads(job.threads):
         parts = _parts(request, record, job_file, base, task_of(loss))
-        metrics = make_metrics(job.judges, base, TargetForm.of(next(iter(parts.values()))))
+        metrics = make_metrics(judges_of(job), base, TargetForm.of(next(iter(parts.values()))))
         objective = Objective(loss, next(iter(metrics)), metrics)
         layer_bytes = 0 if request.model is not None else forward_bytes(request.permission, record)
         model = load_model(
@@ -307,14 +307,14 @@ def _check_judges(job: Job) -> None:
     Raises:
         JobError: There are none of such names, or with such options.
     """
-    for key, choice in {**job.losses, **job.judges}.items():
+    for key, choice in {**losses_of(job), **judges_of(job)}.items():
         if is_object_name(choice.name):
             raise JobError(
                 f"the run's {key} was an object of a Python program{_OBJECT}; measure what ringfence.predict "
                 "returns with it"
             )
     found = [("loss", problem) for problem in check_loss(job.loss)]
-    found += [(key, problem) for key, choice in job.judges.items() for problem in check_metric(choice)]
+    found += [(key, problem) for key, choice in judges_of(job).items() for problem in check_metric(choice)]
     if found:
         told = (f"{key} {dotted_path(problem.path)}: {problem.message}" for key, problem in found)
         raise JobError("; ".join(told))

@@ -303,24 +303,6 @@ class Job(_Strict):
         document = Document("Job()")
         return _checked(document, apply_keys(document, data, document.name), build)
 
-    @property
-    def judges(self) -> dict[str, Choice]:
-        """The metrics, by the keys under which the job has them: the first one judges."""
-        return {"metric": self.metric} | {f"metrics[{i}]": choice for i, choice in enumerate(self.metrics)}
-
-    @property
-    def losses(self) -> dict[str, Choice]:
-        """The loss, or each of several, by the keys under which the job has them."""
-        terms = self.loss.options.get(TERMS) if self.loss.name == SUM else None
-        if not isinstance(terms, list):
-            return {"loss": self.loss}
-        named = ({"name": term} if isinstance(term, str) else term for term in terms)
-        return {
-            f"loss[{i}]": Choice(**{str(key): value for key, value in term.items()})
-            for i, term in enumerate(named)
-            if isinstance(term, Mapping) and isinstance(term.get("name"), str) and term["name"]
-        }
-
     def base(self, file: FilePath) -> FilePath:
         """Return the folder that relative paths start from, absolute.
 
@@ -349,6 +331,24 @@ class Job(_Strict):
         # A key without a value means its default, and both epochs and steps would be refused.
         written = {key: value for key, value in data.items() if value is not None}
         return written | {"plugins": [plugin.file_form() for plugin in self.plugins]}
+
+
+def judges_of(job: Job) -> dict[str, Choice]:
+    """Return the metrics of a job, by the keys under which it has them: the first one judges."""
+    return {"metric": job.metric} | {f"metrics[{i}]": choice for i, choice in enumerate(job.metrics)}
+
+
+def losses_of(job: Job) -> dict[str, Choice]:
+    """Return the loss of a job, or each of several, by the keys under which it has them."""
+    terms = job.loss.options.get(TERMS) if job.loss.name == SUM else None
+    if not isinstance(terms, list):
+        return {"loss": job.loss}
+    named = ({"name": term} if isinstance(term, str) else term for term in terms)
+    return {
+        f"loss[{i}]": Choice(**{str(key): value for key, value in term.items()})
+        for i, term in enumerate(named)
+        if isinstance(term, Mapping) and isinstance(term.get("name"), str) and term["name"]
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from ..hooks.types import derive_seed
 from ..imports.user_frames import user_frame
 from ..job.dataclass_options import check_fields
 from ..job.function_options import OptionError, check_call
-from ..job.job_file import TERMS, Choice, Job, JobFile
+from ..job.job_file import TERMS, Choice, Job, JobFile, judges_of, losses_of
 from ..job.object_names import is_object_name, missing_object
 from ..job.problems import Path, Problem, dotted_path, suggest
 from ..job.user_code import is_import_path, load_function
@@ -77,7 +77,7 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
         problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
     problems += _check_schedule(job.schedule, job_file)
     problems += [_placed(problem, ("loss",), job_file) for problem in check_loss(job.loss)]
-    for key, choice in job.judges.items():
+    for key, choice in judges_of(job).items():
         problems += [_placed(problem, _path_of(key), job_file) for problem in check_metric(choice)]
     try:
         resolve_device(job.device)
@@ -88,7 +88,7 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
 
 def choices_of(job: Job) -> dict[str, Choice]:
     """Return what a job names that may be of the user's own, by key: an object may stand for each."""
-    return {"model": job.model, "data": job.data, **job.losses, **job.judges}
+    return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job)}
 
 
 @ending_forks()
@@ -133,7 +133,7 @@ def build(
         ),
     )
     form = TargetForm.of(data.train)
-    metrics = _with_place("metric", job_file, lambda: make_metrics(job.judges, base, form, given))
+    metrics = _with_place("metric", job_file, lambda: make_metrics(judges_of(job), base, form, given))
     config = dataclasses.replace(config, metric=next(iter(metrics)), metrics=metrics)
     if reduction is not None:
         plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)

@@ -11,7 +11,7 @@ from ..engine.data import Data, Dataset
 from ..engine.layer_shapes import layer_rows
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_buffers, named_parameters
-from ..job.job_file import Job
+from ..job.job_file import Job, losses_of
 from .start_weights import StartWeights
 
 #: Rows of the table of layers.
@@ -107,7 +107,7 @@ def _plan_facts(job: Job, plugins: Sequence[str], setup: Setup) -> dict[str, Any
         "checkpoints": -(-steps // checkpoint_every),
         "checkpoint_every": checkpoint_every,
         "schedule": job.schedule.name,
-        "loss": " + ".join(choice.name for choice in job.losses.values()),
+        "loss": " + ".join(choice.name for choice in losses_of(job).values()),
         "metric": setup.objective.metric_name,
         "plugins": list(plugins),
         "averages": [name for name in ("ema", "swa") if getattr(job.averaging, name, None) is not None],

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..hooks.errors import JobError, shorten, visible
-from ..job.job_file import Job, JobFile, read_job
+from ..job.job_file import Job, JobFile, judges_of, losses_of, read_job
 from ..job.object_names import is_object_name
 from ..job.user_code import is_import_path
 from .model_record import ModelChoice, ModelRecord
@@ -284,7 +284,13 @@ def note_own_run(folder: Path, job: str, model: ModelRecord | None) -> None:
 
 def wants_of(job: Job) -> Iterator[Want]:
     """Yield all that a job wants a permission for, if it is not the caller's own."""
-    named = {"model": job.model, "data": job.data, "schedule": job.schedule, **job.losses, **job.judges}
+    named = {
+        "model": job.model,
+        "data": job.data,
+        "schedule": job.schedule,
+        **losses_of(job),
+        **judges_of(job),
+    }
     for key, choice in named.items():
         if is_import_path(choice.name):
             path, what = _path_of(key), f"{key} '{choice.name}': imports it and runs it"

@@ -215,7 +215,7 @@ def test_it_refuses_what_ringfence_refuses(text):
     "text",
     [
         f"{SMALL}loss: cross_entropie\n",
-        f"{SMALL}metric: precision\n",
+        f"{SMALL}metric: preciseness\n",
         f"{SMALL}schedule: {{name: cosine, warmup: 3}}\n",
         f"{SMALL}schedule: step\n",
         SMALL.replace("cnn", "{name: cnn, width: 0}"),

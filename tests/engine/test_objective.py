@@ -330,7 +330,13 @@ class Pair(nn.Module):
             "accuracy",
             "loss 'mse' does not fit data of classes; choose one of cross_entropy",
         ),
-        (mlp, image_data, CrossEntropy(), "r2", "metric 'r2' does not fit data of classes; .* accuracy, auroc, dice"),
+        (
+            mlp,
+            image_data,
+            CrossEntropy(),
+            "r2",
+            "metric 'r2' does not fit data of classes; .* accuracy, auroc, dice",
+        ),
         (
             linear_regressor,
             regression_data,

@@ -1,0 +1,86 @@
+"""Losses of the user's: functions and objects, what they count, and what they cannot be."""
+
+import math
+
+import pytest
+import torch
+from engine_helpers import config, convnet, hooks_of, image_data, plain_loop, run, same_weights, sgd
+from torch import nn
+from torch.nn import functional
+
+from ringfence.engine.given_loss import given_loss
+from ringfence.hooks.errors import DataError, JobError
+
+CPU = torch.device("cpu")
+WEIGHTS = [0.25, 3.0, 1.0, 0.5]
+
+
+class Weighed:
+    """A mean over weights of classes, which says what it was divided by."""
+
+    def __call__(self, outputs, targets):
+        return functional.cross_entropy(outputs, targets, torch.tensor(WEIGHTS))
+
+    def weight(self, targets):
+        return torch.tensor(WEIGHTS, dtype=torch.float64)[targets].sum()
+
+
+def silent(outputs, targets):
+    return Weighed()(outputs, targets)
+
+
+@pytest.mark.parametrize("make", [Weighed, lambda: nn.CrossEntropyLoss(torch.tensor(WEIGHTS))])
+def test_means_of_a_loss_that_says_what_it_divides_by_are_averaged_by_that(make):
+    data = image_data()
+    ours, plain, by_samples = convnet(), convnet(), convnet()
+    how = {"grad_accum_steps": 3, "epochs": 1}
+
+    exact = run(ours, data, hooks_of(sgd()), config(**how, loss=given_loss(make(), CPU)))
+    run(by_samples, data, hooks_of(sgd()), config(**how, loss=given_loss(silent, CPU)))
+
+    plain_loop(
+        plain,
+        data,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
+        epochs=1,
+        batch_size=8,
+        accumulate=3,
+        criterion=silent,
+        weight=lambda targets: float(Weighed().weight(targets)),
+    )
+    assert same_weights(ours, plain)
+    assert not same_weights(by_samples, plain)
+    assert exact.final_metrics.keys() == {"loss", "accuracy"}
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf, None, "many", torch.ones(2)])
+def test_a_weight_that_is_no_number_is_refused(bad):
+    loss = Weighed()
+    loss.weight = lambda targets: bad
+
+    with pytest.raises(DataError, match=r"weight\(targets\) of the loss returned .* at least 0"):
+        given_loss(loss, CPU).weight(torch.tensor([0]))
+
+
+def test_a_loss_with_parameters_that_nobody_would_train_is_refused():
+    loss = nn.Sequential(nn.Linear(2, 1))
+
+    with pytest.raises(JobError, match=r"parameters that nothing would train: 0.weight, 0.bias; make them"):
+        given_loss(loss, CPU)
+    assert given_loss(loss.requires_grad_(requires_grad=False), CPU)
+
+
+def test_it_is_handed_what_the_model_returned():
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append((outputs, targets))
+        return outputs["a"].sum()
+
+    outputs, targets = {"a": torch.ones(2), "b": [torch.ones(3)]}, {"t": torch.zeros(1)}
+    given_loss(loss, CPU)(outputs, targets)
+
+    ((given, told),) = seen
+    assert torch.equal(given["a"], outputs["a"])
+    assert given["b"][0] is outputs["b"][0]
+    assert told["t"] is targets["t"]
