@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .api.training import train
     from .engine.schedules import make_schedule
     from .hooks.connect import connect
+    from .hooks.trees import map_tensors, tensors_of
     from .hooks.types import (
         AnotherPass,
         Batch,
@@ -63,9 +64,11 @@ _ELSEWHERE = {
     "evaluate": "inference.evaluate_run",
     "load": "inference.load",
     "make_schedule": "engine.schedules",
+    "map_tensors": "hooks.trees",
     "open_run": "api.finished_run",
     "plugin_host": "integrations.open_host",
     "predict": "inference.predict",
+    "tensors_of": "hooks.trees",
     "train": "api.training",
 }
 
@@ -106,10 +109,12 @@ __all__ = [
     "evaluate",
     "load",
     "make_schedule",
+    "map_tensors",
     "open_run",
     "passthrough",
     "plugin_host",
     "predict",
+    "tensors_of",
     "train",
 ]
 

@@ -96,6 +96,7 @@ def tell_empty(data: Data) -> Iterator[str]:
     for name, dataset in data.parts().items():
         part, count = {"train": "training"}.get(name, name), dataset.num_classes
         if count is None or dataset.targets.dim() > 1:
+            # Of probabilities, or at each position.
             continue
         empty = (dataset.samples_targets().bincount(minlength=count) == 0).nonzero().flatten().tolist()
         if empty:

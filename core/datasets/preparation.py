@@ -14,7 +14,9 @@ from torch import Tensor
 from ..engine.data import Data, Dataset
 from ..engine.preprocessing import Preprocessing
 from ..hooks.errors import DataError
+from ..hooks.trees import tensors_of
 from ..tensors.finite import is_finite
+from ..tensors.tree_form import named_tensors
 from .classes import describe_classes, tell_empty
 from .non_finite import where_not_finite
 from .split import HoldOut, hold_out, take
@@ -145,13 +147,17 @@ def check_finite(dataset: Dataset, part: str, read: Dataset) -> None:
     Raises:
         DataError: One is not.
     """
-    for what, values, all_read in (
+    for what, tree, all_read in (
         ("inputs", dataset.inputs, read.inputs),
         ("targets", dataset.targets, read.targets),
     ):
-        if not is_finite(values):
-            where = where_not_finite(all_read)
-            raise DataError(f"{part} {what} hold values that are not finite{where}; remove or replace them")
+        pairs = zip(named_tensors(tree, what), tensors_of(all_read), strict=True)
+        for (path, values), whole in pairs:
+            if not is_finite(values):
+                where = where_not_finite(whole)
+                raise DataError(
+                    f"{part} {path} hold values that are not finite{where}; remove or replace them"
+                )
 
 
 def normalisation(
@@ -168,8 +174,10 @@ def normalisation(
         DataError: The job's numbers do not fit the channels.
     """
     inputs = train.inputs
-    if normalize == "none" or (normalize == "auto" and inputs.dtype != torch.uint8 and not scaled):
+    if normalize == "none" or (normalize == "auto" and not train.in_bytes and not scaled):
         return None, None
+    if not isinstance(inputs, Tensor):
+        raise DataError("option 'normalize' is for inputs that are one tensor; the data have several")
     if isinstance(normalize, Numbers):
         channels = inputs.shape[1] if inputs.dim() > 1 else 1
         return _numbers(normalize, channels)

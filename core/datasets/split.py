@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..engine.data import Dataset
 from ..hooks.errors import DataError
+from ..hooks.trees import map_tensors
 from ..hooks.types import derive_seed
 
 #: Share of the training samples that is held out for validation where neither job nor data say anything.
@@ -71,7 +72,8 @@ def hold_out(train: Dataset, validation: Dataset | None, asked: HoldOut) -> Held
     if asked.fraction == 0:
         return HeldOut(train, None, told=(asked.why,) if asked.why else ())
     fraction = DEFAULT_FRACTION if asked.fraction is None else asked.fraction
-    rows = [rows.sort().values for rows in split(_classes(train), train.num_classes, fraction, _SEED)]
+    classes = train.num_classes if has_class_each(train) else None
+    rows = [rows.sort().values for rows in split(_classes(train), classes, fraction, _SEED)]
     if not all(len(part) for part in rows):
         if asked.fraction is None:
             few = f"{len(train)} training samples are too few to hold any out: the test data judge"
@@ -86,10 +88,18 @@ def hold_out(train: Dataset, validation: Dataset | None, asked: HoldOut) -> Held
     return HeldOut(kept, held, fraction, (told,))
 
 
+def has_class_each(dataset: Dataset) -> bool:
+    """Tell whether each sample has one class, or probabilities of them, and not one at each position."""
+    targets = dataset.targets
+    return isinstance(targets, Tensor) and (targets.dim() == 1 or targets.is_floating_point())
+
+
 def _classes(dataset: Dataset) -> Tensor:
-    """Return the class numbers of the samples, (N,); the most probable ones; of a regression anything."""
-    targets = dataset.samples_targets()
-    return targets.argmax(1) if dataset.num_classes is not None and targets.dim() > 1 else targets
+    """Return the class numbers of the samples, (N,), or the likeliest; zeros where they have none."""
+    targets: Tensor = dataset.samples_targets()
+    if dataset.num_classes is None or not has_class_each(dataset):
+        return torch.zeros(len(dataset), dtype=torch.int64)
+    return targets.argmax(1) if targets.dim() > 1 else targets
 
 
 def split(targets: Tensor, num_classes: int | None, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -134,7 +144,10 @@ def _shares(sizes: list[int], fraction: float) -> list[int]:
 
 def take(dataset: Dataset, positions: Tensor) -> Dataset:
     """Return the samples at ``positions``, (M,) int64, in that order."""
-    return replace(dataset, inputs=dataset.inputs[positions], targets=dataset.targets[positions])
+    inputs, targets = (
+        map_tensors(lambda tensor: tensor[positions], tree) for tree in (dataset.inputs, dataset.targets)
+    )
+    return replace(dataset, inputs=inputs, targets=targets)
 
 
 def split_dataset(dataset: Dataset, fraction: float, seed: int, source: str) -> tuple[Dataset, Dataset]:
@@ -143,7 +156,9 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int, source: str) -> 
     Raises:
         DataError: There are too few samples for two parts.
     """
-    train, test = split(dataset.targets, dataset.num_classes, fraction, seed)
+    train, test = split(
+        _classes(dataset), dataset.num_classes if has_class_each(dataset) else None, fraction, seed
+    )
     if not len(train) or not len(test):
         raise DataError(
             f"{source}: {len(dataset)} samples cannot be split with test_fraction {fraction}; "

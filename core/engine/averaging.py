@@ -27,6 +27,7 @@ from .data import Plan
 from .evaluate import evaluating, standing_in
 from .final_evaluation import measure
 from .forks import ending_forks
+from .forward import forward, to_device
 from .session import Session
 from .setup import Setup
 from .tensor_names import named_buffers, named_parameters
@@ -270,7 +271,7 @@ def measure_statistics(run: Session, norms: list[_BatchNorm]) -> None:
                 if run.stop.is_made():
                     raise CutOffError("measuring the statistics of batch norm for the averaged weights")
                 batch = dataset.batch(dataset.rows_at(places))
-                model(run.stepper.normalise(batch.inputs.to(run.state.device)))
+                forward(model, run.stepper.normalise(to_device(batch.inputs, run.state.device)))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

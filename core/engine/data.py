@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError
-from ..hooks.types import Batch, StepInfo, derive_seed, make_step
+from ..hooks.trees import Tree, map_tensors, tensors_of
+from ..hooks.types import IGNORED, Batch, StepInfo, derive_seed, make_step
 from ..tensors.buffer_pool import LARGE_BYTES, BufferPool
 from ..tensors.byte_batch import ByteBatch, in_numbers
+from ..tensors.tree_form import TreeError, describe_tree, named_tensors, to_tree
 from .preprocessing import Preprocessing
 
 #: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
@@ -25,10 +27,12 @@ class Dataset:
     """Samples and what to predict for them.
 
     Attributes:
-        inputs: (N, …) uint8 or float32; images are (N, C, H, W). uint8 becomes float32 / 255 batch by batch.
-        targets: (N,) int64 class numbers, or (N, K) float32 class probabilities; for regression
-            float32 (N, …).
-        num_classes: Number of classes K, or None for regression.
+        inputs: A tree of tensors (N, …). One tensor of uint8 are images in bytes, which become float32 / 255
+            batch by batch; images are (N, C, H, W).
+        targets: (N,) int64 class numbers; (N, …) int64 for a class at each position, ``IGNORED`` where none
+            counts; or (N, K) float32 class probabilities. Without classes a tree of tensors (N, …), float32
+            for a regression.
+        num_classes: Number of classes K, or None if targets are no classes.
         class_names: One name a class, or empty.
         rows: (M,) int64: which of the N are its samples; None: all. So two parts share one memory.
 
@@ -36,48 +40,69 @@ class Dataset:
         DataError: The tensors do not fit this description.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree
     num_classes: int | None
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for what, tensor in (("inputs", self.inputs), ("targets", self.targets)):
-            check_plain(what, tensor)
-            if tensor.requires_grad or tensor.device.type != "cpu":
-                raise DataError(
-                    f"{what} lie on {tensor.device}, or have a gradient; give .detach().cpu() of them"
-                )
+        for what in ("inputs", "targets"):
+            try:
+                tree = to_tree(getattr(self, what), what)
+            except TreeError as error:
+                raise DataError(f"{error}") from error
+            object.__setattr__(self, what, tree)
+            for path, tensor in named_tensors(tree, what):
+                check_plain(path, tensor)
+                if tensor.requires_grad or tensor.device.type != "cpu":
+                    raise DataError(
+                        f"{path} lie on {tensor.device}, or have a gradient; give .detach().cpu() of them"
+                    )
         _check_inputs(self.inputs)
         _check_targets(self.targets, self.num_classes)
-        if len(self.inputs) != len(self.targets):
-            raise DataError(f"there are {len(self.inputs)} inputs, but {len(self.targets)} targets")
+        _check_lengths(self.inputs, self.targets)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise DataError(f"there are {len(self.class_names)} class names, but {self.num_classes} classes")
         if self.rows is not None:
-            _check_rows(self.rows, len(self.inputs))
+            _check_rows(self.rows, self.stored_rows)
 
     def __len__(self) -> int:
-        return self.inputs.shape[0] if self.rows is None else len(self.rows)
+        return self.stored_rows if self.rows is None else len(self.rows)
+
+    @property
+    def stored_rows(self) -> int:
+        """N: how many rows the tensors have, whichever of them are its samples."""
+        return tensors_of(self.inputs)[0].shape[0]
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the inputs are images in bytes."""
+        return isinstance(self.inputs, Tensor) and self.inputs.dtype == torch.uint8
 
     def rows_at(self, places: Tensor) -> Tensor:
         """Return which rows of ``inputs`` and ``targets`` lie at ``places`` among the samples; int64 both."""
         return places if self.rows is None else self.rows[places]
 
-    def samples_targets(self) -> Tensor:
+    def samples_targets(self) -> Tree:
         """Return the targets of the samples alone."""
-        return self.targets if self.rows is None else self.targets[self.rows]
+        rows = self.rows
+        return self.targets if rows is None else map_tensors(lambda tensor: tensor[rows], self.targets)
 
-    def input_range(self) -> tuple[float, float]:
-        """Return the least and the largest number of a batch's inputs; of bytes, those that there can be."""
-        if self.inputs.dtype == torch.uint8:
+    def input_range(self) -> tuple[float, float] | None:
+        """Return the least and the largest number of a batch's inputs; of bytes, those that there can be.
+
+        None if they are not one tensor.
+        """
+        if not isinstance(self.inputs, Tensor):
+            return None
+        if self.in_bytes:
             return 0.0, 1.0
         low, high = self.inputs.aminmax()
         return low.item(), high.item()
 
     def batch(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
-        """Copy the samples at ``indices``, (B,) int64, into a batch with float32 inputs.
+        """Copy the samples at ``indices``, (B,) int64, into a batch, images as float32.
 
         Args:
             indices: Which rows, as ``rows_at`` gives them.
@@ -87,13 +112,20 @@ class Dataset:
 
     def stored(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Return what ``batch`` does, with images of bytes as those: a ``ByteBatch``."""
+        inputs, targets = self.inputs, self.targets
+        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+            inputs, targets = (
+                map_tensors(lambda tensor: tensor.index_select(0, indices), tree)
+                for tree in (inputs, targets)
+            )
+            return Batch(inputs, targets, indices, self.num_classes)
         if spares is None:
-            inputs = self.inputs.index_select(0, indices)
+            taken = inputs.index_select(0, indices)
         else:
-            inputs = spares.take((len(indices), *self.inputs.shape[1:]), self.inputs.dtype)
-            torch.index_select(self.inputs, 0, indices, out=inputs)
-        kind = ByteBatch if inputs.dtype == torch.uint8 else Batch
-        return kind(inputs, self.targets.index_select(0, indices), indices, self.num_classes)
+            taken = spares.take((len(indices), *inputs.shape[1:]), inputs.dtype)
+            torch.index_select(inputs, 0, indices, out=taken)
+        kind = ByteBatch if taken.dtype == torch.uint8 else Batch
+        return kind(taken, targets.index_select(0, indices), indices, self.num_classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +163,7 @@ class Data:
             raise DataError("there are neither validation nor test data; give one of them")
         for part, dataset in self.parts().items():
             _check_alike(part, self.train, dataset)
-        _check_normalisation(self.mean, self.std, tuple(self.train.inputs.shape))
+        _check_normalisation(self.mean, self.std, self.train.inputs)
 
     @property
     def judged_by(self) -> str:
@@ -160,12 +192,13 @@ class Normalise:
     def __init__(self, data: Data, device: torch.device) -> None:
         self._mean: Tensor | None = None
         if data.mean is not None and data.std is not None:
+            # Of one tensor, as ``Data`` has seen to.
             per_channel = (1, -1) + (1,) * (data.train.inputs.dim() - 2)
             self._mean = torch.tensor(data.mean, device=device).view(per_channel)
             self._std = torch.tensor(data.std, device=device).view(per_channel)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return ``(inputs - mean) / std`` for (B, C, …), in the inputs' dtype."""
+    def __call__(self, inputs: Tree) -> Tree:
+        """Return ``(inputs - mean) / std`` for (B, C, …), in the inputs' dtype; a tree as it is."""
         if self._mean is None:
             return inputs
         return (inputs - self._mean) / self._std
@@ -237,10 +270,9 @@ def batches(
         lr_factor: Step to the schedule's factor.
         as_stored: Leave bytes for whoever takes them to make numbers of.
     """
-    in_bytes = dataset.inputs.dtype == torch.uint8
-    take = dataset.batch if in_bytes and not as_stored else dataset.stored
+    take = dataset.batch if dataset.in_bytes and not as_stored else dataset.stored
     of_epoch = -1
-    sample_bytes = dataset.inputs[0].numel() * torch.float32.itemsize
+    sample_bytes = sum(tensor[0].numel() for tensor in tensors_of(dataset.inputs)) * torch.float32.itemsize
     spares = BufferPool() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
     parts: Iterator[Tensor] = iter(())
     steps_per_epoch, per_step = plan.steps_per_epoch, plan.grad_accum_steps
@@ -281,31 +313,53 @@ def check_plain(what: str, tensor: Tensor) -> None:
             raise DataError(f"{what} of dtype {tensor.dtype} are {remedy}")
 
 
-def _check_inputs(inputs: Tensor) -> None:
-    if inputs.dim() == 0 or len(inputs) == 0:
-        raise DataError("the data are empty; at least one sample is needed")
-    if inputs.dtype not in (torch.uint8, torch.float32):
-        raise DataError(f"inputs are of dtype {inputs.dtype}; expected torch.uint8 or torch.float32")
+def _check_inputs(inputs: Tree) -> None:
+    for path, tensor in named_tensors(inputs, "inputs"):
+        if tensor.dim() == 0 or len(tensor) == 0:
+            raise DataError("the data are empty; at least one sample is needed")
+        if tensor.dtype == torch.float64:
+            raise DataError(
+                f"{path} are of dtype {tensor.dtype}; give .float() of them, as models compute in"
+            )
 
 
-def _check_targets(targets: Tensor, num_classes: int | None) -> None:
-    if targets.dim() == 0:
-        raise DataError("targets are a single number; expected one for each sample")
+def _check_targets(targets: Tree, num_classes: int | None) -> None:
+    for path, tensor in named_tensors(targets, "targets"):
+        if tensor.dim() == 0:
+            raise DataError(f"{path} are a single number; expected one for each sample")
+        if num_classes is None and tensor.dtype == torch.float64:
+            raise DataError(
+                f"{path} are of dtype {tensor.dtype}; give .float() of them, as models compute in"
+            )
     if num_classes is None:
-        if targets.dtype != torch.float32:
-            raise DataError(f"targets of a regression are of dtype {targets.dtype}; expected torch.float32")
-    elif targets.dtype == torch.int64 and targets.dim() == 1:
-        low, high = (int(bound) for bound in targets.aminmax()) if len(targets) else (0, 0)
+        return
+    if not isinstance(targets, Tensor):
+        raise DataError(
+            f"targets are {describe_tree(targets)}; with num_classes they are one tensor of class "
+            "numbers. Leave num_classes out where loss and metric are your own"
+        )
+    if targets.dtype == torch.int64:
+        counted = targets if targets.dim() == 1 else targets[targets != IGNORED]
+        low, high = (int(bound) for bound in counted.aminmax()) if counted.numel() else (0, 0)
         if low < 0 or high >= num_classes:
+            ignored = "" if targets.dim() == 1 else f", or are {IGNORED} where none counts"
             raise DataError(
                 f"targets reach from {low} to {high}; with {num_classes} classes they lie in "
-                f"0 … {num_classes - 1}"
+                f"0 … {num_classes - 1}{ignored}"
             )
     elif targets.dtype != torch.float32 or tuple(targets.shape[1:]) != (num_classes,):
         raise DataError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; expected (N,) torch.int64 class "
             f"numbers, or (N, {num_classes}) torch.float32 class probabilities"
         )
+
+
+def _check_lengths(inputs: Tree, targets: Tree) -> None:
+    named = [*named_tensors(inputs, "inputs"), *named_tensors(targets, "targets")]
+    (first, expected), *others = [(path, len(tensor)) for path, tensor in named]
+    for path, count in others:
+        if count != expected:
+            raise DataError(f"there are {expected} {first}, but {count} {path}")
 
 
 def _check_rows(rows: Tensor, count: int) -> None:
@@ -318,21 +372,29 @@ def _check_rows(rows: Tensor, count: int) -> None:
 
 def _check_alike(part: str, train: Dataset, other: Dataset) -> None:
     for what, a, b in (
-        ("inputs of shape", tuple(train.inputs.shape[1:]), tuple(other.inputs.shape[1:])),
-        ("targets of shape", tuple(train.targets.shape[1:]), tuple(other.targets.shape[1:])),
+        ("inputs of shape", _sample_form(train.inputs), _sample_form(other.inputs)),
+        ("targets of shape", _sample_form(train.targets), _sample_form(other.targets)),
         ("a number of classes of", train.num_classes, other.num_classes),
     ):
         if a != b:
             raise DataError(f"the training data have {what} {a}, the {part} data {b}; they must agree")
 
 
-def _check_normalisation(
-    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, shape: tuple[int, ...]
-) -> None:
+def _sample_form(tree: Tree) -> Tree:
+    """Return the shapes of one sample, in the form of the tree."""
+    return map_tensors(lambda tensor: tuple(tensor.shape[1:]), tree)
+
+
+def _check_normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] | None, inputs: Tree) -> None:
     if (mean is None) != (std is None):
         raise DataError("give both mean and std, or neither")
     if mean is None or std is None:
         return
+    if not isinstance(inputs, Tensor):
+        raise DataError(
+            f"mean and std are of one tensor of inputs, and the data have {describe_tree(inputs)}"
+        )
+    shape = tuple(inputs.shape)
     if len(shape) < 2 or not len(mean) == len(std) == shape[1]:  # noqa: PLR2004 - (N, C, …)
         raise DataError(
             f"mean and std have {len(mean)} and {len(std)} numbers; inputs of shape {shape} "

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from ..tensors.tree_form import named_tensors
 from .data import Data, Dataset
 
 #: Up to here every byte counts, at 1 to 2 GB/s and core.
@@ -51,8 +52,11 @@ def _describe(dataset: Dataset, whole: hashlib._Hash) -> str:
 
 def _digest(dataset: Dataset) -> hashlib._Hash:
     whole = hashlib.sha256()
-    for tensor in (dataset.inputs, dataset.targets):
-        whole.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    named = [*named_tensors(dataset.inputs, "inputs"), *named_tensors(dataset.targets, "targets")]
+    for path, tensor in named:
+        # Of one tensor each the digest is what it was before there were trees.
+        name = "" if path in {"inputs", "targets"} else f"{path} "
+        whole.update(f"{name}{tensor.dtype} {tuple(tensor.shape)}".encode())
         threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
         with ThreadPoolExecutor(threads) as pool:
             for checksum in pool.map(_checksum, _chunks(tensor.detach())):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..hooks.trees import Tree
 from ..hooks.types import Batch
 from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import preserved_rng
 from .buffers import copy_buffers, restore_buffers
 from .data import Dataset
+from .forward import forward, to_device
 from .measurement import Measurement
 from .objective import Objective
 from .tensor_names import named_buffers, named_parameters
@@ -22,13 +25,13 @@ def evaluate(
     model: nn.Module,
     dataset: Dataset,
     objective: Objective,
-    normalise: Callable[[Tensor], Tensor],
+    normalise: Callable[[Tree], Tree],
     *,
     batch_size: int,
     device: torch.device,
     stop: StopRequest | None = None,
     unsteady: frozenset[str] = frozenset(),
-    take: Callable[[Batch, Tensor], None] | None = None,
+    take: Callable[[Batch, Any], None] | None = None,
 ) -> dict[str, float] | None:
     """Return the mean loss and the metrics over ``dataset``.
 
@@ -60,8 +63,8 @@ def evaluate(
                 return None
             places = torch.arange(begin, min(begin + batch_size, len(dataset)))
             batch = dataset.batch(dataset.rows_at(places))
-            targets = batch.targets.to(device)
-            outputs = model(normalise(batch.inputs.to(device)))
+            targets = to_device(batch.targets, device)
+            outputs = forward(model, normalise(to_device(batch.inputs, device)))
             objective.check_outputs(outputs, targets, batch.num_classes)
             measurement.add(outputs, targets, len(batch))
             if take is not None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.errors import DataError, JobError, shorten, visible
+from ..hooks.trees import map_tensors, tensors_of
+from ..tensors.tree_form import tensors_within
 from .loss import Loss
 from .losses import CrossEntropy
 
@@ -45,8 +47,8 @@ class GivenLoss(Loss):
 
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of each sample, shape (B,), asked for one by one."""
-        pairs = zip(outputs.split(1), targets.split(1), strict=True)
-        return torch.stack([self(output, target) for output, target in pairs])
+        rows = [slice(i, i + 1) for i in range(len(tensors_of(targets)[0]))]
+        return torch.stack([self(_taken(outputs, row), _taken(targets, row)) for row in rows])
 
     def weight(self, targets: Any) -> float:
         """Return what the function says that it divides by."""
@@ -105,6 +107,12 @@ def _counted_by_torch(loss: nn.CrossEntropyLoss) -> Callable[[Any], float] | Non
         # A weight of 0, which ours does not take.
         return None
     return like.weight
+
+
+def _taken(values: Any, row: slice) -> Any:
+    """Return some samples of a tree, or of the tensors of whatever else a model returned."""
+    tree = values if isinstance(values, Tensor) or type(values) in {dict, list} else tensors_within(values)
+    return map_tensors(lambda tensor: tensor[row], tree)
 
 
 def _single(values: Any) -> Any:

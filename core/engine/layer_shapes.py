@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,17 +32,12 @@ def noting_shapes(model: nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
         yield shapes
 
 
-def count_macs(model: nn.Module, inputs: Tensor) -> int:
-    """Return how often a model multiplies and adds in matrix products and convolutions for ``inputs``.
-
-    Args:
-        model: In evaluation mode.
-        inputs: A batch as the model takes it.
-    """
+def count_macs(call: Callable[[], object]) -> int:
+    """Return how often ``call``, a model's, multiplies and adds in matrix products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - for who asks
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs)
+        call()
     macs: int = counter.get_total_flops() // 2
     return macs
 

@@ -9,10 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from .parts import Key, part_of
-
-#: Class number of a position that does not count, as torch has it.
-IGNORED = -100
+from .parts import Key, part_of, prediction_of
 
 
 class Loss(ABC):
@@ -35,6 +32,10 @@ class Loss(ABC):
     @abstractmethod
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of each sample, shape (B,)."""
+
+    def judged(self, outputs: Any) -> Any:
+        """Return what it takes of what a model returned: one tensor, or all of it."""
+        return outputs if isinstance(outputs, Tensor) or self.takes_any else prediction_of(outputs)
 
     def weight(self, targets: Any) -> float:
         """Return what the mean over a batch was divided by, by which means of batches are averaged."""
@@ -100,7 +101,8 @@ class Term:
 
     def of(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """Return the parts of outputs and targets that it takes."""
-        return part_of(outputs, self.output, "output"), part_of(targets, self.target, "target")
+        given = self.loss.judged(part_of(outputs, self.output, "output"))
+        return given, part_of(targets, self.target, "target")
 
 
 def by_sample(losses: Tensor) -> Tensor:

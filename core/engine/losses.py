@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..hooks.types import LossScale, LossTerm
+from ..hooks.trees import tensors_of
+from ..hooks.types import IGNORED, LossScale, LossTerm
 from ..tensors.first_wrong import first_wrong
-from .loss import IGNORED, Loss, by_sample
+from ..tensors.tree_form import tensors_within
+from .loss import Loss, by_sample
 from .task_losses import CTC, Cosine, Dice, InfoNCE
 
 
@@ -325,20 +327,26 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def apply_changes(changes: Iterable[LossTerm | LossScale], loss: Tensor, outputs: Tensor) -> Tensor:
+def apply_changes(changes: Iterable[LossTerm | LossScale], loss: Tensor, outputs: Any) -> Tensor:
     """Return ``loss`` as plugins changed it, joined to the graph of ``outputs``.
 
     Args:
         changes: In order, each on the result of the one before.
         loss: Shape (), on the graph.
-        outputs: What the terms' gradients refer to, on the graph.
+        outputs: What the model returned, on the graph; the terms' gradients refer to its tensors.
     """
     for change in changes:
         if isinstance(change, LossScale):
             loss = loss * change.factor
         else:
-            gradient = change.gradient.to(outputs.device, non_blocking=True)
-            loss = _AddTerm.apply(loss, outputs, change.value, gradient)  # type: ignore[no-untyped-call]
+            value, gradients = change.value, tensors_of(change.gradient)
+            for tensor, gradient in zip(tensors_of(tensors_within(outputs)), gradients, strict=True):
+                if tensor.requires_grad:
+                    there = gradient.to(tensor.device, non_blocking=True)
+                    loss = _AddTerm.apply(loss, tensor, value, there)  # type: ignore[no-untyped-call]
+                    value = 0.0
+            # Of outputs without a gradient there is nothing to join.
+            loss = loss + value if value else loss
     return loss
 
 

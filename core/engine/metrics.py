@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from ..hooks.types import IGNORED
 from .data import Dataset
-from .loss import IGNORED
 from .parts import Key
 
 TOP_K = 5

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError, JobError
+from ..hooks.trees import Tree
+from ..tensors.tree_form import describe_tree
 from .data import Dataset
 from .loss import Loss, Term
 from .losses import LOSSES
 from .metrics import METRICS, Metric, TargetForm
 from .own_metric import OwnMetric
-from .parts import part_of
+from .parts import find_prediction, part_of, prediction_of
 
 _METRIC_TRIAL_SAMPLES = 64
+#: Of targets of a loss that takes numbers alone, and of others.
+_DTYPES = ({torch.float32}, {torch.float32, torch.int64})
 _CHANGE = "Change the model's last layer or the data's targets"
 
 
@@ -74,6 +78,12 @@ class Objective:
                 "loss", name, term.loss.classes, {n: c.classes for n, c in LOSSES.items()}, dataset, term
             )
             wanted = part_of(dataset.targets, term.target, "target")
+            if not term.loss.takes_any and not _is_one_kind(term.loss, wanted, dataset.num_classes):
+                raise DataError(
+                    f"the {part} data: loss '{name}' takes targets that are one tensor, float32 or classes, "
+                    f"and they are {describe_tree(wanted)}. Name num_classes if they are classes, or give a "
+                    "loss of your own"
+                )
             if why := term.loss.misfit(
                 wanted, None if wanted is not dataset.targets else dataset.num_classes
             ):
@@ -150,6 +160,10 @@ class Objective:
             DataError: They have no such parts.
         """
         given, wanted = part_of(outputs, metric.output, "output"), part_of(targets, metric.target, "target")
+        if not isinstance(given, Tensor):
+            # One of the user's may take all that the model returned.
+            given = find_prediction(given) if isinstance(metric, OwnMetric) else prediction_of(given)
+            given = part_of(outputs, metric.output, "output") if given is None else given
         if not metric.classes or not isinstance(given, Tensor):
             return given, wanted
         dims = {getattr(t.loss, "class_dim", 1) for t in self.loss.terms if t.output == metric.output}
@@ -189,8 +203,6 @@ def _check_kind(
 def _check_part(loss: Loss, outputs: Any, targets: Any, num_classes: int | None) -> None:
     if loss.takes_any:
         return
-    if not isinstance(outputs, Tensor):
-        raise DataError(f"the model returned {type(outputs).__name__}; expected one tensor of outputs")
     if not outputs.is_floating_point():
         raise DataError(f"the model returned dtype {outputs.dtype}; expected floating point")
     found, expected = tuple(outputs.shape), loss.outputs_shape(outputs, targets, num_classes)
@@ -202,6 +214,12 @@ def _check_part(loss: Loss, outputs: Any, targets: Any, num_classes: int | None)
             f"the model returned shape {found} for a batch of {len(targets)}; loss '{_name_of(loss)}' "
             f"needs {expected}, {why}. {advice or _CHANGE}"
         )
+
+
+def _is_one_kind(loss: Loss, targets: Tree, num_classes: int | None) -> bool:
+    if not isinstance(targets, Tensor):
+        return False
+    return num_classes is not None or targets.dtype in _DTYPES[loss.classes is not False]
 
 
 def _outputs_shape(targets: Tensor, num_classes: int | None) -> tuple[int, ...]:

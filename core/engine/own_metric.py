@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError, JobError, RingfenceError, shorten, visible
+from ..hooks.types import IGNORED
 from ..imports.user_frames import user_frame
-from .loss import IGNORED
 from .metrics import Metric, TargetForm
 from .parts import Key
 

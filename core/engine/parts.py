@@ -8,7 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ..hooks.errors import DataError
+from ..tensors.tree_form import describe_tree, tensors_within
 
+#: Key or attribute of what a model returned under which its prediction lies, as transformers name it.
+PREDICTION = "logits"
 #: A key of a dict or an attribute; a place in a list or tuple; None: all of it.
 Key = str | int | None
 
@@ -38,6 +41,43 @@ def part_of(value: Any, key: Key, what: str) -> Any:
     elif isinstance(key, str) and not isinstance(value, Tensor) and getattr(value, key, None) is not None:
         return getattr(value, key)
     raise DataError(f"{what} {key!r}: the {_WHOSE[what]} {_form(value)}")
+
+
+def describe_outputs(outputs: Any) -> str:
+    """Return what a model returned in words."""
+    tree = describe_tree(tensors_within(outputs))
+    return tree if type(outputs) in {dict, list} else f"a {type(outputs).__name__}: {tree}"
+
+
+def find_prediction(outputs: Any) -> Tensor | None:
+    """Return the tensor that builtin losses and metrics judge, None where none can be told from the others.
+
+    That is what the model returned if it is a tensor; else what lies under ``logits``, as a key or an
+    attribute; else the first item of a tuple or list, or the only tensor of a dict.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = outputs.get(PREDICTION) if isinstance(outputs, Mapping) else getattr(outputs, PREDICTION, None)
+    if found is None and isinstance(outputs, tuple | list) and outputs:
+        found = outputs[0]
+    if found is None and isinstance(outputs, Mapping) and len(outputs) == 1:
+        (found,) = outputs.values()
+    return found if isinstance(found, Tensor) else None
+
+
+def prediction_of(outputs: Any) -> Tensor:
+    """Return what ``find_prediction`` does.
+
+    Raises:
+        DataError: There is no such tensor.
+    """
+    found = find_prediction(outputs)
+    if found is None:
+        raise DataError(
+            f"the model returned {describe_outputs(outputs)}; a builtin loss or metric takes one tensor, the "
+            f"only one or that called '{PREDICTION}'. Return it, or give a loss of your own"
+        )
+    return found
 
 
 _WHOSE = {"output": "model returned", "target": "data have"}

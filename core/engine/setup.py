@@ -23,11 +23,13 @@ class Tried:
         told: What the user should know, as sentences.
         unsteady: Names of the parameters and buffers that evaluation changes, unless they are put back.
         shapes: What the modules return for one sample, by ``noting_shapes``.
+        outputs: What the model returned in words, where that was no tensor; ``""`` otherwise.
     """
 
     told: tuple[str, ...] = ()
     unsteady: frozenset[str] = frozenset()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

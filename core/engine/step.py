@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from ..plugins.stop_request import StopRequest
 from ..reproducibility.generator_states import TorchRng
 from .buffers import copy_buffers, restore_buffers
 from .data import Normalise
+from .forward import forward, shown_outputs, to_device
 from .loss import Loss
 from .losses import apply_changes
 from .weights import Weights
@@ -178,7 +179,7 @@ def begin_step(update: Update, info: StepInfo) -> Begun:
     return watched, before, rng
 
 
-def change_loss(hooks: Hooks, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> Tensor:
+def change_loss(hooks: Hooks, batch: Batch, outputs: Any, loss: Tensor, info: StepInfo) -> Tensor:
     """Return the loss of a batch with the terms of plugins.
 
     Args:
@@ -192,7 +193,7 @@ def change_loss(hooks: Hooks, batch: Batch, outputs: Tensor, loss: Tensor, info:
     return apply_changes(hooks.fire(at, _loss_values(at, batch, outputs, loss), info), loss, outputs)
 
 
-def show_loss(hooks: Hooks, batch: Batch, outputs: Tensor, loss: Tensor, info: StepInfo) -> None:
+def show_loss(hooks: Hooks, batch: Batch, outputs: Any, loss: Tensor, info: StepInfo) -> None:
     """Let plugins look at what a forward pass came to, its loss with the terms of others."""
     at = hooks.at.after_loss
     if at.is_due(info):
@@ -279,14 +280,15 @@ def _forward(stepper: Stepper, criterion: Loss, batch: Batch, info: StepInfo) ->
     hooks, at = stepper.hooks, stepper.hooks.at
     inputs, targets = batch.inputs, batch.targets
     if not stepper.on_host:
-        inputs = inputs.to(stepper.device, non_blocking=True)
-        targets = targets.to(stepper.device, non_blocking=True)
-    outputs = stepper.model(stepper.normalise(inputs))
-    loss = criterion(outputs, targets)
+        inputs = to_device(inputs, stepper.device, non_blocking=True)
+        targets = to_device(targets, stepper.device, non_blocking=True)
+    outputs = forward(stepper.model, stepper.normalise(inputs))
+    judged = criterion.judged(outputs)
+    loss = criterion(judged, targets)
     sample_losses = None
     if at.after_step.methods and info.pass_index == 0:
         with torch.no_grad():
-            sample_losses = stepper.loss.per_sample(outputs, targets).float().cpu()
+            sample_losses = stepper.loss.per_sample(judged, targets).float().cpu()
     if at.loss.methods:
         loss = change_loss(hooks, batch, outputs, loss, info)
     if at.after_loss.methods:
@@ -294,11 +296,9 @@ def _forward(stepper: Stepper, criterion: Loss, batch: Batch, info: StepInfo) ->
     return loss, sample_losses
 
 
-def _loss_values(
-    firing: Firing[LossValues, Change], batch: Batch, outputs: Tensor, loss: Tensor
-) -> LossValues:
+def _loss_values(firing: Firing[LossValues, Change], batch: Batch, outputs: Any, loss: Tensor) -> LossValues:
     value = loss.item() if "loss" in firing.needs else math.nan
-    return {"batch": batch, "outputs": outputs.detach().cpu(), "loss": value}
+    return {"batch": batch, "outputs": shown_outputs(outputs), "loss": value}
 
 
 def _update(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .loss import IGNORED, Loss
+from ..hooks.types import IGNORED
+from .loss import Loss
 
 _PAIR = 2
 

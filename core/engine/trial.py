@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..hooks.errors import DataError
+from ..hooks.trees import Tree
 from ..imports.user_frames import user_frame
 from ..reproducibility.deterministic import repeatable
 from ..reproducibility.generator_states import preserved_rng
+from ..tensors.tree_form import describe_tree
 from .attributes import Attributes
 from .buffers import changed_layouts, copy_buffers, restore_buffers, shared_buffers
 from .config import TrainConfig
@@ -27,9 +29,11 @@ from .data import Data, Dataset, Normalise
 from .evaluate import evaluating
 from .extra_state import copy_extra_state, load_extra_state
 from .forks import ending_forks
+from .forward import forward, to_device
 from .layer_shapes import count_macs, noting_shapes
 from .measurement import exact_loss
 from .objective import Objective
+from .parts import describe_outputs
 from .setup import Setup, Tried
 from .tensor_names import named_buffers, named_parameters
 
@@ -72,7 +76,7 @@ def try_out(setup: Setup) -> Tried:
         for part in filter(None, (data.validation, data.test)):
             trial.evaluate(part, setup.config.eval_batch_size, most=first)
         unsteady = before.unsteady()
-    return Tried(told, unsteady, shapes)
+    return Tried(told, unsteady, shapes, trial.returned)
 
 
 @repeatable()
@@ -82,9 +86,9 @@ def macs_a_sample(setup: Setup) -> int:
     model, train, before = setup.model, setup.data.train, _Before(setup.model)
     normalise = Normalise(setup.data, setup.device)
     with before.restored(setup.device), evaluating(model):
-        return count_macs(
-            model, normalise(train.batch(train.rows_at(torch.arange(1))).inputs.to(setup.device))
-        )
+        one = train.batch(train.rows_at(torch.arange(1)))
+        inputs = normalise(to_device(one.inputs, setup.device))
+        return count_macs(lambda: forward(model, inputs))
 
 
 def try_together(model: nn.Module, data: Data, config: TrainConfig, frozen: Collection[str] = ()) -> Setup:
@@ -106,14 +110,19 @@ def try_together(model: nn.Module, data: Data, config: TrainConfig, frozen: Coll
     return setup
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Trial:
-    """The parts of a trial, apart from the data."""
+    """The parts of a trial, apart from the data.
+
+    Attributes:
+        returned: What the model returned in training in words, where that was no tensor.
+    """
 
     model: nn.Module
     objective: Objective
     normalise: Normalise
     device: torch.device
+    returned: str = ""
 
     def give_shapes(self, dataset: Dataset, samples: int) -> None:
         """Let lazy modules see a batch: what they make of it stays."""
@@ -129,14 +138,14 @@ class _Trial:
             for indices in batches:
                 outputs, targets = self._outputs(dataset, indices, "evaluation")
                 with _telling("the loss could not be computed"):
-                    exact_loss(self.objective.loss, outputs, targets)
+                    exact_loss(self.objective.loss, self.objective.loss.judged(outputs), targets)
                 self.objective.try_own_metrics(dataset, outputs, targets)
 
     def backward(self, dataset: Dataset, indices: Tensor) -> None:
         """Run forward and backward over a batch."""
         outputs, targets = self._outputs(dataset, indices, "training")
         with _telling("the loss could not be computed"):
-            loss = self.objective.loss(outputs, targets)
+            loss = self.objective.loss(self.objective.loss.judged(outputs), targets)
         if not loss.requires_grad:
             raise DataError(
                 "the model's outputs have no gradient, so that nothing can be learned: forward runs under "
@@ -150,20 +159,21 @@ class _Trial:
                 f"returns does not depend on them{_place_of_forward(self.model)}"
             )
 
-    def _outputs(self, dataset: Dataset, indices: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    def _outputs(self, dataset: Dataset, indices: Tensor, mode: str) -> tuple[Any, Tree]:
         """Return what the model makes of a batch, and the targets, on the device."""
         batch = dataset.batch(dataset.rows_at(indices))
-        inputs = self.normalise(batch.inputs.to(self.device))
-        shape = tuple(inputs.shape)
-        what = f"the model failed on a batch of {len(batch)} in {mode} mode, with inputs of shape {shape}"
+        inputs = self.normalise(to_device(batch.inputs, self.device))
+        what = f"the model failed on a batch of {len(batch)} in {mode} mode, with inputs {_form(inputs)}"
         with _telling(what, advise=True):
-            outputs = self.model(inputs)
+            outputs = forward(self.model, inputs)
+        if mode == "training" and not isinstance(outputs, Tensor):
+            self.returned = describe_outputs(outputs)
         try:
             self.objective.check_outputs(outputs, batch.targets, batch.num_classes)
         except DataError as error:
             where = "" if mode == "training" else f"in {mode} mode "
             raise DataError(f"{where}{error}{_place_of_forward(self.model)}") from error
-        return outputs, batch.targets.to(self.device)
+        return outputs, to_device(batch.targets, self.device)
 
 
 class _Before:
@@ -250,6 +260,14 @@ def _telling(what: str, *, advise: bool = False) -> Iterator[None]:
         said = str(error).strip().removesuffix(".")
         advice = _ADVICE if advise and _ALONE in said else ""
         raise DataError(f"{what}: {type(error).__name__}: {said}{advice}; at {user_frame(error)}") from error
+
+
+def _form(inputs: Tree) -> str:
+    return (
+        f"of shape {tuple(inputs.shape)}"
+        if isinstance(inputs, Tensor)
+        else f"that are {describe_tree(inputs)}"
+    )
 
 
 def _place_of_forward(model: nn.Module) -> str:

@@ -20,6 +20,8 @@ Attributes that a plugin may leave out spare the run work, and one that is seen 
 ``draws = False`` says that it never draws from a global generator, ``one_pass = True`` that
 an optimizer never returns ``AnotherPass``, ``reads_bytes = True`` that an augmentation takes
 images of bytes as those, uint8 in place of float32 in [0, 1]; what it returns is float32.
+``takes_trees = True`` says that a plugin knows inputs, targets and outputs that are dicts and lists of
+tensors; one that leaves it out and takes any of them is refused where they are no tensor each.
 Whether a trusted plugin draws is looked at in its first call and in every 16th from there; what it draws
 in between comes from the run's own generators, and the weights are not those of a sandbox.
 

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from .errors import shorten
+from .trees import Tree
 
 #: Makes an uninitialised tensor: ``allocate(shape, dtype)``. The engine takes one so
 #: that what plugins read can lie in shared memory without the engine knowing.
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 ALIGNMENT_BYTES = 64
-#: What is copied at once, where that is much faster than all of it: half of a small second-level cache.
-PIECE_BYTES = 1 << 19
+#: Class of a position that counts for nothing, as torch's cross entropy has it.
+IGNORED = -100
 _SHOWN_CHARACTERS = 60
 
 
@@ -131,22 +132,24 @@ class Batch:
     """Samples of one forward pass.
 
     Attributes:
-        inputs: Floating point; images are (B, C, H, W) with values in [0, 1], before normalisation.
-        targets: (B,) int64 class numbers, or (B, K) float32 class probabilities when
-            a plugin mixed labels, or float32 values of any shape (B, …) for regression.
+        inputs: A tree, of most data one tensor; images are (B, C, H, W) with values in [0, 1], before
+            normalisation.
+        targets: (B,) int64 class numbers, or (B, …) of each position, -100 where none counts; or (B, K)
+            float32 class probabilities when a plugin mixed labels; without classes any tree, of a
+            regression float32 (B, …).
         indices: (B,) int64, position of each sample in the training data.
-        num_classes: K, or None for regression.
+        num_classes: K, or None without classes.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree
     indices: Tensor
     num_classes: int | None = None
 
     def __len__(self) -> int:
-        return self.inputs.shape[0]
+        return self.indices.shape[0]
 
-    def with_(self, *, inputs: Tensor | None = None, targets: Tensor | None = None) -> Batch:
+    def with_(self, *, inputs: Tree = None, targets: Tree = None) -> Batch:
         """Return this batch with other inputs, targets or both."""
         return replace(
             self,
@@ -158,15 +161,18 @@ class Batch:
         """Return class probabilities, (B, K) float32.
 
         Raises:
-            ValueError: The job is a regression; there are no classes to mix.
+            ValueError: There are no classes to mix, or one for each position of a sample.
         """
-        if self.num_classes is None:
+        targets = self.targets
+        if self.num_classes is None or not isinstance(targets, Tensor):
             raise ValueError(
                 "a regression has no class probabilities; use an augmentation that keeps targets"
             )
-        if self.targets.is_floating_point():
-            return self.targets
-        return torch.nn.functional.one_hot(self.targets, self.num_classes).to(torch.float32)
+        if targets.is_floating_point():
+            return targets
+        if targets.dim() > 1:
+            raise ValueError("samples have a class for each position; use an augmentation that keeps targets")
+        return torch.nn.functional.one_hot(targets, self.num_classes).to(torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,62 +287,6 @@ def _extent(specs: Sequence[TensorSpec]) -> tuple[torch.dtype, int] | None:
     return dtypes.pop(), max(spec.offset_bytes + spec.nbytes for spec in specs)
 
 
-class Changeable(TensorMap):
-    """The argument that a method changes, which knows the memory that its result goes to.
-
-    No name that plugins import: one that uses ``draft`` asks whether it is there.
-
-    Args:
-        tensors: The argument.
-        place: Writable and of the same layout; the argument's own memory where the plugin is trusted.
-    """
-
-    __slots__ = ("_draft", "_pieces", "_place")
-
-    def __init__(self, tensors: TensorMap, place: TensorMap) -> None:
-        super().__init__(tensors.specs, tensors.buffer)
-        self._place = place
-        self._draft: TensorMap | None = None
-        self._pieces: list[tuple[Tensor, Tensor]] = []
-        if place.buffer.data_ptr() != tensors.buffer.data_ptr():
-            target = place.buffer[: tensors.buffer.numel()]
-            self._pieces = list(
-                zip(*(torch.split(each, PIECE_BYTES) for each in (target, tensors.buffer)), strict=True)
-            )
-
-    def draft(self) -> TensorMap:
-        """Return a writable copy to change and return, which then costs no further copy.
-
-        It is in use until the call ends, and changes after that; ``clone`` is for what is kept.
-        """
-        for target, source in self._pieces:
-            target.copy_(source)
-        self._draft = self._place
-        if torch.is_grad_enabled():
-            # In views of its own: what they keep of a graph that is written there ends with the call.
-            self._draft = TensorMap(self._place.specs, self._place.buffer.detach())
-        return self._draft
-
-    def begin(self) -> Changeable:
-        """Get ready for a call, whatever became of the last one."""
-        self._draft = None
-        return self
-
-    def result(self, returned: object) -> object:
-        """Return the result of a call: what it returned, or a draft that it took and did not return.
-
-        In the memory of a trusted plugin's argument what was changed is changed; it counts in a sandbox too,
-        whether the plugin returns nothing or the argument.
-        """
-        if returned is None or returned is self._draft:
-            return None if self._draft is None else self._place
-        if returned is self:
-            return returned if self._draft is None and self._pieces else self._place
-        if isinstance(returned, AnotherPass) and self.result(returned.parameters) is self._place:
-            return AnotherPass(self._place)
-        return returned
-
-
 #: Parameter name to value. A plugin returns any mapping of the same names, shapes and dtypes.
 Parameters = TensorMap
 #: Parameter name to gradient; parameters that got no gradient in this step are absent.
@@ -352,11 +302,11 @@ class LossTerm:
 
     Attributes:
         value: The term, in units of the loss.
-        gradient: d value / d outputs; shape and dtype of the outputs.
+        gradient: d value / d outputs; form, shapes and dtypes of the outputs.
     """
 
     value: float
-    gradient: Tensor
+    gradient: Tree
 
 
 @dataclass(frozen=True, slots=True)

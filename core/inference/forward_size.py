@@ -11,12 +11,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..engine.forward import forward
 from ..hooks.errors import DataError
 from ..job.user_code import is_import_path
 from ..plugins.machine_memory import machine_bytes
 from ..tracking.model_record import ModelRecord
 from ..tracking.own_runs import Permission
-from .network import build_network
+from .network import build_network, zero_inputs
 
 #: Channels that a convolution on the host works on at once.
 _BLOCK = 16
@@ -71,11 +72,11 @@ def forward_bytes(permission: Permission, record: ModelRecord) -> int:
     if is_import_path(choice.name):
         return 0
     network = build_network(choice, record, base).eval()
-    what = f"a sample of {' x '.join(map(str, record.input.shape))} numbers"
+    what = f"a sample of {' and '.join(' x '.join(map(str, form.shape)) for form in record.inputs)} numbers"
     largest = _Largest()
     try:
         with torch.no_grad(), largest:
-            network(torch.empty(1, *record.input.shape, device="meta"))
+            forward(network, zero_inputs(record, 1, torch.device("meta")))
     except RuntimeError as error:
         raise DataError(f"{what} cannot go through model '{choice.name}': {error}") from error
     if largest.nbytes > machine_bytes() // 2:

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from ..engine.checkpoints.checkpoint import NetworkState
 from ..engine.config import resolve_device
 from ..engine.extra_state import gives_extra_state
+from ..engine.forward import forward
 from ..hooks.errors import CheckpointError, DataError, JobError
+from ..hooks.trees import Tree
 from ..job.user_code import is_import_path
 from ..plugins.machine_memory import machine_bytes
 from ..tensors.byte_batch import to_numbers
+from ..tensors.tree_form import TreeError, conform, named_tensors, to_tree
 from ..tracking.model_files import CheckpointName, Tell, WeightsName, check_state_named, read_state
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
@@ -64,22 +67,40 @@ class LoadedModel(nn.Module):
                 self.register_buffer(name, numbers, persistent=False)
         self.eval()
 
-    def forward(self, inputs: Tensor) -> Any:
-        """Return the outputs for a batch.
+    def forward(self, inputs: Tree) -> Any:
+        """Return what the network returns for a batch.
 
         Args:
             inputs: (B, …) float32 as a batch of the run has them, images in bytes as numbers from 0 to 1;
-                or, of such images, (B, C, H, W) uint8.
+                or, of such images, (B, C, H, W) uint8. Where the run's inputs were a tree, one of its form.
 
         Raises:
-            DataError: They are no tensor, or of another dimension, kind of number or count of channels.
+            DataError: They are no such, or of another dimension, kind of number or count of channels.
         """
+        if self.record.input.path:
+            return forward(self.network, self._checked_tree(inputs))
         self._check(inputs)
         if inputs.dtype == torch.uint8:
             inputs = self._numbers(inputs)
         if self.is_normalised:
             inputs = (inputs - self.mean) / self.std
         return self.network(inputs)
+
+    def _checked_tree(self, inputs: Tree) -> Tree:
+        record = self.record
+        try:
+            expected = record.input_tree(lambda _: torch.empty(0))
+            tree = conform(to_tree(inputs, "inputs"), expected, "inputs")
+        except TreeError as error:
+            raise DataError(f"{error}") from error
+        for form, (path, tensor) in zip(record.inputs, named_tensors(tree, "inputs"), strict=True):
+            found = str(tensor.dtype).removeprefix("torch.")
+            if found != form.dtype or tensor.dim() != len(form.shape) + 1:
+                raise DataError(
+                    f"{path} are {found} of shape {tuple(tensor.shape)}; the model takes {form.dtype} of "
+                    f"(B, {', '.join(map(str, form.shape))})"
+                )
+        return tree
 
     def _check(self, inputs: Tensor) -> None:
         form, needed = self.record.input, f"(B, {', '.join(map(str, self.record.input.shape))})"
@@ -105,13 +126,14 @@ class LoadedModel(nn.Module):
             )
         # Whoever has made a module of doubles of this one gives it such.
         is_double = inputs.dtype == torch.float64 != self.scale.dtype
-        if is_double or inputs.dtype in _NO_INPUTS:
+        dtype = str(inputs.dtype).removeprefix("torch.")
+        if form.dtype not in {"uint8", "float32"}:
+            if dtype != form.dtype:
+                raise DataError(f"the inputs are {dtype}; the model takes {form.dtype}")
+        elif is_double or inputs.dtype in _NO_INPUTS:
             bytes_too = "" if self.record.scale is None else "uint8 from 0 to 255, or "
             scaled = "" if self.record.scale is None else " from 0 to 1"
-            raise DataError(
-                f"the inputs are {str(inputs.dtype).removeprefix('torch.')}; the model takes {bytes_too}"
-                f"float32{scaled}"
-            )
+            raise DataError(f"the inputs are {dtype}; the model takes {bytes_too}float32{scaled}")
 
     def _numbers(self, images: Tensor) -> Tensor:
         place = torch.empty(images.shape, dtype=torch.float32, device=images.device)

@@ -12,8 +12,10 @@ from torch.nn.parameter import is_lazy
 from ..engine.buffers import restore_buffers, shared_buffers
 from ..engine.checkpoints.checkpoint import NetworkState
 from ..engine.extra_state import load_extra_state
+from ..engine.forward import forward
 from ..engine.tensor_names import named_buffers, named_parameters
 from ..hooks.errors import CheckpointError, JobError, visible
+from ..hooks.trees import Tree
 from ..hooks.types import derive_seed
 from ..imports.user_frames import user_frame
 from ..job.user_code import is_import_path
@@ -21,7 +23,7 @@ from ..models.data_shape import Shape
 from ..models.model_registry import build_for
 from ..reproducibility.generator_states import preserved_rng
 from ..reproducibility.seeding import seed_everything
-from ..tracking.model_record import ModelChoice, ModelRecord
+from ..tracking.model_record import InputForm, ModelChoice, ModelRecord
 
 _NAMED = 5
 _CPU = torch.device("cpu")
@@ -44,7 +46,8 @@ def build_network(choice: ModelChoice, record: ModelRecord, base: Path) -> nn.Mo
         CheckpointError: No network can be of such a size.
         DataError: It does not fit the shape of the data.
     """
-    (outputs,) = record.output.shape if len(record.output.shape) == 1 else (0,)
+    output = record.output.shape
+    outputs = output[0] if len(output) == 1 or record.task == "positions" else 0
     shape = Shape(record.input.shape, outputs)
     if not is_import_path(choice.name):
         try:
@@ -101,14 +104,24 @@ def fill(network: nn.Module, state: NetworkState, device: torch.device, *, whose
     network.eval()
 
 
+def zero_inputs(record: ModelRecord, samples: int, device: torch.device) -> Tree:
+    """Return a batch of zeros in the form in which a network is given its inputs."""
+
+    def zeros(form: InputForm) -> Tensor:
+        dtype = torch.float32 if record.scale is not None else getattr(torch, form.dtype)
+        return torch.zeros(samples, *form.shape, dtype=dtype, device=device)
+
+    return record.input_tree(zeros)
+
+
 def _give_shapes(network: nn.Module, record: ModelRecord) -> None:
     """Let lazy modules see a batch of zeros, as they saw the data's first one in training."""
     network.eval()
-    inputs = torch.zeros(2, *record.input.shape)
+    inputs = zero_inputs(record, 2, _CPU)
     with torch.no_grad():
         _telling(
             "the network failed on a batch of zeros, which it is to take its shapes from",
-            lambda: network(inputs),
+            lambda: forward(network, inputs),
         )
     network.train()
 

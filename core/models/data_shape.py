@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..engine.data import Data
 from ..hooks.errors import DataError
+from ..hooks.trees import tensors_of
 
 _IMAGE_DIMS = 3
 _TABLE_DIMS = 2
@@ -21,8 +24,8 @@ class Shape:
     """Shapes of one sample.
 
     Attributes:
-        inputs: (C, H, W) for images, otherwise whatever the data has.
-        outputs: Number of classes, or of numbers to predict.
+        inputs: (C, H, W) for images, otherwise whatever the data has; of a tree that of its first tensor.
+        outputs: Number of classes, or of numbers to predict; 0 where targets are neither.
     """
 
     inputs: tuple[int, ...]
@@ -58,17 +61,11 @@ class Shape:
 
 
 def shape_of(data: Data) -> Shape:
-    """Return the shapes of one sample of ``data``.
-
-    Raises:
-        DataError: The targets of a regression are no rows of numbers.
-    """
+    """Return the shapes of one sample of ``data``."""
     train = data.train
+    inputs = tuple(tensors_of(train.inputs)[0].shape[1:])
     if train.num_classes is not None:
-        return Shape(tuple(train.inputs.shape[1:]), train.num_classes)
-    if train.targets.dim() != _TABLE_DIMS:
-        raise DataError(
-            f"models predict rows of numbers; the targets have shape {tuple(train.targets.shape)}, "
-            "expected (N, K)"
-        )
-    return Shape(tuple(train.inputs.shape[1:]), train.targets.shape[1])
+        return Shape(inputs, train.num_classes)
+    targets = train.targets
+    is_table = isinstance(targets, Tensor) and targets.dim() == _TABLE_DIMS
+    return Shape(inputs, targets.shape[1] if is_table else 0)

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from ..engine.data import Data
-from ..hooks.errors import JobError
+from ..hooks.errors import DataError, JobError
 from ..job.function_options import OptionError, check_named
 from ..job.user_code import is_import_path
+from ..tensors.tree_form import describe_tree
 from .cnn import cnn
 from .data_shape import Shape, shape_of
 from .mlp import mlp
@@ -51,7 +52,13 @@ def build_model(
     """
     if given is not None:
         return user_model(name, options, shape_of(data), base, given)
-    return build_for(name, options, shape_of(data), base=base)
+    shape = shape_of(data)
+    if not shape.outputs and not is_import_path(name):
+        raise DataError(
+            f"builtin models predict classes or rows of numbers; the targets are "
+            f"{describe_tree(data.train.targets)}, and no (N, K). Use a model of your own"
+        )
+    return build_for(name, options, shape, base=base)
 
 
 def build_for(name: str, options: Mapping[str, Any], shape: Shape, *, base: Path) -> nn.Module:

@@ -165,6 +165,10 @@ class Plugin(Protocol):
         """Whether it is given images of bytes as a ``ByteBatch``; it returns numbers all the same."""
 
     @property
+    def takes_trees(self) -> bool:
+        """Whether it knows inputs, targets and outputs that are dicts and lists of tensors."""
+
+    @property
     def one_pass(self) -> bool:
         """Whether it never asks for ``AnotherPass``, so that nothing need be kept for one."""
 

@@ -21,10 +21,10 @@ from ..hooks.errors import (
     Raised,
     with_raised,
 )
+from ..hooks.trees import map_tensors
 from ..hooks.types import (
     AnotherPass,
     Batch,
-    Changeable,
     LossTerm,
     Report,
     StepInfo,
@@ -33,6 +33,7 @@ from ..hooks.types import (
     passthrough,
 )
 from ..tensors import pytree
+from ..tensors.changeable import Changeable
 from ..tensors.finite import is_finite
 from ..tensors.tensor_file import TensorFile
 from .call_context import CallContext, openblas_pools
@@ -49,10 +50,10 @@ def not_passed(plugin: object, accepts: Mapping[str, tuple[str, ...]]) -> dict[s
     return {name: taken for name, taken in accepts.items() if getattr(plugin, name) is not passthrough}
 
 
-def reads_bytes(plugin: object) -> bool:
-    """Tell whether a plugin says that it takes images of bytes as those."""
-    # An attribute, and no name to import: one that leaves it out sees numbers.
-    return getattr(plugin, "reads_bytes", False) is True
+def says(plugin: object, attribute: str) -> bool:
+    """Tell whether a plugin says of itself ``attribute = True``."""
+    # No name to import, so that one written for an earlier series, which leaves it out, says no.
+    return getattr(plugin, attribute, False) is True
 
 
 class LocalPlugin:
@@ -172,7 +173,12 @@ class LocalPlugin:
     @property
     def reads_bytes(self) -> bool:
         """Whether it says so."""
-        return reads_bytes(self._instance)
+        return says(self._instance, "reads_bytes")
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether it says that it knows batches and outputs that are no tensor each."""
+        return says(self._instance, "takes_trees")
 
     @property
     def one_pass(self) -> bool:
@@ -271,9 +277,10 @@ def _without_graph(result: Any) -> Any:
     """Return a checked result as it comes out of a sandbox: no graph of the plugin's leads on from it."""
     match result:
         case Batch():
-            return result.with_(inputs=result.inputs.detach(), targets=result.targets.detach())
+            inputs, targets = (map_tensors(Tensor.detach, tree) for tree in (result.inputs, result.targets))
+            return result.with_(inputs=inputs, targets=targets)
         case LossTerm():
-            return LossTerm(result.value, result.gradient.detach())
+            return LossTerm(result.value, map_tensors(Tensor.detach, result.gradient))
         case AnotherPass():
             return AnotherPass(_without_graph(result.parameters))
         case TensorMap():

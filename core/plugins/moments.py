@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..hooks.role import Moment
 from ..hooks.specs import ROLES
+from ..hooks.trees import Tree
 from ..hooks.types import AnotherPass, Batch, Gradients, LossScale, LossTerm, Parameters, StepInfo
 from .interface import Plugin
 from .result_kinds import ResultKind, kinds_of
@@ -34,7 +35,7 @@ class LossValues(TypedDict):
     """Values at hand between a forward pass and ``loss.backward()``."""
 
     batch: Batch
-    outputs: Tensor
+    outputs: Tree
     loss: float
 
 

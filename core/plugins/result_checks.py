@@ -14,8 +14,19 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from ..hooks.types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, TensorMap
+from ..hooks.trees import Tree, tensors_of
+from ..hooks.types import (
+    IGNORED,
+    AnotherPass,
+    Batch,
+    Histogram,
+    LossScale,
+    LossTerm,
+    Report,
+    TensorMap,
+)
 from ..tensors.finite import is_finite
+from ..tensors.tree_form import TreeError, conform, named_tensors
 
 MAX_SCALARS = 4096
 MAX_HISTOGRAMS = 1024
@@ -46,9 +57,11 @@ def check_batch(result: Any, batch: Batch, *, finite: bool = True) -> Batch:
     """Check an augmented batch against the one that went in."""
     if not isinstance(result, Batch):
         raise ResultError(f"returned {type(result).__name__}; expected a Batch or None")
-    check_tensor("inputs", result.inputs, batch.inputs, finite=finite)
+    inputs = check_tree("inputs", result.inputs, batch.inputs, finite=finite)
     targets, expected = result.targets, batch.targets
-    if (targets.shape == expected.shape and targets.dtype == expected.dtype) or batch.num_classes is None:
+    if batch.num_classes is None or not isinstance(expected, Tensor) or _is_like(targets, expected):
+        targets = check_tree("targets", targets, expected, finite=finite)
+    elif not isinstance(targets, Tensor) or targets.dim() != 2 or expected.dim() != 1:  # noqa: PLR2004 - (B, K)
         check_tensor("targets", targets, expected, finite=finite)
     elif targets.shape != (len(batch), batch.num_classes) or targets.dtype != torch.float32:
         raise ResultError(
@@ -57,12 +70,38 @@ def check_batch(result: Any, batch: Batch, *, finite: bool = True) -> Batch:
         )
     elif finite and not is_finite(targets):
         raise NotFiniteError("returned targets with a value that is not finite")
-    if batch.num_classes is not None and not targets.is_floating_point():
-        low, high = targets.aminmax()
-        if low < 0 or high >= batch.num_classes:
-            raise ResultError(f"returned a class outside 0 … {batch.num_classes - 1}")
+    if batch.num_classes is not None and isinstance(targets, Tensor) and not targets.is_floating_point():
+        _check_classes(targets, batch.num_classes)
     # Which samples these are is the engine's knowledge, not the plugin's.
-    return batch.with_(inputs=result.inputs, targets=targets)
+    return batch.with_(inputs=inputs, targets=targets)
+
+
+def _is_like(result: Any, expected: Tensor) -> bool:
+    return isinstance(result, Tensor) and result.shape == expected.shape and result.dtype == expected.dtype
+
+
+def _check_classes(targets: Tensor, num_classes: int) -> None:
+    """Check class numbers; of positions those that count."""
+    if targets.dim() > 1:
+        targets = targets[targets != IGNORED]
+    if targets.numel():
+        low, high = targets.aminmax()
+        if low < 0 or high >= num_classes:
+            raise ResultError(f"returned a class outside 0 … {num_classes - 1}")
+
+
+def check_tree(what: str, result: Any, expected: Tree, *, finite: bool = True) -> Tree:
+    """Check form, shapes, dtypes and finiteness; return the tree in the order of ``expected``."""
+    if isinstance(expected, Tensor):
+        check_tensor(what, result, expected, finite=finite)
+        return result
+    try:
+        tree = conform(result, expected, what)
+    except TreeError as error:
+        raise ResultError(f"returned {error}") from error
+    for (path, example), tensor in zip(named_tensors(expected, what), tensors_of(tree), strict=True):
+        check_tensor(path, tensor, example, finite=finite)
+    return tree
 
 
 def check_tensor(what: str, result: Any, expected: Tensor, *, finite: bool = True) -> None:
@@ -186,21 +225,22 @@ def _is_there(result: Mapping[str, Tensor], place: TensorMap) -> bool:
     )
 
 
-def check_loss(result: Any, outputs: Tensor, *, finite: bool = True) -> LossTerm | LossScale:
+def check_loss(result: Any, outputs: Tree, *, finite: bool = True) -> LossTerm | LossScale:
     """Check a loss term against the outputs that it is a function of."""
     # The loss is of the outputs' dtype: what is finite as a double need not be there.
-    most = torch.finfo(outputs.dtype).max
+    dtype = next((t.dtype for t in tensors_of(outputs) if t.is_floating_point()), torch.float32)
+    most = torch.finfo(dtype).max
     if isinstance(result, LossScale):
         if not abs(result.factor) <= most:
-            raise NotFiniteError(f"returned a LossScale that is not finite as {outputs.dtype}")
+            raise NotFiniteError(f"returned a LossScale that is not finite as {dtype}")
         return LossScale(float(result.factor))
     if not isinstance(result, LossTerm):
         raise ResultError(f"returned {type(result).__name__}; expected LossTerm, LossScale or None")
     value = float(result.value)
     if not abs(value) <= most:
-        raise NotFiniteError(f"returned a LossTerm whose value is not finite as {outputs.dtype}")
-    check_tensor("a loss term's gradient", result.gradient, outputs, finite=finite)
-    return LossTerm(value, result.gradient)
+        raise NotFiniteError(f"returned a LossTerm whose value is not finite as {dtype}")
+    gradient = check_tree("a loss term's gradient", result.gradient, outputs, finite=finite)
+    return LossTerm(value, gradient)
 
 
 def check_number(result: Any, *, finite: bool = True) -> float:

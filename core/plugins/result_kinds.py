@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..hooks.role import Method, Role
+from ..hooks.trees import map_tensors, tensors_of
 from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, TensorMap
 from ..tensors.byte_batch import as_seen
 from .result_checks import (
@@ -123,13 +124,16 @@ class _BatchKind(ResultKind):
     def room(self, arguments: Arguments) -> tuple[int, ...]:
         batch = as_seen(arguments["batch"])
         soft = len(batch) * (batch.num_classes or 0) * torch.float32.itemsize
-        return batch.inputs.nbytes, max(batch.targets.nbytes, soft)
+        inputs, targets = ([t.nbytes for t in tensors_of(tree)] for tree in (batch.inputs, batch.targets))
+        if len(targets) == 1:
+            targets = [max(*targets, soft)]
+        return (*inputs, *targets)
 
     def write(self, result: Batch, arguments: Arguments, to: Writer) -> tuple[Form, float]:
-        given = arguments["batch"].targets
-        to.tensor(result.inputs)
-        to.tensor(result.targets)
-        is_soft = (result.targets.dtype, result.targets.shape) != (given.dtype, given.shape)
+        given, targets = arguments["batch"].targets, result.targets
+        for tensor in (*tensors_of(result.inputs), *tensors_of(targets)):
+            to.tensor(tensor)
+        is_soft = isinstance(given, Tensor) and (targets.dtype, targets.shape) != (given.dtype, given.shape)
         return "soft_batch" if is_soft else "batch", 0.0
 
     def read(self, form: Form, value: float, arguments: Arguments, source: Reader) -> Batch:
@@ -138,9 +142,11 @@ class _BatchKind(ResultKind):
         if form == "soft_batch":
             if batch.num_classes is None:
                 raise ResultError("sent class probabilities for a regression")
+            if not isinstance(targets, Tensor) or targets.dim() > 1:
+                raise ResultError("sent class probabilities for samples that have no class each")
             targets = torch.empty((len(batch), batch.num_classes), dtype=torch.float32)
-        inputs = source.tensor(batch.inputs)
-        return batch.with_(inputs=inputs, targets=source.tensor(targets))
+        inputs = map_tensors(source.tensor, batch.inputs)
+        return batch.with_(inputs=inputs, targets=map_tensors(source.tensor, targets))
 
 
 class _LossKind(ResultKind):
@@ -151,18 +157,19 @@ class _LossKind(ResultKind):
         return check_loss(result, arguments["outputs"], finite=finite)
 
     def room(self, arguments: Arguments) -> tuple[int, ...]:
-        return (arguments["outputs"].nbytes,)
+        return tuple(tensor.nbytes for tensor in tensors_of(arguments["outputs"]))
 
     def write(self, result: LossTerm | LossScale, arguments: Arguments, to: Writer) -> tuple[Form, float]:
         if isinstance(result, LossScale):
             return "loss_scale", result.factor
-        to.tensor(result.gradient)
+        for tensor in tensors_of(result.gradient):
+            to.tensor(tensor)
         return "loss_term", result.value
 
     def read(self, form: Form, value: float, arguments: Arguments, source: Reader) -> LossTerm | LossScale:
         if form == "loss_scale":
             return LossScale(value)
-        return LossTerm(value, source.tensor(arguments["outputs"]))
+        return LossTerm(value, map_tensors(source.tensor, arguments["outputs"]))
 
     def replace(self, argument: float, result: LossTerm | LossScale) -> float:
         return argument * result.factor if isinstance(result, LossScale) else argument + result.value

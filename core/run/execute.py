@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
+import torch
+from torch import Tensor
 
 from ..discovery.provenance import Provenance, provenance_of
 from ..engine.buffers import unsaved_buffers
@@ -61,6 +63,7 @@ from .job_fingerprint import accepting
 from .load_plugins import Planned, load, refusal
 from .plugin_sandbox import open_sandbox, starter
 from .prepare import Prepared
+from .tree_fit import check_tree_fit
 
 _UNLOCKED = "nothing keeps a second process from writing there too, so start none"
 _NO_LOCK = (
@@ -202,6 +205,17 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
     ), (*told, *told_of(prepared.objects))
 
 
+def _prediction_log(prepared: Prepared, folder: Path) -> list[Observer]:
+    """Return what keeps predictions, where each sample has one class, or numbers, to compare with."""
+    train, loss = prepared.setup.data.train, prepared.setup.config.loss
+    has_one = isinstance(train.targets, Tensor) and (
+        train.targets.dtype == torch.float32 or (train.num_classes is not None and train.targets.dim() == 1)
+    )
+    if not has_one or (loss.takes_any and prepared.setup.tried.outputs):
+        return []
+    return [PredictionLog(folder, train.class_names, loss.per_sample)]
+
+
 def _model_record(prepared: Prepared, folder: Path, *, resume: bool) -> ModelRecord:
     """Return what ``model.json`` says; a resumed run's weights are those of its last end until the next."""
     job = prepared.job_file.job
@@ -216,9 +230,7 @@ def _recorded(
     """Train, and have ``record`` and the folder say what became of it, however it ends."""
     folder, observers, data = record.folder, options.observers, prepared.setup.data
     with closing(MetricsLog(folder, class_names=data.train.class_names, resumed=options.resume)) as log:
-        per_sample = prepared.setup.config.loss.per_sample
-        predictions = PredictionLog(folder, data.train.class_names, per_sample)
-        keeper = Fanout(log, [record, predictions, *observers])
+        keeper = Fanout(log, [record, *_prediction_log(prepared, folder), *observers])
         try:
             for sentence in told:
                 keeper.event(sentence)
@@ -359,6 +371,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
         stack.callback(keeper.training_over)
         held_to = _digested(prepared, record.provenance)
         load(held_to, hooks, starter(sandbox), keeper.event)
+        check_tree_fit(hooks.plugins, prepared.setup)
         record.faults = hooks.failures.log
         keeper.plugins_started(hooks.plugins, hooks.order())
         try:

@@ -176,7 +176,7 @@ def plan(
 
 
 def with_input_range(
-    planned: Sequence[Planned], input_range: Callable[[], tuple[float, float]]
+    planned: Sequence[Planned], input_range: Callable[[], tuple[float, float] | None]
 ) -> list[Planned]:
     """Tell the first augmentation of ours what numbers the training inputs lie between.
 
@@ -185,12 +185,15 @@ def with_input_range(
     Args:
         planned: What ``plan`` returned.
         input_range: Returns the least number and the largest; asked for if there is one to tell, as it may
-            have to read all of them.
+            have to read all of them. None: they are not one tensor.
     """
     first = next((item for item in planned if item.spec.role == AUGMENT.name), None)
     if first is None or not first.takes_input_range or _INPUT_RANGE in first.spec.options:
         return list(planned)
-    options = {**first.spec.options, _INPUT_RANGE: list(input_range())}
+    found = input_range()
+    if found is None:
+        return list(planned)
+    options = {**first.spec.options, _INPUT_RANGE: list(found)}
     told = replace(first, spec=replace(first.spec, options=options))
     return [told if item is first else item for item in planned]
 

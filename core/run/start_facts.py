@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..engine.data import Data, Dataset
 from ..engine.layer_shapes import layer_rows
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_buffers, named_parameters
 from ..job.job_file import Job, losses_of
+from ..tensors.tree_form import describe_tree
 from .start_weights import StartWeights
 
 #: Rows of the table of layers.
@@ -50,8 +52,9 @@ def _data_facts(data: Data) -> dict[str, Any]:
     train = data.train
     listed = train.num_classes is not None and train.num_classes <= MAX_CLASSES
     return {
-        "shape": list(train.inputs.shape[1:]),
-        "dtype": str(train.inputs.dtype).removeprefix("torch."),
+        "shape": list(train.inputs.shape[1:]) if isinstance(train.inputs, Tensor) else None,
+        "dtype": str(train.inputs.dtype).removeprefix("torch.") if isinstance(train.inputs, Tensor) else None,
+        "trees": _trees(train),
         "range": _range(train),
         "normalised": data.mean is not None,
         "classes": train.num_classes,
@@ -63,8 +66,13 @@ def _data_facts(data: Data) -> dict[str, Any]:
 def _part_facts(part: Dataset) -> dict[str, Any]:
     """Return the samples of a part, and, of class numbers, how many there are of each and which lack any."""
     facts: dict[str, Any] = {"samples": len(part)}
-    if part.num_classes is None or part.targets.is_floating_point():
+    if part.num_classes is None:
         return facts
+    if part.targets.dim() > 1:
+        return {
+            **facts,
+            "classes_as": "as probabilities" if part.targets.is_floating_point() else "by position",
+        }
     counts = torch.bincount(part.samples_targets(), minlength=part.num_classes)
     facts["a_class"] = [int(counts.min()), int(counts.max())]
     facts["empty_classes"] = int((counts == 0).sum())
@@ -73,9 +81,16 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
     return facts
 
 
+def _trees(part: Dataset) -> str | None:
+    """Return inputs and targets in words where they are not one tensor each."""
+    trees = {"inputs": part.inputs, "targets": part.targets}
+    told = [f"{name} {describe_tree(tree)}" for name, tree in trees.items() if not isinstance(tree, Tensor)]
+    return "; ".join(told) or None
+
+
 def _range(part: Dataset) -> list[float] | None:
     """Return the least and the largest number of the inputs as they are stored; None of very many."""
-    if part.inputs.nbytes > MAX_LOOKED_AT_BYTES:
+    if not isinstance(part.inputs, Tensor) or part.inputs.nbytes > MAX_LOOKED_AT_BYTES:
         return None
     return [bound.item() for bound in part.inputs.aminmax()]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 
-from ..engine.data import Data
+from ..engine.data import Data, Dataset
+from ..tensors.tree_form import Path, paths_of
 from ..version import __version__
 from .model_record import (
     IMAGE_DIMS,
@@ -19,6 +22,8 @@ from .model_record import (
     OutputForm,
 )
 
+Task = Literal["classification", "regression", "positions", "other"]
+
 
 def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -> ModelRecord:
     """Return what ``model.json`` says of a model before it is trained.
@@ -29,20 +34,16 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
         digest: Of those.
     """
     train = data.train
-    shape = tuple(train.inputs.shape[1:])
-    in_bytes = train.inputs.dtype == torch.uint8
-    classes = train.num_classes
+    first, *others = [_input_form(path, tensor) for path, tensor in paths_of(train.inputs)]
     normalised = data.mean is not None and data.std is not None
+    task, output = _task(train)
     return ModelRecord(
         model=choice,
-        input=InputForm(
-            shape=shape,
-            dtype="uint8" if in_bytes else "float32",
-            layout="CHW" if len(shape) == IMAGE_DIMS else None,
-        ),
-        output=OutputForm(tuple(train.targets.shape[1:]) if classes is None else (classes,)),
-        task="regression" if classes is None else "classification",
-        scale=LARGEST_BYTE if in_bytes else None,
+        input=first,
+        other_inputs=tuple(others),
+        output=OutputForm(output),
+        task=task,
+        scale=LARGEST_BYTE if train.in_bytes else None,
         normalisation=Normalisation(data.mean or (), data.std or ()) if normalised else None,
         class_names=tuple(train.class_names),
         data_digest=dict(digest),
@@ -52,3 +53,22 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
             "python": platform.python_version(),
         },
     )
+
+
+def _input_form(path: Path, tensor: Tensor) -> InputForm:
+    shape, dtype = tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")
+    is_image = len(shape) == IMAGE_DIMS and (tensor.dtype == torch.uint8 or tensor.is_floating_point())
+    return InputForm(shape=shape, dtype=cast("Any", dtype), layout="CHW" if is_image else None, path=path)
+
+
+def _task(train: Dataset) -> tuple[Task, tuple[int, ...]]:
+    """Return what the outputs are, and their shape of one sample as far as the targets tell it."""
+    targets, classes = train.targets, train.num_classes
+    if not isinstance(targets, Tensor):
+        return "other", ()
+    if classes is None:
+        kind: Task = "regression" if targets.dtype == torch.float32 else "other"
+        return kind, tuple(targets.shape[1:])
+    if targets.dim() == 1 or targets.is_floating_point():
+        return "classification", (classes,)
+    return "positions", (classes, *targets.shape[1:])

@@ -120,17 +120,19 @@ class MetricsLog(Observer):
 
     def sampled(self, batch: Batch, step: StepInfo) -> None:
         """Keep some images of the first batch."""
-        if batch.inputs.dim() != _IMAGE_DIMS:
+        inputs, targets = batch.inputs, batch.targets
+        if not isinstance(inputs, Tensor) or inputs.dim() != _IMAGE_DIMS or not inputs.is_floating_point():
             return
         with explain_disk_faults(self._folder):
             self._tree.make(SAMPLES)
             images = []
-            for i, image in enumerate(batch.inputs[:MAX_SAMPLES]):
+            for i, image in enumerate(inputs[:MAX_SAMPLES]):
                 pixels = from_batch(image)
                 png = to_png(pixels)
                 self._tree.write(f"{SAMPLES}/{i:02}.png", [png])
                 self._board.image(f"samples/{i:02}", png, size_of(pixels), step.global_step)
-                target = self._target(batch.targets[i], batch.num_classes)
+                one = isinstance(targets, Tensor) and (targets.dim() == 1 or targets.is_floating_point())
+                target = self._target(targets[i], batch.num_classes) if one else None
                 images.append({"file": f"{i:02}.png", "index": int(batch.indices[i]), "target": target})
             told = json.dumps({"step": step.global_step, "images": images})
             self._tree.write(f"{SAMPLES}/{SAMPLES_TOLD}", [told.encode()])

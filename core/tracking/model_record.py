@@ -7,7 +7,7 @@ checked as a whole, and what it names is no permission to import it (``own_runs`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +16,10 @@ from packaging.version import InvalidVersion, Version
 
 from ..hooks.errors import CheckpointError, shorten, visible
 from ..hooks.series import series_of
+from ..hooks.trees import Tree
+from ..tensors.tree_form import MAX_DEPTH, MAX_TENSORS, grow, is_grown
 from ..version import __version__
-from .untrusted_folder import Tree
+from .untrusted_folder import Tree as FolderTree
 
 NAME = "model.json"
 SCHEMA = 1
@@ -37,6 +39,7 @@ _SHOWN = 200
 _Side = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
 _Shape = Annotated[tuple[_Side, ...], msgspec.Meta(max_length=MAX_DIMS)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+_Place = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TENSORS)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _File = Annotated[str, msgspec.Meta(pattern=r"^model[a-z.-]{0,20}\.safetensors\Z")]
 
@@ -59,25 +62,29 @@ class ModelChoice(_Part, frozen=True):
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
 
-class InputForm(_Part, frozen=True):
-    """One input, as the data have it.
+class InputForm(_Part, frozen=True, omit_defaults=True):
+    """One tensor of the inputs, as the data have it.
 
     Attributes:
         shape: Of one sample; images are (C, H, W).
-        dtype: Bytes are divided by ``scale`` before the network sees them.
+        dtype: Images in bytes are divided by ``scale`` before the network sees them.
         layout: ``CHW`` for images, None for anything else.
+        path: Where it lies in the tree of the inputs: keys of dicts and places in lists, from the root.
+            Empty where the inputs are this one tensor.
     """
 
     shape: _Shape
-    dtype: Literal["uint8", "float32"]
+    dtype: Literal["uint8", "float32", "int64", "int32", "int16", "int8", "bool", "float16", "bfloat16"]
     layout: Literal["CHW"] | None
+    path: Annotated[tuple[_Name | _Place, ...], msgspec.Meta(max_length=MAX_DEPTH)] = ()
 
 
 class OutputForm(_Part, frozen=True):
     """One output.
 
     Attributes:
-        shape: (K,) with K classes; otherwise that of one target.
+        shape: (K,) with K classes, (K, …) with one at each position; otherwise that of one target, if that
+            is one tensor.
     """
 
     shape: _Shape
@@ -101,10 +108,12 @@ class ModelRecord(_Part, frozen=True, kw_only=True):
     Attributes:
         schema: Of the table in ``docs/run-folder.md``.
         model: What builds the network.
-        input: One input.
+        input: The only input, or the first of several.
+        other_inputs: The others.
         output: One output.
-        task: What the outputs are: one logit a class, or numbers.
-        scale: What bytes are divided by; None if the data are no bytes.
+        task: What the outputs are: one logit a class (``classification``), such at each position
+            (``positions``), numbers (``regression``), or whatever the run's own loss takes (``other``).
+        scale: What images in bytes are divided by; None if the data are no such.
         normalisation: None if there is none.
         class_names: One a class, or none.
         edits: What was done to the network since it was built; there is no kind of edit yet.
@@ -117,7 +126,8 @@ class ModelRecord(_Part, frozen=True, kw_only=True):
     model: ModelChoice
     input: InputForm
     output: OutputForm
-    task: Literal["classification", "regression"]
+    other_inputs: Annotated[tuple[InputForm, ...], msgspec.Meta(max_length=MAX_TENSORS)] = ()
+    task: Literal["classification", "regression", "positions", "other"]
     scale: float | None
     normalisation: Normalisation | None
     class_names: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_CLASSES)] = ()
@@ -127,6 +137,15 @@ class ModelRecord(_Part, frozen=True, kw_only=True):
     weights: Annotated[dict[_File, _Sha256], msgspec.Meta(max_length=100)] = msgspec.field(
         default_factory=dict
     )
+
+    @property
+    def inputs(self) -> tuple[InputForm, ...]:
+        """All inputs, in the order of their tree."""
+        return (self.input, *self.other_inputs)
+
+    def input_tree(self, make: Callable[[InputForm], Any]) -> Tree:
+        """Return a tree of the form of the inputs, with what ``make`` makes of each."""
+        return grow((form.path, make(form)) for form in self.inputs)
 
     def encode(self, weights: Mapping[str, str] | None = None) -> bytes:
         """Return the bytes of ``model.json``, with other ``weights`` if they are given."""
@@ -147,7 +166,7 @@ def write_model_record(folder: Path, record: ModelRecord) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    Tree(folder).write(NAME, [record.encode()], sync=True)
+    FolderTree(folder).write(NAME, [record.encode()], sync=True)
 
 
 def read_model_record(folder: Path) -> ModelRecord:
@@ -157,7 +176,7 @@ def read_model_record(folder: Path) -> ModelRecord:
         CheckpointError: There is none, it is damaged, or it is of a later schema or series.
     """
     try:
-        data = Tree(folder).read(NAME, MAX_BYTES)
+        data = FolderTree(folder).read(NAME, MAX_BYTES)
     except FileNotFoundError:
         if not folder.exists():
             raise CheckpointError(f"{folder}: there is no such folder; name the folder of a run") from None
@@ -228,14 +247,17 @@ def _faults(record: ModelRecord) -> dict[str, bool]:
     channels = inputs.shape[0] if inputs.shape else 0
     return {
         "bytes have another scale than 255": (
-            record.scale != (LARGEST_BYTE if inputs.dtype == "uint8" else None)
+            record.scale != (LARGEST_BYTE if inputs.dtype == "uint8" and not inputs.path else None)
         ),
-        "a sample is too large": max(math.prod(inputs.shape), math.prod(outputs)) > _MAX_NUMBERS,
+        "a sample is too large": max(sum(math.prod(each.shape) for each in record.inputs), math.prod(outputs))
+        > _MAX_NUMBERS,
+        "its inputs lie in no tree": not is_grown([each.path for each in record.inputs]),
+        "positions need an output of two dimensions": record.task == "positions" and len(outputs) < 2,  # noqa: PLR2004 - (K, …)
         "there are too many classes": record.task == "classification" and math.prod(outputs) > _MAX_UNNAMED,
         "layout CHW needs three dimensions": inputs.layout == "CHW" and len(inputs.shape) != IMAGE_DIMS,
         "classes need an output of one dimension": record.task == "classification" and len(outputs) != 1,
         "there are other class names than classes": bool(record.class_names)
-        and (len(record.class_names),) != outputs,
+        and (len(record.class_names),) != outputs[:1],
         "mean or std is not finite": not all(map(math.isfinite, numbers)),
         "mean and std are not one number a channel": normalisation is not None
         and not len(normalisation.mean) == len(normalisation.std) == channels,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.parts import prediction_of
 from ..hooks.types import Batch
 from ..plugins.observer import Observer, RunInfo
 from .png import from_batch, to_png
@@ -85,7 +87,7 @@ class PredictionLog(Observer):
         """Ask for them."""
         return True
 
-    def predicted(self, part: str, batch: Batch, outputs: Tensor) -> None:
+    def predicted(self, part: str, batch: Batch, outputs: Any) -> None:
         """Take a batch; with the last of its part, write the file."""
         self._take(batch, outputs)
         if self._seen >= self._sizes[part]:
@@ -103,7 +105,8 @@ class PredictionLog(Observer):
         self._confident: list[_Mistake] = []
         self._worst: list[_Mistake] = []
 
-    def _take(self, batch: Batch, outputs: Tensor) -> None:
+    def _take(self, batch: Batch, outputs: Any) -> None:
+        outputs = prediction_of(outputs)
         targets = batch.targets.to(outputs.device)
         exact = targets.double() if targets.is_floating_point() else targets
         losses = self._per_sample(outputs.double(), exact).double()
@@ -139,7 +142,11 @@ class PredictionLog(Observer):
         for score, place in zip(most.values.tolist(), most.indices.tolist(), strict=True):
             if score == -torch.inf or (len(worst) == SHOWN and score <= worst[-1].score):
                 return
-            picture = _thumbnail(batch.inputs[place]) if batch.inputs.dim() == _IMAGE_DIMS else b""
+            inputs = batch.inputs
+            is_image = (
+                isinstance(inputs, Tensor) and inputs.dim() == _IMAGE_DIMS and inputs.is_floating_point()
+            )
+            picture = _thumbnail(inputs[place]) if is_image else b""
             worst.append(_Mistake(score, -self._seen - place, int(batch.indices[place]), picture))
             worst.sort(reverse=True)
             del worst[SHOWN:]

@@ -103,7 +103,6 @@ GOOD = Dataset(IMAGES, LABELS, 3)
         (lambda: Dataset(IMAGES, LABELS, 2), r"reach from 0 to 2; with 2 classes they lie in 0 … 1"),
         (lambda: Dataset(IMAGES, -LABELS, 3), "reach from -2 to 0"),
         (lambda: Dataset(IMAGES, LABELS.int(), 3), "expected .* class numbers, or .* class probabilities"),
-        (lambda: Dataset(IMAGES, LABELS, None), "targets of a regression are of dtype torch.int64"),
         (lambda: Dataset(IMAGES, LABELS, 3, ("a",)), "1 class names, but 3 classes"),
         (lambda: Data(GOOD, Dataset(IMAGES[:, :1], LABELS, 3)), "inputs of shape"),
         (lambda: Data(GOOD, Dataset(IMAGES, LABELS, 4)), "a number of classes of 3, the test data 4"),

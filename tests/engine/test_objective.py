@@ -317,7 +317,7 @@ class Pair(nn.Module):
         self.layer = mlp()
 
     def forward(self, inputs):
-        return self.layer(inputs), None
+        return {"one": self.layer(inputs), "other": self.layer(inputs)}
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,13 @@ class Pair(nn.Module):
             r"inputs of shape \(8, 6\): RuntimeError: .*shape",
         ),
         (frozen, image_data, CrossEntropy(), "accuracy", "nothing to train"),
-        (Pair, image_data, CrossEntropy(), "accuracy", "the model returned tuple; expected one tensor"),
+        (
+            Pair,
+            image_data,
+            CrossEntropy(),
+            "accuracy",
+            "returned a dict of one float32 .*, other .* takes one tensor",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_before_training(make_model, make_data, loss, metric, message):

@@ -81,7 +81,7 @@ class Unrelated(Own):
 class PairInEval(Own):
     def forward(self, inputs):
         outputs = self.body(inputs)
-        return outputs if self.training else (outputs, None)
+        return outputs if self.training else {"one": outputs, "other": outputs}
 
 
 class ClassesInEval(Own):
@@ -153,7 +153,11 @@ def numbers(train=40, test=17):
         (WithoutGraph, "the model's outputs have no gradient", line(WithoutGraph.forward.__wrapped__, 0)),
         (Detached, "the model's outputs have no gradient", line(Detached.forward, 0)),
         (Unrelated, "none of the model's parameters got a gradient", line(Unrelated.forward, 0)),
-        (PairInEval, "in evaluation mode the model returned tuple", line(PairInEval.forward, 0)),
+        (
+            PairInEval,
+            "in evaluation mode the model returned a dict",
+            line(PairInEval.forward, 0),
+        ),
         (
             ClassesInEval,
             "in evaluation mode the model returned dtype torch.int64",

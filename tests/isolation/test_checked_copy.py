@@ -5,9 +5,10 @@ import threading
 import pytest
 import torch
 
-from ringfence.hooks.types import PIECE_BYTES, TensorMap
+from ringfence.hooks.types import TensorMap
 from ringfence.isolation.host.calls.checked_copy import CheckedCopy
 from ringfence.plugins.result_checks import ResultError
+from ringfence.tensors.changeable import PIECE_BYTES
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = {"small": 300, "of several pieces": 3 * PIECE_BYTES // 8 + 77}

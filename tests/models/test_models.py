@@ -13,7 +13,7 @@ from torch import nn
 from ringfence import DataError, JobError
 from ringfence.engine.data import Data, Dataset
 from ringfence.job.function_options import OptionError
-from ringfence.models.data_shape import Shape, shape_of
+from ringfence.models.data_shape import Shape
 from ringfence.models.model_registry import MODELS, build_model, check_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
@@ -135,8 +135,8 @@ def test_unknown_model_is_told_with_the_nearest():
 
 def test_targets_that_are_no_rows_are_told():
     part = Dataset(torch.rand(4, 3), torch.zeros(4, 2, 2), None)
-    with pytest.raises(DataError, match=r"targets have shape \(4, 2, 2\)"):
-        shape_of(Data(part, part))
+    with pytest.raises(DataError, match=r"the targets are a tensor float32 \(4, 2, 2\), and no \(N, K\)"):
+        build_model("mlp", {}, Data(part, part), base=Path())
 
 
 MODULE = """

@@ -165,7 +165,7 @@ sys.path.insert(0, sys.argv[1])
 import acme, acme_more, other, torch, ringfence
 from ringfence import StepInfo, TensorMap, connect
 from ringfence.plugins.earlier_series import Lack
-from ringfence.hooks.types import Changeable
+from ringfence.tensors.changeable import Changeable
 lack = Lack("0.0", names=("connect",), attributes={"StepInfo": ("epoch",), "Gradients": ("clone",)})
 lack.hide(["acme.plugin", "acme_more"])
 step, gradients = StepInfo(3), TensorMap.like({"w": torch.ones(2)})

@@ -20,8 +20,8 @@ def augment_forward(batch: Batch, step: StepInfo) -> Batch | None:
         step: The step that the batch is for; ``step.generator()`` for randomness.
 
     Returns:
-        A batch with inputs of the same shape and dtype, and targets of the same
-        shape and dtype or, for classes, (B, K) float32 probabilities.
+        A batch with inputs of the same form, shapes and dtypes, and targets likewise
+        or, for a class a sample, (B, K) float32 probabilities.
 
     If it fails: ``restart`` replays from the last snapshot; ``disable`` passes the batch on unchanged.
     """

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ..role import Method, Moment, Role, hookspec
+from ..trees import Tree
 from ..types import Batch, Gradients, LossScale, LossTerm, Parameters, StepInfo
 
 
 @hookspec
-def gradient_forward(
-    batch: Batch, outputs: Tensor, loss: float, step: StepInfo
-) -> LossTerm | LossScale | None:
+def gradient_forward(batch: Batch, outputs: Tree, loss: float, step: StepInfo) -> LossTerm | LossScale | None:
     """Add a term to the loss, or scale it.
 
     Called for every micro-batch between the loss and ``loss.backward()``.
@@ -19,7 +16,7 @@ def gradient_forward(
 
     Args:
         batch: The batch as the model saw it, before normalisation.
-        outputs: What the model returned, (B, K) for K classes.
+        outputs: What the model returned, (B, K) for K classes; a tree of all its tensors if it is no tensor.
         loss: Mean over the batch, so far.
         step: Counters.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from ..role import Method, Moment, Role, hookspec
+from ..trees import Tree
 from ..types import Batch, Gradients, Parameters, Report, StepInfo
 
 
 @hookspec
-def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) -> Report | None:
+def monitor_forward(batch: Batch, outputs: Tree, loss: float, step: StepInfo) -> Report | None:
     """Watch a forward pass.
 
     Called every ``every`` steps, for the step's first micro-batch, on a copy.
@@ -18,7 +17,7 @@ def monitor_forward(batch: Batch, outputs: Tensor, loss: float, step: StepInfo) 
 
     Args:
         batch: The batch as the model saw it, before normalisation.
-        outputs: What the model returned.
+        outputs: What the model returned; a tree of all its tensors if it is no tensor.
         loss: Mean over the batch, with the terms that plugins added.
         step: Counters.
 

@@ -116,6 +116,11 @@ class IsolatedPlugin:
         return self._group.ready is not None and self._group.ready.reads_bytes
 
     @property
+    def takes_trees(self) -> bool:
+        """Whether it knows batches and outputs that are no tensor each, as it said when it was loaded."""
+        return self._group.ready is not None and self._group.ready.takes_trees
+
+    @property
     def one_pass(self) -> bool:
         """False: what a step would be spared is nothing beside its call."""
         return False

@@ -119,8 +119,32 @@ class TensorAt(_Message, frozen=True):
     ref: TensorRef
 
 
+class DictAt(_Message, frozen=True):
+    """A tree that is a dict."""
+
+    items: dict[str, Node]
+
+
+class ListAt(_Message, frozen=True):
+    """A tree that is a list."""
+
+    items: list[Node]
+
+
+Node = TensorAt | DictAt | ListAt
+
+
+class TreesAt(_Message, frozen=True):
+    """A ``Batch`` argument with inputs or targets that are no tensor."""
+
+    inputs: Node
+    targets: Node
+    indices: TensorRef
+    num_classes: int | None
+
+
 class BatchAt(_Message, frozen=True):
-    """A ``Batch`` argument; ``in_bytes`` if it is a ``ByteBatch``."""
+    """A ``Batch`` argument of tensors; ``in_bytes`` if it is a ``ByteBatch``."""
 
     inputs: TensorRef
     targets: TensorRef
@@ -138,7 +162,7 @@ class MapAt(_Message, frozen=True):
     nbytes: int
 
 
-Argument = Number | TensorAt | BatchAt | MapAt
+Argument = Number | TensorAt | DictAt | ListAt | TreesAt | BatchAt | MapAt
 
 
 class StepCounters(_Message, frozen=True):
@@ -218,6 +242,7 @@ class Ready(_Message, frozen=True):
     accepts: dict[str, tuple[str, ...]]
     keeps_state: bool
     reads_bytes: bool = False
+    takes_trees: bool = False
 
 
 class WireHistogram(_Message, frozen=True):

@@ -25,19 +25,13 @@ from torch import Tensor
 from ...hooks.connect import route_through
 from ...hooks.errors import JobError, Phase
 from ...hooks.specs import ROLES
-from ...hooks.types import (
-    Batch,
-    Changeable,
-    Report,
-    StepInfo,
-    TensorMap,
-    TensorSpec,
-)
+from ...hooks.trees import Tree
+from ...hooks.types import Batch, Report, StepInfo, TensorMap, TensorSpec
 from ...imports.digested_imports import hold_imports
 from ...imports.import_guard import take_off
 from ...imports.module_finder import add_roots
 from ...imports.source_only import import_from_source
-from ...plugins.local_plugin import not_passed, reads_bytes
+from ...plugins.local_plugin import not_passed, says
 from ...plugins.plugin_class import accepted_arguments, load_class, load_error
 from ...plugins.result_checks import (
     NotFiniteError,
@@ -50,6 +44,7 @@ from ...plugins.transient_errors import may_pass
 from ...reproducibility.deterministic import be_repeatable
 from ...tensors import pytree
 from ...tensors.byte_batch import ByteBatch
+from ...tensors.changeable import Changeable
 from ...tensors.tensor_file import TensorFile
 from ..policy.layer_status import LayerError, lacking
 from ..policy.procfs import held_bytes
@@ -62,16 +57,19 @@ from ..transport.messages import (
     BatchAt,
     Call,
     Detach,
+    DictAt,
     Done,
     Fault,
     Fetch,
     FromWorker,
     Large,
+    ListAt,
     Listening,
     Load,
     Locked,
     MapAt,
     MapLayout,
+    Node,
     Number,
     Open,
     Ready,
@@ -81,6 +79,7 @@ from ..transport.messages import (
     TensorAt,
     TensorRef,
     ToWorker,
+    TreesAt,
     WireHistogram,
     WireImage,
     WireReport,
@@ -239,11 +238,24 @@ class Worker:
                 return value
             case TensorAt(ref):
                 return self._tensor(ref)
+            case DictAt() | ListAt():
+                return self._tree(argument)
+            case TreesAt(inputs, targets, indices, num_classes):
+                return Batch(self._tree(inputs), self._tree(targets), self._tensor(indices), num_classes)
             case BatchAt(inputs, targets, indices, num_classes, in_bytes):
                 kind = ByteBatch if in_bytes else Batch
                 return kind(self._tensor(inputs), self._tensor(targets), self._tensor(indices), num_classes)
             case MapAt(layout, region, offset, nbytes):
                 return self._map(layout, region, offset, nbytes)
+
+    def _tree(self, node: Node) -> Tree:
+        match node:
+            case DictAt(items):
+                return {name: self._tree(item) for name, item in items.items()}
+            case ListAt(items):
+                return [self._tree(item) for item in items]
+            case TensorAt(ref):
+                return self._tensor(ref)
 
     # requests
 
@@ -275,7 +287,8 @@ class Worker:
         self._phase = "call"
         self._accepts = not_passed(self._plugin, self._accepts)
         keeps_state = hasattr(self._plugin, "state_dict") and hasattr(self._plugin, "load_state_dict")
-        self._send(Ready(self._accepts, keeps_state, reads_bytes(self._plugin)))
+        reads_bytes, takes_trees = (says(self._plugin, name) for name in ("reads_bytes", "takes_trees"))
+        self._send(Ready(self._accepts, keeps_state, reads_bytes, takes_trees))
 
     def _call(self, call: Call) -> None:
         kind = self._kinds[call.method]

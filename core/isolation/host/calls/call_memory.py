@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ....hooks.specs import HOOKS
+from ....hooks.trees import Tree, tensors_of
 from ....hooks.types import Batch, Histogram, Report, TensorMap, TensorSpec
 from ....plugins.machine_memory import MIB
 from ....plugins.result_kinds import ResultKind, as_map
@@ -16,12 +19,16 @@ from ....tensors.byte_batch import ByteBatch
 from ...transport.messages import (
     Argument,
     BatchAt,
+    DictAt,
     Done,
+    ListAt,
     MapAt,
     MessageError,
+    Node,
     Number,
     TensorAt,
     TensorRef,
+    TreesAt,
     WireImage,
     WireReport,
 )
@@ -74,7 +81,7 @@ class CallMemory:
         to_copy: dict[str, Any] = {}
         for name in names:
             value = arguments[name]
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and name not in _trees():
                 value = as_map(value)
                 place = None if snapshot else self._exchange.place(value)
                 if place is not None:
@@ -187,14 +194,17 @@ class CallMemory:
     def _describe(self, value: Any, refs: Iterator[TensorRef]) -> Argument:
         """Describe an argument by what ``_put`` returned for each of its tensors."""
         match value:
-            case Batch():
+            case Batch(inputs=Tensor(), targets=Tensor()):
                 in_bytes = isinstance(value, ByteBatch)
                 return BatchAt(next(refs), next(refs), next(refs), value.num_classes, in_bytes)
+            case Batch():
+                inputs, targets = _node(value.inputs, refs), _node(value.targets, refs)
+                return TreesAt(inputs, targets, next(refs), value.num_classes)
             case TensorMap():
                 region, offset, _, _ = next(refs)
                 return MapAt(self._exchange.layout(value.specs), region, offset, value.buffer.numel())
-            case Tensor():
-                return TensorAt(next(refs))
+            case Tensor() | dict() | list():
+                return _node(value, refs)
         return Number(float(value))
 
     def _put(self, tensor: Tensor, place: tuple[Region, int] | None) -> TensorRef:
@@ -249,10 +259,31 @@ class _ResultReader:
         return _report(self._report)
 
 
-def _tensors(value: Any) -> tuple[Tensor, ...]:
+@functools.cache
+def _trees() -> frozenset[str]:
+    """Return the names of arguments that are trees: a dict among them is one, and no map."""
+    annotations = [hook.__annotations__ for hook in HOOKS]
+    return frozenset(name for each in annotations for name, kind in each.items() if kind == "Tree")
+
+
+def _node(tree: Tree, refs: Iterator[TensorRef]) -> Node:
+    """Describe a tree as ``CallMemory`` does any argument."""
+    match tree:
+        case dict():
+            return DictAt({name: _node(item, refs) for name, item in tree.items()})
+        case list():
+            return ListAt([_node(item, refs) for item in tree])
+    return TensorAt(next(refs))
+
+
+def _tensors(value: Any) -> Sequence[Tensor]:
     match value:
-        case Batch():
+        case Batch(inputs=Tensor(), targets=Tensor()):
             return (value.inputs, value.targets, value.indices)
+        case Batch():
+            return (*tensors_of(value.inputs), *tensors_of(value.targets), value.indices)
+        case dict() | list():
+            return tensors_of(value)
         case TensorMap():
             return (value.buffer,)
         case Tensor():

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....hooks.types import ALIGNMENT_BYTES, PIECE_BYTES, TensorMap, TensorSpec
+from ....hooks.types import ALIGNMENT_BYTES, TensorMap, TensorSpec
 from ....plugins.result_checks import check_tensors
+from ....tensors.changeable import PIECE_BYTES
 
 #: Up to here numpy takes half of the time that torch does.
 _SMALL_BYTES = 32 * 1024
