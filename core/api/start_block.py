@@ -52,7 +52,7 @@ def _data_words(data: Mapping[str, Any], _width: int) -> Iterator[str]:
     numbers = "" if data["range"] is None else f" from {data['range'][0]:g} to {data['range'][1]:g}"
     normalised = ", normalised" if data["normalised"] else ""
     inputs = "" if data["shape"] is None else f"{_shape(data['shape'])} {data['dtype']}{numbers}{normalised}"
-    yield f"{data['name']}: {'; '.join(filter(None, (inputs, data['trees'])))}"
+    yield f"{data['name']}: {'; '.join(filter(None, (inputs, data.get('trees'))))}"
     classes, names = data["classes"], data["class_names"]
     for part, facts in data["parts"].items():
         yield f"{counted(facts['samples'], f'{_PARTS[part]} sample')}{_class_words(facts, classes, names)}"
@@ -62,7 +62,8 @@ def _class_words(part: Mapping[str, Any], classes: int | None, names: Sequence[s
     if classes is None:
         return ""
     if "a_class" not in part:
-        return f" of {classes:,} classes, {part['classes_as']}"
+        how = "one at each position" if part.get("by_position") else "as probabilities"
+        return f" of {classes:,} classes, {how}"
     empty = f", {part['empty_classes']:,} without any" if part["empty_classes"] else ""
     if classes > _CLASSES_TOLD:
         low, high = part["a_class"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..engine.data import check_plain
 from ..hooks.errors import DataError
+from ..hooks.trees import Tree
 from .preparation import telling
 
 _INT64_MAX = 2**63 - 1
@@ -21,6 +23,8 @@ _TAKEN = frozenset(
         *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
     )
 )
+#: What an item of a tree can be.
+_WITHIN = (Tensor, np.ndarray, Mapping, list, tuple)
 _COMPLEX = "give real and imaginary parts as channels"
 _TEXT = "give numbers, as values.astype('float32') are"
 _CLASS_NAMES = (
@@ -60,6 +64,19 @@ def to_tensor(value: object, source: str, *, is_targets: bool = False) -> Tensor
     raise DataError(
         f"{source}: is a {type(value).__name__}; give a tensor or an array, as numpy.asarray(…) makes of it"
     )
+
+
+def to_tensors(value: object, source: str) -> Tree:
+    """Return a tree of tensors, each as ``to_tensor`` makes it of the array there.
+
+    Raises:
+        DataError: As ``to_tensor``, or something is neither an array nor a dict or list of such.
+    """
+    if isinstance(value, Mapping):
+        return {name: to_tensors(item, f"{source}['{name}']") for name, item in value.items()}
+    if isinstance(value, list | tuple) and all(isinstance(item, _WITHIN) for item in value):
+        return [to_tensors(item, f"{source}[{i}]") for i, item in enumerate(value)]
+    return to_tensor(value, source)
 
 
 def to_float32(values: Tensor, source: str) -> Tensor:

@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..engine.data import Data
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.data import Data, Dataset
 from ..hooks.errors import DataError
+from ..hooks.trees import map_tensors
+from ..hooks.types import IGNORED
 from ..imports.user_frames import user_frame
 from ..job.function_options import OptionError, check_call
 from ..job.user_code import load_function
 from .arrays import Task, make_dataset, same_classes
-from .convert import to_tensor
-from .preparation import Parts, finish
+from .convert import to_tensor, to_tensors
+from .preparation import Parts, finish, telling
 from .split import HoldOut
 
 _PAIR = 2
@@ -22,8 +28,8 @@ _PAIR = 2
 _PARTS = {2: ("training", "test"), 3: ("training", "validation", "test")}
 _PARTS_NAMED = 4
 _WANTED = (
-    "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays, with "
-    "(validation_inputs, validation_targets) between them if there are such"
+    "expected Data, or ((inputs, targets), (test_inputs, test_targets)) of tensors or arrays, or of dicts "
+    "and lists of such, with (validation_inputs, validation_targets) between them if there are such"
 )
 
 
@@ -73,14 +79,7 @@ def user_data(
     parts = []
     names = _PARTS[len(result)]
     for part, (inputs, targets) in zip(names, result, strict=True):
-        made = make_dataset(
-            to_tensor(inputs, f"{source}: {part} inputs"),
-            to_tensor(targets, f"{source}: {part} targets", is_targets=True),
-            task=task,
-            layout="auto",
-            source=f"{source}: {part} data",
-            ask=_AS_DATA.format("whose inputs are (N, C, H, W)"),
-        )
+        made = _made(inputs, targets, f"{source}: {part}", task)
         task = "regression" if made.num_classes is None else "classification"
         parts.append(made)
     alike = same_classes(*parts, source=source, more=_AS_DATA.format("with num_classes"))
@@ -92,6 +91,36 @@ def user_data(
         source=source,
     )
     return finish(read, asked)
+
+
+def _made(inputs: Any, targets: Any, source: str, task: Task) -> Dataset:
+    """Return one part: arrays as any arrays, and what is no array each as the tree that it is."""
+    if all(isinstance(value, Tensor | np.ndarray) for value in (inputs, targets)):
+        return make_dataset(
+            to_tensor(inputs, f"{source} inputs"),
+            to_tensor(targets, f"{source} targets", is_targets=True),
+            task=task,
+            layout="auto",
+            source=f"{source} data",
+            ask=_AS_DATA.format("whose inputs are (N, C, H, W)"),
+        )
+    given = to_tensors(inputs, f"{source} inputs"), to_tensors(targets, f"{source} targets")
+    inputs, targets = (map_tensors(_single, tree) for tree in given)
+    classes = None
+    if isinstance(targets, Tensor) and task != "regression":
+        if not targets.is_floating_point():
+            counted = targets[targets != IGNORED]
+            targets, classes = targets.long(), int(counted.max()) + 1 if counted.numel() else 1
+        elif task == "classification":
+            classes = targets.shape[-1]
+    elif isinstance(targets, Tensor):
+        targets = targets.float()[:, None] if targets.dim() == 1 else targets.float()
+    with telling(source):
+        return Dataset(inputs, targets, classes)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 def _as_given(data: Data, name: str, asked: HoldOut) -> Data:

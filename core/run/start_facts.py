@@ -54,7 +54,7 @@ def _data_facts(data: Data) -> dict[str, Any]:
     return {
         "shape": list(train.inputs.shape[1:]) if isinstance(train.inputs, Tensor) else None,
         "dtype": str(train.inputs.dtype).removeprefix("torch.") if isinstance(train.inputs, Tensor) else None,
-        "trees": _trees(train),
+        **_trees(train),
         "range": _range(train),
         "normalised": data.mean is not None,
         "classes": train.num_classes,
@@ -81,11 +81,11 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
     return facts
 
 
-def _trees(part: Dataset) -> str | None:
-    """Return inputs and targets in words where they are not one tensor each."""
+def _trees(part: Dataset) -> dict[str, str]:
+    """Return ``trees``, inputs and targets in words, where they are not one tensor each."""
     trees = {"inputs": part.inputs, "targets": part.targets}
     told = [f"{name} {describe_tree(tree)}" for name, tree in trees.items() if not isinstance(tree, Tensor)]
-    return "; ".join(told) or None
+    return {"trees": "; ".join(told)} if told else {}
 
 
 def _range(part: Dataset) -> list[float] | None:

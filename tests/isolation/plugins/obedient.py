@@ -8,7 +8,16 @@ import threading
 import numpy as np
 import torch
 
-from ringfence import AnotherPass, Histogram, LossScale, LossTerm, Report, passthrough
+from ringfence import (
+    AnotherPass,
+    Histogram,
+    LossScale,
+    LossTerm,
+    Report,
+    map_tensors,
+    passthrough,
+    tensors_of,
+)
 
 
 class Brighten:
@@ -209,3 +218,58 @@ class Scatters:
         numbers = torch.randn(200_000, 8, generator=generator)
         sums = torch.zeros(50, 8).index_put_((places,), numbers, accumulate=True)
         step.log("sum", float(sums.double().sum()))
+
+
+class OfTrees:
+    """Changes every number of a tree, and each of its whole numbers by one class."""
+
+    role = "augment"
+    backward = passthrough
+    takes_trees = True
+
+    def forward(self, batch, step):
+        def changed(tensor):
+            if tensor.is_floating_point():
+                return tensor * 0.5 + float(step.global_step)
+            return 1 - tensor if tensor.dtype == torch.int64 else ~tensor
+
+        inputs, targets = (map_tensors(changed, tree) for tree in (batch.inputs, batch.targets))
+        # The order of a dict is not the plugin's to choose.
+        inputs = dict(reversed(inputs.items()))
+        step.log("tensors", len(tensors_of(batch.inputs)))
+        return batch.with_(inputs=inputs, targets=targets)
+
+
+class OutputsOfTrees:
+    role = "gradient"
+    backward = passthrough
+    takes_trees = True
+
+    def forward(self, batch, outputs, loss):
+        value = sum(float(tensor.double().sum()) for tensor in tensors_of(outputs))
+        return LossTerm(value, map_tensors(torch.ones_like, outputs))
+
+
+class OfOtherForm:
+    """Returns what it should not: a key too many, a shape too short, a list in place of a dict."""
+
+    role = "augment"
+    backward = passthrough
+    takes_trees = True
+
+    def __init__(self, how: str):
+        self.how = how
+
+    def forward(self, batch):
+        inputs = dict(batch.inputs)
+        if self.how == "key":
+            inputs["more"] = inputs["ids"]
+        elif self.how == "shape":
+            inputs["ids"] = inputs["ids"][:, 1:]
+        elif self.how == "dtype":
+            inputs["ids"] = inputs["ids"].float()
+        elif self.how == "list":
+            inputs = list(inputs.values())
+        elif self.how == "not finite":
+            inputs["parts"] = [inputs["parts"][0] / 0, inputs["parts"][1]]
+        return batch.with_(inputs=inputs)
