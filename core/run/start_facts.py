@@ -69,10 +69,7 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
     if part.num_classes is None:
         return facts
     if part.targets.dim() > 1:
-        return {
-            **facts,
-            "classes_as": "as probabilities" if part.targets.is_floating_point() else "by position",
-        }
+        return facts if part.targets.is_floating_point() else {**facts, "by_position": True}
     counts = torch.bincount(part.samples_targets(), minlength=part.num_classes)
     facts["a_class"] = [int(counts.min()), int(counts.max())]
     facts["empty_classes"] = int((counts == 0).sum())
