@@ -9,7 +9,7 @@ be right.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from types import MappingProxyType
@@ -333,9 +333,16 @@ class Job(_Strict):
         return written | {"plugins": [plugin.file_form() for plugin in self.plugins]}
 
 
-def judges_of(job: Job) -> dict[str, Choice]:
-    """Return the metrics of a job, by the keys under which it has them: the first one judges."""
-    return {"metric": job.metric} | {f"metrics[{i}]": choice for i, choice in enumerate(job.metrics)}
+def judges_of(job: Job, given: Collection[str] = ()) -> dict[str, Choice]:
+    """Return the metrics of a job, by the keys under which it has them: the first one judges.
+
+    Args:
+        job: The job.
+        given: Keys for which a program has given an object.
+    """
+    listed = {f"metrics[{i}]": choice for i, choice in enumerate(job.metrics)}
+    is_first = job.metrics[:1] == [job.metric] and "metric" not in given
+    return listed if is_first else {"metric": job.metric, **listed}
 
 
 def losses_of(job: Job) -> dict[str, Choice]:

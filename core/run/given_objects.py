@@ -31,7 +31,7 @@ def told_of(objects: Mapping[str, str]) -> list[str]:
     if not objects:
         return []
     named = ", ".join(f"{key} {name}" for key, name in objects.items())
-    arguments = ", ".join(f"{key}=…" for key in objects)
+    arguments = ", ".join(f"{key}=…" for key in dict.fromkeys(key.partition("[")[0] for key in objects))
     loading = ", and load(…, model=…) is given a model to fill" if "model" in objects else ""
     sentence = (
         f"given as objects, which no file can name: {named}. To resume the run they are given again, "

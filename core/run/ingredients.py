@@ -66,7 +66,7 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
         given: Keys for which a program has given an object.
     """
     job = job_file.job
-    names = {key: choice.name for key, choice in choices_of(job).items()}
+    names = {key: choice.name for key, choice in choices_of(job, given).items()}
     missing = {key: name for key, name in names.items() if is_object_name(name) and key not in given}
     problems = [
         Problem(_name_path(_path_of(key), job_file), missing_object(key.partition("[")[0], name))
@@ -77,7 +77,7 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
         problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
     problems += _check_schedule(job.schedule, job_file)
     problems += [_placed(problem, ("loss",), job_file) for problem in check_loss(job.loss)]
-    for key, choice in judges_of(job).items():
+    for key, choice in judges_of(job, given).items():
         problems += [_placed(problem, _path_of(key), job_file) for problem in check_metric(choice)]
     try:
         resolve_device(job.device)
@@ -86,9 +86,14 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
     return problems
 
 
-def choices_of(job: Job) -> dict[str, Choice]:
-    """Return what a job names that may be of the user's own, by key: an object may stand for each."""
-    return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job)}
+def choices_of(job: Job, given: Collection[str]) -> dict[str, Choice]:
+    """Return what a job names that may be of the user's own, by key: an object may stand for each.
+
+    Args:
+        job: The job.
+        given: Keys for which a program has given one.
+    """
+    return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job, given)}
 
 
 @ending_forks()
@@ -133,7 +138,7 @@ def build(
         ),
     )
     form = TargetForm.of(data.train)
-    metrics = _with_place("metric", job_file, lambda: make_metrics(judges_of(job), base, form, given))
+    metrics = _with_place("metric", job_file, lambda: make_metrics(judges_of(job, given), base, form, given))
     config = dataclasses.replace(config, metric=next(iter(metrics)), metrics=metrics)
     if reduction is not None:
         plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)

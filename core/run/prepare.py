@@ -145,7 +145,7 @@ def prepare(
         reduction=reduction,
         lock=lock,
         provenance=provenance,
-        objects={key: choices_of(job_file.job)[key].name for key in given},
+        objects={key: choices_of(job_file.job, given)[key].name for key in given},
     )
 
 

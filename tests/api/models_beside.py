@@ -12,3 +12,38 @@ def samples(count=64):
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(count, 16, generator=generator)
     return inputs, (inputs[:, 0] > 0).long()
+
+
+def smooth(outputs, targets, *, by=0.1):
+    return nn.functional.cross_entropy(outputs, targets, label_smoothing=by)
+
+
+class Scaled:
+    """A loss that is made with an option, and says what its mean was divided by."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def __call__(self, outputs, targets):
+        return self.scale * nn.functional.cross_entropy(outputs, targets)
+
+    def weight(self, targets):
+        return len(targets)
+
+
+class Right:
+    """A metric without a word on its direction: how many are right."""
+
+    def __init__(self, among=1):
+        self.among = among
+        self.reset()
+
+    def reset(self):
+        self.count = 0
+
+    def update(self, outputs, targets):
+        found = outputs.topk(self.among).indices == targets[:, None]
+        self.count += int(found.any(1).sum())
+
+    def compute(self):
+        return self.count

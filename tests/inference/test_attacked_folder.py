@@ -85,6 +85,16 @@ BY_THE_MODEL = {
 BY_THE_JOB = {
     "data": (lambda folder: edit_job(folder, "name: folder", "name: evil_of_a_folder:build"), "evil_of"),
     "loss": (lambda folder: edit_job(folder, "cross_entropy", "evil_of_a_folder:build"), "evil_of"),
+    "losses": (
+        lambda folder: edit_job(
+            folder, "name: cross_entropy", "{name: sum, terms: [mse, 'evil_of_a_folder:build']}"
+        ),
+        "evil_of",
+    ),
+    "metrics": (
+        lambda folder: edit_job(folder, "metrics: []", "metrics: [f1, 'evil_of_a_folder:build']"),
+        "evil_of",
+    ),
     "metric": (lambda folder: edit_job(folder, "metric: accuracy", "metric: subprocess:run"), "subprocess"),
     "path": (lambda folder: edit_job(folder, "path: photos", "path: /etc"), "/etc"),
 }
@@ -116,7 +126,7 @@ def test_nothing_is_measured_by_a_job_that_attacks(folder, tmp_path, attack):
     assert not (tmp_path / "struck").exists()
 
 
-@pytest.mark.parametrize("attack", ["model", "data"])
+@pytest.mark.parametrize("attack", ["model", "data", "loss", "losses", "metrics"])
 def test_what_is_trusted_strikes(folder, tmp_path, attack):
     """The control: the same folders act where their code is followed."""
     strike, _ = (BY_THE_MODEL | BY_THE_JOB)[attack]

@@ -110,6 +110,13 @@ ATTACKS = {
     "model 'subprocess:run'": {"model": {"name": "subprocess:run", "args": ["touch", "MARK"]}},
     "data 'subprocess:run'": {"data": {"name": "subprocess:run", "args": ["touch", "MARK"]}},
     "loss 'subprocess:run'": {"loss": {"name": "subprocess:run", "args": ["touch", "MARK"]}},
+    "loss[1] 'subprocess:run'": {
+        "loss": ["cross_entropy", {"name": "subprocess:run", "args": ["touch", "MARK"]}]
+    },
+    "loss[0] 'subprocess:run'": {
+        "loss": {"name": "sum", "terms": [{"name": "subprocess:run", "args": ["touch", "MARK"]}]}
+    },
+    "metrics[1] 'subprocess:run'": {"metrics": ["f1", {"name": "subprocess:run", "args": ["touch", "MARK"]}]},
     "schedule 'subprocess:run'": {"schedule": {"name": "subprocess:run"}},
     "metric 'subprocess:run'": {"metric": "subprocess:run"},
     "data 'folder', path: /etc": {"data": {"name": "folder", "path": "/etc"}},
@@ -145,7 +152,7 @@ def test_what_a_strangers_job_names_is_refused_by_name_and_followed_on_the_users
 
 
 @pytest.mark.parametrize("how", ["resume", "repeat"])
-@pytest.mark.parametrize("key", ["model", "data"])
+@pytest.mark.parametrize("key", ["model", "data", "metrics[1]"])
 def test_code_that_a_stranger_names_does_not_run_but_on_the_users_word(theirs, tmp_path, key, how):
     attack(theirs, ATTACKS[f"{key} 'subprocess:run'"], tmp_path / "mark")
     job, out = (None, theirs) if how == "resume" else (theirs / "job.yaml", tmp_path / "again")
@@ -159,7 +166,7 @@ def test_code_that_a_stranger_names_does_not_run_but_on_the_users_word(theirs, t
 
     assert "subprocess:run" in start(trust_code=False)
     assert not (tmp_path / "mark").exists()
-    assert "returned CompletedProcess" in start(trust_code=True)
+    assert "CompletedProcess" in start(trust_code=True)
     assert (tmp_path / "mark").exists()
 
 
