@@ -7,22 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.data import Data
+from ..engine.preprocessing import Preprocessing
 from ..hooks.errors import DataError
 from ..job.function_options import OptionError, check_named
 from ..job.user_code import is_import_path
 from .arrays import Task, arrays
+from .detection import detection
 from .idx import idx, mnist10k
 from .image_folder import folder
 from .preparation import Parts, finish
+from .segmentation import segmentation
 from .split import HoldOut
+from .table import table
+from .text import text
 from .user_data import user_data
 
 #: Name in the job to reader; its keyword parameters are the options.
 DATASETS: dict[str, Callable[..., Parts]] = {
     "arrays": arrays,
+    "detection": detection,
     "folder": folder,
     "idx": idx,
     "mnist10k": mnist10k,
+    "segmentation": segmentation,
+    "table": table,
+    "text": text,
 }
 
 
@@ -39,6 +48,7 @@ def load_data(
     task: Task = "auto",
     given: Callable[..., Any] | None = None,
     asked: HoldOut = HoldOut(),  # noqa: B008 - it is frozen
+    known: Preprocessing | None = None,
 ) -> Data:
     """Read the data of a job.
 
@@ -49,6 +59,8 @@ def load_data(
         given: What gives them, in place of what has that name.
         task: What the loss is for, where neither the options nor the files say what to predict.
         asked: What to hold out for validation; nothing by default.
+        known: What an earlier run has learned of such data, such as a vocabulary, to be used instead of
+            learning it.
 
     Raises:
         DataError: Anything about name, options or files.
@@ -62,6 +74,6 @@ def load_data(
     located = {
         key: base / value.expanduser() if isinstance(value, Path) else value for key, value in checked.items()
     }
-    if DATASETS[name] is arrays and located.get("task", "auto") == "auto":
+    if "task" in (DATASETS[name].__kwdefaults__ or {}) and located.get("task", "auto") == "auto":
         located["task"] = task
-    return finish(DATASETS[name](**located), asked)
+    return finish(DATASETS[name](**located), asked, known)

@@ -46,7 +46,11 @@ class ImageSet:
         self._cut: list[Path] = []
 
     def read(self, file: Path) -> Tensor:
-        """Return an image, (C, H, W), uint8, or float32 in [0, 1] where it is deeper.
+        """Return an image, (C, H, W), uint8, or float32 in [0, 1] if deeper; raises as ``read_sized``."""
+        return self.read_sized(file)[0]
+
+    def read_sized(self, file: Path) -> tuple[Tensor, tuple[int, int]]:
+        """Return an image as ``read`` does, and height and width that it had in its file.
 
         Raises:
             DataError: It cannot be read, or is unlike the first.
@@ -66,7 +70,7 @@ class ImageSet:
             )
         if photo.is_cut:
             self._cut.append(file)
-        return image
+        return image, photo.size
 
     @property
     def kind(self) -> str:

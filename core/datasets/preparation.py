@@ -19,7 +19,8 @@ from ..tensors.finite import is_finite
 from ..tensors.tree_form import named_tensors
 from .classes import describe_classes, tell_empty
 from .non_finite import where_not_finite
-from .split import HoldOut, hold_out, take
+from .row_samples import Learner, encode_parts
+from .split import HeldOut, HoldOut, hold_out, take
 
 GREY_LEVELS = 256
 IMAGE_DIMS = 4
@@ -69,6 +70,8 @@ class Parts:
         whole: What training and test part were drawn from, if they were.
         scaled: Inputs of float32 are images in [0, 1], of which ``normalize: auto`` takes the statistics.
         preprocessing: What is to be known to read other files alike.
+        learner: Learns from the rows that are trained on how samples are made of rows; None: they are
+            samples.
     """
 
     train: Dataset
@@ -81,9 +84,14 @@ class Parts:
     whole: Dataset | None = None
     scaled: bool = False
     preprocessing: Preprocessing | None = None
+    learner: Learner | None = None
 
 
-def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it is frozen
+def finish(
+    parts: Parts,
+    asked: HoldOut = HoldOut(),  # noqa: B008 - it is frozen
+    known: Preprocessing | None = None,
+) -> Data:
     """Cut the parts to their limit, check them, hold out what is asked for and add the normalisation.
 
     The normalisation is that of the samples that are trained on.
@@ -91,6 +99,7 @@ def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it
     Args:
         parts: What was read.
         asked: What to hold out for validation.
+        known: What an earlier run has learned of its rows, to be used instead of learning it.
 
     Raises:
         DataError: The parts do not fit each other, hold numbers that are not finite, or are too small.
@@ -106,6 +115,10 @@ def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it
                 check_finite(part, name, (whole if name == "test" else None) or read)
         validation, test = others
         held = hold_out(train, validation, asked)
+    if parts.learner is not None:
+        # Its messages name the file themselves.
+        return _encoded(parts, parts.learner, held, test, known)
+    with telling(parts.source):
         statistics = normalisation(held.train, parts.normalize, scaled=parts.scaled)
         notes = (*parts.notes, *held.told)
         return with_notes(
@@ -119,6 +132,25 @@ def finish(parts: Parts, asked: HoldOut = HoldOut()) -> Data:  # noqa: B008 - it
                 preprocessing=parts.preprocessing,
             )
         )
+
+
+def _encoded(
+    parts: Parts, learner: Learner, held: HeldOut, test: Dataset | None, known: Preprocessing | None
+) -> Data:
+    """Return the data of a reader that learns."""
+    found = encode_parts(learner, held.train, held.validation, test, known)
+    train, validation, test = found.parts
+    return with_notes(
+        Data(
+            train,
+            test,
+            notes=(*parts.notes, *held.told, *found.encoder.notes),
+            validation=validation,
+            held_out=held.fraction,
+            preprocessing=found.preprocessing,
+            values=found.encoder.values,
+        )
+    )
 
 
 def with_notes(data: Data) -> Data:

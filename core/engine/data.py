@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -143,6 +143,8 @@ class Data:
         validation: Never trained on, and what a run is judged by while it goes on; None: that is ``test``.
         held_out: Share of the training samples that was held out for ``validation``; 0 if none was.
         preprocessing: How a builtin reader made them of files; None where that is not known.
+        values: Name of an input of whole numbers to how many values it can take, one or one a column, where
+            the reader knows.
 
     Raises:
         DataError: The parts are not of one kind, the normalisation does not fit them, or there is nothing
@@ -157,6 +159,7 @@ class Data:
     validation: Dataset | None = None
     held_out: float = 0.0
     preprocessing: Preprocessing | None = None
+    values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.validation is None and self.test is None:

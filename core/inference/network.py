@@ -46,9 +46,7 @@ def build_network(choice: ModelChoice, record: ModelRecord, base: Path) -> nn.Mo
         CheckpointError: No network can be of such a size.
         DataError: It does not fit the shape of the data.
     """
-    output = record.output.shape
-    outputs = output[0] if len(output) == 1 or record.task == "positions" else 0
-    shape = Shape(record.input.shape, outputs)
+    shape = _shape(record)
     if not is_import_path(choice.name):
         try:
             with torch.device("meta"):
@@ -61,6 +59,20 @@ def build_network(choice: ModelChoice, record: ModelRecord, base: Path) -> nn.Mo
         if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
             _give_shapes(network, record)
     return network
+
+
+def _shape(record: ModelRecord) -> Shape:
+    """Return what a model is told of its data as it is built."""
+    output = () if record.task == "other" else record.output.shape
+    named = {str(form.path[0]): form for form in record.inputs if len(form.path) == 1}
+    values = {name: form.values for name, form in named.items() if form.values}
+    return Shape(
+        record.input.shape,
+        output[0] if output else 0,
+        {name: form.shape for name, form in named.items()},
+        values if record.input.path else ({"": record.input.values} if record.input.values else {}),
+        positions=len(output) > 1,
+    )
 
 
 def nbytes(network: nn.Module) -> int:

@@ -203,8 +203,14 @@ class Job(_Strict):
         JobError: A key is wrong; the message lists all that are, each with what would be right.
     """
 
-    model: Named = Field(description="`mlp`, `cnn`, `resnet18`, `vit`, or your own `module:function`")
-    data: Named = Field(description="`mnist10k`, `idx`, `folder`, `arrays`, or your own `module:function`")
+    model: Named = Field(
+        description="`mlp`, `cnn`, `resnet18`, `vit`, `transformer`, `lstm`, `unet`, or your own "
+        "`module:function`"
+    )
+    data: Named = Field(
+        description="`mnist10k`, `idx`, `folder`, `arrays`, `table`, `text`, `segmentation`, `detection`, or "
+        "your own `module:function`"
+    )
     epochs: Count | None = Field(None, description="Passes over the training data; either this or `steps`")
     steps: Count | None = Field(None, description="Optimizer steps; either this or `epochs`")
     batch_size: Count = Field(64, description="Samples of one forward pass")

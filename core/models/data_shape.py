@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..engine.data import Data
+from ..engine.input_values import input_values, named_inputs
 from ..hooks.errors import DataError
 from ..hooks.trees import tensors_of
 
 _IMAGE_DIMS = 3
 _TABLE_DIMS = 2
+#: What token ids are called beside others, and what may lie beside them.
+_IDS, _BESIDE_IDS = "input_ids", frozenset(("input_ids", "attention_mask"))
 
 
 class ImageTooSmallError(DataError):
@@ -24,17 +28,37 @@ class Shape:
     """Shapes of one sample.
 
     Attributes:
-        inputs: (C, H, W) for images, otherwise whatever the data has; of a tree that of its first tensor.
+        inputs: (C, H, W) for images, otherwise whatever the data has; of several inputs that of the first.
         outputs: Number of classes, or of numbers to predict; 0 where targets are neither.
+        named: Shape of each input by its name, where they are a dict.
+        values: Name of each input of whole numbers, ``""`` for one that is alone, to how many values it can
+            take: one number, or one a column.
+        positions: The targets are classes of each position, or numbers, (K, …).
     """
 
     inputs: tuple[int, ...]
     outputs: int
+    named: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    positions: bool = False
+
+    def __str__(self) -> str:
+        if not self.named:
+            return f"inputs of shape {self.inputs}"
+        return "the inputs " + ", ".join(f"'{name}' {shape}" for name, shape in self.named.items())
 
     @property
     def features(self) -> int:
         """Numbers in one input."""
         return math.prod(self.inputs)
+
+    @property
+    def tokens(self) -> int | None:
+        """Different token ids, where the inputs are such, (L,); None where they are not."""
+        name = _IDS if self.named else ""
+        found, shape = self.values.get(name, ()), self.named.get(name, self.inputs)
+        fits = self.named.keys() <= _BESIDE_IDS and len(shape) == len(found) == 1
+        return found[0] if fits else None
 
     def image(self, model: str, smallest: int) -> tuple[int, int, int]:
         """Return channels, height and width.
@@ -46,10 +70,10 @@ class Shape:
         Raises:
             DataError: The inputs are no images, or too small.
         """
-        if len(self.inputs) != _IMAGE_DIMS:
+        if len(self.inputs) != _IMAGE_DIMS or self.named:
             raise DataError(
-                f"model '{model}' takes images (channels, height, width); the data has inputs of shape "
-                f"{self.inputs}. Use mlp, or a model of your own"
+                f"model '{model}' takes images (channels, height, width); the data has {self}. Use mlp, or a "
+                "model of your own"
             )
         channels, height, width = self.inputs
         if min(height, width) < smallest:
@@ -62,10 +86,16 @@ class Shape:
 
 def shape_of(data: Data) -> Shape:
     """Return the shapes of one sample of ``data``."""
-    train = data.train
-    inputs = tuple(tensors_of(train.inputs)[0].shape[1:])
-    if train.num_classes is not None:
-        return Shape(inputs, train.num_classes)
-    targets = train.targets
-    is_table = isinstance(targets, Tensor) and targets.dim() == _TABLE_DIMS
-    return Shape(inputs, targets.shape[1] if is_table else 0)
+    inputs, targets, classes = data.train.inputs, data.train.targets, data.train.num_classes
+    dims = targets.dim() if isinstance(targets, Tensor) else 0
+    if classes is None:
+        outputs, positions = targets.shape[1] if dims >= _TABLE_DIMS else 0, dims > _TABLE_DIMS
+    else:
+        outputs, positions = classes, dims > 1 and not targets.is_floating_point()
+    return Shape(
+        tuple(tensors_of(inputs)[0].shape[1:]),
+        outputs,
+        {name: tuple(item.shape[1:]) for name, item in named_inputs(inputs).items() if name},
+        input_values(data),
+        positions,
+    )

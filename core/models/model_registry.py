@@ -15,13 +15,26 @@ from ..job.user_code import is_import_path
 from ..tensors.tree_form import describe_tree
 from .cnn import cnn
 from .data_shape import Shape, shape_of
+from .lstm import lstm
 from .mlp import mlp
 from .resnet import resnet18
+from .transformer import transformer
+from .unet import unet
 from .user_model import user_model
 from .vit import vit
 
 #: Name in the job to what builds it; its keyword parameters are the options.
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "resnet18": resnet18, "vit": vit}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
+    "lstm": lstm,
+    "mlp": mlp,
+    "resnet18": resnet18,
+    "transformer": transformer,
+    "unet": unet,
+    "vit": vit,
+}
+#: Those that give an output at each position: of sequences the first two, of images the third.
+POSITIONED = frozenset(("lstm", "transformer", "unet"))
 
 
 def check_model(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +68,8 @@ def build_model(
     shape = shape_of(data)
     if not shape.outputs and not is_import_path(name):
         raise DataError(
-            f"builtin models predict classes or rows of numbers; the targets are "
-            f"{describe_tree(data.train.targets)}, and no (N, K). Use a model of your own"
+            f"builtin models predict classes or numbers; the targets are "
+            f"{describe_tree(data.train.targets)}. Use a model of your own"
         )
     return build_for(name, options, shape, base=base)
 
@@ -69,4 +82,9 @@ def build_for(name: str, options: Mapping[str, Any], shape: Shape, *, base: Path
         checked = check_model(name, options)
     except OptionError as error:
         raise JobError(f"model '{name}': {error}") from error
+    if shape.positions and name not in POSITIONED:
+        raise DataError(
+            f"model '{name}' gives one output a sample, and the data have one at each position; use "
+            f"{', '.join(sorted(POSITIONED))}, or a model of your own"
+        )
     return MODELS[name](shape, **checked)

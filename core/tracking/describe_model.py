@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..engine.data import Data, Dataset
+from ..engine.input_values import input_values
 from ..tensors.tree_form import Path, paths_of
 from ..version import __version__
 from .model_record import (
@@ -34,7 +35,8 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
         digest: Of those.
     """
     train = data.train
-    first, *others = [_input_form(path, tensor) for path, tensor in paths_of(train.inputs)]
+    values = input_values(data)
+    first, *others = [_input_form(path, tensor, values) for path, tensor in paths_of(train.inputs)]
     normalised = data.mean is not None and data.std is not None
     task, output = _task(train)
     return ModelRecord(
@@ -55,10 +57,16 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
     )
 
 
-def _input_form(path: Path, tensor: Tensor) -> InputForm:
+def _input_form(path: Path, tensor: Tensor, values: Mapping[str, tuple[int, ...]]) -> InputForm:
     shape, dtype = tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")
     is_image = len(shape) == IMAGE_DIMS and (tensor.dtype == torch.uint8 or tensor.is_floating_point())
-    return InputForm(shape=shape, dtype=cast("Any", dtype), layout="CHW" if is_image else None, path=path)
+    return InputForm(
+        shape=shape,
+        dtype=cast("Any", dtype),
+        layout="CHW" if is_image else None,
+        path=path,
+        values=values.get(str(path[0]) if path else "", ()) if len(path) <= 1 else (),
+    )
 
 
 def _task(train: Dataset) -> tuple[Task, tuple[int, ...]]:

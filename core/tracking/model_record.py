@@ -34,11 +34,13 @@ _MAX_UNNAMED = 2**20
 LARGEST_BYTE = 255.0
 IMAGE_DIMS = 3
 _SHOWN = 200
+_MOST_COLUMNS = 10_000
 
 #: Some models are made by trying sizes one after the other.
 _Side = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
 _Shape = Annotated[tuple[_Side, ...], msgspec.Meta(max_length=MAX_DIMS)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+_Values = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _Place = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TENSORS)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _File = Annotated[str, msgspec.Meta(pattern=r"^model[a-z.-]{0,20}\.safetensors\Z")]
@@ -71,12 +73,14 @@ class InputForm(_Part, frozen=True, omit_defaults=True):
         layout: ``CHW`` for images, None for anything else.
         path: Where it lies in the tree of the inputs: keys of dicts and places in lists, from the root.
             Empty where the inputs are this one tensor.
+        values: How many values whole numbers can take, one number or one a column; empty where they are none.
     """
 
     shape: _Shape
     dtype: Literal["uint8", "float32", "int64", "int32", "int16", "int8", "bool", "float16", "bfloat16"]
     layout: Literal["CHW"] | None
     path: Annotated[tuple[_Name | _Place, ...], msgspec.Meta(max_length=MAX_DEPTH)] = ()
+    values: Annotated[tuple[_Values, ...], msgspec.Meta(max_length=_MOST_COLUMNS)] = ()
 
 
 class OutputForm(_Part, frozen=True):

@@ -11,11 +11,14 @@ import numpy as np
 from torch import Tensor
 
 from ...datasets.image_file import SUFFIXES
+from ...datasets.row_file import SUFFIXES as ROW_SUFFIXES
+from ...datasets.run_encoder import row_encoder
 from ...hooks.errors import DataError
 from .array_file import KEYED, is_idx, open_idx, open_keyed, open_npy
 from .in_memory import ArraySource, BatchSource, as_tensor
 from .number_table import DELIMITERS, TableSource
 from .photos import PhotoSource, find_photos
+from .row_source import RowSource
 from .sample_form import SampleForm
 from .source import Source
 
@@ -58,6 +61,9 @@ def _open_path(path: Path, form: SampleForm, key: str | None, *, skip_unreadable
     if not path.is_file():
         raise DataError(f"{path}: is neither a file nor a folder")
     suffix = path.suffix.lower()
+    encoder = row_encoder(form.preprocessing) if suffix in ROW_SUFFIXES else None
+    if encoder is not None:
+        return RowSource(path, encoder)
     if suffix in SUFFIXES:
         return PhotoSource([path], form, skip_unreadable=skip_unreadable)
     if suffix in KEYED:

@@ -1,0 +1,64 @@
+"""The rows of a data set with its parts: one file that is split, or one for each part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..hooks.errors import DataError
+from .part_names import find_parts
+from .row_file import SUFFIXES, Rows, read_rows
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class RowParts:
+    """All rows, and which of them are of which part.
+
+    Attributes:
+        rows: Of all files.
+        ranges: ``train``, ``validation`` and ``test`` to the numbers of their rows, those that there are.
+        notes: What to tell of the choice.
+    """
+
+    rows: Rows
+    ranges: dict[str, range]
+    notes: tuple[str, ...]
+
+
+def read_row_parts(path: Path, validation_path: Path | None, test_path: Path | None) -> RowParts:
+    """Read ``path/train.csv`` and ``path/val.csv`` or ``path/test.csv``, or files by name.
+
+    Args:
+        path: A folder of such, or the file to train on.
+        validation_path: File to judge by.
+        test_path: File to test on at the end; without one the samples of ``path`` are split.
+
+    Raises:
+        DataError: One is missing or cannot be read, or they have other columns.
+    """
+    files = {"train": path, "validation": validation_path, "test": test_path}
+    notes: tuple[str, ...] = ()
+    if path.is_dir():
+        candidates = sorted(
+            item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file()
+        )
+        found = find_parts(path, candidates, Path.is_file, lacks="rows", alone="a file: it is then split")
+        if found.train == path:
+            raise DataError(
+                f"{path}: holds no file 'train' ({', '.join(sorted(SUFFIXES))}); name a file as 'path', or "
+                "have 'train' beside 'val' or 'test' in the folder"
+            )
+        if validation_path is not None or test_path is not None:
+            raise DataError(
+                f"{path}: is a folder with parts; options 'validation_path' and 'test_path' go with a file"
+            )
+        files, notes = dict(zip(_PARTS, (found.train, *found.others), strict=True)), found.notes
+    rows, ranges = Rows(), {}
+    for part, file in files.items():
+        if file is not None:
+            begin = len(rows)
+            rows.extend(read_rows(file))
+            ranges[part] = range(begin, len(rows))
+    return RowParts(rows, ranges, notes)

@@ -1,0 +1,47 @@
+"""Rows of a table or texts as samples, made as those of training were."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+
+from ...datasets.row_file import stream_rows
+from ...datasets.row_samples import Encoder
+from .source import Chunk
+
+
+class RowSource:
+    """The rows of a CSV, TSV, JSON lines or Parquet file; columns that are no inputs are not looked at.
+
+    Args:
+        path: May be anybody's.
+        encoder: Of the run.
+
+    Raises:
+        DataError: It cannot be read, or its first row does not fit.
+    """
+
+    def __init__(self, path: Path, encoder: Encoder) -> None:
+        self._path, self._encoder = path, encoder
+        self.count: int | None = None
+        # What is wrong with the whole is wrong with its first row.
+        next(self.chunks(1))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how they are read."""
+        return list(self._encoder.notes)
+
+    def chunks(self, batch_size: int) -> Generator[Chunk, None, None]:
+        """Yield the rows in order.
+
+        Raises:
+            DataError: A row does not fit; the message names its line.
+        """
+        done = 0
+        for rows in stream_rows(self._path, batch_size):
+            inputs = self._encoder.inputs(rows, torch.arange(len(rows)))
+            yield Chunk(inputs, range(done, done + len(rows)))
+            done += len(rows)
