@@ -20,7 +20,9 @@ class Progress:
         best_step: Where it was reached.
         baseline: What early stopping compares with: the last value that gained more than ``min_delta``.
         evaluations_without_gain: Evaluations since then.
-        stopped_early: Whether early stopping ended the run.
+        stopped_early: Whether early stopping, or a plugin that may ask for it, ended the run.
+        stop_asked: Whether it was a plugin.
+        asked_step: Steps finished when a plugin last asked for an evaluation; -1 if none did.
         plateau: What a schedule that waits for a plateau has seen.
     """
 
@@ -32,6 +34,8 @@ class Progress:
     baseline: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    stop_asked: bool = False
+    asked_step: int = -1
     plateau: Watched = field(default_factory=Watched)
 
     def judge(
@@ -58,8 +62,12 @@ class Progress:
             self.baseline, self.evaluations_without_gain = value, 0
         else:
             self.evaluations_without_gain += 1
-        self.stopped_early = patience is not None and self.evaluations_without_gain >= patience
+        self.stopped_early = self.is_over(patience)
         return best
+
+    def is_over(self, patience: int | None) -> bool:
+        """Tell whether the run ends before its last step, with so much patience; None has no end of it."""
+        return self.stop_asked or (patience is not None and self.evaluations_without_gain >= patience)
 
     def copy(self) -> Progress:
         """Return a copy that later steps do not change."""

@@ -241,7 +241,7 @@ def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None
     """Start those plugins anew that may have gained a state since ``snapshot``, where they had none.
 
     An optimizer has none before its first step, for example, and there is no
-    other way back to that. Left alone are monitors, whose results change nothing,
+    other way back to that. Left alone are monitors, whose results change nothing unless they may ask,
     augment plugins that run ahead, whose results depend on nothing but the step, and
     those without the methods of a state, which so say that they need none to go on:
     each would cost as much time again as the one that failed.
@@ -258,7 +258,8 @@ def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None
         if plugin.spec.name == but:
             continue
         role = plugin.spec.role_info
-        bound_to_step = not role.observes and ("backward" in plugin.accepts or not role.runs_ahead)
+        only_watches = role.observes and not plugin.spec.allow
+        bound_to_step = not only_watches and ("backward" in plugin.accepts or not role.runs_ahead)
         may_have_gained = bound_to_step and plugin.keeps_state and plugin.spec.name not in snapshot.plugins
         if plugin.usage.state == "running" and may_have_gained:
             plugin.restart()

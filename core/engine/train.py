@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -266,6 +266,7 @@ def _train_until_done(run: Session) -> Status:
 
 def _train_from_here(run: Session) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
+    _show_metrics(run)
     if _is_evaluation_missing(run) and _evaluate(run):
         take_snapshot(run, checkpoint=run.checkpoints is not None)
     progress, steps_total, stop = run.progress, run.setup.steps_total, run.stop
@@ -320,16 +321,33 @@ def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
     progress.step += 1
     if run.hooks.observers:
         run.hooks.poll()
+    if run.hooks.askers:
+        _grant(run, run.hooks.asked())
     _record(run, step, sum(sizes))
     for driver in run.state.drivers:
         driver.between_steps(run)
     checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
-    if progress.step % run.eval_every == 0:
+    if _is_to_evaluate(run):
         if not _evaluate(run):
             return
         checkpoint = checkpoint or _is_best_to_keep(run)
     if checkpoint or progress.step % run.setup.config.snapshot_every == 0:
         take_snapshot(run, checkpoint=checkpoint)
+
+
+def _grant(run: Session, asked: Mapping[str, str]) -> None:
+    """Do what plugins that may ask for it want after the step that was just taken."""
+    progress = run.progress
+    if "evaluate" in asked:
+        progress.asked_step = progress.step
+    if "stop" in asked:
+        progress.stop_asked = progress.stopped_early = True
+        run.observer.event(f"stopped at step {progress.step}: plugin '{asked['stop']}' asked for it")
+
+
+def _is_to_evaluate(run: Session) -> bool:
+    step = run.progress.step
+    return step % run.eval_every == 0 or step == run.progress.asked_step
 
 
 def _is_best_to_keep(run: Session) -> bool:
@@ -378,9 +396,7 @@ def _slowed(stream: Iterator[Prepared], progress: Progress) -> Iterator[Prepared
 def _is_evaluation_missing(run: Session) -> bool:
     """Tell whether the run was stopped in the middle of an evaluation."""
     progress = run.progress
-    return (
-        progress.step > 0 and progress.evaluated_step != progress.step and progress.step % run.eval_every == 0
-    )
+    return progress.step > 0 and progress.evaluated_step != progress.step and _is_to_evaluate(run)
 
 
 def _evaluate(run: Session) -> bool:
@@ -406,18 +422,25 @@ def _evaluate(run: Session) -> bool:
         min_delta=0.0 if early is None else early.min_delta,
     )
     epoch, part = run.setup.plan.epoch(progress.step), run.setup.data.judged_by
+    _show_metrics(run)
     run.observer.evaluated(progress.step, epoch, metrics, best=best)
     for name, figures in beside.items():
         run.observer.evaluated_beside(progress.step, epoch, figures, part=part, name=name)
     tell_not_finite(run, run.setup.data.judged_by, metrics)
     if isinstance(config.schedule, Plateau):
         _look_for_plateau(run, config.schedule, metrics[config.metric])
-    if progress.stopped_early and early is not None:
+    if progress.stopped_early and early is not None and not progress.stop_asked:
         run.observer.event(
             f"stopped at step {progress.step}: {config.metric} has not improved by more than "
             f"{early.min_delta} in {early.patience} evaluations"
         )
     return True
+
+
+def _show_metrics(run: Session) -> None:
+    """Have the monitors shown the last evaluation from now on."""
+    step, metrics = run.progress.evaluated_step, run.progress.metrics
+    run.hooks.metrics = {**metrics, "step": float(step)} if step >= 0 else {}
 
 
 def _look_for_plateau(run: Session, schedule: Plateau, value: float) -> None:

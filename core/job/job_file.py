@@ -168,6 +168,10 @@ class PluginJob(_Strict):
         None, description="Share of the machine's memory; by default the job's, which it may not exceed"
     )
     threads: WorkerThreads = Field(1, description="Threads that torch may use inside one call")
+    allow: list[Literal["stop", "evaluate"]] = Field(
+        default_factory=list,
+        description="What a monitor may ask for: that the run stop, or evaluate; the loop then waits for it",
+    )
     read: list[str] = Field(
         default_factory=list, description="Files and folders that it may read besides its own code"
     )

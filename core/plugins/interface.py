@@ -58,6 +58,7 @@ class PluginSpec:
         workers: Processes that share the budget; > 1 only where the role runs ahead.
         threads: Threads that torch may use inside one call, isolated or not.
         every: Steps between calls of an observing plugin.
+        allow: What an observing plugin may ask for, of ``ASKS``.
         deadline_s: Longest that one call may take.
         start_deadline_s: Longest that importing and constructing may take.
         on_failure: What happens after a fault.
@@ -82,6 +83,7 @@ class PluginSpec:
     workers: int = 1
     threads: int = 1
     every: int = 1
+    allow: tuple[str, ...] = ()
     deadline_s: float = DEADLINE_S
     start_deadline_s: float = 60.0
     on_failure: OnFailure = "restart"

@@ -11,12 +11,12 @@ import pluggy
 from ..hooks import specs
 from ..hooks.errors import PluginError, PluginLoadError, traceback_of
 from ..hooks.role import PROJECT
-from ..hooks.types import AnotherPass, Batch, Report, StepInfo
+from ..hooks.types import ASKS, AnotherPass, Batch, Report, StepInfo
 from ..tensors.buffer_pool import BufferPool
 from ..tensors.byte_batch import in_numbers
 from ..tensors.tensor_file import TensorFile
 from .failure_policy import Disable, FailurePolicy, RunPosition
-from .interface import Plugin
+from .interface import Plugin, PluginSpec
 from .moments import Change, Firing, Moments, PluginMethod, Values
 from .notices import PluginNews
 from .observer import Observer
@@ -42,6 +42,8 @@ class Hooks:
         one_pass: No step is asked for ``AnotherPass``.
         asked_last: Who asked for one last.
         observers: The plugins that observe: their reports are to be collected.
+        askers: Those of them that may ask for something.
+        metrics: The last evaluation, for those that observe.
     """
 
     def __init__(self, seed: int = 0, observer: Observer | None = None) -> None:
@@ -55,6 +57,10 @@ class Hooks:
         self._manager.add_hookspecs(type("HookSpecs", (), {hook.__name__: hook for hook in specs.HOOKS}))
         self.at = Moments()
         self.observers: tuple[Plugin, ...] = ()
+        self.askers: tuple[Plugin, ...] = ()
+        self.metrics: Mapping[str, float] = {}
+        self._asked: dict[str, str] = {}
+        self._refused: set[tuple[str, str]] = set()
         self.one_pass = True
         self.asked_last: PluginMethod | None = None
 
@@ -154,6 +160,16 @@ class Hooks:
         for plugin in self.observers:
             self._collect(plugin, plugin.drain)
 
+    def asked(self) -> dict[str, str]:
+        """Wait for those that may ask for something; return what they want after this step, and who does.
+
+        So what becomes of a run does not depend on how long they take.
+        """
+        for plugin in self.askers:
+            self._collect(plugin, plugin.drain)
+        asked, self._asked = self._asked, {}
+        return asked
+
     # state and faults
 
     def state_dict(self) -> dict[str, TensorFile]:
@@ -199,6 +215,7 @@ class Hooks:
         """
         # What monitors still hold belongs to the steps before; it must not turn up after them.
         self.drain()
+        self._asked = {}
         for plugin in self._running():
             state = states.get(plugin.spec.name)
             if state is not None:
@@ -264,6 +281,7 @@ class Hooks:
         self.observers = tuple(
             plugin for plugin in self._running() if plugin.spec.role_info.observes and plugin.accepts
         )
+        self.askers = tuple(plugin for plugin in self.observers if plugin.spec.allow)
 
     def _call(self, method: PluginMethod, arguments: Mapping[str, Any], step: StepInfo) -> Any:
         plugin = method.plugin
@@ -301,6 +319,8 @@ class Hooks:
 
     def _post(self, method: PluginMethod, arguments: Mapping[str, Any], step: StepInfo) -> None:
         plugin = method.plugin
+        if "metrics" in method.needs:
+            arguments = {**arguments, "metrics": self.metrics}
         try:
             if not plugin.post(method.name, arguments, step.for_plugin(self.seed, plugin.spec.name)):
                 plugin.usage.skipped += 1
@@ -316,7 +336,19 @@ class Hooks:
             self._failed(plugin, error)
             return
         for step, report in finished:
+            for name in ASKS.keys() & step.scalars.keys():
+                self._ask(plugin.spec, ASKS[name])
             self._reported(plugin, step, report)
+
+    def _ask(self, spec: PluginSpec, what: str) -> None:
+        if what in spec.allow:
+            self._asked.setdefault(what, spec.name)
+        elif (spec.name, what) not in self._refused:
+            self._refused.add((spec.name, what))
+            self._observer.event(
+                f"plugin '{spec.name}' asks the run to {what}, which the job does not allow: it takes no "
+                f"notice. 'allow: [{what}]' beside the plugin would grant that"
+            )
 
     def _reported(self, plugin: Plugin, step: StepInfo, result: object) -> None:
         report = result if isinstance(result, Report) else None

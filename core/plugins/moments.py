@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Never, TypedDict, TypeVar
+from typing import Any, Generic, Never, NotRequired, TypedDict, TypeVar
 
 from torch import Tensor
 
@@ -32,11 +32,12 @@ class ParameterValues(TypedDict):
 
 
 class LossValues(TypedDict):
-    """Values at hand between a forward pass and ``loss.backward()``."""
+    """Values at hand between a forward pass and ``loss.backward()``; the manager adds the metrics."""
 
     batch: Batch
     outputs: Tree
     loss: float
+    metrics: NotRequired[Mapping[str, float]]
 
 
 class GradientValues(TypedDict):
@@ -60,6 +61,7 @@ class UpdatedValues(TypedDict):
     parameters: Parameters
     updates: Parameters | None
     gradients: Gradients
+    metrics: NotRequired[Mapping[str, float]]
 
 
 class SampleValues(TypedDict):

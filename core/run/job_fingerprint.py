@@ -57,7 +57,15 @@ def fingerprint(job: Job) -> Mapping[str, Any]:
     whole = job.model_dump(mode="json")
     whole["metric"] = job.metric.file_form()
     values = {key: whole[key] for key in (*_KEYS, *(key for key in _KEYS_IF_SET if whole[key]))}
-    return values | {"plugins": [{plugin["name"]: plugin["options"]} for plugin in whole["plugins"]]}
+    plugins = whole["plugins"]
+    # When a monitor is called makes no difference to the weights, unless it may ask for something.
+    asking = {
+        plugin["name"]: {key: plugin[key] for key in ("allow", "every")}
+        for plugin in plugins
+        if plugin["allow"]
+    }
+    values |= {"plugins": [{plugin["name"]: plugin["options"]} for plugin in plugins]}
+    return values | ({"allow": asking} if asking else {})
 
 
 def environment(

@@ -349,6 +349,7 @@ def _planned(
         workers=entry.workers,
         threads=entry.threads,
         every=entry.every,
+        allow=tuple(entry.allow),
         deadline_s=entry.deadline_s or (DEADLINE_S if role is None else role.deadline_s),
         start_deadline_s=entry.start_deadline_s,
         on_failure=entry.on_failure or ("restart" if role is None else role.on_failure),
@@ -402,6 +403,14 @@ def _problems(file: JobFile, item: _Candidate, command: str | None) -> Iterator[
             f"'{entry.name}' is of role {role.name}, which is called each step; only monitors skip steps"
         )
         yield Problem((*place, "every"), message)
+    if entry.allow and not role.observes:
+        message = f"'{entry.name}' is of role {role.name}, which asks for nothing; only monitors do"
+        yield Problem((*place, "allow"), message)
+    elif entry.allow and command is None:
+        message = (
+            "a loop of your own is stopped by yourself: see what the plugin logs as ask/stop and ask/evaluate"
+        )
+        yield Problem((*place, "allow"), message)
     if entry.on_failure == "disable" and not role.may_disable:
         message = f"a run makes no sense without its {role.name}; use restart or abort"
         yield Problem((*place, "on_failure"), message)

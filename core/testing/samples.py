@@ -78,6 +78,7 @@ def arguments(size: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float3
         "losses": losses(size, seed=seed),
         "parameters": parameters(shapes, seed=seed, dtype=dtype),
         "gradients": gradients(SHAPES, seed=seed, dtype=dtype),
+        "metrics": {"loss": 0.5, "accuracy": 0.75, "step": 10.0},
         "updates": _normal(shapes, seed, "updates", dtype),
     }
 

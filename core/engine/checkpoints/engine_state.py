@@ -28,8 +28,8 @@ _EXTRA = "extra_state"
 _DRIVERS = "drivers"
 _KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", _NUMPY, "recorder"})
 _PROGRESS = frozenset(Progress.__dataclass_fields__)
-#: What checkpoints before 0.4 lack: no schedule waited for a plateau.
-_PLATEAU = "plateau"
+#: What checkpoints before 0.4 lack: no schedule waited for a plateau, and no plugin could ask for anything.
+_NEW_PROGRESS = {"asked_step", "plateau", "stop_asked"}
 _PYTHON_VERSION = 3
 _WORDS = 624
 _CUDA_BYTES = 16
@@ -127,7 +127,7 @@ def extra_state_in(file: TensorFile, path: Path) -> dict[str, Any]:
 
 
 def _progress(value: Any, step: int) -> Progress:
-    if not isinstance(value, dict) or value.keys() | {_PLATEAU} != _PROGRESS:
+    if not isinstance(value, dict) or value.keys() | _NEW_PROGRESS != _PROGRESS:
         raise ValueError("progress has other fields than the engine writes")
     try:
         progress = msgspec.convert(value, Progress)
@@ -137,7 +137,10 @@ def _progress(value: Any, step: int) -> Progress:
         raise ValueError(f"progress is of step {progress.step}")
     best = -1 if progress.best_step is None else progress.best_step
     if not (
-        -1 <= progress.evaluated_step <= step and best <= step and progress.evaluations_without_gain >= 0
+        -1 <= progress.evaluated_step <= step
+        and -1 <= progress.asked_step <= step
+        and best <= step
+        and progress.evaluations_without_gain >= 0
     ):
         raise ValueError("progress counts more than was done")
     seen = progress.plateau

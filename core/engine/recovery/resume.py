@@ -131,5 +131,6 @@ def _rejudge(run: Session, progress: Progress, compared: Comparison) -> Progress
     if compared.changes("metric") or compared.changes("loss"):
         progress.metrics, progress.evaluated_step = {}, -1
     early = run.setup.config.early_stopping
-    progress.stopped_early = early is not None and progress.evaluations_without_gain >= early.patience
+    progress.stop_asked = progress.stop_asked and not compared.changes("allow")
+    progress.stopped_early = progress.is_over(None if early is None else early.patience)
     return progress

@@ -8,18 +8,21 @@ from ..types import Batch, Gradients, Parameters, Report, StepInfo
 
 
 @hookspec
-def monitor_forward(batch: Batch, outputs: Tree, loss: float, step: StepInfo) -> Report | None:
+def monitor_forward(
+    batch: Batch, outputs: Tree, loss: float, step: StepInfo, metrics: Mapping[str, float]
+) -> Report | None:
     """Watch a forward pass.
 
     Called every ``every`` steps, for the step's first micro-batch, on a copy.
     The loop does not wait: a monitor that is still busy is skipped, and the
-    skip counted.
+    skip counted. One that the job lets ``step.ask`` is waited for.
 
     Args:
         batch: The batch as the model saw it, before normalisation.
         outputs: What the model returned; a tree of all its tensors if it is no tensor.
         loss: Mean over the batch, with the terms that plugins added.
         step: Counters.
+        metrics: The last evaluation: ``loss``, the job's metric and ``step``, that it was after; or empty.
 
     If it fails: it is disabled (by default) and the run goes on.
     """
@@ -27,7 +30,11 @@ def monitor_forward(batch: Batch, outputs: Tree, loss: float, step: StepInfo) ->
 
 @hookspec
 def monitor_backward(
-    parameters: Parameters, updates: Parameters, gradients: Gradients, step: StepInfo
+    parameters: Parameters,
+    updates: Parameters,
+    gradients: Gradients,
+    step: StepInfo,
+    metrics: Mapping[str, float],
 ) -> Report | None:
     """Watch the end of a step.
 
@@ -38,6 +45,7 @@ def monitor_backward(
         updates: Parameter name to what this step added to it.
         gradients: Parameter name to gradient, as the optimizer got it.
         step: Counters.
+        metrics: As of ``forward``.
 
     If it fails: it is disabled (by default) and the run goes on.
     """

@@ -113,6 +113,12 @@ class Number(_Message, frozen=True):
     value: float
 
 
+class Numbers(_Message, frozen=True):
+    """An argument of floats by name."""
+
+    values: dict[str, float]
+
+
 class TensorAt(_Message, frozen=True):
     """A tensor argument."""
 
@@ -162,7 +168,7 @@ class MapAt(_Message, frozen=True):
     nbytes: int
 
 
-Argument = Number | TensorAt | DictAt | ListAt | TreesAt | BatchAt | MapAt
+Argument = Number | Numbers | TensorAt | DictAt | ListAt | TreesAt | BatchAt | MapAt
 
 
 class StepCounters(_Message, frozen=True):

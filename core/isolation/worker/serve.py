@@ -71,6 +71,7 @@ from ..transport.messages import (
     MapLayout,
     Node,
     Number,
+    Numbers,
     Open,
     Ready,
     Save,
@@ -234,7 +235,7 @@ class Worker:
 
     def _argument(self, argument: Argument) -> Any:
         match argument:
-            case Number(value):
+            case Number(value) | Numbers(value):
                 return value
             case TensorAt(ref):
                 return self._tensor(ref)

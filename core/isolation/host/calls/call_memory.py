@@ -26,6 +26,7 @@ from ...transport.messages import (
     MessageError,
     Node,
     Number,
+    Numbers,
     TensorAt,
     TensorRef,
     TreesAt,
@@ -41,6 +42,10 @@ from .worker_memory import _MAX_LAYOUT_ALIASES, WorkerMemory, _dtype_name
 OUTBOX_BYTES = 12 * MIB
 SMALL_OUTBOX_BYTES = 256 * 1024
 _RGB = 3
+#: Names of arguments that are floats by name, and no map of tensors.
+_NUMBERS = frozenset(
+    name for hook in HOOKS for name, kind in hook.__annotations__.items() if kind == "Mapping[str, float]"
+)
 
 
 class CallMemory:
@@ -82,6 +87,9 @@ class CallMemory:
         for name in names:
             value = arguments[name]
             if isinstance(value, Mapping) and name not in _trees():
+                if name in _NUMBERS:
+                    packed[name] = Numbers({key: float(number) for key, number in value.items()})
+                    continue
                 value = as_map(value)
                 place = None if snapshot else self._exchange.place(value)
                 if place is not None:
