@@ -24,6 +24,10 @@ MAX_FRACTION_TOGETHER = 0.9
 #: run's snapshots, the old one and the new. More than this share of its memory it cannot have.
 COPIES_OF_STATE = 4
 
+#: What an observing plugin may ask for, and what the number begins with that says so.
+ASKS = ("stop", "evaluate")
+ASKED = "ask/"
+
 
 def excess_state(nbytes: int, memory_bytes: int) -> str | None:
     """Return why a plugin's state of ``nbytes`` is too large, None if it is not.

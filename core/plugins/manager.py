@@ -9,14 +9,14 @@ from typing import Any
 import pluggy
 
 from ..hooks import specs
-from ..hooks.errors import PluginError, PluginLoadError, traceback_of
+from ..hooks.errors import PluginError, PluginLoadError, shorten, traceback_of
 from ..hooks.role import PROJECT
-from ..hooks.types import ASKS, AnotherPass, Batch, Report, StepInfo
+from ..hooks.types import AnotherPass, Batch, Metrics, Report, StepInfo
 from ..tensors.buffer_pool import BufferPool
 from ..tensors.byte_batch import in_numbers
 from ..tensors.tensor_file import TensorFile
 from .failure_policy import Disable, FailurePolicy, RunPosition
-from .interface import Plugin, PluginSpec
+from .interface import ASKED, ASKS, Plugin, PluginSpec
 from .moments import Change, Firing, Moments, PluginMethod, Values
 from .notices import PluginNews
 from .observer import Observer
@@ -58,7 +58,7 @@ class Hooks:
         self.at = Moments()
         self.observers: tuple[Plugin, ...] = ()
         self.askers: tuple[Plugin, ...] = ()
-        self.metrics: Mapping[str, float] = {}
+        self.metrics: Metrics = {}
         self._asked: dict[str, str] = {}
         self._refused: set[tuple[str, str]] = set()
         self.one_pass = True
@@ -336,19 +336,24 @@ class Hooks:
             self._failed(plugin, error)
             return
         for step, report in finished:
-            for name in ASKS.keys() & step.scalars.keys():
-                self._ask(plugin.spec, ASKS[name])
+            for name in step.scalars:
+                if name.startswith(ASKED):
+                    self._ask(plugin.spec, name.removeprefix(ASKED))
             self._reported(plugin, step, report)
 
     def _ask(self, spec: PluginSpec, what: str) -> None:
         if what in spec.allow:
             self._asked.setdefault(what, spec.name)
-        elif (spec.name, what) not in self._refused:
-            self._refused.add((spec.name, what))
-            self._observer.event(
-                f"plugin '{spec.name}' asks the run to {what}, which the job does not allow: it takes no "
-                f"notice. 'allow: [{what}]' beside the plugin would grant that"
-            )
+            return
+        # Once, whatever it is that nobody has heard of: a plugin may make up any number of names.
+        key = spec.name, what if what in ASKS else ""
+        if key in self._refused:
+            return
+        self._refused.add(key)
+        why = f"which the job does not allow: 'allow: [{what}]' beside the plugin would"
+        if what not in ASKS:
+            why = f"which is none of {', '.join(ASKS)}"
+        self._observer.event(f"plugin '{spec.name}' asks the run to {shorten(what, 60)}, {why}")
 
     def _reported(self, plugin: Plugin, step: StepInfo, result: object) -> None:
         report = result if isinstance(result, Report) else None

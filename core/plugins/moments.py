@@ -11,7 +11,7 @@ from torch import Tensor
 from ..hooks.role import Moment
 from ..hooks.specs import ROLES
 from ..hooks.trees import Tree
-from ..hooks.types import AnotherPass, Batch, Gradients, LossScale, LossTerm, Parameters, StepInfo
+from ..hooks.types import AnotherPass, Batch, Gradients, LossScale, LossTerm, Metrics, Parameters, StepInfo
 from .interface import Plugin
 from .result_kinds import ResultKind, kinds_of
 
@@ -37,7 +37,7 @@ class LossValues(TypedDict):
     batch: Batch
     outputs: Tree
     loss: float
-    metrics: NotRequired[Mapping[str, float]]
+    metrics: NotRequired[Metrics]
 
 
 class GradientValues(TypedDict):
@@ -61,7 +61,7 @@ class UpdatedValues(TypedDict):
     parameters: Parameters
     updates: Parameters | None
     gradients: Gradients
-    metrics: NotRequired[Mapping[str, float]]
+    metrics: NotRequired[Metrics]
 
 
 class SampleValues(TypedDict):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from ..role import Method, Moment, Role, hookspec
 from ..trees import Tree
-from ..types import Batch, Gradients, Parameters, Report, StepInfo
+from ..types import Batch, Gradients, Metrics, Parameters, Report, StepInfo
 
 
 @hookspec
 def monitor_forward(
-    batch: Batch, outputs: Tree, loss: float, step: StepInfo, metrics: Mapping[str, float]
+    batch: Batch, outputs: Tree, loss: float, step: StepInfo, metrics: Metrics
 ) -> Report | None:
     """Watch a forward pass.
 
     Called every ``every`` steps, for the step's first micro-batch, on a copy.
-    The loop does not wait: a monitor that is still busy is skipped, and the
-    skip counted. One that the job lets ``step.ask`` is waited for.
+    The loop waits only for one that the job lets ``step.ask`` for something: one
+    that is still busy is skipped, and the skip counted.
 
     Args:
         batch: The batch as the model saw it, before normalisation.
@@ -30,11 +30,7 @@ def monitor_forward(
 
 @hookspec
 def monitor_backward(
-    parameters: Parameters,
-    updates: Parameters,
-    gradients: Gradients,
-    step: StepInfo,
-    metrics: Mapping[str, float],
+    parameters: Parameters, updates: Parameters, gradients: Gradients, step: StepInfo, metrics: Metrics
 ) -> Report | None:
     """Watch the end of a step.
 

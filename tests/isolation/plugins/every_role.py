@@ -25,7 +25,7 @@ def tensors(value):
         case Batch():
             return [value.inputs, value.targets, value.indices]
         case Mapping():
-            return list(value.values())
+            return [torch.as_tensor(each) for each in value.values()]
         case torch.Tensor():
             return [value]
     return [torch.tensor(value)]

@@ -42,10 +42,6 @@ from .worker_memory import _MAX_LAYOUT_ALIASES, WorkerMemory, _dtype_name
 OUTBOX_BYTES = 12 * MIB
 SMALL_OUTBOX_BYTES = 256 * 1024
 _RGB = 3
-#: Names of arguments that are floats by name, and no map of tensors.
-_NUMBERS = frozenset(
-    name for hook in HOOKS for name, kind in hook.__annotations__.items() if kind == "Mapping[str, float]"
-)
 
 
 class CallMemory:
@@ -86,8 +82,8 @@ class CallMemory:
         to_copy: dict[str, Any] = {}
         for name in names:
             value = arguments[name]
-            if isinstance(value, Mapping) and name not in _trees():
-                if name in _NUMBERS:
+            if isinstance(value, Mapping) and name not in _named("Tree"):
+                if name in _named("Metrics"):
                     packed[name] = Numbers({key: float(number) for key, number in value.items()})
                     continue
                 value = as_map(value)
@@ -268,10 +264,10 @@ class _ResultReader:
 
 
 @functools.cache
-def _trees() -> frozenset[str]:
-    """Return the names of arguments that are trees: a dict among them is one, and no map."""
+def _named(kind: str) -> frozenset[str]:
+    """Return the names of arguments of a kind that is a mapping and no map: trees, or numbers by name."""
     annotations = [hook.__annotations__ for hook in HOOKS]
-    return frozenset(name for each in annotations for name, kind in each.items() if kind == "Tree")
+    return frozenset(name for each in annotations for name, found in each.items() if found == kind)
 
 
 def _node(tree: Tree, refs: Iterator[TensorRef]) -> Node:
