@@ -64,7 +64,8 @@ def evaluate(
             places = torch.arange(begin, min(begin + batch_size, len(dataset)))
             batch = dataset.batch(dataset.rows_at(places))
             targets = to_device(batch.targets, device)
-            outputs = forward(model, normalise(to_device(batch.inputs, device)))
+            inputs = normalise(to_device(batch.inputs, device))
+            outputs = forward(model, inputs, objective.loss.arguments(targets))
             objective.check_outputs(outputs, targets, batch.num_classes)
             measurement.add(outputs, targets, len(batch))
             if take is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,11 +13,17 @@ from ..hooks.trees import Tree, map_tensors
 from ..tensors.tree_form import tensors_within
 
 
-def forward(model: nn.Module, inputs: Tree) -> Any:
-    """Call a model with the inputs of a batch: a dict by keyword, a list one by one, a tensor as it is."""
+def forward(model: nn.Module, inputs: Tree, arguments: Mapping[str, Tree] = MappingProxyType({})) -> Any:
+    """Call a model with the inputs of a batch: a dict by keyword, a list one by one, a tensor as it is.
+
+    Args:
+        model: Which.
+        inputs: Where the model is.
+        arguments: Given by keyword beside them.
+    """
     if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+        return model(inputs, **arguments)
+    return model(**inputs, **arguments) if isinstance(inputs, dict) else model(*inputs, **arguments)
 
 
 def to_device(tree: Tree, device: torch.device, *, non_blocking: bool = False) -> Tree:

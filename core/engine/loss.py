@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +24,8 @@ class Loss(ABC):
     classes: ClassVar[bool | None]
     #: Whether it takes whatever the model returned, and not one tensor of a shape that is known.
     takes_any: ClassVar[bool] = False
+    #: Whether the model computes it, which then is given the targets.
+    by_model: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
@@ -32,6 +34,10 @@ class Loss(ABC):
     @abstractmethod
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of each sample, shape (B,)."""
+
+    def arguments(self, targets: Any) -> Mapping[str, Any]:  # noqa: ARG002 - for those that the model computes
+        """Return what the model is given by keyword beside the inputs."""
+        return {}
 
     def judged(self, outputs: Any) -> Any:
         """Return what it takes of what a model returned: one tensor, or all of it."""

@@ -16,6 +16,7 @@ from ..hooks.types import IGNORED, LossScale, LossTerm
 from ..tensors.first_wrong import first_wrong
 from ..tensors.tree_form import tensors_within
 from .loss import Loss, by_sample
+from .model_loss import ModelLoss
 from .task_losses import CTC, Cosine, Dice, InfoNCE
 
 
@@ -322,6 +323,7 @@ LOSSES: dict[str, type[Loss]] = {
     "huber": Huber,
     "info_nce": InfoNCE,
     "l1": L1,
+    "model": ModelLoss,
     "mse": MSE,
     "smooth_l1": SmoothL1,
 }

@@ -134,8 +134,8 @@ class Objective:
             except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
                 raise DataError(f"metric '{name}' cannot be computed for these data: {error}") from error
 
-    def try_own_metrics(self, dataset: Dataset, outputs: Any, targets: Any) -> None:
-        """Compute the metrics of the user's once for a batch.
+    def try_metrics_on(self, dataset: Dataset, outputs: Any, targets: Any) -> None:
+        """Compute the metrics of the user's once for a batch, and look at what the builtin ones are given.
 
         Args:
             dataset: What the batch is of.
@@ -145,13 +145,18 @@ class Objective:
         Raises:
             DataError: One does not take them, or gives no number.
         """
-        for metric in self.metrics.values():
-            if isinstance(metric, OwnMetric) and metric.build is not None:
-                state = metric.build(TargetForm.of(dataset))
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    metric.update(state, *self.judged_by(metric, outputs, targets))
-                    metric.value(state)
+        for name, metric in self.metrics.items():
+            if metric.build is None:
+                continue
+            given, wanted = self.judged_by(metric, outputs, targets)
+            if not isinstance(metric, OwnMetric):
+                _check_judged(name, given, wanted, None if metric.target is not None else dataset.num_classes)
+                continue
+            state = metric.build(TargetForm.of(dataset))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                metric.update(state, given, wanted)
+                metric.value(state)
 
     def judged_by(self, metric: Metric, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """Return what a metric takes of outputs and targets: of classes logits (B, K, …).
@@ -159,6 +164,9 @@ class Objective:
         Raises:
             DataError: They have no such parts.
         """
+        if self.loss.by_model and isinstance(outputs, tuple):
+            # The first of them is the loss.
+            outputs = outputs[1:]
         given, wanted = part_of(outputs, metric.output, "output"), part_of(targets, metric.target, "target")
         if not isinstance(given, Tensor):
             # One of the user's may take all that the model returned.
@@ -166,8 +174,9 @@ class Objective:
             given = part_of(outputs, metric.output, "output") if given is None else given
         if not metric.classes or not isinstance(given, Tensor):
             return given, wanted
-        dims = {getattr(t.loss, "class_dim", 1) for t in self.loss.terms if t.output == metric.output}
-        return (given.movedim(-1, 1) if dims == {-1} else given), wanted
+        dims = {getattr(t.loss, "class_dim", None) for t in self.loss.terms if t.output == metric.output}
+        is_last = dims == {-1} or (None in dims and _has_classes_last(given, wanted))
+        return (given.movedim(-1, 1) if is_last else given), wanted
 
     def check_outputs(self, outputs: Any, targets: Any, num_classes: int | None) -> None:
         """Check what the model returned for a batch of ``targets``.
@@ -214,6 +223,32 @@ def _check_part(loss: Loss, outputs: Any, targets: Any, num_classes: int | None)
             f"the model returned shape {found} for a batch of {len(targets)}; loss '{_name_of(loss)}' "
             f"needs {expected}, {why}. {advice or _CHANGE}"
         )
+
+
+def _check_judged(name: str, outputs: Any, targets: Any, num_classes: int | None) -> None:
+    """Check that a builtin metric can compare what it is given."""
+    if not isinstance(targets, Tensor):
+        raise DataError(
+            f"metric '{name}' takes targets that are one tensor, and they are {describe_tree(targets)}; say "
+            "which by its option target, or judge by the loss: metric: loss"
+        )
+    classes = num_classes
+    if num_classes is None and not targets.is_floating_point() and outputs.dim() > 1:
+        classes = outputs.shape[1]
+    expected, found = _outputs_shape(targets, classes), tuple(outputs.shape)
+    if found != expected:
+        raise DataError(
+            f"metric '{name}' compares outputs of shape {expected} with these targets, and the model "
+            f"returned {found}; name the part that is meant by its option output, or judge by the loss: metric: loss"
+        )
+
+
+def _has_classes_last(outputs: Tensor, targets: Tree) -> bool:
+    """Tell whether outputs are (B, …, K), and cannot be (B, K, …), for classes (B, …)."""
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or outputs.dim() != targets.dim() + 1:
+        return False
+    found = outputs.shape
+    return found[:-1] == targets.shape and (found[0], *found[2:]) != tuple(targets.shape)
 
 
 def _is_one_kind(loss: Loss, targets: Tree, num_classes: int | None) -> bool:

@@ -42,7 +42,8 @@ _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 def check_loss(choice: Choice) -> list[Problem]:
     """Return what is wrong with a loss, by path below its key; nothing is imported."""
     if choice.name != SUM:
-        return _check_loss(choice.name, choice.options, _PARTS)
+        parts = () if choice.name in LOSSES and LOSSES[choice.name].by_model else _PARTS
+        return _check_loss(choice.name, choice.options, parts)
     terms = choice.options.get(TERMS)
     problems = [
         Problem((name,), f"is no option of several losses, which have only '{TERMS}'", at_key=True)
@@ -209,6 +210,8 @@ def _term(written: Any) -> tuple[str, dict[str, Any]]:
         raise TypeError(f"expected the name of a loss, or {{name: …, weight: 1.0}}, got {describe(written)}")
     if name == SUM:
         raise TypeError("several losses inside of several; list them all at once")
+    if name in LOSSES and LOSSES[name].by_model:
+        raise TypeError(f"loss '{name}' stands alone: the model returns the whole of it")
     return name, {k: v for k, v in written.items() if k != "name"} if isinstance(written, Mapping) else {}
 
 

@@ -282,7 +282,11 @@ def _forward(stepper: Stepper, criterion: Loss, batch: Batch, info: StepInfo) ->
     if not stepper.on_host:
         inputs = to_device(inputs, stepper.device, non_blocking=True)
         targets = to_device(targets, stepper.device, non_blocking=True)
-    outputs = forward(stepper.model, stepper.normalise(inputs))
+    inputs = stepper.normalise(inputs)
+    if criterion.by_model:
+        outputs = forward(stepper.model, inputs, criterion.arguments(targets))
+    else:
+        outputs = forward(stepper.model, inputs)
     judged = criterion.judged(outputs)
     loss = criterion(judged, targets)
     sample_losses = None

@@ -139,7 +139,7 @@ class _Trial:
                 outputs, targets = self._outputs(dataset, indices, "evaluation")
                 with _telling("the loss could not be computed"):
                     exact_loss(self.objective.loss, self.objective.loss.judged(outputs), targets)
-                self.objective.try_own_metrics(dataset, outputs, targets)
+                self.objective.try_metrics_on(dataset, outputs, targets)
 
     def backward(self, dataset: Dataset, indices: Tensor) -> None:
         """Run forward and backward over a batch."""
@@ -165,7 +165,8 @@ class _Trial:
         inputs = self.normalise(to_device(batch.inputs, self.device))
         what = f"the model failed on a batch of {len(batch)} in {mode} mode, with inputs {_form(inputs)}"
         with _telling(what, advise=True):
-            outputs = forward(self.model, inputs)
+            given = self.objective.loss.arguments(to_device(batch.targets, self.device))
+            outputs = forward(self.model, inputs, given)
         if mode == "training" and not isinstance(outputs, Tensor):
             self.returned = describe_outputs(outputs)
         try:

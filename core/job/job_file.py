@@ -223,7 +223,7 @@ class Job(_Strict):
     loss: Annotated[Choice, BeforeValidator(_as_losses)] = Field(
         Choice(name=DEFAULT_CHOICES["loss"]),
         description="`cross_entropy`, `focal`, `bce`, `dice`, `mse`, `l1`, `huber`, `smooth_l1`, `cosine`, "
-        "`ctc`, `info_nce`, your own `module:function`, or a list of several",
+        "`ctc`, `info_nce`, `model`, your own `module:function`, or a list of several",
     )
     metric: Named = Field(
         Choice(name=DEFAULT_CHOICES["metric"]),

@@ -7,9 +7,9 @@ import math
 from ..plugins.machine_memory import MIB
 
 _MINUTE, _HOUR = 60, 3600
-_LETTERS = {"f1": "F1", "mae": "MAE", "mse": "MSE", "r2": "R²"}
+_LETTERS = {"auroc": "AUROC", "f1": "F1", "iou": "IoU", "mae": "MAE", "mse": "MSE", "r2": "R²"}
 #: Words in names of metrics that are shares, between 0 and 1.
-_SHARES = ("accuracy", "precision", "recall")
+_SHARES = ("accuracy", "auroc", "dice", "iou", "precision", "recall")
 
 
 def words(name: str) -> str:

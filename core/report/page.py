@@ -184,7 +184,7 @@ def _cards(run: RunData) -> Iterator[tuple[str, str, str]]:
         )
         remark = _remark(remark, _average_words(run, part, metric))
         yield f"{part.capitalize()} {formats.words(metric)}", formats.metric(metric, metrics[metric]), remark
-    if "loss" in metrics:
+    if "loss" in metrics and metric != "loss":
         at = record.get("final_metrics_step")
         remark = "" if at in (None, steps) else f"at step {at}"
         remark = _remark(remark, _average_words(run, part, "loss"))

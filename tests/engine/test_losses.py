@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from engine_helpers import config, hooks_of, plain_loop, run, same_weights, sgd
+from torch import nn
 from torch.nn import functional
 
+from ringfence.engine.data import Data, Dataset
 from ringfence.engine.losses import BCE, CrossEntropy, Focal
 from ringfence.engine.objective import Objective
 from ringfence.hooks.errors import DataError
@@ -130,3 +133,46 @@ def test_outputs_with_the_classes_elsewhere_are_told_the_option(loss, shape, tol
 def test_classes_that_lie_nowhere_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def tokens(count, seed):
+    """Return samples of six tokens of three numbers, and a class of each; few or many of them count."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 6, 3, generator=generator)
+    targets = torch.randint(0, 4, (count, 6), generator=generator)
+    lengths = torch.randint(0, 7, (count,), generator=generator)
+    return inputs, targets.where(torch.arange(6) < lengths[:, None], -100)
+
+
+def token_model():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+def as_rows(outputs, targets):
+    return functional.cross_entropy(outputs.view(-1, 4), targets.view(-1))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_weights_with_uneven_counts_of_tokens_are_those_of_the_plain_loop(accumulate):
+    """The mean is over all tokens of a step that count, whatever batches they are in."""
+    # 50 samples in batches of 8: the last batch and the last step are smaller.
+    data = Data(Dataset(*tokens(50, 0), 4), Dataset(*tokens(20, 1), 4))
+    ours, plain, wrong = token_model(), token_model(), token_model()
+    settings = config(
+        grad_accum_steps=accumulate, loss=CrossEntropy(class_dim=-1), epochs=2, eval_batch_size=7
+    )
+
+    result = run(ours, data, hooks_of(sgd()), settings)
+
+    how = {"epochs": 2, "batch_size": 8, "accumulate": accumulate, "criterion": as_rows}
+    optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9)  # noqa: E731
+    plain_loop(plain, data, optimizer, **how, weight=lambda targets: float((targets != -100).sum()))
+    plain_loop(wrong, data, optimizer, **how)
+    assert same_weights(ours, plain)
+    assert same_weights(ours, wrong) == (accumulate == 1)
+    with torch.no_grad():
+        outputs, targets = ours.eval()(data.test.inputs), data.test.targets
+    assert result.final_metrics["loss"] == pytest.approx(as_rows(outputs.double(), targets).item(), rel=1e-6)
+    right = (outputs.argmax(-1) == targets)[targets != -100]
+    assert result.final_metrics["accuracy"] == pytest.approx(right.double().mean().item())
