@@ -239,7 +239,8 @@ def _check_judged(name: str, outputs: Any, targets: Any, num_classes: int | None
     if found != expected:
         raise DataError(
             f"metric '{name}' compares outputs of shape {expected} with these targets, and the model "
-            f"returned {found}; name the part that is meant by its option output, or judge by the loss: metric: loss"
+            f"returned {found}; name the part that is meant by its option output, or judge by the loss: "
+            "metric: loss"
         )
 
 
