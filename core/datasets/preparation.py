@@ -144,7 +144,7 @@ def _encoded(
         Data(
             train,
             test,
-            notes=(*parts.notes, *held.told, *found.encoder.notes),
+            notes=(*parts.notes, *held.told, found.encoder.learned, *found.encoder.gaps),
             validation=validation,
             held_out=held.fraction,
             preprocessing=found.preprocessing,

@@ -23,8 +23,12 @@ class Encoder(Protocol):
         """How many values inputs of whole numbers can take; see ``Data.values``."""
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know of what was learned, and of all rows so far, as sentences."""
+    def learned(self) -> str:
+        """What was learned, in a sentence."""
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What of all rows so far could not be taken as it is, as sentences."""
 
     def inputs(self, rows: Rows, indices: Tensor) -> Tree:
         """Return the inputs of the rows at ``indices``, (M,) int64.

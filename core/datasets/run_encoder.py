@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,14 +14,12 @@ from .text import TextEncoder
 _ENCODERS: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {"table": TableEncoder, "text": TextEncoder}
 
 
-def row_encoder(preprocessing: Preprocessing | None) -> Encoder | None:
-    """Return what makes samples of rows as those of a run were; None where its samples were no rows.
+def row_encoder(preprocessing: Preprocessing | None) -> Callable[[], Encoder] | None:
+    """Return what gives a maker of samples of rows as those of a run were; None where those were no rows.
 
     Args:
         preprocessing: Of the run; may be anybody's.
-
-    Raises:
-        DataError: It is damaged.
+    What it returns raises DataError where that is damaged.
     """
     make = None if preprocessing is None else _ENCODERS.get(preprocessing.reader)
-    return None if make is None or preprocessing is None else make(preprocessing.state)
+    return None if make is None or preprocessing is None else functools.partial(make, preprocessing.state)

@@ -250,19 +250,23 @@ class TableEncoder:
         return {CATEGORIES: found} if found else {}
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Which columns are what, and how many cells were missing."""
+    def learned(self) -> str:
+        """Which columns are what."""
         numbers, categories = (
             _join(column.name for column in columns)
             for columns in (self._state.numbers, self._state.categories)
         )
-        told = f"numbers: {numbers}; categories: {categories}; target: {visible(self._state.target.name)}"
+        return f"numbers: {numbers}; categories: {categories}; target: {visible(self._state.target.name)}"
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """How many cells were missing."""
         if not self._missing:
-            return (told,)
+            return ()
         columns = _join(f"{name} ({count:,})" for name, count in self._missing.items())
         gaps = counted(sum(self._missing.values()), "cell")
         taken = "numbers are taken as the mean, categories as unknown"
-        return told, f"{gaps} missing, or of a category that was not trained on: {columns}; {taken}"
+        return (f"{gaps} missing, or of a category that was not trained on: {columns}; {taken}",)
 
     def inputs(self, rows: Rows, indices: Tensor) -> Tree:
         """Return numbers, (M, F), alone, or beside categories, (M, C)."""

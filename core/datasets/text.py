@@ -190,10 +190,14 @@ class TextEncoder:
         return {IDS: (self._tokens,), MASK: (2,)}
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """The size of the vocabulary, the length of samples, and how many texts were cut."""
-        cut = f"; {counted(self._cut, 'text')} cut to that" if self._cut else ""
-        return (f"{self._tokens:,} tokens in the vocabulary; samples of {self._state.length:,} tokens{cut}",)
+    def learned(self) -> str:
+        """The size of the vocabulary, and the length of samples."""
+        return f"{self._tokens:,} tokens in the vocabulary; samples of {self._state.length:,} tokens"
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """How many texts were cut."""
+        return (f"{counted(self._cut, 'text')} cut to {self._state.length:,} tokens",) if self._cut else ()
 
     def inputs(self, rows: Rows, indices: Tensor) -> Tree:
         """Return token ids and mask, (M, L) int64 each."""

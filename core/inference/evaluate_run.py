@@ -25,6 +25,7 @@ from ..engine.loss import Loss
 from ..engine.metrics import TargetForm
 from ..engine.objective import Objective
 from ..engine.objective_registry import check_loss, check_metric, make_loss, make_metrics, task_of
+from ..engine.preprocessing import Preprocessing
 from ..engine.tensor_names import named_buffers, named_parameters
 from ..hooks.errors import JobError, shorten, visible
 from ..hooks.types import derive_seed
@@ -104,9 +105,10 @@ def evaluate(
     Args:
         run: Folder of the run; it may be anybody's.
         data: None: the validation and test data of the run itself, which give the run's own numbers. A path:
-            a folder with one folder of images for each class, or ``inputs`` and ``targets`` of a ``.npz`` or
-            ``.safetensors`` file. ``"folder:path=DIR"`` or ``{"name": "folder", "path": DIR}``: a reader of
-            jobs with its options, of which every part is measured. A pair of arrays: inputs and targets.
+            a folder with one folder of images for each class, ``inputs`` and ``targets`` of a ``.npz`` or
+            ``.safetensors`` file, or rows with a target where the run's data were a table or texts.
+            ``"folder:path=DIR"`` or ``{"name": "folder", "path": DIR}``: a reader of jobs with its options,
+            of which every part is measured. A pair of arrays: inputs and targets.
         checkpoint: ``"best"``, ``"last"``, or a number of steps.
         weights: ``"model"``, or ``"ema"`` or ``"swa"`` where the run kept such an average.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"auto"``; by default that of the job.
@@ -241,7 +243,8 @@ def _own_parts(
     request: EvaluateRequest, record: ModelRecord, job: Job, base: Path, task: Task
 ) -> dict[str, Dataset]:
     with _as_in_a_run():
-        data = _read_own(job, base, task, record)
+        kept = read_preprocessing(request.permission.folder)
+        data = _read_own(job, base, task, record, kept)
     digest = digest_data(data)
     changed = [name for name, text in digest.items() if record.data_digest.get(name, text) != text]
     reduction = run_folder.read_record(request.permission.folder).get("reduction")
@@ -255,12 +258,12 @@ def _own_parts(
     return {name: part for name, part in data.parts().items() if name != "train"}
 
 
-def _read_own(job: Job, base: Path, task: Task, record: ModelRecord) -> Data:
+def _read_own(job: Job, base: Path, task: Task, record: ModelRecord, kept: Preprocessing | None) -> Data:
     """Read the data with the split that the run had; its job says what was held out, and none before 0.4."""
     held_out = job.validation_fraction or 0.0
     # Of none the data brought the validation part themselves, if there was one.
     asked = HoldOut(held_out, own_part=not held_out and "validation" in record.data_digest)
-    return load_data(job.data.name, job.data.options, base=base, task=task, asked=asked)
+    return load_data(job.data.name, job.data.options, base=base, task=task, asked=asked, known=kept)
 
 
 def _is_reader(text: str) -> bool:

@@ -13,12 +13,17 @@ from ..datasets.arrays import Task
 from ..datasets.classes import to_classes
 from ..datasets.convert import to_float32
 from ..datasets.dataset_registry import load_data
+from ..datasets.row_file import SUFFIXES as ROW_SUFFIXES
+from ..datasets.row_file import read_rows
+from ..datasets.run_encoder import row_encoder
 from ..engine.data import Dataset
 from ..hooks.errors import DataError, visible
+from ..hooks.trees import Tree, map_tensors
 from ..plugins.machine_memory import machine_bytes
+from ..tensors.tree_form import describe_tree, grow, paths_of
 from ..tracking.model_record import ModelRecord
 from .inputs.array_file import KEYED, open_keyed, read_array
-from .inputs.in_memory import ArraySource, as_tensor
+from .inputs.in_memory import ArraySource, TreeSource, as_tensor
 from .inputs.photos import PhotoSource, find_photos
 from .inputs.sample_form import SampleForm, form_of
 from .inputs.source import Source
@@ -52,6 +57,13 @@ def labelled_path(
         return _labelled_folder(path, record, form, skip_unreadable=skip_unreadable, tell=tell)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    make = row_encoder(form.preprocessing) if path.suffix.lower() in ROW_SUFFIXES else None
+    if make is not None:
+        encoder, rows = make(), read_rows(path)
+        dataset = encoder.samples(rows, torch.arange(len(rows)))
+        for note in encoder.gaps:
+            tell(note)
+        return dataset
     if path.suffix.lower() not in KEYED:
         raise DataError(
             f"{path}: is neither a folder of classes nor {' nor '.join(KEYED)} with 'inputs' and 'targets'; "
@@ -71,7 +83,11 @@ def labelled_path(
 
 def labelled_pair(inputs: Any, targets: Any, record: ModelRecord, form: SampleForm) -> Dataset:
     """Return arrays as samples of a model; raises as ``labelled_path``."""
-    source = ArraySource(as_tensor(inputs, "the inputs"), form, "the inputs")
+    source: Source
+    if form.tree:
+        source = TreeSource(inputs, form, "the inputs")
+    else:
+        source = ArraySource(as_tensor(inputs, "the inputs"), form, "the inputs")
     return labelled(source, as_tensor(targets, "the targets", is_targets=True), record, "the data")
 
 
@@ -94,13 +110,12 @@ def read_parts(
     Raises:
         DataError: They cannot be read, or do not fit the model.
     """
-    parts = load_data(name, options, base=base, task=task).parts()
+    parts = load_data(name, options, base=base, task=task, known=form.preprocessing).parts()
     train = parts["train"]
-    found = SampleForm(tuple(train.inputs.shape[1:]), train.inputs.dtype == torch.uint8)
-    if found != form:
-        hint = _photo_options(name, found, form)
-        raise DataError(f"data '{name}': each sample is {found}; the model needs {form}{hint}")
-    classes = record.output.shape[0] if record.task == "classification" else None
+    if not _fits(train.inputs, record):
+        hint = _photo_options(name, train.inputs, form)
+        raise DataError(f"data '{name}': each sample is {_form(train.inputs)}; the model needs {form}{hint}")
+    classes = record.output.shape[0] if record.task in {"classification", "positions"} else None
     if (train.num_classes is None) != (classes is None) or (train.num_classes or 0) > (classes or 0):
         raise DataError(f"data '{name}': have {_classes(train.num_classes)}, the model {_classes(classes)}")
     if train.class_names and record.class_names and train.class_names != record.class_names:
@@ -111,12 +126,26 @@ def read_parts(
     return parts
 
 
+def _fits(inputs: Tree, record: ModelRecord) -> bool:
+    """Tell whether each tensor of samples is of the shape and kind of the model's."""
+    return [(path, tuple(tensor.shape[1:]), str(tensor.dtype)) for path, tensor in paths_of(inputs)] == [
+        (form.path, form.shape, f"torch.{form.dtype}") for form in record.inputs
+    ]
+
+
+def _form(inputs: Tree) -> str:
+    if not isinstance(inputs, Tensor):
+        return describe_tree(map_tensors(lambda tensor: tensor[0], inputs))
+    dtype = str(inputs.dtype).removeprefix("torch.")
+    return f"{SampleForm(tuple(inputs.shape[1:]), dtype == 'uint8', whole=dtype)}"
+
+
 def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) -> Dataset:
     """Return samples in memory with their targets.
 
     Args:
         source: The samples.
-        targets: (N,) class numbers, or (N, …) numbers that were to be predicted.
+        targets: (N,) class numbers, (N, …) such at each position, or (N, …) numbers to be predicted.
         record: Of the model.
         what: For messages.
 
@@ -124,12 +153,14 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
         DataError: There are not as many targets as samples, or they are no classes or numbers of the model's.
     """
     inputs, read = _in_memory(source, form_of(record), what)
-    if len(inputs) < len(targets) == source.count:
+    if len(read) < len(targets) == source.count:
         targets = targets[torch.tensor(read)]
-    if len(inputs) != len(targets):
-        raise DataError(f"{what}: there are {len(inputs)} inputs, but {len(targets)} targets")
+    if len(read) != len(targets):
+        raise DataError(f"{what}: there are {len(read)} inputs, but {len(targets)} targets")
     if record.task == "classification":
         return Dataset(inputs, to_classes(targets, what), record.output.shape[0], record.class_names)
+    if record.task == "positions":
+        return Dataset(inputs, targets.long(), record.output.shape[0], record.class_names)
     numbers = to_float32(targets, what)
     numbers = numbers[:, None] if numbers.dim() == 1 else numbers
     if tuple(numbers.shape[1:]) != record.output.shape:
@@ -140,9 +171,9 @@ def labelled(source: Source, targets: Tensor, record: ModelRecord, what: str) ->
     return Dataset(inputs, numbers, None)
 
 
-def _in_memory(source: Source, form: SampleForm, what: str) -> tuple[Tensor, list[int]]:
+def _in_memory(source: Source, form: SampleForm, what: str) -> tuple[Tree, list[int]]:
     """Return all samples that can be read, (N, …), if this machine can hold them, and the places of them."""
-    nbytes = form.nbytes // (4 if form.in_bytes else 1)
+    nbytes = form.stored_nbytes
     if source.count is not None and source.count * nbytes > machine_bytes() // 4:
         raise DataError(
             f"{what}: {source.count:,} samples of {form} take {source.count * nbytes / 2**30:.1f} GiB, which "
@@ -150,7 +181,9 @@ def _in_memory(source: Source, form: SampleForm, what: str) -> tuple[Tensor, lis
         )
     # Fewer at once where they are large: both what is read and what it is put together to are in memory.
     chunks = list(source.chunks(max(1, min(_AT_ONCE, _CHUNK_BYTES // nbytes))))
-    return torch.cat([chunk.inputs for chunk in chunks]), [i for chunk in chunks for i in chunk.indices]
+    parts = [dict(paths_of(chunk.inputs)) for chunk in chunks]
+    inputs = grow((path, torch.cat([part[path] for part in parts])) for path in parts[0])
+    return inputs, [i for chunk in chunks for i in chunk.indices]
 
 
 def _labelled_folder(
@@ -176,14 +209,14 @@ def _labelled_folder(
     return dataset
 
 
-def _photo_options(name: str, found: SampleForm, form: SampleForm) -> str:
+def _photo_options(name: str, found: Tree, form: SampleForm) -> str:
     """Return which options of the reader of photos give samples of the model's form."""
-    if name != "folder" or not form.is_image or not form.in_bytes:
+    if name != "folder" or not form.is_image or not form.in_bytes or not isinstance(found, Tensor):
         return ""
     (channels, height, width), options = form.shape, []
-    if found.shape[1:] != form.shape[1:]:
+    if found.shape[2:] != form.shape[1:]:
         options.append(f"size={height}" if height == width else f"size=[{height},{width}]")
-    if found.shape[0] != channels:
+    if found.shape[1] != channels:
         options.append(f"greyscale={str(channels == 1).lower()}")
     return f"; read them with {','.join(options)}, as in folder:path=DIR,{','.join(options)}"
 

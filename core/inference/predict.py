@@ -137,8 +137,11 @@ def predict(
     Args:
         run: Folder of the run; it may be anybody's.
         data: A path (an image, a folder of images, ``.npz``, ``.npy``, ``.safetensors``, ``.csv``, ``.tsv``,
-            an IDX file), several paths of images, a tensor or array (N, …), or batches of those, such as a
-            ``DataLoader``.
+            an IDX file; of a run of tables or texts also ``.jsonl`` and ``.parquet``), several paths of
+            images,
+            a tensor or array (N, …), a dict or list of those where the model takes several inputs, or
+            batches,
+            such as a ``DataLoader``.
         out: File to write to as the samples are read, ``.csv``, ``.jsonl`` or ``.npz``; without it all
             predictions are returned.
         probabilities: Write those of all classes.
@@ -192,4 +195,6 @@ def predict(
 
 def meaning_of(record: ModelRecord) -> OutputMeaning:
     """Return what the outputs stand for that ``model.json`` tells of."""
-    return OutputMeaning(record.output.shape, record.task == "classification", record.class_names)
+    return OutputMeaning(
+        record.output.shape, record.task == "classification", record.class_names, record.task == "positions"
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.evaluate import evaluating
+from ..engine.forward import to_device
 from ..hooks.errors import DataError
 from .inputs.sample_form import SampleForm
 from .inputs.source import Chunk, Source
@@ -87,7 +88,7 @@ def predict_source(
         for chunk in chunks:
             # Not around the loop: whoever takes what is yielded has a mode of their own.
             with torch.no_grad():
-                outputs = predictor.model(chunk.inputs.to(predictor.device))
+                outputs = predictor.model(to_device(chunk.inputs, predictor.device))
             yield Predictions(
                 _checked(outputs, chunk, predictor.meaning),
                 predictor.meaning,
@@ -159,7 +160,7 @@ def write_predictions(
 
 def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tensor:
     """Return outputs as float32 in the memory of the host."""
-    expected = (len(chunk.inputs), *meaning.shape)
+    expected = (len(chunk.indices), *meaning.shape)
     if not isinstance(outputs, Tensor) or tuple(outputs.shape) != expected:
         found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise DataError(

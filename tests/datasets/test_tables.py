@@ -226,7 +226,7 @@ def test_what_a_run_keeps_makes_the_same_samples_of_other_rows(tmp_path):
     )
 
     rows = read_rows(tmp_path / "new.csv")
-    inputs = row_encoder(kept).inputs(rows, torch.arange(2))
+    inputs = row_encoder(kept)().inputs(rows, torch.arange(2))
 
     number = kept.state["categories"][0]["values"].index("Rome") + 1
     assert inputs["categories"].tolist() == [[number], [0]]
@@ -251,7 +251,7 @@ def test_what_a_run_keeps_makes_the_same_samples_of_other_rows(tmp_path):
 )
 def test_what_a_stranger_wrote_of_a_table_is_checked(state):
     with pytest.raises(DataError, match=r"preprocessing\.json of the run is damaged"):
-        row_encoder(Preprocessing("table", state))
+        row_encoder(Preprocessing("table", state))()
 
 
 def test_an_old_pyarrow_which_unpickles_is_refused(tmp_path, monkeypatch):

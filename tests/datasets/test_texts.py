@@ -47,7 +47,7 @@ def test_words_are_numbered_by_the_training_texts(reviews):
     assert data.test.inputs["input_ids"][1].tolist() == [ids[2, 0]] * 5
     assert data.values["input_ids"] == (8,)
     assert data.train.class_names == ("neg", "pos")
-    assert data.notes[1] == "8 tokens in the vocabulary; samples of 5 tokens; 1 text cut to that"
+    assert data.notes[1:3] == ("8 tokens in the vocabulary; samples of 5 tokens", "1 text cut to 5 tokens")
 
 
 def test_case_counts_where_it_is_to(reviews):
@@ -91,7 +91,7 @@ def test_what_a_run_keeps_makes_the_same_tokens_of_other_texts(reviews):
     data = load(reviews)
     (reviews / "new.csv").write_text("text\na good film\n")
 
-    inputs = row_encoder(data.preprocessing).inputs(read_rows(reviews / "new.csv"), torch.arange(1))
+    inputs = row_encoder(data.preprocessing)().inputs(read_rows(reviews / "new.csv"), torch.arange(1))
 
     assert torch.equal(inputs["input_ids"], data.train.inputs["input_ids"][:1])
 
@@ -130,4 +130,4 @@ def test_what_a_stranger_wrote_of_texts_is_checked(reviews, change):
     with pytest.raises(
         DataError, match=r"preprocessing\.json of the run is damaged|the tokenizer cannot be read"
     ):
-        row_encoder(Preprocessing("text", state))
+        row_encoder(Preprocessing("text", state))()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...datasets.row_file import SUFFIXES as ROW_SUFFIXES
 from ...datasets.run_encoder import row_encoder
 from ...hooks.errors import DataError
 from .array_file import KEYED, is_idx, open_idx, open_keyed, open_npy
-from .in_memory import ArraySource, BatchSource, as_tensor
+from .in_memory import ArraySource, BatchSource, TreeSource, as_tensor
 from .number_table import DELIMITERS, TableSource
 from .photos import PhotoSource, find_photos
 from .row_source import RowSource
@@ -61,9 +61,9 @@ def _open_path(path: Path, form: SampleForm, key: str | None, *, skip_unreadable
     if not path.is_file():
         raise DataError(f"{path}: is neither a file nor a folder")
     suffix = path.suffix.lower()
-    encoder = row_encoder(form.preprocessing) if suffix in ROW_SUFFIXES else None
-    if encoder is not None:
-        return RowSource(path, encoder)
+    make = row_encoder(form.preprocessing) if suffix in ROW_SUFFIXES else None
+    if make is not None:
+        return RowSource(path, make)
     if suffix in SUFFIXES:
         return PhotoSource([path], form, skip_unreadable=skip_unreadable)
     if suffix in KEYED:
@@ -80,6 +80,8 @@ def _open_path(path: Path, form: SampleForm, key: str | None, *, skip_unreadable
 def _open_values(data: Any, form: SampleForm, *, skip_unreadable: bool) -> Source:
     if isinstance(data, Tensor | np.ndarray) or hasattr(data, "__array__"):
         return ArraySource(as_tensor(data, "the data"), form, "the data")
+    if form.tree and isinstance(data, Mapping if isinstance(form.tree[0].path[0], str) else list | tuple):
+        return TreeSource(data, form, "the data")
     if _are_paths(data):
         return _open_paths([Path(path).expanduser() for path in data], form, skip_unreadable=skip_unreadable)
     if isinstance(data, Iterable) and not isinstance(data, bytes | dict):

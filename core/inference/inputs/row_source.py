@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
 
 from ...datasets.row_file import stream_rows
 from ...datasets.row_samples import Encoder
+from ...hooks.errors import DataError
 from .source import Chunk
 
 
@@ -17,22 +18,24 @@ class RowSource:
 
     Args:
         path: May be anybody's.
-        encoder: Of the run.
+        make: Gives what makes samples as those of the run were, which counts what it could not take.
 
     Raises:
-        DataError: It cannot be read, or its first row does not fit.
+        DataError: It cannot be read, holds no rows, or its first one does not fit.
     """
 
-    def __init__(self, path: Path, encoder: Encoder) -> None:
-        self._path, self._encoder = path, encoder
+    def __init__(self, path: Path, make: Callable[[], Encoder]) -> None:
+        self._path, self._encoder = path, make()
         self.count: int | None = None
         # What is wrong with the whole is wrong with its first row.
-        next(self.chunks(1))
+        if next(self.chunks(1), None) is None:
+            raise DataError(f"{path}: holds no rows")
+        self._encoder = make()
 
     @property
     def notes(self) -> list[str]:
         """What the user should know of how they are read."""
-        return list(self._encoder.notes)
+        return [self._encoder.learned, *self._encoder.gaps]
 
     def chunks(self, batch_size: int) -> Generator[Chunk, None, None]:
         """Yield the rows in order.

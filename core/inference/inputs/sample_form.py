@@ -14,10 +14,12 @@ from ...engine.preprocessing import Preprocessing
 from ...hooks.errors import DataError
 from ...tensors.finite import is_finite
 from ...tensors.first_wrong import first_wrong
-from ...tracking.model_record import ModelRecord
+from ...tracking.model_record import InputForm, ModelRecord
 
 _IMAGE_DIMS = 3
 _LARGEST_BYTE = 255
+#: Of a whole number.
+_WIDEST_BYTES = 8
 _AS_BYTES = "give bytes from 0 to 255, such as (images * 255).round().astype('uint8') of ones from 0 to 1"
 _AS_NUMBERS = "give the numbers that it was trained on, in float32"
 
@@ -28,26 +30,39 @@ class SampleForm:
 
     Attributes:
         shape: Images are (C, H, W).
-        in_bytes: uint8, of which the model makes numbers from 0 to 1; otherwise float32.
+        in_bytes: uint8, of which the model makes numbers from 0 to 1 where they are images; otherwise
+            float32.
         preprocessing: How the run's reader made samples of files; None where that is not known.
+        whole: Kind of whole numbers in place of float32, such as ``int64`` for token ids.
+        tree: Each of several inputs, the first of which the others here are of.
     """
 
     shape: tuple[int, ...]
     in_bytes: bool
     preprocessing: Preprocessing | None = field(default=None, compare=False)
+    whole: str = ""
+    tree: tuple[InputForm, ...] = ()
 
     @property
     def is_image(self) -> bool:
         """Whether samples have channels, height and width."""
-        return len(self.shape) == _IMAGE_DIMS
+        return len(self.shape) == _IMAGE_DIMS and not self.tree
 
     @property
     def nbytes(self) -> int:
         """Bytes of one sample as numbers."""
-        return math.prod(self.shape) * torch.float32.itemsize
+        numbers = sum(math.prod(form.shape) for form in self.tree) or math.prod(self.shape)
+        return numbers * (_WIDEST_BYTES if self.tree or self.whole else torch.float32.itemsize)
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of one sample as it is read."""
+        return math.prod(self.shape) if self.in_bytes and not self.tree else self.nbytes
 
     def __str__(self) -> str:
-        kind = "uint8" if self.in_bytes else "float32"
+        if self.tree:
+            return " and ".join(f"'{'.'.join(map(str, form.path))}' {leaf_form(form)}" for form in self.tree)
+        kind = "uint8" if self.in_bytes else self.whole or "float32"
         return f"({', '.join(map(str, self.shape))}) of {kind}"
 
     def arranging(self, shape: tuple[int, ...], source: str) -> Callable[[Tensor], Tensor]:
@@ -63,6 +78,12 @@ class SampleForm:
         Raises:
             DataError: It does not fit.
         """
+        if self.tree:
+            raise DataError(
+                f"{source}: is one array, and the model takes {self}: give those together, or a file such "
+                "as it "
+                "was trained on"
+            )
         target = (-1, *self.shape)
         if shape == self.shape:
             return lambda values: values
@@ -98,6 +119,8 @@ class SampleForm:
         Raises:
             DataError: A number cannot be one of this form's; the message names the sample.
         """
+        if self.whole:
+            return self._to_whole(values, first, source)
         if self.in_bytes:
             if values.dtype == torch.uint8:
                 return values
@@ -109,6 +132,14 @@ class SampleForm:
             _check(values.isfinite(), values, first, source, "which is not finite; remove or replace it")
         return values
 
+    def _to_whole(self, values: Tensor, first: int, source: str) -> Tensor:
+        dtype: torch.dtype = getattr(torch, self.whole)
+        if values.dtype == dtype:
+            return values
+        found = values.nan_to_num().to(dtype) if values.is_floating_point() else values.to(dtype)
+        _check(found == values, values, first, source, f"which is no number of {self.whole}")
+        return found
+
 
 def _check(fits: Tensor, values: Tensor, first: int, source: str, what: str) -> None:
     if fits.all():
@@ -119,4 +150,14 @@ def _check(fits: Tensor, values: Tensor, first: int, source: str, what: str) -> 
 
 def form_of(record: ModelRecord, preprocessing: Preprocessing | None = None) -> SampleForm:
     """Return the form of a sample that ``model.json`` tells of, and ``preprocessing.json``."""
-    return SampleForm(record.input.shape, record.input.dtype == "uint8", preprocessing)
+    if record.input.path:
+        return SampleForm(
+            record.input.shape, in_bytes=False, preprocessing=preprocessing, tree=tuple(record.inputs)
+        )
+    return leaf_form(record.input, preprocessing)
+
+
+def leaf_form(form: InputForm, preprocessing: Preprocessing | None = None) -> SampleForm:
+    """Return the form of one tensor of a sample."""
+    whole = "" if form.dtype in {"uint8", "float32"} else form.dtype
+    return SampleForm(form.shape, form.dtype == "uint8", preprocessing, whole)

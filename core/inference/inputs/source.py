@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from ...hooks.trees import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +14,12 @@ class Chunk:
     """Some samples, in order.
 
     Attributes:
-        inputs: (B, …) in the form of the model, uint8 or float32, B at least 1.
+        inputs: (B, …) in the form of the model, B at least 1; a tree of such where it takes one.
         indices: Place of each among all samples of the source, from 0; what was passed over leaves a gap.
         files: Name of each one's file, fit for a terminal; None where samples have no files.
     """
 
-    inputs: Tensor
+    inputs: Tree
     indices: Sequence[int]
     files: Sequence[str] | None = None
 

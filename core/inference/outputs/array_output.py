@@ -22,7 +22,8 @@ _NAMES_AT_ONCE = 4096
 class ArrayOutput(Output):
     """Writes ``index``, ``outputs``, and of classes ``class``, ``probabilities`` and ``class_names``.
 
-    The names of files are ``file``, where there are such. ``probabilities`` are always written.
+    The names of files are ``file``, where there are such. ``probabilities`` are always written, but where
+    there is a class at each position.
 
     An array begins with its length, known at the end: till then each grows in a file that has no name.
     """
@@ -38,6 +39,8 @@ class ArrayOutput(Output):
         arrays = {"index": part.indices, "outputs": part.outputs}
         if self.meaning.is_classes:
             arrays |= {"class": part.classes, "probabilities": part.probabilities}
+        elif self.meaning.by_position:
+            arrays["class"] = part.classes
         for name, tensor in arrays.items():
             if name not in self._arrays:
                 self._arrays[name] = _GrowingArray(self._folder)
@@ -52,7 +55,7 @@ class ArrayOutput(Output):
             for name, array in self._arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     array.write_to(member)
-            if self.meaning.is_classes:
+            if self.meaning.is_classes or self.meaning.by_position:
                 with archive.open("class_names.npy", "w") as member:
                     np.lib.format.write_array(member, np.array(self.meaning.names), allow_pickle=False)
             if self._names is not None:

@@ -18,11 +18,13 @@ class OutputMeaning:
         shape: Of one sample's: (K,) with K classes, otherwise the numbers that are predicted.
         is_classes: They are logits of classes.
         class_names: One a class, or none.
+        by_position: They are logits of classes at each position, (K, …).
     """
 
     shape: tuple[int, ...]
     is_classes: bool
     class_names: tuple[str, ...] = ()
+    by_position: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -35,7 +37,8 @@ class Predictions:
     """What a model says of samples.
 
     Attributes:
-        outputs: (N, K) float32: a logit for each class, or the numbers that are predicted.
+        outputs: (N, K) float32: a logit for each class, or the numbers that are predicted; (N, K, …) of
+            classes at each position.
         meaning: What they stand for.
         indices: Place of each sample among all that were given, (N,) int64: there are gaps where photos were
             passed over.
@@ -53,23 +56,24 @@ class Predictions:
         return len(self.outputs)
 
     def __repr__(self) -> str:
-        kind = f"{self.meaning.shape[0]} classes" if self.meaning.is_classes else "numbers"
+        is_classes = self.meaning.is_classes or self.meaning.by_position
+        kind = f"{self.meaning.shape[0]} classes" if is_classes else "numbers"
         return f"<Predictions of {kind} for {len(self):,} samples>"
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """Of each class, (N, K) float32.
+        """Of each class, (N, K) float32, or (N, K, …) at each position.
 
         Raises:
             ValueError: The model predicts numbers.
         """
-        if not self.meaning.is_classes:
+        if not self.meaning.is_classes and not self.meaning.by_position:
             raise ValueError("the model predicts numbers, which have no probabilities; see .outputs")
         return self.outputs.softmax(1)
 
     @cached_property
     def classes(self) -> Tensor:
-        """The most probable class of each, (N,) int64; -1 where outputs are not finite.
+        """The most probable class of each, (N,) int64, or at each position, (N, …); -1 where not finite.
 
         Raises:
             ValueError: The model predicts numbers.
@@ -81,7 +85,9 @@ class Predictions:
         """The name of the most probable class of each; empty where outputs are not finite.
 
         Raises:
-            ValueError: The model predicts numbers.
+            ValueError: The model predicts numbers, or a class at each position.
         """
+        if self.meaning.by_position:
+            raise ValueError("the model predicts a class at each position: .classes are their numbers")
         names = (*self.meaning.names, "")
         return [names[i] for i in self.classes.tolist()]
