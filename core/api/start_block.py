@@ -61,6 +61,8 @@ def _data_words(data: Mapping[str, Any], _width: int) -> Iterator[str]:
 def _class_words(part: Mapping[str, Any], classes: int | None, names: Sequence[str]) -> str:
     if classes is None:
         return ""
+    if part.get("uncounted"):
+        return f" of {classes:,} classes"
     if "a_class" not in part:
         how = "one at each position" if part.get("by_position") else "as probabilities"
         return f" of {classes:,} classes, {how}"

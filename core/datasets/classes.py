@@ -95,8 +95,8 @@ def tell_empty(data: Data) -> Iterator[str]:
     """Yield a sentence for each part that has no samples of some class."""
     for name, dataset in data.parts().items():
         part, count = {"train": "training"}.get(name, name), dataset.num_classes
-        if count is None or dataset.targets.dim() > 1:
-            # Of probabilities, or at each position.
+        if count is None or dataset.is_read or dataset.targets.dim() > 1:
+            # Of probabilities, at each position, or unknown before all of them are read.
             continue
         empty = (dataset.samples_targets().bincount(minlength=count) == 0).nonzero().flatten().tolist()
         if empty:

@@ -206,7 +206,9 @@ def normalisation(
         DataError: The job's numbers do not fit the channels.
     """
     inputs = train.inputs
-    if normalize == "none" or (normalize == "auto" and not train.in_bytes and not scaled):
+    if normalize == "none" or (
+        normalize == "auto" and (train.is_read or (not train.in_bytes and not scaled))
+    ):
         return None, None
     if not isinstance(inputs, Tensor):
         raise DataError("option 'normalize' is for inputs that are one tensor; the data have several")

@@ -91,6 +91,9 @@ def hold_out(train: Dataset, validation: Dataset | None, asked: HoldOut) -> Held
 def has_class_each(dataset: Dataset) -> bool:
     """Tell whether each sample has one class, or probabilities of them, and not one at each position."""
     targets = dataset.targets
+    if dataset.is_read:
+        # Nobody has seen all of them.
+        return False
     return isinstance(targets, Tensor) and (targets.dim() == 1 or targets.is_floating_point())
 
 
@@ -144,6 +147,8 @@ def _shares(sizes: list[int], fraction: float) -> list[int]:
 
 def take(dataset: Dataset, positions: Tensor) -> Dataset:
     """Return the samples at ``positions``, (M,) int64, in that order."""
+    if dataset.is_read:
+        return replace(dataset, rows=dataset.rows_at(positions))
     inputs, targets = (
         map_tensors(lambda tensor: tensor[positions], tree) for tree in (dataset.inputs, dataset.targets)
     )

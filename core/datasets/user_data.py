@@ -22,6 +22,7 @@ from .arrays import Task, make_dataset, same_classes
 from .convert import to_tensor, to_tensors
 from .preparation import Parts, finish, telling
 from .split import HoldOut
+from .torch_data import READ_OPTIONS, ReadOptions, is_read, read_parts
 
 _PAIR = 2
 #: What a function may return: with a validation part between the others, or without.
@@ -58,11 +59,13 @@ def user_data(
     Raises:
         DataError: It cannot be imported, raises, or returns something else than data.
     """
+    source = f"data '{name}'"
     try:
         function = given or load_function(name, base)
-        check_call(function, options)
+        reading, options = ReadOptions.taken_from(options, function)
+        check_call(function, options, beside=READ_OPTIONS)
     except (OptionError, ValueError) as error:
-        raise DataError(f"data '{name}': {error}") from error
+        raise DataError(f"{source}: {error}") from error
     try:
         result = function(**options)
     except DataError:
@@ -71,11 +74,13 @@ def user_data(
         raise DataError(
             f"data '{name}': raised {type(error).__name__}: {error}; at {user_frame(error)}"
         ) from error
+    if is_read(result):
+        return finish(read_parts(result, reading, source, base), asked)
+    reading.refuse_if_given(source, _form(result))
     if isinstance(result, Data):
         return _as_given(result, name, asked)
     if not (_is_of(result, *_PARTS) and all(_is_of(part, _PAIR) for part in result)):
         raise DataError(f"data '{name}': returned {_form(result, of=_form)}; {_WANTED}{_in_pairs(result)}")
-    source = f"data '{name}'"
     parts = []
     names = _PARTS[len(result)]
     for part, (inputs, targets) in zip(names, result, strict=True):

@@ -267,10 +267,9 @@ def measure_statistics(run: Session, norms: list[_BatchNorm]) -> None:
             norm.momentum = None
             norm.train()
         try:
-            for places in torch.arange(len(dataset)).split(size):  # type: ignore[no-untyped-call]
+            for batch in dataset.in_order(size):
                 if run.stop.is_made():
                     raise CutOffError("measuring the statistics of batch norm for the averaged weights")
-                batch = dataset.batch(dataset.rows_at(places))
                 forward(model, run.stepper.normalise(to_device(batch.inputs, run.state.device)))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,26 @@ from .preprocessing import Preprocessing
 #: Batches whose places in an epoch's order are cut out at once: one by one takes four times as long, and
 #: all those of a large data set would take more memory than the order itself.
 _CUT_AT_ONCE = 64
+
+
+class BatchPlace(NamedTuple):
+    """The place of a batch in a run.
+
+    Attributes:
+        step: Steps before its own.
+        epoch: Passes over the data before its own; ``NO_EPOCH`` of one that is not trained on.
+        micro_batch: Its number within the step.
+        rows: Which samples it has, (B,) int64, as ``rows_at`` gives them.
+    """
+
+    step: int
+    epoch: int
+    micro_batch: int
+    rows: Tensor
+
+
+#: The epoch of samples that are not trained on.
+NO_EPOCH = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +80,10 @@ class Dataset:
                     raise DataError(
                         f"{path} lie on {tensor.device}, or have a gradient; give .detach().cpu() of them"
                     )
-        _check_inputs(self.inputs)
+        if not self.is_read:
+            _check_inputs(self.inputs)
+            _check_lengths(self.inputs, self.targets)
         _check_targets(self.targets, self.num_classes)
-        _check_lengths(self.inputs, self.targets)
         if self.class_names and len(self.class_names) != self.num_classes:
             raise DataError(f"there are {len(self.class_names)} class names, but {self.num_classes} classes")
         if self.rows is not None:
@@ -74,6 +96,11 @@ class Dataset:
     def stored_rows(self) -> int:
         """N: how many rows the tensors have, whichever of them are its samples."""
         return tensors_of(self.inputs)[0].shape[0]
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its samples are read as they are asked for, and ``inputs`` and ``targets`` are but some."""
+        return False
 
     @property
     def in_bytes(self) -> bool:
@@ -100,6 +127,31 @@ class Dataset:
             return 0.0, 1.0
         low, high = self.inputs.aminmax()
         return low.item(), high.item()
+
+    def read(
+        self, places: Iterable[BatchPlace], batch_size: int, seed: int = 0, *, as_stored: bool = False
+    ) -> Iterator[tuple[Batch, BatchPlace]]:
+        """Yield the batch at each place, in order.
+
+        Args:
+            places: Asked for as they are needed; where others read the samples, some of them ahead.
+            batch_size: Samples of the largest of them.
+            seed: The job's, from which follows what the user's own reading draws.
+            as_stored: Leave bytes for whoever takes them to make numbers of.
+        """
+        del seed
+        take = self.batch if self.in_bytes and not as_stored else self.stored
+        sample_bytes = sum(tensor[0].numel() for tensor in tensors_of(self.inputs)) * torch.float32.itemsize
+        spares = BufferPool() if batch_size * sample_bytes >= LARGE_BYTES else None
+        for place in places:
+            yield take(place.rows, spares), place
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in their order, images as float32."""
+        parts = torch.arange(len(self)).split(batch_size)  # type: ignore[no-untyped-call]
+        places = (BatchPlace(0, NO_EPOCH, 0, self.rows_at(part)) for part in parts)
+        for batch, _ in self.read(places, batch_size):
+            yield batch
 
     def batch(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Copy the samples at ``indices``, (B,) int64, into a batch, images as float32.
@@ -273,20 +325,25 @@ def batches(
         lr_factor: Step to the schedule's factor.
         as_stored: Leave bytes for whoever takes them to make numbers of.
     """
-    take = dataset.batch if dataset.in_bytes and not as_stored else dataset.stored
+    places = _places(dataset, plan, seed, first_step, steps_total)
+    read = dataset.read(places, plan.batch_size, seed, as_stored=as_stored)
+    for batch, (step, epoch, micro_batch, _) in read:
+        yield batch, make_step(step, epoch, micro_batch, steps_total, lr_factor(step))
+
+
+def _places(
+    dataset: Dataset, plan: Plan, seed: int, first_step: int, steps_total: int
+) -> Iterator[BatchPlace]:
     of_epoch = -1
-    sample_bytes = sum(tensor[0].numel() for tensor in tensors_of(dataset.inputs)) * torch.float32.itemsize
-    spares = BufferPool() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
     parts: Iterator[Tensor] = iter(())
     steps_per_epoch, per_step = plan.steps_per_epoch, plan.grad_accum_steps
     for step in range(first_step, steps_total):
         epoch, in_epoch = divmod(step, steps_per_epoch)
         if epoch != of_epoch:
             of_epoch, parts = epoch, _parts(dataset, plan, seed, epoch, in_epoch)
-        factor = lr_factor(step)
         # The last step of an epoch has the parts that are left.
         for micro_batch, indices in enumerate(itertools.islice(parts, per_step)):
-            yield take(indices, spares), make_step(step, epoch, micro_batch, steps_total, factor)
+            yield BatchPlace(step, epoch, micro_batch, indices)
 
 
 def _parts(dataset: Dataset, plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:
@@ -374,13 +431,19 @@ def _check_rows(rows: Tensor, count: int) -> None:
 
 
 def _check_alike(part: str, train: Dataset, other: Dataset) -> None:
+    # Of samples that are read sizes may differ, from one to the next as from part to part.
+    form = _dtypes if train.is_read or other.is_read else _sample_form
     for what, a, b in (
-        ("inputs of shape", _sample_form(train.inputs), _sample_form(other.inputs)),
-        ("targets of shape", _sample_form(train.targets), _sample_form(other.targets)),
+        ("inputs of shape", form(train.inputs), form(other.inputs)),
+        ("targets of shape", form(train.targets), form(other.targets)),
         ("a number of classes of", train.num_classes, other.num_classes),
     ):
         if a != b:
             raise DataError(f"the training data have {what} {a}, the {part} data {b}; they must agree")
+
+
+def _dtypes(tree: Tree) -> Tree:
+    return [(path, tensor.dtype) for path, tensor in named_tensors(tree, "") if "[" not in path]
 
 
 def _sample_form(tree: Tree) -> Tree:

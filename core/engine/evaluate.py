@@ -58,11 +58,9 @@ def evaluate(
     """
     measurement = Measurement(objective, dataset, device)
     with preserved_rng(device), evaluating(model), _steady(model, unsteady), torch.no_grad():
-        for begin in range(0, len(dataset), batch_size):
+        for batch in dataset.in_order(batch_size):
             if stop is not None and stop.is_made():
                 return None
-            places = torch.arange(begin, min(begin + batch_size, len(dataset)))
-            batch = dataset.batch(dataset.rows_at(places))
             targets = to_device(batch.targets, device)
             inputs = normalise(to_device(batch.inputs, device))
             outputs = forward(model, inputs, objective.loss.arguments(targets))

@@ -91,7 +91,12 @@ def check_named(
     return check_options(known[name], options)
 
 
-def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: Collection[str] = ()) -> None:
+def check_call(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    given: Collection[str] = (),
+    beside: Collection[str] = (),
+) -> None:
     """Check the names of ``options`` against a function of the user's, whose types are its own matter.
 
     All but one: where it wants true or false no text is taken, since any would mean true, ``no`` as well.
@@ -100,6 +105,7 @@ def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: 
         function: Any callable.
         options: Keyword arguments from the job.
         given: Names that the caller passes when the function takes them.
+        beside: Names that the job may have beside the function's own, for messages.
 
     Raises:
         OptionError: A name is unknown, or one without a default is missing, or text stands for a boolean.
@@ -107,7 +113,7 @@ def check_call(function: Callable[..., Any], options: Mapping[str, Any], given: 
     parameters = inspect.signature(function).parameters.values()
     keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    problems = [] if open_ended else _unknown_option(options, keyword)
+    problems = [] if open_ended else _unknown_option(options, keyword, beside)
     problems += [
         Problem((name,), "is missing; it has no default")
         for name, parameter in keyword.items()
@@ -130,9 +136,11 @@ def _is_switch(parameter: inspect.Parameter) -> bool:
     return "bool" in written and "str" not in written and "Literal" not in written
 
 
-def _unknown_option(options: Mapping[str, Any], known: Collection[str]) -> list[Problem]:
+def _unknown_option(
+    options: Mapping[str, Any], known: Collection[str], beside: Collection[str] = ()
+) -> list[Problem]:
     return [
-        Problem((name,), f"is unknown; {suggest(name, known)}", at_key=True)
+        Problem((name,), f"is unknown; {suggest(name, [*known, *beside])}", at_key=True)
         for name in options
         if name not in known
     ]

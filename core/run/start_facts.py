@@ -12,6 +12,7 @@ from ..engine.data import Data, Dataset
 from ..engine.layer_shapes import layer_rows
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_buffers, named_parameters
+from ..hooks.trees import map_tensors
 from ..job.job_file import Job, losses_of
 from ..tensors.tree_form import describe_tree
 from .start_weights import StartWeights
@@ -68,6 +69,9 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
     facts: dict[str, Any] = {"samples": len(part)}
     if part.num_classes is None:
         return facts
+    if part.is_read:
+        # Nobody has seen the targets of all of them.
+        return {**facts, "uncounted": True}
     if part.targets.dim() > 1:
         return facts if part.targets.is_floating_point() else {**facts, "by_position": True}
     counts = torch.bincount(part.samples_targets(), minlength=part.num_classes)
@@ -81,13 +85,20 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
 def _trees(part: Dataset) -> dict[str, str]:
     """Return ``trees``, inputs and targets in words, where they are not one tensor each."""
     trees = {"inputs": part.inputs, "targets": part.targets}
-    told = [f"{name} {describe_tree(tree)}" for name, tree in trees.items() if not isinstance(tree, Tensor)]
+    samples = {
+        name: map_tensors(_first, tree) for name, tree in trees.items() if not isinstance(tree, Tensor)
+    }
+    told = [f"{name} {describe_tree(tree)}" for name, tree in samples.items()]
     return {"trees": "; ".join(told)} if told else {}
+
+
+def _first(tensor: Tensor) -> Tensor:
+    return tensor[0] if len(tensor) else tensor
 
 
 def _range(part: Dataset) -> list[float] | None:
     """Return the least and the largest number of the inputs as they are stored; None of very many."""
-    if not isinstance(part.inputs, Tensor) or part.inputs.nbytes > MAX_LOOKED_AT_BYTES:
+    if not isinstance(part.inputs, Tensor) or part.is_read or part.inputs.nbytes > MAX_LOOKED_AT_BYTES:
         return None
     return [bound.item() for bound in part.inputs.aminmax()]
 

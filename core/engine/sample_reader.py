@@ -1,0 +1,229 @@
+"""Samples that are read as they are asked for, by worker processes: data that need not fit into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..hooks.errors import DataError
+from ..hooks.trees import Tree, map_tensors
+from ..hooks.types import derive_seed
+from ..imports.user_frames import user_frame
+from ..reproducibility.generator_states import preserved_rng
+from ..reproducibility.seeding import seed_everything
+from ..tensors.finite import is_finite
+from ..tensors.tree_form import TreeError, named_tensors, to_tree
+
+#: Batches that each worker reads ahead.
+_AHEAD = 2
+_PAIR = 2
+_CPU = torch.device("cpu")
+#: Which samples make a batch: the seed of the pass that they belong to, and their places.
+Wanted = tuple[int, Tensor]
+
+
+class Samples(Protocol):
+    """A map-style data set of torch's: samples by their place."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault of the user's code in a worker; an exception would bring the worker's frames as text."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleReader:
+    """A data set of the user's, and how batches are made of it.
+
+    What a sample draws from the global generators of torch, numpy and ``random`` follows from the seed of the
+    pass and its place: not from who reads it, nor from what was read before.
+
+    Attributes:
+        samples: What is read.
+        source: Where they come from, for messages.
+        collate: Makes inputs and targets of the items of a batch; by default torch's own.
+        workers: Processes that read; 0: the trainer itself.
+        target: Of items that are dicts, the keys of the targets; the rest are inputs.
+    """
+
+    samples: Samples
+    source: str
+    collate: Callable[[list[Any]], Any] | None = None
+    workers: int = 0
+    target: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree]]:
+        """Yield inputs and targets of batches, in order; workers read some ahead, and end with the iterator.
+
+        Raises:
+            DataError: A sample or a batch cannot be made, or a worker has died; the message names it.
+        """
+        made = self._by_workers(wanted) if self.workers else self._by_trainer(wanted)
+        for result in made:
+            if isinstance(result, Fault):
+                raise DataError(f"{self.source}: {result.message}")
+            yield result
+
+    def read_one(self, places: Tensor) -> tuple[Tree, Tree]:
+        """Return inputs and targets of samples that belong to no pass; by a worker, if there are such."""
+        return next(replace(self, workers=min(self.workers, 1)).read([(0, places)]))
+
+    def _by_trainer(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree] | Fault]:
+        for each in wanted:
+            with preserved_rng(_CPU):
+                made = self.fetch(each)
+            yield made
+
+    def _by_workers(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree] | Fault]:
+        from torch.utils.data import DataLoader  # noqa: PLC0415 - for those who read by workers
+
+        fetched: Any = _Batches(self)
+        with warnings.catch_warnings():
+            # That they are more than there are cores: how many wait for a disk, the user knows.
+            warnings.simplefilter("ignore")
+            loader: Any = DataLoader(
+                fetched,
+                batch_sampler=([each] for each in wanted),
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                prefetch_factor=_AHEAD,
+                # Of its own: what it draws for its workers must not change what the model draws.
+                generator=torch.Generator().manual_seed(0),
+            )
+        batches = iter(loader)
+        while True:
+            try:
+                result = next(batches)
+            except StopIteration:
+                return
+            except (EOFError, OSError, RuntimeError) as error:
+                # The first two where it died with a batch half handed over.
+                raise DataError(
+                    f"{self.source}: a worker that reads samples has died: {error}. With workers: 0 the "
+                    "trainer reads them itself, which shows why; fewer workers need less memory"
+                ) from error
+            yield result
+
+    def fetch(self, wanted: Wanted) -> tuple[Tree, Tree] | Fault:
+        """Return inputs and targets of one batch, or what is wrong with it."""
+        seed, places = wanted
+        items = []
+        for place in places.tolist():
+            seed_everything(derive_seed(seed, place))
+            try:
+                items.append(self.samples[place])
+            except Exception as error:  # noqa: BLE001 - it is the user's code, which may raise anything
+                return Fault(f"sample {place} could not be read: {_told(error)}")
+        try:
+            return self._batch(items, places)
+        except (DataError, TreeError) as error:
+            return Fault(f"the batch of samples {_few(places)}: {error}")
+        except Exception as error:  # noqa: BLE001 - likewise
+            whose = "collate" if self.collate is not None else "putting them together"
+            return Fault(f"the batch of samples {_few(places)}: {whose} failed: {_told(error)}")
+
+    def _batch(self, items: list[Any], places: Tensor) -> tuple[Tree, Tree]:
+        if self.collate is None:
+            from torch.utils.data import default_collate  # noqa: PLC0415 - likewise
+
+            made = default_collate(items)
+        else:
+            made = self.collate(items)
+        inputs, targets = (map_tensors(_plain, to_tree(part, name)) for part, name in self._parted(made))
+        for tree, name in ((inputs, "inputs"), (targets, "targets")):
+            if not _holds(tree, len(places)):
+                forms = ", ".join(f"{path} {tuple(t.shape)}" for path, t in named_tensors(tree, name))
+                raise DataError(
+                    f"{len(places)} samples make {forms}; each tensor needs one row a sample, or each list "
+                    "one item: did collate drop a sample?"
+                )
+            for path, tensor in named_tensors(tree, name):
+                if not is_finite(tensor):
+                    raise DataError(f"{path} of {_first_not_finite(tensor, places)} are not finite")
+        return inputs, targets
+
+    def _parted(self, made: Any) -> tuple[tuple[Any, str], tuple[Any, str]]:
+        """Return inputs and targets of what items were made, each with its name."""
+        if isinstance(made, Mapping):
+            missing = [key for key in self.target if key not in made]
+            if missing or not (self.target or {"inputs", "targets"} <= made.keys()):
+                raise DataError(
+                    f"a sample is a dict of {', '.join(map(repr, made))}; say which are targets by "
+                    "target: KEY, or a list of keys"
+                )
+            if not self.target:
+                return (made["inputs"], "inputs"), (made["targets"], "targets")
+            rest = {key: value for key, value in made.items() if key not in self.target}
+            wanted = {key: made[key] for key in self.target}
+            return (rest, "inputs"), (wanted[self.target[0]] if len(wanted) == 1 else wanted, "targets")
+        if isinstance(made, Tensor):
+            # Data that are to be told from themselves, as an autoencoder learns them.
+            return (made, "inputs"), (made, "targets")
+        if isinstance(made, tuple | list) and len(made) == _PAIR:
+            return (made[0], "inputs"), (made[1], "targets")
+        count = f" of {len(made)}" if isinstance(made, tuple | list) else ""
+        raise DataError(f"a sample is a {type(made).__name__}{count}; expected (inputs, targets), or a dict")
+
+
+class _Batches:
+    """What torch's loader fetches from in its workers: whole batches, by their keys."""
+
+    def __init__(self, reader: SampleReader) -> None:
+        self._reader = reader
+
+    def __getitem__(self, key: Wanted) -> Any:
+        return self._reader.fetch(key)
+
+    def __getitems__(self, keys: list[Wanted]) -> Any:
+        (key,) = keys
+        return self._reader.fetch(key)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().float() if tensor.dtype == torch.float64 else tensor.detach()
+
+
+def _holds(tree: Tree, samples: int) -> bool:
+    """Tell whether a tree is of so many samples: rows of its tensors, or items of a list."""
+    if isinstance(tree, Tensor):
+        return tree.dim() > 0 and len(tree) == samples
+    if isinstance(tree, list) and len(tree) == samples:
+        return True
+    return all(_holds(item, samples) for item in (tree.values() if isinstance(tree, dict) else tree))
+
+
+def _first_not_finite(tensor: Tensor, places: Tensor) -> str:
+    if tensor.dim() == 0 or len(tensor) != len(places):
+        return f"one of samples {_few(places)}"
+    rows = (~tensor.isfinite()).reshape(len(tensor), -1).any(1).nonzero()
+    return f"sample {int(places[int(rows[0])])}"
+
+
+def _few(places: Tensor) -> str:
+    listed = places.tolist()
+    return ", ".join(map(str, listed[:3])) + (f" … {listed[-1]}" if len(listed) > 3 else "")  # noqa: PLR2004
+
+
+def _told(error: Exception) -> str:
+    with contextlib.suppress(OSError, UnicodeError):
+        return f"{type(error).__name__}: {error}; at {user_frame(error)}"
+    return f"{type(error).__name__}: {error}"
