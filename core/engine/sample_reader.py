@@ -105,7 +105,7 @@ class SampleReader:
                 # Of its own: what it draws for its workers must not change what the model draws.
                 generator=torch.Generator().manual_seed(0),
             )
-        batches = iter(loader)
+            batches = iter(loader)
         while True:
             try:
                 result = next(batches)

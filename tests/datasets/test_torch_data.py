@@ -239,8 +239,8 @@ def test_a_worker_that_dies_is_told_and_what_to_do(tmp_path):
         ("Points", {"wrokers": 1}, "option 'wrokers' is unknown; did you mean 'workers'"),
         ("Points", {"count": 0}, "the data are empty"),
         (
-            "in_lists",
-            {"items": [], "workers": 2},
+            "one",
+            {"workers": 2},
             "workers say how a torch.utils.data.Dataset is read; the function",
         ),
     ],
