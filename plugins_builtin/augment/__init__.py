@@ -1,5 +1,5 @@
-"""Augmentation of images: named algorithms on whole batches, and any transform of albumentations."""
+"""Augmentation of images and tokens: algorithms on whole batches, and any transform of albumentations."""
 
-from .plugin import Augment, names
+from .plugin import Augment, names, token_names
 
-__all__ = ["Augment", "names"]
+__all__ = ["Augment", "names", "token_names"]

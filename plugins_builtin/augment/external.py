@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from ringfence import Batch, derive_seed
 
 from .draw import Draw
+from .external_targets import Following, following_of, to_codes, within
 from .options import nearest
 
 PREFIX = "albumentations."
 _IMAGE_DIMS = 3
+#: OpenCV's ways to read a pixel of a mask that make no class of two.
+_NEAREST = {0, 6}
 #: Any odd number of 128 bits.
 _SPREAD = 0x9E3779B97F4A7C15F39CC0605CEDC835
 
@@ -114,35 +117,57 @@ class Transform:
         """Tell whether pixels change place."""
         return isinstance(self.transform, _library().DualTransform)
 
-    def apply(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Return the changed image, (H, W, C).
+    def check_follows(self, what: str) -> None:
+        """Check that ``masks`` or ``boxes`` can follow.
+
+        Raises:
+            ValueError: They cannot.
+        """
+        target = {"masks": "MASK", "boxes": "BBOXES"}[what]
+        known = getattr(self.transform, "_targets", ())
+        if target not in {each.name for each in (known if isinstance(known, tuple) else (known,))}:
+            raise ValueError(f"it does not move the {what} that are the targets; leave it out")
+        if what == "masks" and getattr(self.transform, "mask_interpolation", 0) not in _NEAREST:
+            raise ValueError(
+                f"mask_interpolation {self.transform.mask_interpolation} makes classes of a mask that are "
+                "between others; leave it out"
+            )
+
+    def apply(self, image: NDArray[Any], **more: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return the changed image, (H, W, C), as ``image``, and what follows it under its own name.
+
+        Args:
+            image: (H, W, C).
+            more: ``mask`` (H, W) whole numbers, ``bboxes`` (n, 5) in shares of the sides, with any fifth
+                number; a transform that moves no pixels is not given them.
 
         Raises:
             ValueError: The transform failed or did not return an image of as many channels.
         """
         try:
-            changed = self._call(image)
+            changed = self._call({"image": image, **(more if more and self.moves else {})})
         except KeyError as error:
             raise ValueError(f"it needs the input {error}, which a batch of images does not have") from error
-        if not isinstance(changed, np.ndarray):
-            raise ValueError(f"it returned a {type(changed).__name__}, not an image")  # noqa: TRY004
-        result: NDArray[Any] = changed[:, :, None] if changed.ndim == _IMAGE_DIMS - 1 else changed
+        found = changed["image"]
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"it returned a {type(found).__name__}, not an image")  # noqa: TRY004
+        result: NDArray[Any] = found[:, :, None] if found.ndim == _IMAGE_DIMS - 1 else found
         if result.ndim != _IMAGE_DIMS or result.shape[2] != image.shape[2]:
             raise ValueError(f"it made an image of shape {result.shape} from one of {image.shape}")
-        return result
+        return {**more, **changed, "image": result}
 
-    def _call(self, image: NDArray[Any]) -> Any:
+    def _call(self, given: dict[str, NDArray[Any]]) -> Any:
         try:
-            return self.transform(image=image)["image"]
+            return self.transform(**given)
         except KeyError:
             raise
         except Exception as error:  # foreign code: whatever it raises, the message must say which transform
-            if image.dtype == np.uint8:
+            if given["image"].dtype == np.uint8:
                 raise ValueError(f"{type(error).__name__}: {error}") from error
-            levels = np.rint(image * 255).astype(np.uint8)
+            levels = np.rint(given["image"] * 255).astype(np.uint8)
             try:
                 # It was drawn that it is applied; drawing again would apply it less often than it should be.
-                return self.transform(image=levels, force_apply=True)["image"]
+                return self.transform(**{**given, "image": levels}, force_apply=True)
             except Exception:  # noqa: BLE001 - it was not the type of the pixels; tell the first cause
                 raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -174,6 +199,8 @@ def make_transform(name: str, options: Mapping[str, Any], position: int) -> Tran
     extra = [*transform.targets_as_params] or (["volume"] if "image" not in transform.targets else [])
     if extra:
         raise ValueError(f"it needs {', '.join(extra)}, which a batch of images does not have")
+    if "fill_mask" in options and isinstance(transform.fill_mask, (int, float)):
+        transform.fill_mask = to_codes(transform.fill_mask)
     return Transform(name, position, transform)
 
 
@@ -213,6 +240,8 @@ class Chain:
 
     needs_images = True
     needs_levels = True
+    follows = True
+    mixes = False
 
     def __init__(self, transforms: tuple[Transform, ...]) -> None:
         # OpenCV takes its time to load; only jobs that need it pay.
@@ -229,30 +258,48 @@ class Chain:
 
     def change(self, batch: Batch, draw: Draw) -> Batch:
         """Return the batch after all transforms."""
+        following = self._following(batch)
         inputs = batch.inputs.contiguous()
         result = self._results.take(inputs.shape)
         position = self.transforms[0].position
         seeds = [derive_seed(seed, position) for seed in draw.step.sample_seeds(batch.indices)]
         for part in self._converter.parts(inputs):
-            images = zip(self._converter.to_images(inputs[part]), seeds[part], strict=True)
-            self._converter.from_images([self._run(image, seed) for image, seed in images], result[part])
-        return batch.with_(inputs=result)
+            images = []
+            for place, image in enumerate(self._converter.to_images(inputs[part]), part.start):
+                run = self._run(image, seeds[place], following.given(place))
+                images.append(run.pop("image"))
+                following.take(place, run)
+            self._converter.from_images(images, result[part])
+        return batch.with_(inputs=result, targets=following.targets())
 
-    def _run(self, image: NDArray[Any], seed: int) -> NDArray[Any]:
-        self._randomness.seed(seed)
-        result, resized_by = image, ""
-        for transform in self.transforms:
-            before = result.shape
+    def _following(self, batch: Batch) -> Following:
+        """Return what of the targets moves with the images."""
+        following = following_of(batch) if self.moves else Following(batch)
+        for transform in self.transforms if following.what else ():
             try:
-                result = transform.apply(result)
+                if transform.moves:
+                    transform.check_follows(following.what)
             except ValueError as error:
                 raise ValueError(f"ops[{transform.position}] {transform.name}: {error}") from error
-            if result.shape != before:
+        return following
+
+    def _run(self, image: NDArray[Any], seed: int, more: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the changed image, as ``image``, and what follows it."""
+        self._randomness.seed(seed)
+        result, resized_by = {"image": image, **more}, ""
+        for transform in self.transforms:
+            before = result["image"].shape
+            try:
+                result = within(transform.apply(**result))
+            except ValueError as error:
+                raise ValueError(f"ops[{transform.position}] {transform.name}: {error}") from error
+            if result["image"].shape != before:
                 resized_by = f"ops[{transform.position}] {transform.name}"
-        if result.shape != image.shape:
+        after = result["image"].shape
+        if after != image.shape:
             raise ValueError(
                 f"{resized_by}: it changed the size from {image.shape[0]}x{image.shape[1]} to "
-                f"{result.shape[0]}x{result.shape[1]}; add Resize, or another transform of albumentations "
+                f"{after[0]}x{after[1]}; add Resize, or another transform of albumentations "
                 "that restores the size, right after it"
             )
         return result

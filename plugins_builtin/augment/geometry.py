@@ -1,8 +1,9 @@
-"""Operations that move pixels; labels stay."""
+"""Operations that move pixels, and masks and boxes with them; labels stay."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,14 +13,15 @@ from torch.nn.functional import pad
 
 from . import warp
 from .draw import Draw
-from .op import SampleOp
+from .op import MovingOp
 from .options import Choice, Integer, Number, Span, option
+from .warp import Move
 
 _CROP_TRIES = 10
 
 
 @dataclass(kw_only=True)
-class Flip(SampleOp):
+class Flip(MovingOp):
     """Mirror left and right (``axis: horizontal``) or top and bottom (``vertical``). ``p`` is of a sample.
 
     Source: Krizhevsky et al. 2012, section 4.1 (horizontal, p 0.5).
@@ -27,18 +29,25 @@ class Flip(SampleOp):
 
     name: ClassVar[str] = "flip"
     needs_levels: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
 
     p: float = option(0.5, Number(0, 1))
     axis: str = option("horizontal", Choice(("horizontal", "vertical")))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002 - nothing left to chance
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:  # noqa: ARG002 - nothing left to chance
+        """Return the mirroring."""
+        _, _, height, width = shape
+        x, y = torch.arange(width).view(1, 1, -1), torch.arange(height).view(1, -1, 1)
+        if self.axis == "horizontal":
+            return Move(width - 1 - x, y, lambda x, y: (width - 1 - x, y))
+        return Move(x, height - 1 - y, lambda x, y: (x, height - 1 - y))
+
+    def read(self, images: Tensor, move: Move) -> Tensor:  # noqa: ARG002 - faster than by pixel
         """Return mirrored images."""
         return images.flip(3 if self.axis == "horizontal" else 2)
 
 
 @dataclass(kw_only=True)
-class Crop(SampleOp):
+class Crop(MovingOp):
     """Pad by ``padding`` pixels on each side, then cut the old size out at a random place.
 
     ``mode`` says what the padding holds: ``constant`` (the grey level ``fill``), ``reflect`` or ``edge``.
@@ -49,22 +58,29 @@ class Crop(SampleOp):
 
     name: ClassVar[str] = "crop"
     needs_levels: ClassVar[bool] = False
-    moves: ClassVar[bool] = True
 
     padding: int = option(4, Integer(1, 512))
     mode: str = option("constant", Choice(("constant", "reflect", "edge")))
     fill: float = option(0.0, Number(0, 1))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return shifted images."""
-        count, _, height, width = images.shape
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return shifts."""
+        count, _, height, width = shape
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
                 f"crop cannot reflect {self.padding} pixels of images of {height}x{width}; "
                 "lower padding or use mode: edge"
             )
+        down, right = draw.integers(0, 2 * self.padding + 1, 2, count) - self.padding
+        x = torch.arange(width).view(1, 1, -1) + right.view(-1, 1, 1)
+        y = torch.arange(height).view(1, -1, 1) + down.view(-1, 1, 1)
+        return Move(x, y, lambda x, y: (x - right[:, None], y - down[:, None]))
+
+    def read(self, images: Tensor, move: Move) -> Tensor:
+        """Return shifted images."""
+        height, width = images.shape[2:]
         padded = self._pad(images)
-        tops, lefts = draw.integers(0, 2 * self.padding + 1, 2, count).tolist()
+        tops, lefts = ((place[:, 0, 0] + self.padding).tolist() for place in (move.y, move.x))
         # Copying windows is faster than gathering pixels, by the width of a row.
         windows = [
             image[:, top : top + height, left : left + width]
@@ -80,7 +96,7 @@ class Crop(SampleOp):
 
 
 @dataclass(kw_only=True)
-class ResizedCrop(SampleOp):
+class ResizedCrop(MovingOp):
     """Cut out a random part and enlarge it to the old size, bilinear.
 
     The part has a uniform share ``scale`` of the area and a ratio of width to height from
@@ -91,14 +107,13 @@ class ResizedCrop(SampleOp):
     """
 
     name: ClassVar[str] = "resized_crop"
-    moves: ClassVar[bool] = True
 
     scale: tuple[float, float] = option((0.08, 1.0), Span(0.001, 1.0))
     ratio: tuple[float, float] = option((0.75, 1.3333), Span(0.01, 100.0))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return enlarged parts."""
-        count, _, height, width = images.shape
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return enlargements."""
+        count, _, height, width = shape
         high, wide = self._sizes(draw, count, height, width)
         top = draw.uniform(0, 1, count) * (height - high)
         left = draw.uniform(0, 1, count) * (width - wide)
@@ -106,7 +121,16 @@ class ResizedCrop(SampleOp):
         columns = (torch.arange(width) + 0.5) / width
         y = (top[:, None] + rows * high[:, None] - 0.5)[:, :, None].expand(-1, -1, width)
         x = (left[:, None] + columns * wide[:, None] - 0.5)[:, None, :].expand(-1, height, -1)
-        return warp.resample(images, x, y, edge=True)
+
+        def points(x: Tensor, y: Tensor) -> warp.Points:
+            across = (x + 0.5 - left[:, None]) / wide[:, None] * width - 0.5
+            return across, (y + 0.5 - top[:, None]) / high[:, None] * height - 0.5
+
+        return Move(x, y, points)
+
+    def read(self, images: Tensor, move: Move) -> Tensor:
+        """Return enlarged parts."""
+        return move.read(images, edge=True)
 
     def _sizes(self, draw: Draw, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         area = draw.uniform(*self.scale, count, _CROP_TRIES) * (height * width)
@@ -125,7 +149,7 @@ class ResizedCrop(SampleOp):
 
 
 @dataclass(kw_only=True)
-class Affine(SampleOp):
+class Affine(MovingOp):
     """Turn, scale, shear and move around the centre, in this order read from the right.
 
     ``degrees`` counter-clockwise, ``scale`` as a factor, ``shear`` in degrees along the x axis,
@@ -137,7 +161,6 @@ class Affine(SampleOp):
     """
 
     name: ClassVar[str] = "affine"
-    moves: ClassVar[bool] = True
 
     p: float = option(0.5, Number(0, 1))
     degrees: tuple[float, float] = option((-10.0, 10.0), Span(-180.0, 180.0, mirrored=True))
@@ -146,20 +169,24 @@ class Affine(SampleOp):
     shear: tuple[float, float] = option((0.0, 0.0), Span(-80.0, 80.0, mirrored=True))
     fill: float = option(0.0, Number(0, 1))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return moved images."""
-        count, _, height, width = images.shape
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return linear moves."""
+        count, _, height, width = shape
         angle = draw.uniform(*self.degrees, count) * (math.pi / 180)
         scale = draw.uniform(*self.scale, count)
         slope = (draw.uniform(*self.shear, count) * (math.pi / 180)).tan()
         shift = draw.uniform(*self.translate, count) * width, draw.uniform(*self.translate, count) * height
         cos, sin = scale * angle.cos(), scale * angle.sin()
         matrix = (cos, cos * slope + sin, -sin, cos - sin * slope)
-        return warp.linear(images, matrix, shift, self.fill)
+        return warp.linear(matrix, shift, shape)
+
+    def read(self, images: Tensor, move: Move) -> Tensor:
+        """Return moved images."""
+        return move.read(images, fill=self.fill)
 
 
 @dataclass(kw_only=True)
-class Rotate(SampleOp):
+class Rotate(MovingOp):
     """Turn around the centre by an angle from ``degrees``, counter-clockwise; see ``affine``.
 
     ``p`` is of a sample.
@@ -168,19 +195,22 @@ class Rotate(SampleOp):
     """
 
     name: ClassVar[str] = "rotate"
-    moves: ClassVar[bool] = True
 
     p: float = option(0.5, Number(0, 1))
     degrees: tuple[float, float] = option((-15.0, 15.0), Span(-180.0, 180.0, mirrored=True))
     fill: float = option(0.0, Number(0, 1))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return turns."""
+        return warp.rotate.move(draw.uniform(*self.degrees, shape[0]), shape)
+
+    def read(self, images: Tensor, move: Move) -> Tensor:
         """Return turned images."""
-        return warp.rotate(images, draw.uniform(*self.degrees, images.shape[0]), self.fill)
+        return move.read(images, fill=self.fill)
 
 
 @dataclass(kw_only=True)
-class Perspective(SampleOp):
+class Perspective(MovingOp):
     """Look at the image from another side: move its corners inwards, each by its own amount.
 
     Each corner moves by a uniform share, up to half of ``distortion``, of width and of height.
@@ -191,28 +221,38 @@ class Perspective(SampleOp):
     """
 
     name: ClassVar[str] = "perspective"
-    moves: ClassVar[bool] = True
 
     p: float = option(0.5, Number(0, 1))
     distortion: float = option(0.5, Number(0, 0.95))
     fill: float = option(0.0, Number(0, 1))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return images seen from another side."""
-        count, _, height, width = images.shape
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return projections."""
+        count, _, height, width = shape
         moved = draw.uniform(0, self.distortion / 2, 4, 2, count)
         # Corners of the unit square in order (0, 0), (1, 0), (1, 1), (0, 1), then moved inwards.
         inwards = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
         square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
         corners = square[:, :, None] + inwards[:, :, None] * moved  # (4, 2, n)
-        inverse = _adjugate(_square_to_quadrilateral(corners))
-        u = ((torch.arange(width) + 0.5) / width).view(1, 1, -1)
-        v = ((torch.arange(height) + 0.5) / height).view(1, -1, 1)
-        a, b, c, d, e, f, g, h, i = (entry.view(-1, 1, 1) for entry in inverse)
-        depth = g * u + h * v + i
-        x = (a * u + b * v + c) / depth * width - 0.5
-        y = (d * u + e * v + f) / depth * height - 0.5
-        return warp.resample(images, x, y, fill=self.fill)
+        there = _square_to_quadrilateral(corners)
+        back = [entry.view(-1, 1, 1) for entry in _adjugate(there)]
+        x, y = torch.arange(width).view(1, 1, -1), torch.arange(height).view(1, -1, 1)
+        return Move(
+            *_project(back, x, y, height, width),
+            lambda x, y: _project([entry[:, None] for entry in there], x, y, height, width),
+        )
+
+    def read(self, images: Tensor, move: Move) -> Tensor:
+        """Return images seen from another side."""
+        return move.read(images, fill=self.fill)
+
+
+def _project(matrix: list[Tensor], x: Tensor, y: Tensor, height: int, width: int) -> warp.Points:
+    """Return where a projection of the unit square takes points of images."""
+    u, v = (x + 0.5) / width, (y + 0.5) / height
+    a, b, c, d, e, f, g, h, i = matrix
+    depth = g * u + h * v + i
+    return (a * u + b * v + c) / depth * width - 0.5, (d * u + e * v + f) / depth * height - 0.5
 
 
 def _square_to_quadrilateral(corners: Tensor) -> list[Tensor]:
@@ -238,7 +278,7 @@ def _adjugate(matrix: list[Tensor]) -> list[Tensor]:
 
 
 @dataclass(kw_only=True)
-class Elastic(SampleOp):
+class Elastic(MovingOp):
     """Displace pixels by smooth random fields.
 
     Each pixel gets a uniform displacement from -1 to 1, smoothed with a Gaussian of ``sigma``
@@ -249,21 +289,24 @@ class Elastic(SampleOp):
     """
 
     name: ClassVar[str] = "elastic"
-    moves: ClassVar[bool] = True
 
     p: float = option(0.5, Number(0, 1))
     alpha: float = option(34.0, Number(0, 10000))
     sigma: float = option(4.0, Number(0.1, 1000))
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return distorted images."""
-        count, _, height, width = images.shape
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return displacements."""
+        count, _, height, width = shape
         field = draw.uniform(-1, 1, 2, count, height, width)
         field = _smoothing(height, self.sigma) @ field @ _smoothing(width, self.sigma).t() * self.alpha
         columns, rows = warp.centred(height, width)
         x = columns + (width - 1) / 2 + field[0]
         y = rows + (height - 1) / 2 + field[1]
-        return warp.resample(images, x, y, edge=True)
+        return Move(x, y, None)
+
+    def read(self, images: Tensor, move: Move) -> Tensor:
+        """Return distorted images."""
+        return move.read(images, edge=True)
 
 
 def _smoothing(size: int, sigma: float) -> Tensor:

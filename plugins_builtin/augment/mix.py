@@ -34,7 +34,35 @@ def class_targets(name: str, batch: Batch) -> Tensor:
 def mixed(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     """Return ``weight * own + (1 - weight) * other``; ``weight`` is (n,) and ``own`` (n, …)."""
     # lerp never leaves the interval between its ends, where the plain sum may, by rounding.
-    return torch.lerp(other, own, weight.view(-1, *[1] * (own.dim() - 1)))
+    return torch.lerp(other, own, weight.to(own.dtype).view(-1, *[1] * (own.dim() - 1)))
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Which samples are blended, and how.
+
+    Attributes:
+        weight: (B,) or (1,) share of each sample itself, 1 of those that stay.
+        partner: (B,) position of the sample that it is blended with.
+    """
+
+    weight: Tensor
+    partner: Tensor
+
+    def blend(self, values: Tensor) -> Tensor:
+        """Return blended ``values``, (B, …)."""
+        return mixed(values, values[self.partner], self.weight)
+
+    def blend_targets(self, batch: Batch) -> Tensor:
+        """Return blended class probabilities, or values of a regression."""
+        targets = batch.targets if batch.num_classes is None else batch.soft_targets()
+        if not targets.is_floating_point():
+            raise ValueError(f"mixup needs floating-point targets in a regression; these are {targets.dtype}")
+        return self.blend(targets)
+
+    def join_masks(self, mask: Tensor) -> Tensor:
+        """Return ``mask``, (B, L), with what the partners have too where samples are blended."""
+        return torch.where(self.weight[:, None] < 1, torch.maximum(mask, mask[self.partner]), mask)
 
 
 @dataclass(kw_only=True)
@@ -50,6 +78,7 @@ class MixUp(Op):
     """
 
     name: ClassVar[str] = "mixup"
+    mixes: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
 
@@ -58,20 +87,18 @@ class MixUp(Op):
 
     def change(self, batch: Batch, draw: Draw) -> Batch:
         """Return mixed samples."""
-        count = len(batch)
+        mixing = self.draw_mixing(len(batch), draw)
+        if mixing is None:
+            return batch
+        return batch.with_(inputs=mixing.blend(batch.inputs), targets=mixing.blend_targets(batch))
+
+    def draw_mixing(self, count: int, draw: Draw) -> Mixing | None:
+        """Return how ``count`` samples are mixed, if they are."""
         chosen = _chosen(draw, self.p, count, per_sample=self.per_sample)
         if chosen is None:
-            return batch
+            return None
         weight = draw.beta(self.alpha, count if self.per_sample else 1)
-        weight = torch.where(chosen, weight, 1.0)
-        partner = draw.permutation(count)
-        targets = batch.targets if batch.num_classes is None else batch.soft_targets()
-        if not targets.is_floating_point():
-            raise ValueError(f"mixup needs floating-point targets in a regression; these are {targets.dtype}")
-        return batch.with_(
-            inputs=mixed(batch.inputs, batch.inputs[partner], weight),
-            targets=mixed(targets, targets[partner], weight),
-        )
+        return Mixing(torch.where(chosen, weight, 1.0), draw.permutation(count))
 
 
 @dataclass(kw_only=True)
@@ -87,6 +114,7 @@ class CutMix(Op):
     """
 
     name: ClassVar[str] = "cutmix"
+    mixes: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
 
     p: float = option(0.5, Number(0, 1))
@@ -131,6 +159,7 @@ class FMix(Op):
     """
 
     name: ClassVar[str] = "fmix"
+    mixes: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
 
     alpha: float = option(1.0, Number(0, 1000, low_included=False))
@@ -180,6 +209,7 @@ class Mosaic(Op):
     """
 
     name: ClassVar[str] = "mosaic"
+    mixes: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = False
     moves: ClassVar[bool] = True
 

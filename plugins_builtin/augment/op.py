@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,12 @@ from torch import Tensor
 from ringfence import Batch
 
 from .draw import Draw
+from .follow import moved_targets
 from .options import Number, check_options, option
+from .warp import Move
+
+#: Positions of images among those that an operation was given, all of them if None, and how these moved.
+Moved = tuple[Tensor | None, Move]
 
 
 @dataclass(kw_only=True)
@@ -21,7 +27,9 @@ class Op(ABC):
 
     Attributes:
         name: As the job spells it.
-        moves: True if pixels change place, which a target that is an image itself would have to follow.
+        moves: True if pixels change place, which masks and boxes have to follow.
+        follows: True if masks and boxes do.
+        mixes: True if samples are mixed, and their classes with them.
         needs_images: False if inputs of any shape will do.
         needs_levels: False if any numbers will do; others are cut, or misread, outside of [0, 1].
         p: Probability, of a sample or of a batch as the operation's documentation says.
@@ -29,6 +37,8 @@ class Op(ABC):
 
     name: ClassVar[str]
     moves: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
     needs_images: ClassVar[bool] = True
     needs_levels: ClassVar[bool] = True
 
@@ -52,9 +62,13 @@ class SampleOp(Op):
         chosen = draw.choose(self.probability(draw), len(batch))
         if chosen.numel() == 0:
             return batch
-        if chosen.numel() == len(batch):
-            return batch.with_(inputs=self.apply(images, draw))
-        return batch.with_(inputs=images.index_copy(0, chosen, self.apply(images[chosen], draw)))
+        everything = chosen.numel() == len(batch)
+        changed, moves = self.apply_and_tell(images if everything else images[chosen], draw)
+        result = batch.with_(inputs=changed if everything else images.index_copy(0, chosen, changed))
+        for part, move in moves:
+            rows = chosen if part is None else chosen[part]
+            result = result.with_(targets=moved_targets(result, rows, move))
+        return result
 
     def probability(self, draw: Draw) -> float:  # noqa: ARG002 - some operations change it over the run
         """Return the probability of a sample at this step."""
@@ -63,6 +77,35 @@ class SampleOp(Op):
     @abstractmethod
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """Return new images, (n, C, H, W) float32 in [0, 1], from ``images`` of that kind."""
+
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return new images and the moves that made them, in order."""
+        return self.apply(images, draw), []
+
+
+@dataclass(kw_only=True)
+class MovingOp(SampleOp):
+    """An operation that moves the pixels of single images, which masks and boxes follow."""
+
+    moves: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
+
+    def apply(self, images: Tensor, draw: Draw) -> Tensor:
+        """Return moved images."""
+        return self.apply_and_tell(images, draw)[0]
+
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return moved images, and their one move."""
+        move = self.draw_move(images.shape, draw)
+        return self.read(images, move), [(None, move)]
+
+    @abstractmethod
+    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
+        """Return a move of images of ``shape``, (n, C, H, W)."""
+
+    @abstractmethod
+    def read(self, images: Tensor, move: Move) -> Tensor:
+        """Return images that moved so."""
 
 
 def column(values: Tensor) -> Tensor:

@@ -115,17 +115,29 @@ class Integers:
 
     low: int
     high: int
+    may_be_empty: bool = False
 
     def read(self, value: Any) -> tuple[int, ...]:
         """Return them all."""
         values = list(value) if isinstance(value, (list, tuple)) else [value]
         one = Integer(self.low, self.high)
         try:
-            if values:
+            if values or self.may_be_empty:
                 return tuple(one.read(item) for item in values)
         except ValueError:
             pass
         raise ValueError(f"a list of whole numbers from {self.low} to {self.high}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the inputs, or none."""
+
+    def read(self, value: Any) -> str | None:
+        """Return ``value``."""
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ValueError("a key of the inputs, as text")
+        return value
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ringfence import Batch, StepInfo, passthrough
 
-from . import colour, erase, geometry, mix, policy
+from . import colour, erase, geometry, mix, policy, tokens
 from .draw import Draw
 from .external import PREFIX, Chain, Transform, make_transform
+from .follow import check_targets
+from .locate import Path, at, find, is_image, others, put
 from .op import Op, option_names
 from .options import nearest
 
@@ -49,20 +52,35 @@ _CLASSES: tuple[type[Op], ...] = (
     colour.GaussianNoise,
     colour.GaussianBlur,
 )
+#: On images.
 OPS: dict[str, type[Op]] = {cls.name: cls for cls in _CLASSES}
+#: On token ids and their embeddings.
+TOKEN_OPS: dict[str, type[Op]] = {
+    cls.name: cls for cls in (tokens.TokenDropout, tokens.TokenSwap, tokens.TokenMixUp)
+}
+_KNOWN = {**OPS, **TOKEN_OPS}
 
 _IMAGE_DIMS = 4
 #: What rounding may have added is no other range.
 _HALF_A_LEVEL = 0.5 / 255
+_LEVELS = 255
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the operations that need no albumentations, in the order of the documentation."""
+    """Return the names of the operations on images, without albumentations', in the documentation's order."""
     return tuple(OPS)
 
 
+def token_names() -> tuple[str, ...]:
+    """Return the names of the operations on tokens, in the order of the documentation."""
+    return tuple(TOKEN_OPS)
+
+
 class Augment:
-    """Change batches of images before the model sees them.
+    """Change batches of images, or of tokens, before the model sees them.
+
+    Of inputs that are a dict or a list, the images are changed and the rest is left alone. Masks, (B, H, W)
+    classes, and boxes, ``{"boxes": (B, M, 4), "labels": (B, M)}`` in pixels, move with the images.
 
     Args:
         ops: What to do, in order. Each is a name, or a mapping of one name to its options; ``names()`` lists
@@ -70,6 +88,8 @@ class Augment:
             ``albumentations.``, is that transform of albumentations.
         input_range: Least and largest number of the training inputs. ringfence fills it in; without it the
             first batch is looked at.
+        inputs_key: Which of the inputs the images are, if these are no tensor: keys and places joined by
+            points, such as ``pixel_values`` or ``views.0``. The only one that can be images, if left out.
 
     Raises:
         ValueError: An operation or option is unknown or out of range; the message says where.
@@ -77,15 +97,20 @@ class Augment:
 
     role = "augment"
     backward = passthrough
+    takes_trees = True
 
     def __init__(
-        self, ops: list[str | dict[str, Any]], input_range: tuple[float, float] | None = None
+        self,
+        ops: list[str | dict[str, Any]],
+        input_range: tuple[float, float] | None = None,
+        inputs_key: str | None = None,
     ) -> None:
         if not isinstance(ops, (list, tuple)) or not ops:
             raise ValueError("ops must be a list of at least one operation, such as [mixup]")
         self._ops = _joined([_parse(item, i) for i, item in enumerate(ops)])
         # Bytes as they are, which the core of the same release honours: albumentations is made for them.
         self.reads_bytes = isinstance(self._ops[0][1], Chain)
+        self._inputs_key = inputs_key
         self._range_is_known = input_range is not None
         if input_range is not None:
             self._check_range(*input_range)
@@ -96,19 +121,35 @@ class Augment:
         Raises:
             ValueError: An operation does not fit the batch; the message names it.
         """
-        if not self._range_is_known and batch.inputs.dtype != torch.uint8:
-            low, high = batch.inputs.aminmax()
-            self._check_range(low.item(), high.item())
-            self._range_is_known = True
+        path = self._find_images(batch)
+        start = _in_numbers(batch, path)
+        if path is not None:
+            self._look_at_range(at(start.inputs, path))
         draw = Draw(step)
-        result = batch
+        result = start
         for label, op in self._ops:
             try:
-                _check_fit(op, result)
-                result = op.change(result, draw)
+                result = _change(op, result, path, draw)
             except ValueError as error:
                 raise ValueError(f"{label}{error}") from error
-        return None if result is batch else result
+        return None if result is start else _as_given(result, batch, path)
+
+    def _find_images(self, batch: Batch) -> Path | None:
+        """Return where the images are; None if no operation asks for any."""
+        if all(isinstance(op, tokens.TokenOp) for _, op in self._ops):
+            return None
+        if isinstance(batch.inputs, Tensor):
+            return ()
+        # What is named need not be images for those operations that take anything.
+        fits = is_image if self._inputs_key is None else _is_numbers
+        what = "images, (B, C, H, W) in [0, 1] or bytes"
+        return find(batch.inputs, self._inputs_key, fits, what, "inputs_key")
+
+    def _look_at_range(self, images: Tensor) -> None:
+        if not self._range_is_known and images.dtype != torch.uint8:
+            low, high = images.aminmax()
+            self._check_range(low.item(), high.item())
+            self._range_is_known = True
 
     def _check_range(self, low: float, high: float) -> None:
         """Refuse numbers that an operation would cut, or take for others, without a word."""
@@ -129,8 +170,8 @@ def _parse(item: str | dict[str, Any], position: int) -> tuple[str, Op | Transfo
     name, options = _split(item, position)
     label = f"ops[{position}] {name}: "
     try:
-        if name in OPS:
-            return label, _make_op(OPS[name], options)
+        if name in _KNOWN:
+            return label, _make_op(_KNOWN[name], options)
         if name.startswith(PREFIX) or name[:1].isupper():
             return label, make_transform(name, options, position)
     except ValueError as error:
@@ -138,8 +179,8 @@ def _parse(item: str | dict[str, Any], position: int) -> tuple[str, Op | Transfo
         hint = f" (ringfence's own operation is '{own}')" if name not in OPS and own in OPS else ""
         raise ValueError(f"{label}{error}{hint}") from error
     raise ValueError(
-        f"ops[{position}]: no operation '{name}'{nearest(name, OPS)}; known are {', '.join(OPS)}, and the "
-        "transforms of albumentations by their own names, such as ElasticTransform"
+        f"ops[{position}]: no operation '{name}'{nearest(name, _KNOWN)}; known are {', '.join(_KNOWN)}, and "
+        "the transforms of albumentations by their own names, such as ElasticTransform"
     )
 
 
@@ -179,8 +220,58 @@ def _joined(items: list[tuple[str, Op | Transform]]) -> list[tuple[str, Op | Cha
     return joined
 
 
+def _is_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.dtype == torch.uint8
+
+
+def _in_numbers(batch: Batch, path: Path | None) -> Batch:
+    """Return the batch with images of bytes in a dict or a list as float32 in [0, 1]."""
+    if not path or at(batch.inputs, path).dtype != torch.uint8:
+        return batch
+    images = at(batch.inputs, path).to(torch.float32).div_(_LEVELS)
+    return batch.with_(inputs=put(batch.inputs, path, images))
+
+
+def _as_given(result: Batch, batch: Batch, path: Path | None) -> Batch:
+    """Return the result with such images in bytes again."""
+    if not path or at(batch.inputs, path).dtype != torch.uint8:
+        return result
+    images = at(result.inputs, path).mul(_LEVELS).round_().clamp_(0, _LEVELS).to(torch.uint8)
+    return result.with_(inputs=put(result.inputs, path, images))
+
+
+def _change(op: Op | Chain, batch: Batch, path: Path | None, draw: Draw) -> Batch:
+    """Return the batch after one operation, ``batch`` itself if nothing changed.
+
+    Raises:
+        ValueError: The operation does not fit the batch.
+    """
+    if path is None or isinstance(op, tokens.TokenOp):
+        check_targets(batch, moves=False, follows=False, mixes=op.mixes)
+        return op.change(batch, draw)
+    images = batch.with_(inputs=at(batch.inputs, path)) if path else batch
+    _check_fit(op, images)
+    if op.moves and path:
+        _check_others(batch, path)
+    changed = op.change(images, draw)
+    if changed is images:
+        return batch
+    return changed.with_(inputs=put(batch.inputs, path, changed.inputs)) if path else changed
+
+
+def _check_others(batch: Batch, path: Path) -> None:
+    """Refuse to move images away from what lies over them in the inputs; images beside them are others."""
+    size = at(batch.inputs, path).shape[2:]
+    for name, tensor in others(batch.inputs, path).items():
+        if tensor.shape[2:] and tensor.shape[-2:] == size and not is_image(tensor):
+            raise ValueError(
+                f"it moves pixels, and '{name}' of the inputs has the size of the images, which it would no "
+                "longer fit"
+            )
+
+
 def _check_fit(op: Op | Chain, batch: Batch) -> None:
-    inputs, targets = batch.inputs, batch.targets
+    inputs = batch.inputs
     # Bytes are what a chain is given in place of the numbers that they stand for.
     is_bytes = isinstance(op, Chain) and inputs.dtype == torch.uint8
     dtype = torch.float32 if is_bytes else inputs.dtype
@@ -188,12 +279,4 @@ def _check_fit(op: Op | Chain, batch: Batch) -> None:
         raise ValueError(
             f"it works on images, (B, C, H, W) torch.float32; this batch is {tuple(inputs.shape)} {dtype}"
         )
-    if (
-        op.moves
-        and batch.num_classes is None
-        and targets.shape[2:]
-        and targets.shape[-2:] == inputs.shape[-2:]
-    ):
-        raise ValueError(
-            "it moves pixels, and the targets of this job are images, which would no longer fit their inputs"
-        )
+    check_targets(batch, moves=op.moves, follows=op.follows, mixes=op.mixes)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import pixels, warp
 from .draw import Draw
-from .op import SampleOp, column
+from .op import Moved, SampleOp, column
 from .options import Integer, Number, option
 
 
@@ -50,7 +50,13 @@ class Change:
 
 
 def run(
-    images: Tensor, menu: tuple[Change, ...], picks: Tensor, strength: Tensor, draw: Draw, fill: float
+    images: Tensor,
+    menu: tuple[Change, ...],
+    picks: Tensor,
+    strength: Tensor,
+    draw: Draw,
+    fill: float,
+    moved: list[Moved] | None = None,
 ) -> Tensor:
     """Change each image by the one of ``menu`` that it picked.
 
@@ -61,6 +67,7 @@ def run(
         strength: (n,) in [0, 1].
         draw: For the signs.
         fill: Grey level of what comes from outside.
+        moved: Where moves are added.
     """
     signs = draw.signs(images.shape[0])
     result = images.clone()
@@ -68,7 +75,12 @@ def run(
         chosen = (picks == i).nonzero().squeeze(1)
         if chosen.numel():
             amounts = change.amounts(strength[chosen], signs[chosen], images.shape[3])
-            result[chosen] = change.kernel(images[chosen], amounts, fill)
+            if moved is not None and isinstance(change.kernel, warp.Warp):
+                move = change.kernel.move(amounts, (chosen.numel(), *images.shape[1:]))
+                moved.append((chosen, move))
+                result[chosen] = move.read(images[chosen], fill=fill)
+            else:
+                result[chosen] = change.kernel(images[chosen], amounts, fill)
     return result
 
 
@@ -136,6 +148,7 @@ class RandAugment(SampleOp):
 
     name: ClassVar[str] = "randaugment"
     moves: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
 
     n: int = option(2, Integer(1, 14))
     m: float = option(9.0, Number(0, 10))
@@ -143,12 +156,17 @@ class RandAugment(SampleOp):
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """Return images after ``n`` operations."""
+        return self.apply_and_tell(images, draw)[0]
+
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return images after ``n`` operations, and the moves among these."""
         count = images.shape[0]
         strength = torch.full((count,), self.m / 10)
+        moved: list[Moved] = []
         for _ in range(self.n):
             picks = draw.integers(0, len(RAND_MENU), count)
-            images = run(images, RAND_MENU, picks, strength, draw, self.fill)
-        return images
+            images = run(images, RAND_MENU, picks, strength, draw, self.fill, moved)
+        return images, moved
 
 
 @dataclass(kw_only=True)
@@ -163,15 +181,21 @@ class TrivialAugment(SampleOp):
 
     name: ClassVar[str] = "trivialaugment"
     moves: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
 
     fill: float = option(0.0, Number(0, 1))
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """Return images after one operation."""
+        return self.apply_and_tell(images, draw)[0]
+
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return images after one operation, and the moves among these."""
         count = images.shape[0]
         picks = draw.integers(0, len(WIDE_MENU), count)
         strength = draw.integers(0, 31, count) / 30
-        return run(images, WIDE_MENU, picks, strength, draw, self.fill)
+        moved: list[Moved] = []
+        return run(images, WIDE_MENU, picks, strength, draw, self.fill, moved), moved
 
 
 @dataclass(kw_only=True)

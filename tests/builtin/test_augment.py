@@ -16,9 +16,9 @@ import torch
 from ruamel.yaml import YAML
 
 from ringfence import Batch, StepInfo, passthrough
-from ringfence.builtin.augment import Augment, names
+from ringfence.builtin.augment import Augment, names, token_names
 from ringfence.builtin.augment.draw import Draw
-from ringfence.builtin.augment.plugin import OPS
+from ringfence.builtin.augment.plugin import OPS, TOKEN_OPS
 from ringfence.hooks.specs import ROLES
 from ringfence.plugins.result_checks import check_batch
 
@@ -288,9 +288,11 @@ def test_targets_that_are_images_stop_operations_that_move_pixels():
 
 def test_documentation_lists_each_operation_with_its_options_and_defaults():
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^\n]*)$", DOCS.read_text(), re.MULTILINE))
-    assert list(rows) == [*names()]
-    for name, cls in OPS.items():
+    assert list(rows) == [*names(), *token_names()]
+    for name, cls in {**OPS, **TOKEN_OPS}.items():
         for field in dataclasses.fields(cls):
+            if field.name in {"inputs_key", "mask_key"}:
+                continue  # of all on tokens, told below the table
             default = field.default
             if isinstance(default, tuple):
                 shown = "[" + ", ".join(f"{end:g}" for end in default) + "]"
@@ -299,7 +301,7 @@ def test_documentation_lists_each_operation_with_its_options_and_defaults():
             else:
                 shown = str(default).lower()
             assert f"`{field.name}: {shown}`" in rows[name], (name, field.name, shown)
-        per = "batch" if "``p`` is of a batch" in " ".join(cls.__doc__.split()) else "sample"
+        per = re.search(r"``p`` is of a (\w+)", " ".join(cls.__doc__.split()))[1]
         assert f"| {per}" in rows[name], (name, per)
 
 
@@ -308,7 +310,11 @@ def test_jobs_of_the_documentation_run_as_they_stand():
     jobs = [YAML(typ="safe").load(block) for block in blocks]
     plugins = [plugin for job in jobs for plugin in (job["plugins"] if isinstance(job, dict) else job)]
     assert len(plugins) >= 5
-    batch = make_batch((4, 3, 32, 32))
+    images, ids = make_batch((4, 3, 32, 32)), torch.arange(200).view(4, 50)
+    tokens = Batch(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, images.targets, images.indices, 10
+    )
     for plugin in plugins:
+        batch = tokens if "token_dropout" in str(plugin) else images
         result = Augment(**plugin["augment"]).forward(batch, late())
         check_batch(batch if result is None else result, batch)

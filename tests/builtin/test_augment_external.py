@@ -196,7 +196,7 @@ def test_a_transform_that_fails_on_floats_is_given_8_bits():
                 raise TypeError("only uint8")
             return {"image": 255 - image}
 
-    changed = Transform("OnlyBytes", 0, OnlyBytes()).apply(np.full((4, 4, 1), 0.2, np.float32))
+    changed = Transform("OnlyBytes", 0, OnlyBytes()).apply(np.full((4, 4, 1), 0.2, np.float32))["image"]
     assert changed.dtype == np.uint8
     assert (changed == 204).all()
 
