@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import torch
 from packaging.version import Version
+from torch import Tensor
 
 from ..hooks.errors import DataError, shorten, visible
 from ..job.problems import suggest, with_period
@@ -48,6 +52,7 @@ class Rows:
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
     places: list[tuple[Path, int]] = field(default_factory=list)
+    _numbers: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -74,6 +79,15 @@ class Rows:
             )
         return self.columns[name]
 
+    def numbers(self, name: str) -> Tensor:
+        """Return the cells of a column that is there as numbers, (N,) float64.
+
+        What is missing is NaN, what is no finite number that float32 can be infinite.
+        """
+        if name not in self._numbers:
+            self._numbers[name] = _to_numbers(self.columns[name])
+        return self._numbers[name]
+
     def extend(self, others: Rows) -> None:
         """Take the rows of another file, whose columns are the same.
 
@@ -86,6 +100,7 @@ class Rows:
             raise DataError(
                 f"{second.places[0][0]}: has no column '{visible(lacking)}', which {first.places[0][0]} has"
             )
+        self._numbers.clear()
         for name, cells in others.columns.items():
             self.columns.setdefault(name, []).extend(cells)
         self.places += others.places
@@ -272,6 +287,24 @@ def to_number(cell: Any) -> float | None:
     else:
         return None
     return number if abs(number) <= _LARGEST else None
+
+
+def _to_numbers(cells: list[Any]) -> Tensor:
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        # A column of nothing but numbers, at once.
+        return _checked(np.array(cells, dtype=np.float64))
+    gaps = [None if is_missing(cell) else cell for cell in cells]
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return _checked(np.array(gaps, dtype=np.float64))
+    found = [math.nan if cell is None else to_number(cell) for cell in gaps]
+    return _checked(np.array([math.inf if number is None else number for number in found]))
+
+
+def _checked(numbers: np.ndarray[Any, np.dtype[np.float64]]) -> Tensor:
+    if numbers.ndim != 1:
+        raise ValueError("cells are lists")
+    numbers[np.abs(numbers) > _LARGEST] = math.inf
+    return torch.from_numpy(numbers)
 
 
 def to_text(cell: Any) -> str | None:

@@ -20,7 +20,7 @@ from .arrays import Task
 from .classes import MANY_CLASSES
 from .convert import to_float32
 from .preparation import Fraction, Limit, Parts, SplitSeed
-from .row_file import Rows, is_missing, to_number, to_text
+from .row_file import Rows, is_missing, to_text
 from .row_parts import read_row_parts
 from .split import split_dataset
 from .target_column import TargetColumn, find_target
@@ -143,7 +143,7 @@ def _kinds(
     if twice is not None:
         raise DataError(f"{rows.places[0][0]}: column '{twice}' is named twice by the options")
     left = [name for name in rows.columns if name not in named and name != target]
-    are_numbers = {name for name in left if _is_numeric(rows.columns[name], train)}
+    are_numbers = {name for name in left if _is_numeric(rows, name, train)}
     # Whoever names the columns of one kind leaves the rest to the other; of both, nothing is left.
     as_numbers = list(numbers) if numbers is not None else [name for name in left if name in are_numbers]
     taken = {*as_numbers} if categories is None or numbers is None else {*left}
@@ -158,9 +158,10 @@ def _kinds(
     return as_numbers, as_categories
 
 
-def _is_numeric(cells: list[Any], train: range) -> bool:
-    found = [cells[i] for i in train if not is_missing(cells[i])]
-    return bool(found) and all(not isinstance(cell, bool) and to_number(cell) is not None for cell in found)
+def _is_numeric(rows: Rows, name: str, train: range) -> bool:
+    numbers = rows.numbers(name)[train.start : train.stop]
+    is_bool = any(type(cell) is bool for cell in rows.columns[name])
+    return not is_bool and not numbers.isinf().any() and not numbers.isnan().all()
 
 
 def _check_categories(rows: Rows, name: str, train: range) -> None:
@@ -194,10 +195,9 @@ class TableLearner:
 
     def learn(self, indices: Tensor) -> Mapping[str, Any]:
         """Return a ``TableState`` as plain data."""
-        known = indices.tolist()
         state = TableState(
-            tuple(self._learn_numbers(name, known) for name in self._numbers),
-            tuple(self._learn_values(name, known) for name in self._categories),
+            tuple(self._learn_numbers(name, indices) for name in self._numbers),
+            tuple(self._learn_values(name, indices) for name in self._categories),
             self._target,
         )
         found: dict[str, Any] = msgspec.to_builtins(state)
@@ -207,18 +207,18 @@ class TableLearner:
         """Return what makes samples."""
         return TableEncoder(state)
 
-    def _learn_numbers(self, name: str, known: list[int]) -> NumberColumn:
-        cells = self.rows.columns[name]
-        found = [_number(cells[i], self.rows, i, name) for i in known if not is_missing(cells[i])]
-        mean = math.fsum(found) / len(found) if found else 0.0
-        spread = math.sqrt(math.fsum((number - mean) ** 2 for number in found) / max(1, len(found)))
+    def _learn_numbers(self, name: str, indices: Tensor) -> NumberColumn:
+        numbers = _numbers(self.rows, indices, name)
+        found = numbers[~numbers.isnan()]
+        # Exact sums: the same to the bit with any number of threads.
+        mean = math.fsum(found.tolist()) / max(1, len(found))
+        spread = math.sqrt(math.fsum((found - mean).square().tolist()) / max(1, len(found)))
         if not self._standardize:
             return NumberColumn(name, 0.0, 1.0)
         return NumberColumn(name, mean, spread if spread > 0 else 1.0)
 
-    def _learn_values(self, name: str, known: list[int]) -> CategoryColumn:
-        cells = self.rows.columns[name]
-        found = {_category(cells[i], self.rows, i, name) for i in known if not is_missing(cells[i])}
+    def _learn_values(self, name: str, indices: Tensor) -> CategoryColumn:
+        found = {value for value in _categories(self.rows, indices, name) if value is not None}
         return CategoryColumn(name, tuple(sorted(found)))
 
 
@@ -270,11 +270,10 @@ class TableEncoder:
 
     def inputs(self, rows: Rows, indices: Tensor) -> Tree:
         """Return numbers, (M, F), alone, or beside categories, (M, C)."""
-        known = indices.tolist()
-        numbers = [self._encode_numbers(rows, known, column) for column in self._state.numbers]
+        numbers = [self._encode_numbers(rows, indices, column) for column in self._state.numbers]
         if not self._state.categories:
             return torch.stack(numbers, 1)
-        categories = [self._encode_values(rows, known, column) for column in self._state.categories]
+        categories = [self._encode_values(rows, indices, column) for column in self._state.categories]
         inputs = {CATEGORIES: torch.stack(categories, 1)}
         return {**inputs, NUMBERS: torch.stack(numbers, 1)} if numbers else inputs
 
@@ -283,26 +282,17 @@ class TableEncoder:
         target = self._state.target
         return target.dataset(self.inputs(rows, indices), rows, indices)
 
-    def _encode_numbers(self, rows: Rows, known: list[int], column: NumberColumn) -> Tensor:
-        cells = rows.column(column.name, "numbers")
-        missing = [is_missing(cells[i]) for i in known]
-        self._count(column.name, sum(missing))
-        found = [
-            column.mean if is_gap else _number(cells[i], rows, i, column.name)
-            for i, is_gap in zip(known, missing, strict=True)
-        ]
-        values = (torch.tensor(found, dtype=torch.float64) - column.mean) / column.std
+    def _encode_numbers(self, rows: Rows, indices: Tensor, column: NumberColumn) -> Tensor:
+        rows.column(column.name, "numbers")
+        numbers = _numbers(rows, indices, column.name)
+        self._count(column.name, int(numbers.isnan().sum()))
+        values = (numbers.nan_to_num(column.mean) - column.mean) / column.std
         return to_float32(values, f"{rows.places[0][0]}: column '{column.name}'")
 
-    def _encode_values(self, rows: Rows, known: list[int], column: CategoryColumn) -> Tensor:
-        cells = rows.column(column.name, "categories")
+    def _encode_values(self, rows: Rows, indices: Tensor, column: CategoryColumn) -> Tensor:
+        rows.column(column.name, "categories")
         number = {value: i for i, value in enumerate(column.values, _UNKNOWN + 1)}
-        found = [
-            _UNKNOWN
-            if is_missing(cells[i])
-            else number.get(_category(cells[i], rows, i, column.name), _UNKNOWN)
-            for i in known
-        ]
+        found = [number.get(value or "", _UNKNOWN) for value in _categories(rows, indices, column.name)]
         self._count(column.name, found.count(_UNKNOWN))
         return torch.tensor(found, dtype=torch.int64)
 
@@ -311,24 +301,46 @@ class TableEncoder:
             self._missing[name] = self._missing.get(name, 0) + count
 
 
-def _number(cell: Any, rows: Rows, row: int, name: str) -> float:
-    number = to_number(cell)
-    if number is None:
+def _numbers(rows: Rows, indices: Tensor, name: str) -> Tensor:
+    """Return numbers of a column, (M,) float64, NaN where they are missing."""
+    numbers = rows.numbers(name)[indices]
+    wrong = numbers.isinf().nonzero().flatten()
+    if len(wrong):
+        row = int(indices[wrong[0]])
+        cell = visible(shorten(str(rows.columns[name][row]), _SHOWN))
         raise DataError(
-            f"{rows.where(row)}: column '{name}' holds '{visible(shorten(str(cell), _SHOWN))}', which is "
-            "no finite "
-            "number; correct it, or name the column in 'categories'"
+            f"{rows.where(row)}: column '{name}' holds '{cell}', which is no finite number; correct it, "
+            "or name "
+            "the column in 'categories'"
         )
-    return number
+    return numbers
 
 
-def _category(cell: Any, rows: Rows, row: int, name: str) -> str:
+def _categories(rows: Rows, indices: Tensor, name: str) -> list[str | None]:
+    """Return the categories of a column as text, None where they are missing."""
+    cells = rows.columns[name]
+    known: dict[str, str | None] = {}
+    found: list[str | None] = []
+    for i in indices.tolist():
+        cell = cells[i]
+        # Each text is looked at once: there are few of them.
+        if type(cell) is not str:
+            found.append(_category(cell, rows, i, name))
+        else:
+            if cell not in known:
+                known[cell] = _category(cell, rows, i, name)
+            found.append(known[cell])
+    return found
+
+
+def _category(cell: Any, rows: Rows, row: int, name: str) -> str | None:
+    if is_missing(cell):
+        return None
     text = to_text(cell)
     if text is None:
         raise DataError(
-            f"{rows.where(row)}: column '{name}' holds a {type(cell).__name__}, which is no category; "
-            "leave it "
-            f"out with ignore: ['{name}']"
+            f"{rows.where(row)}: column '{name}' holds a {type(cell).__name__}, which is no category; leave "
+            f"it out with ignore: ['{name}']"
         )
     return text.strip()
 

@@ -138,7 +138,7 @@ def _as_given(data: Data, name: str, asked: HoldOut) -> Data:
         normalize="none",
         notes=data.notes,
     )
-    return replace(finish(read, asked), mean=data.mean, std=data.std)
+    return replace(finish(read, asked), mean=data.mean, std=data.std, values=data.values)
 
 
 def _form(value: object, of: Callable[[object], str] | None = None) -> str:
