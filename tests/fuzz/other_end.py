@@ -71,6 +71,7 @@ def arguments():
         "losses": torch.rand(4, generator=generator),
         "gradients": gradients,
         "parameters": parameters,
+        "metrics": {"loss": 0.5, "step": 3.0},
         "updates": updates,
     }
 
