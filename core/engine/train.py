@@ -321,13 +321,13 @@ def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
     progress.step += 1
     if run.hooks.observers:
         run.hooks.poll()
-    if run.hooks.askers:
-        _grant(run, run.hooks.asked())
+        if run.hooks.askers:
+            _grant(run, run.hooks.asked())
     _record(run, step, sum(sizes))
     for driver in run.state.drivers:
         driver.between_steps(run)
     checkpoint = run.checkpoints is not None and progress.step % run.checkpoint_every == 0
-    if _is_to_evaluate(run):
+    if progress.step % run.eval_every == 0 or progress.step == progress.asked_step:
         if not _evaluate(run):
             return
         checkpoint = checkpoint or _is_best_to_keep(run)
@@ -343,11 +343,6 @@ def _grant(run: Session, asked: Mapping[str, str]) -> None:
     if "stop" in asked:
         progress.stop_asked = progress.stopped_early = True
         run.observer.event(f"stopped at step {progress.step}: plugin '{asked['stop']}' asked for it")
-
-
-def _is_to_evaluate(run: Session) -> bool:
-    step = run.progress.step
-    return step % run.eval_every == 0 or step == run.progress.asked_step
 
 
 def _is_best_to_keep(run: Session) -> bool:
@@ -396,7 +391,8 @@ def _slowed(stream: Iterator[Prepared], progress: Progress) -> Iterator[Prepared
 def _is_evaluation_missing(run: Session) -> bool:
     """Tell whether the run was stopped in the middle of an evaluation."""
     progress = run.progress
-    return progress.step > 0 and progress.evaluated_step != progress.step and _is_to_evaluate(run)
+    due = progress.step % run.eval_every == 0 or progress.step == progress.asked_step
+    return progress.step > 0 and progress.evaluated_step != progress.step and due
 
 
 def _evaluate(run: Session) -> bool:
