@@ -98,7 +98,7 @@ def with_boxes(targets: dict[str, Any], rows: Tensor, move: Callable[[Tensor], T
 def move_masks(masks: Tensor, move: Move) -> Tensor:
     """Return masks, (n, H, W), by the nearest pixel; what comes from outside is -100."""
     count, height, width = masks.shape
-    x, y = (move.x + 0.5).floor(), (move.y + 0.5).floor()
+    x, y = ((place + 0.5).floor() for place in move.sources())
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     # What is not inside may be no number at all.
     place = torch.where(inside, y * width + x, 0).long().expand(count, -1, -1).flatten(1)
@@ -119,7 +119,7 @@ def move_boxes(boxes: Tensor, move: Move, height: int, width: int) -> Tensor:
 
 def _around_pixels(boxes: Tensor, move: Move, height: int, width: int) -> Tensor:
     """Return the boxes around the pixels that are read from within each box."""
-    x, y = ((place + 0.5).expand(len(boxes), height, width) for place in (move.x, move.y))
+    x, y = ((place + 0.5).expand(len(boxes), height, width) for place in move.sources())
     result = torch.zeros_like(boxes)
     for i, sample in enumerate(boxes):
         x0, y0, x1, y1 = sample.t()[:, :, None, None]

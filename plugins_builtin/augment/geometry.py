@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch.nn.functional import pad
 
 from . import warp
 from .draw import Draw
-from .op import MovingOp
+from .op import Moved, MovingOp
 from .options import Choice, Integer, Number, Span, option
 from .warp import Move
 
@@ -33,17 +32,16 @@ class Flip(MovingOp):
     p: float = option(0.5, Number(0, 1))
     axis: str = option("horizontal", Choice(("horizontal", "vertical")))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:  # noqa: ARG002 - nothing left to chance
-        """Return the mirroring."""
-        _, _, height, width = shape
-        x, y = torch.arange(width).view(1, 1, -1), torch.arange(height).view(1, -1, 1)
-        if self.axis == "horizontal":
-            return Move(width - 1 - x, y, lambda x, y: (width - 1 - x, y))
-        return Move(x, height - 1 - y, lambda x, y: (x, height - 1 - y))
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:  # noqa: ARG002 - nothing left to chance
+        """Return mirrored images, and how."""
+        height, width = images.shape[2:]
+        horizontal = self.axis == "horizontal"
 
-    def read(self, images: Tensor, move: Move) -> Tensor:  # noqa: ARG002 - faster than by pixel
-        """Return mirrored images."""
-        return images.flip(3 if self.axis == "horizontal" else 2)
+        def mirror(x: Tensor, y: Tensor) -> warp.Points:
+            return (width - 1 - x, y) if horizontal else (x, height - 1 - y)
+
+        move = Move(lambda: mirror(*warp.pixels(height, width)), mirror)
+        return images.flip(3 if horizontal else 2), [(None, move)]
 
 
 @dataclass(kw_only=True)
@@ -63,30 +61,29 @@ class Crop(MovingOp):
     mode: str = option("constant", Choice(("constant", "reflect", "edge")))
     fill: float = option(0.0, Number(0, 1))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return shifts."""
-        count, _, height, width = shape
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return shifted images, and how."""
+        count, _, height, width = images.shape
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
                 f"crop cannot reflect {self.padding} pixels of images of {height}x{width}; "
                 "lower padding or use mode: edge"
             )
-        down, right = draw.integers(0, 2 * self.padding + 1, 2, count) - self.padding
-        x = torch.arange(width).view(1, 1, -1) + right.view(-1, 1, 1)
-        y = torch.arange(height).view(1, -1, 1) + down.view(-1, 1, 1)
-        return Move(x, y, lambda x, y: (x - right[:, None], y - down[:, None]))
-
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return shifted images."""
-        height, width = images.shape[2:]
         padded = self._pad(images)
-        tops, lefts = ((place[:, 0, 0] + self.padding).tolist() for place in (move.y, move.x))
+        corners = draw.integers(0, 2 * self.padding + 1, 2, count)
+        tops, lefts = corners.tolist()
         # Copying windows is faster than gathering pixels, by the width of a row.
         windows = [
             image[:, top : top + height, left : left + width]
             for image, top, left in zip(padded, tops, lefts, strict=True)
         ]
-        return torch.stack(windows)
+
+        def shift(x: Tensor, y: Tensor, sign: int) -> warp.Points:
+            down, right = (corners - self.padding).view(2, -1, *[1] * (x.dim() - 1)) * sign
+            return x + right, y + down
+
+        move = Move(lambda: shift(*warp.pixels(height, width), 1), lambda x, y: shift(x, y, -1))
+        return torch.stack(windows), [(None, move)]
 
     def _pad(self, images: Tensor) -> Tensor:
         sides = [self.padding] * 4
@@ -111,9 +108,9 @@ class ResizedCrop(MovingOp):
     scale: tuple[float, float] = option((0.08, 1.0), Span(0.001, 1.0))
     ratio: tuple[float, float] = option((0.75, 1.3333), Span(0.01, 100.0))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return enlargements."""
-        count, _, height, width = shape
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return enlarged parts, and how."""
+        count, _, height, width = images.shape
         high, wide = self._sizes(draw, count, height, width)
         top = draw.uniform(0, 1, count) * (height - high)
         left = draw.uniform(0, 1, count) * (width - wide)
@@ -126,11 +123,8 @@ class ResizedCrop(MovingOp):
             across = (x + 0.5 - left[:, None]) / wide[:, None] * width - 0.5
             return across, (y + 0.5 - top[:, None]) / high[:, None] * height - 0.5
 
-        return Move(x, y, points)
-
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return enlarged parts."""
-        return move.read(images, edge=True)
+        move = Move(lambda: (x, y), points)
+        return move.read(images, edge=True), [(None, move)]
 
     def _sizes(self, draw: Draw, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         area = draw.uniform(*self.scale, count, _CROP_TRIES) * (height * width)
@@ -169,20 +163,17 @@ class Affine(MovingOp):
     shear: tuple[float, float] = option((0.0, 0.0), Span(-80.0, 80.0, mirrored=True))
     fill: float = option(0.0, Number(0, 1))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return linear moves."""
-        count, _, height, width = shape
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return moved images, and how."""
+        count, _, height, width = images.shape
         angle = draw.uniform(*self.degrees, count) * (math.pi / 180)
         scale = draw.uniform(*self.scale, count)
         slope = (draw.uniform(*self.shear, count) * (math.pi / 180)).tan()
         shift = draw.uniform(*self.translate, count) * width, draw.uniform(*self.translate, count) * height
         cos, sin = scale * angle.cos(), scale * angle.sin()
         matrix = (cos, cos * slope + sin, -sin, cos - sin * slope)
-        return warp.linear(matrix, shift, shape)
-
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return moved images."""
-        return move.read(images, fill=self.fill)
+        move = warp.linear(matrix, shift, images.shape)
+        return move.read(images, fill=self.fill), [(None, move)]
 
 
 @dataclass(kw_only=True)
@@ -200,13 +191,10 @@ class Rotate(MovingOp):
     degrees: tuple[float, float] = option((-15.0, 15.0), Span(-180.0, 180.0, mirrored=True))
     fill: float = option(0.0, Number(0, 1))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return turns."""
-        return warp.rotate.move(draw.uniform(*self.degrees, shape[0]), shape)
-
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return turned images."""
-        return move.read(images, fill=self.fill)
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return turned images, and how."""
+        move = warp.rotate.move(draw.uniform(*self.degrees, len(images)), images.shape)
+        return move.read(images, fill=self.fill), [(None, move)]
 
 
 @dataclass(kw_only=True)
@@ -226,9 +214,9 @@ class Perspective(MovingOp):
     distortion: float = option(0.5, Number(0, 0.95))
     fill: float = option(0.0, Number(0, 1))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return projections."""
-        count, _, height, width = shape
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return images seen from another side, and how."""
+        count, _, height, width = images.shape
         moved = draw.uniform(0, self.distortion / 2, 4, 2, count)
         # Corners of the unit square in order (0, 0), (1, 0), (1, 1), (0, 1), then moved inwards.
         inwards = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -236,15 +224,10 @@ class Perspective(MovingOp):
         corners = square[:, :, None] + inwards[:, :, None] * moved  # (4, 2, n)
         there = _square_to_quadrilateral(corners)
         back = [entry.view(-1, 1, 1) for entry in _adjugate(there)]
-        x, y = torch.arange(width).view(1, 1, -1), torch.arange(height).view(1, -1, 1)
-        return Move(
-            *_project(back, x, y, height, width),
-            lambda x, y: _project([entry[:, None] for entry in there], x, y, height, width),
-        )
-
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return images seen from another side."""
-        return move.read(images, fill=self.fill)
+        x, y = _project(back, *warp.pixels(height, width), height, width)
+        columns = [entry.view(-1, 1) for entry in there]
+        move = Move(lambda: (x, y), lambda x, y: _project(columns, x, y, height, width))
+        return move.read(images, fill=self.fill), [(None, move)]
 
 
 def _project(matrix: list[Tensor], x: Tensor, y: Tensor, height: int, width: int) -> warp.Points:
@@ -294,19 +277,16 @@ class Elastic(MovingOp):
     alpha: float = option(34.0, Number(0, 10000))
     sigma: float = option(4.0, Number(0.1, 1000))
 
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return displacements."""
-        count, _, height, width = shape
+    def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
+        """Return distorted images, and how."""
+        count, _, height, width = images.shape
         field = draw.uniform(-1, 1, 2, count, height, width)
         field = _smoothing(height, self.sigma) @ field @ _smoothing(width, self.sigma).t() * self.alpha
         columns, rows = warp.centred(height, width)
         x = columns + (width - 1) / 2 + field[0]
         y = rows + (height - 1) / 2 + field[1]
-        return Move(x, y, None)
-
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return distorted images."""
-        return move.read(images, edge=True)
+        move = Move(lambda: (x, y), None)
+        return move.read(images, edge=True), [(None, move)]
 
 
 def _smoothing(size: int, sigma: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -94,18 +93,9 @@ class MovingOp(SampleOp):
         """Return moved images."""
         return self.apply_and_tell(images, draw)[0]
 
+    @abstractmethod
     def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
-        """Return moved images, and their one move."""
-        move = self.draw_move(images.shape, draw)
-        return self.read(images, move), [(None, move)]
-
-    @abstractmethod
-    def draw_move(self, shape: Sequence[int], draw: Draw) -> Move:
-        """Return a move of images of ``shape``, (n, C, H, W)."""
-
-    @abstractmethod
-    def read(self, images: Tensor, move: Move) -> Tensor:
-        """Return images that moved so."""
+        """Return moved images, and the moves that made them, in order."""
 
 
 def column(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import pixels, warp
 from .draw import Draw
-from .op import Moved, SampleOp, column
+from .op import Moved, MovingOp, SampleOp, column
 from .options import Integer, Number, option
 
 
@@ -136,7 +136,7 @@ AUGMIX_MENU = (
 
 
 @dataclass(kw_only=True)
-class RandAugment(SampleOp):
+class RandAugment(MovingOp):
     """Apply ``n`` of 14 operations, drawn with equal probability, all with magnitude ``m`` of 10.
 
     Identity, autocontrast, equalize, rotate, solarize, posterize, saturation, contrast, brightness,
@@ -147,16 +147,10 @@ class RandAugment(SampleOp):
     """
 
     name: ClassVar[str] = "randaugment"
-    moves: ClassVar[bool] = True
-    follows: ClassVar[bool] = True
 
     n: int = option(2, Integer(1, 14))
     m: float = option(9.0, Number(0, 10))
     fill: float = option(0.0, Number(0, 1))
-
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return images after ``n`` operations."""
-        return self.apply_and_tell(images, draw)[0]
 
     def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
         """Return images after ``n`` operations, and the moves among these."""
@@ -170,7 +164,7 @@ class RandAugment(SampleOp):
 
 
 @dataclass(kw_only=True)
-class TrivialAugment(SampleOp):
+class TrivialAugment(MovingOp):
     """Apply one of the operations of ``randaugment`` with a magnitude drawn from 31.
 
     Ranges are the paper's wide ones; translation is up to 32 pixels whatever the size, as there.
@@ -180,14 +174,8 @@ class TrivialAugment(SampleOp):
     """
 
     name: ClassVar[str] = "trivialaugment"
-    moves: ClassVar[bool] = True
-    follows: ClassVar[bool] = True
 
     fill: float = option(0.0, Number(0, 1))
-
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Return images after one operation."""
-        return self.apply_and_tell(images, draw)[0]
 
     def apply_and_tell(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Moved]]:
         """Return images after one operation, and the moves among these."""

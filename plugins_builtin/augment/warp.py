@@ -23,19 +23,17 @@ class Move:
     """Where each pixel of the results is read, and so where everything in the images goes.
 
     Attributes:
-        x: (n, H, W) columns to read, or what broadcasts to that; so with ``y``.
-        y: (n, H, W).
+        sources: Returns the columns and rows to read, each (n, H, W) or what broadcasts to that.
         points: Takes points of the images, (n, M) columns and rows, and returns where they come to lie. None:
             there is no formula, only what is read where.
     """
 
-    x: Tensor
-    y: Tensor
+    sources: Callable[[], Points]
     points: Callable[[Tensor, Tensor], Points] | None
 
     def read(self, images: Tensor, *, fill: float = 0.0, edge: bool = False) -> Tensor:
         """Return the moved images, bilinear; see ``resample``."""
-        return resample(images, self.x, self.y, fill=fill, edge=edge)
+        return resample(images, *self.sources(), fill=fill, edge=edge)
 
 
 def resample(images: Tensor, x: Tensor, y: Tensor, *, fill: float = 0.0, edge: bool = False) -> Tensor:
@@ -55,6 +53,11 @@ def resample(images: Tensor, x: Tensor, y: Tensor, *, fill: float = 0.0, edge: b
     # Outside is zero: shift the level that should be there to it.
     shifted = images - fill if fill else images
     return (grid_sample(shifted, grid, align_corners=False) + fill).clamp_(0, 1)
+
+
+def pixels(height: int, width: int) -> Points:
+    """Return columns (1, 1, W) and rows (1, H, 1)."""
+    return torch.arange(width).view(1, 1, -1), torch.arange(height).view(1, -1, 1)
 
 
 def centred(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -93,7 +96,7 @@ def linear(
         to_x, to_y = xx[:, 0] * x + xy[:, 0] * y + dx[:, 0], yx[:, 0] * x + yy[:, 0] * y + dy[:, 0]
         return to_x + centre_x, to_y + centre_y
 
-    return Move(x, y, points)
+    return Move(lambda: (x, y), points)
 
 
 @dataclass(frozen=True)
