@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from torch import Tensor
+
 from ringfence import Histogram, Report
 
 from .summary import Summary
@@ -13,11 +15,15 @@ _LONGEST_NAME = 180
 
 
 class Findings:
-    """Collect scalars and histograms; a layer's are named ``<what>/<parameter>``."""
+    """Collect scalars and histograms; a layer's are named ``<what>/<parameter>``, an output's alike."""
 
     def __init__(self) -> None:
         self._scalars: dict[str, float] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._images: dict[str, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._scalars or self._histograms or self._images)
 
     def overall(self, what: str, value: float) -> None:
         """Take a number that concerns the whole model."""
@@ -44,9 +50,21 @@ class Findings:
         self.layer("grad_nonfinite", parameter, summary.nonfinite)
         self._histogram("gradients", parameter, summary)
 
+    def output(self, output: str, summary: Summary) -> None:
+        """Take what an output looks like."""
+        self.layer("output_mean", output, summary.mean)
+        self.layer("output_std", output, summary.std)
+        self.layer("output_min", output, summary.low)
+        self.layer("output_max", output, summary.high)
+        self.layer("output_nonfinite", output, summary.nonfinite)
+
+    def picture(self, name: str, picture: Tensor) -> None:
+        """Take a picture."""
+        self._images[name] = picture
+
     def report(self) -> Report:
         """Return everything."""
-        return Report(scalars=self._scalars, histograms=self._histograms)
+        return Report(scalars=self._scalars, histograms=self._histograms, images=self._images)
 
     def _histogram(self, what: str, parameter: str, summary: Summary) -> None:
         if summary.histogram is not None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from ringfence import Batch, Gradients, Parameters, Report, TensorMap
+from ringfence import Batch, Gradients, Parameters, Report, TensorMap, tensors_of
 
 from .findings import Findings
-from .outputs import classification
-from .picture import grid
+from .outputs import classification, confusion_picture, named, prediction
+from .picture import grid, is_image
 from .summary import Summary, joint_norm, norm_of, ratio, summarise
 
 #: A report holds at most 4096 scalars and a layer has ten; the first layers of a larger model are reported.
 MAX_LAYERS = 400
 #: Counts and edges of all histograms that a report holds; those of the first layers of a larger model.
 MAX_NUMBERS = 42_000
+#: Outputs that are described; a model that returns the states of all its layers returns many.
+MAX_OUTPUTS = 64
 
 
 class Monitor:
@@ -32,11 +34,15 @@ class Monitor:
         gradients: Report the norm and the same shares of gradients.
         updates: Report how large updates are relative to the weights.
         bins: Bins of the histograms of weights and gradients; 0 for none.
-        outputs: For classes: report accuracy, confidence and entropy of the batch.
-        images: Most samples in the picture of the batch; 0 for none.
+        outputs: For classes: report accuracy, confidence and entropy of the batch. Of outputs that are a dict
+            or a list: report mean, spread, range and the share of non-finite values of each.
+        images: Most samples in the picture of the batch; 0 for none. Of inputs that are a dict or a list the
+            first images are shown.
+        confusion: For classes: show which were taken for which, over what counts of the batch.
     """
 
     role = "monitor"
+    takes_trees = True
 
     def __init__(
         self,
@@ -48,6 +54,7 @@ class Monitor:
         bins: Annotated[int, Ge(0), Le(512)] = 64,
         outputs: bool = True,
         images: Annotated[int, Ge(0), Le(256)] = 16,
+        confusion: bool = False,
     ) -> None:
         self._patterns = ("*",) if layers is None else tuple(layers)
         self._weights = weights
@@ -56,14 +63,28 @@ class Monitor:
         self._bins = bins
         self._outputs = outputs
         self._images = images
+        self._confusion = confusion
 
-    def forward(self, batch: Batch, outputs: Tensor) -> Report | None:
+    def forward(self, batch: Batch, outputs: Any) -> Report | None:
         """Report how sure the model is of the batch, and show the batch as the model saw it."""
-        scalars = classification(batch, outputs) if self._outputs else {}
-        picture = grid(batch.inputs, self._images) if self._images else None
-        if not scalars and picture is None:
-            return None
-        return Report(scalars=scalars, images={} if picture is None else {"batch": picture})
+        found = Findings()
+        predicted = prediction(outputs) if self._outputs or self._confusion else None
+        classified = (
+            None if predicted is None else classification(batch, predicted, confusion=self._confusion)
+        )
+        if classified is not None and self._outputs:
+            for name, value in classified.scalars.items():
+                found.overall(name, value)
+        if classified is not None and classified.confusion is not None:
+            found.picture("confusion", confusion_picture(classified.confusion))
+        if self._outputs and not isinstance(outputs, Tensor):
+            _describe(outputs, found)
+        if self._images:
+            images = next((tensor for tensor in tensors_of(batch.inputs) if is_image(tensor)), None)
+            picture = None if images is None else grid(images, self._images)
+            if picture is not None:
+                found.picture("batch", picture)
+        return found.report() if found else None
 
     def backward(self, parameters: Parameters, updates: Parameters, gradients: Gradients) -> Report:
         """Report norms, distributions and update sizes.
@@ -127,3 +148,14 @@ class Monitor:
         if len(chosen) > MAX_LAYERS:
             found.overall("layers_left_out", len(chosen) - MAX_LAYERS)
         return dict.fromkeys(chosen[:MAX_LAYERS])
+
+
+def _describe(outputs: Any, found: Findings) -> None:
+    """Describe each of several outputs."""
+    tensors = [
+        (name, tensor) for name, tensor in named(outputs) if tensor.numel() and not tensor.is_complex()
+    ]
+    if len(tensors) > MAX_OUTPUTS:
+        found.overall("outputs_left_out", len(tensors) - MAX_OUTPUTS)
+    for name, tensor in tensors[:MAX_OUTPUTS]:
+        found.output(name, summarise(tensor))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ringfence import Batch, PluginError, StepInfo, TensorMap
+from ringfence import Batch, PluginError, StepInfo, TensorMap, tensors_of
 from ringfence.builtin.monitor import Monitor
 from ringfence.builtin.monitor.picture import MAX_SIDE, grid
 from ringfence.builtin.monitor.plugin import MAX_LAYERS
@@ -257,7 +257,7 @@ def test_names_that_a_report_cannot_hold_are_rewritten():
 
 
 def batch(inputs, targets, classes=4):
-    return Batch(inputs, targets, torch.arange(len(inputs)), classes)
+    return Batch(inputs, targets, torch.arange(len(tensors_of(inputs)[0])), classes)
 
 
 def watch(given, outputs, /, **options):
@@ -327,3 +327,110 @@ def test_the_outputs_can_be_left_out():
     found = watch(batch(torch.rand(2, 1, 6, 6), torch.tensor([0, 1])), torch.rand(2, 4), outputs=False)
     assert found.scalars == {}
     assert "batch" in found.images
+
+
+# trees
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_positions_that_do_not_count_are_left_out(last):
+    generator = torch.Generator().manual_seed(5)
+    outputs = torch.randn(3, 4, 5, 6, generator=generator)
+    targets = torch.randint(0, 4, (3, 5, 6), generator=generator)
+    targets[:, 2] = -100
+    given = outputs.movedim(1, -1).contiguous() if last else outputs
+    found = watch(batch(torch.rand(3, 1, 5, 6), targets), given, confusion=True)
+    rows, kept = outputs.movedim(1, -1).reshape(-1, 4).double().numpy(), targets.flatten().numpy()
+    rows, kept = rows[kept >= 0], kept[kept >= 0]
+    probabilities = np.exp(rows) / np.exp(rows).sum(1, keepdims=True)
+    assert found.scalars["accuracy"] == pytest.approx((rows.argmax(1) == kept).mean())
+    assert found.scalars["confidence"] == pytest.approx(probabilities.max(1).mean(), rel=1e-6)
+    assert found.scalars["entropy"] == pytest.approx(-(probabilities * np.log(probabilities)).sum(1).mean())
+    matrix = np.zeros((4, 4))
+    np.add.at(matrix, (kept, rows.argmax(1)), 1)
+    shares = np.rint(255 * matrix / matrix.sum(1, keepdims=True))
+    assert found.images["confusion"].shape == (4 * 32, 4 * 32)
+    assert np.array_equal(found.images["confusion"][::32, ::32].numpy(), shares)
+
+
+def test_a_large_batch_is_looked_at_in_parts_with_the_same_result(monkeypatch):
+    outputs, targets = torch.randn(9, 3, 7), torch.randint(0, 3, (9, 7))
+    whole = watch(batch(torch.rand(9, 2), targets, 3), outputs, images=0).scalars
+    monkeypatch.setattr("ringfence.builtin.monitor.outputs._AT_ONCE", 50)
+    assert watch(batch(torch.rand(9, 2), targets, 3), outputs, images=0).scalars == pytest.approx(whole)
+
+
+def test_a_batch_in_which_nothing_counts_reports_nothing():
+    nothing = torch.full((3, 7), -100)
+    assert watch(batch(torch.rand(3, 2), nothing, 3), torch.randn(3, 3, 7), confusion=True) is None
+
+
+TREES = {
+    "logits": {"hidden": torch.randn(20, 7), "logits": torch.randn(20, 4)},
+    "the only one": {"scores": torch.randn(20, 4)},
+    "the first": [
+        torch.randn(20, 4),
+        {"attention": torch.rand(20, 2) > 0.5, "more": [torch.full((20,), torch.nan)]},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_outputs_that_are_a_tree_are_described_by_name(name):
+    outputs = TREES[name]
+    targets = torch.arange(20) % 4
+    found = watch(batch({"x": torch.rand(20, 3)}, targets), outputs).scalars
+    logits = {"logits": lambda: outputs["logits"], "the only one": lambda: outputs["scores"]}.get(
+        name, lambda: outputs[0]
+    )()
+    assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == targets).float().mean()))
+    names = {"logits": ["hidden", "logits"], "the only one": ["scores"]}.get(
+        name, ["0", "1.attention", "1.more.0"]
+    )
+    assert [key for key in found if key.startswith("output_mean")] == [f"output_mean/{one}" for one in names]
+    for one, tensor in zip(names, tensors_of(outputs), strict=True):
+        numbers = as_numpy(tensor)
+        finite = numbers[np.isfinite(numbers)]
+        assert found[f"output_nonfinite/{one}"] == pytest.approx(1 - finite.size / numbers.size)
+        expected = [f(finite) if finite.size else np.nan for f in (np.mean, np.std, np.min, np.max)]
+        got = [found[f"output_{what}/{one}"] for what in ("mean", "std", "min", "max")]
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-7, nan_ok=True)
+
+
+def test_more_outputs_than_are_described_are_counted():
+    outputs = {f"layer{i}": torch.rand(2, 3) for i in range(70)}
+    found = watch(batch({"x": torch.rand(2, 3)}, {"y": torch.rand(2)}, None), outputs).scalars
+    assert found["outputs_left_out"] == 6
+    assert len(found) == 64 * 5 + 1
+
+
+def test_outputs_without_a_prediction_are_no_reason_to_fail():
+    found = watch(
+        batch(torch.rand(2, 3), torch.tensor([0, 1])), {"a": torch.rand(2, 4), "b": torch.rand(2, 4)}
+    )
+    assert "accuracy" not in found.scalars
+    assert "output_mean/a" in found.scalars
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_the_first_images_of_a_dict_are_shown(as_bytes):
+    images = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 1, 4, 6)
+    given = {"ids": torch.arange(5), "image": (images * 255).round().to(torch.uint8) if as_bytes else images}
+    picture = watch(batch_of_tree(given), torch.zeros(5, 4), images=5).images["batch"]
+    places = [(1, 1), (1, 8), (1, 15), (6, 1), (6, 8)]
+    assert [int(picture[row, column]) for row, column in places] == [0, 64, 128, 191, 255]
+
+
+def batch_of_tree(inputs):
+    return Batch(inputs, torch.zeros(5, dtype=torch.int64), torch.arange(5), 4)
+
+
+def test_a_confusion_of_very_many_classes_is_not_drawn():
+    outputs = torch.rand(2, 2000)
+    found = watch(batch(torch.rand(2, 3), torch.tensor([0, 1]), 2000), outputs, confusion=True)
+    assert found.images == {}
+    assert "accuracy" in found.scalars
+
+
+def test_it_says_that_it_takes_trees():
+    assert Monitor.takes_trees is True
