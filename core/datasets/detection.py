@@ -125,7 +125,7 @@ def detection(
         notes=(
             *found.notes,
             *images.notes,
-            f"{counted(len(named), 'label')}: {shorten(told, _SHOWN)}; at most {most:,} boxes an image",
+            f"{counted(len(named), 'label')}: {shorten(told, _SHOWN)}; images have up to {most:,} of them",
         ),
         scaled=images.kind != BYTES,
     )

@@ -144,7 +144,7 @@ def test_boxes_are_corners_of_the_image_as_it_is_read_and_filled_up(boxes):
     assert found.tolist() == [[[-1] * 4] * 2, [[1, 2, 6, 12], [0, 0, 10, 20]]]
     assert labels.tolist() == [[-100, -100], [1, 0]]
     assert data.train.num_classes is None
-    assert data.notes[-1].startswith("2 labels: 0 cat, 1 dog; at most 2 boxes an image")
+    assert data.notes[-1].startswith("2 labels: 0 cat, 1 dog; images have up to 2 of them")
 
 
 def test_boxes_of_a_folder_without_parts_are_split(boxes):
