@@ -163,14 +163,16 @@ class Dataset:
         return in_numbers(self.stored(indices, spares), spares or BufferPool())
 
     def stored(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
-        """Return what ``batch`` does, with images of bytes as those: a ``ByteBatch``."""
+        """Return what ``batch`` does, images of bytes as those beside one tensor of targets."""
         inputs, targets = self.inputs, self.targets
         if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
             inputs, targets = (
                 map_tensors(lambda tensor: tensor.index_select(0, indices), tree)
                 for tree in (inputs, targets)
             )
-            return Batch(inputs, targets, indices, self.num_classes)
+            batch = (ByteBatch if self.in_bytes else Batch)(inputs, targets, indices, self.num_classes)
+            # As bytes go only batches of one tensor each.
+            return in_numbers(batch, spares or BufferPool())
         if spares is None:
             taken = inputs.index_select(0, indices)
         else:

@@ -110,7 +110,9 @@ class ReadDataset(Dataset):
         inputs, targets = trees
         self._check_classes(targets, rows)
         in_bytes = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
-        return (ByteBatch if in_bytes else Batch)(inputs, targets, rows, self.num_classes)
+        batch = (ByteBatch if in_bytes else Batch)(inputs, targets, rows, self.num_classes)
+        # As bytes go only batches of one tensor each.
+        return batch if isinstance(targets, Tensor) else in_numbers(batch, BufferPool())
 
     def _check_classes(self, targets: Tree, rows: Tensor) -> None:
         """Check that targets of classes are such; of all that is read only that it is read says so."""

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from torch import nn
 
-from ..hooks.errors import JobError
+from ..hooks.errors import DataError, JobError
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
@@ -194,7 +194,17 @@ def predict(
 
 
 def meaning_of(record: ModelRecord) -> OutputMeaning:
-    """Return what the outputs stand for that ``model.json`` tells of."""
+    """Return what the outputs stand for that ``model.json`` tells of.
+
+    Raises:
+        DataError: It tells of none, as the loss of the run was its own.
+    """
+    if record.task == "other":
+        raise DataError(
+            "the run's loss is its own and its targets are neither classes nor numbers, so that nobody "
+            "can say here "
+            "what its outputs are; give inputs to the model itself: ringfence.load(RUN)(inputs)"
+        )
     return OutputMeaning(
         record.output.shape, record.task == "classification", record.class_names, record.task == "positions"
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..engine.evaluate import evaluating
 from ..engine.forward import to_device
+from ..engine.parts import prediction_of
 from ..hooks.errors import DataError
 from .inputs.sample_form import SampleForm
 from .inputs.source import Chunk, Source
@@ -161,10 +162,11 @@ def write_predictions(
 def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tensor:
     """Return outputs as float32 in the memory of the host."""
     expected = (len(chunk.indices), *meaning.shape)
-    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != expected:
-        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    outputs = prediction_of(outputs)
+    if tuple(outputs.shape) != expected:
         raise DataError(
-            f"the model returned {found} for samples {chunk.indices[0]} to {chunk.indices[-1]}; "
+            f"the model returned shape {tuple(outputs.shape)} for samples {chunk.indices[0]} to "
+            f"{chunk.indices[-1]}; "
             f"in training it was {expected}"
         )
     return outputs.detach().float().cpu()

@@ -30,6 +30,16 @@ def test_bytes_become_fractions_and_indices_say_which():
     assert batch.num_classes == 4
 
 
+def test_bytes_stay_bytes_beside_one_tensor_alone():
+    images, rows = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8), torch.arange(2)
+
+    tensor = Dataset(images, torch.zeros(2, 1), None).stored(rows)
+    boxes = Dataset(images, {"boxes": torch.zeros(2, 1, 4)}, None).stored(rows)
+
+    assert (tensor.inputs.dtype, boxes.inputs.dtype) == (torch.uint8, torch.float32)
+    assert boxes.inputs.unique().tolist() == [1]
+
+
 def test_each_epoch_visits_each_sample_once_in_another_order():
     orders = [epoch_order(50, 1, epoch) for epoch in range(3)]
     for order in orders:

@@ -262,7 +262,28 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
         prediction_file.check_out(tmp_path / name, overwrite=False)
 
 
-@pytest.mark.parametrize(("model", "found"), [(nn.Linear(4, 3), r"shape \(3, 3\)"), (nn.LSTM(4, 4), "tuple")])
+class Told(nn.Module):
+    """Returns its outputs with something beside, as models of others do."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.key, self.last = key, nn.Linear(4, 4)
+
+    def forward(self, inputs):
+        return {self.key: self.last(inputs), "hidden": inputs}
+
+
+def test_of_several_outputs_the_logits_are_the_prediction(tmp_path):
+    model = Told("logits")
+
+    write(tmp_path, ".csv", given=predictor(model))
+    with pytest.raises(
+        DataError, match=r"the model returned a dict of x .*; a builtin loss or metric takes one"
+    ):
+        write(tmp_path, ".jsonl", given=predictor(Told("x")))
+
+
+@pytest.mark.parametrize(("model", "found"), [(nn.Linear(4, 3), r"shape \(3, 3\)")])
 def test_a_model_that_returns_something_else_is_refused(tmp_path, model, found):
     with pytest.raises(DataError, match=rf"the model returned {found} for samples 0 to 2; .*\(3, 4\)"):
         write(tmp_path, ".csv", given=predictor(model))
