@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from ..hooks.trees import Tree, map_tensors
 from ..tensors.tree_form import tensors_within
 
 
-def forward(model: nn.Module, inputs: Tree, arguments: Mapping[str, Tree] = MappingProxyType({})) -> Any:
+def forward(model: nn.Module, inputs: Tree, arguments: Mapping[str, Tree] | None = None) -> Any:
     """Call a model with the inputs of a batch: a dict by keyword, a list one by one, a tensor as it is.
 
     Args:
@@ -21,9 +20,12 @@ def forward(model: nn.Module, inputs: Tree, arguments: Mapping[str, Tree] = Mapp
         inputs: Where the model is.
         arguments: Given by keyword beside them.
     """
+    if arguments is None and isinstance(inputs, Tensor):
+        return model(inputs)
+    more = arguments or {}
     if isinstance(inputs, Tensor):
-        return model(inputs, **arguments)
-    return model(**inputs, **arguments) if isinstance(inputs, dict) else model(*inputs, **arguments)
+        return model(inputs, **more)
+    return model(**inputs, **more) if isinstance(inputs, dict) else model(*inputs, **more)
 
 
 def to_device(tree: Tree, device: torch.device, *, non_blocking: bool = False) -> Tree:

@@ -24,14 +24,11 @@ class Measurement:
     """
 
     def __init__(self, objective: Objective, dataset: Dataset, device: torch.device) -> None:
-        self._objective = objective
-        form = TargetForm.of(dataset)
-        self._states = {
-            name: _on(metric.build(form), device)
-            for name, metric in objective.metrics.items()
-            if metric.build is not None
-        }
-        self._judged = dict.fromkeys(self._states, torch.ones((), dtype=torch.bool, device=device))
+        self._objective, self._device = objective, device
+        self._form = TargetForm.of(dataset)
+        self._metrics = {name: m for name, m in objective.metrics.items() if m.build is not None}
+        self._states: dict[str, Any] = {}
+        self._judged = dict.fromkeys(self._metrics, torch.ones((), dtype=torch.bool, device=device))
         self._terms = objective.loss.terms
         self._sums = [torch.zeros((), dtype=torch.float64, device=device) for _ in self._terms]
         self._weights = [0.0] * len(self._terms)
@@ -51,12 +48,13 @@ class Measurement:
             if weight:
                 self._weights[place] += weight
                 self._sums[place] = self._sums[place] + exact_loss(term.loss, part, wanted) * weight
-        for name, state in self._states.items():
-            metric = self._objective.metrics[name]
+        for name, metric in self._metrics.items():
             given, wanted = self._objective.judged_by(metric, outputs, targets)
+            if name not in self._states:
+                self._states[name] = _on(metric.made_for(self._form, given, wanted), self._device)
             can_judge = metric.can_judge(given)
-            self._judged[name] = self._judged[name] & can_judge.to(self._judged[name].device)
-            metric.update(state, given, wanted)
+            self._judged[name] = self._judged[name] & can_judge.to(self._device)
+            metric.update(self._states[name], given, wanted)
 
     def values(self) -> dict[str, float]:
         """Return ``"loss"``, each of several losses, and the metrics by name.
@@ -72,7 +70,7 @@ class Measurement:
             found |= {f"{LOSS}_{term.name}": mean for term, mean in zip(self._terms, means, strict=True)}
         for name, state in self._states.items():
             is_judged = bool(self._judged[name])
-            found[name] = self._objective.metrics[name].value(state) if is_judged else math.nan
+            found[name] = self._metrics[name].value(state) if is_judged else math.nan
         return found
 
 

@@ -79,6 +79,20 @@ class Metric:
         gain = value - than if self.higher_is_better else than - value
         return gain > min_delta
 
+    def made_for(self, form: TargetForm, outputs: Any, targets: Any) -> Any:
+        """Return an empty object for outputs and targets as a first batch has them.
+
+        Args:
+            form: Of all targets.
+            outputs: What ``update`` is given.
+            targets: Likewise.
+        """
+        assert self.build is not None  # noqa: S101 - the loss needs no object
+        if self.classes and form.num_classes is None:
+            # A part of a tree, of whose classes the data say nothing.
+            form = TargetForm(outputs.shape[1], at_positions=targets.dim() > 1)
+        return self.build(form)
+
     def update(self, state: Any, outputs: Tensor, targets: Tensor) -> None:
         """Add one batch to what ``build`` made.
 

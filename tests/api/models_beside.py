@@ -47,3 +47,24 @@ class Right:
 
     def compute(self):
         return self.count
+
+
+class TwoHeads(nn.Module):
+    """A class and two numbers for each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 16)
+        self.labels, self.depth = nn.Linear(16, 3), nn.Linear(16, 2)
+
+    def forward(self, inputs):
+        hidden = self.body(inputs).tanh()
+        return {"labels": self.labels(hidden), "depth": self.depth(hidden)}
+
+
+def two_kinds(count=120):
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(count, 6, generator=generator)
+    targets = {"labels": inputs[:, :3].argmax(1), "depth": inputs[:, 3:5].contiguous()}
+    parts = slice(0, count * 3 // 4), slice(count * 3 // 4, count)
+    return tuple((inputs[part], {name: tensor[part] for name, tensor in targets.items()}) for part in parts)

@@ -182,3 +182,53 @@ def test_losses_and_metrics_that_cannot_be_are_told_before_the_start(keys, told,
     with pytest.raises((ringfence.JobError, ringfence.DataError), match=told):
         train(tmp_path, **keys)
     assert not (tmp_path / "run").exists()
+
+
+TWO = {
+    "model": f"{BESIDE}:TwoHeads",
+    "data": f"{BESIDE}:two_kinds",
+    "loss": [
+        {"name": "cross_entropy", "output": "labels", "target": "labels"},
+        {"name": "mse", "output": "depth", "target": "depth", "weight": 0.5},
+    ],
+    "metrics": [
+        {"name": "accuracy", "output": "labels", "target": "labels"},
+        {"name": "r2", "output": "depth", "target": "depth"},
+        {
+            "name": "torchmetrics.classification:MulticlassF1Score",
+            "num_classes": 3,
+            "output": "labels",
+            "target": "labels",
+        },
+    ],
+    "plugins": [ADAM],
+    "batch_size": 20,
+}
+
+
+def test_parts_of_outputs_and_targets_have_their_own_losses_and_metrics(tmp_path):
+    run = train(tmp_path, **TWO, grad_accum_steps=2)
+    final = run.record["final_metrics"]
+
+    assert final.keys() == {"loss", "loss_cross_entropy", "loss_mse", "accuracy", "r2", "MulticlassF1Score"}
+    assert final["loss"] == pytest.approx(final["loss_cross_entropy"] + 0.5 * final["loss_mse"])
+    assert final["accuracy"] > 0.7
+    assert final["r2"] > 0.3
+    again = ringfence.evaluate(run.folder, checkpoint="last")["validation"]
+    assert {**again, "samples": 0} == {**final, "samples": 0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"loss": "mse", "metrics": []}, "loss 'mse' takes targets that are one tensor"),
+        ({"metrics": ["accuracy"]}, "metric 'accuracy' takes targets that are one tensor|does not fit data"),
+        ({"metrics": ["mse"]}, "the model returned .*labels.* a builtin loss or metric takes one tensor"),
+        ({"metrics": [{"name": "mse", "target": "depth"}]}, "the model returned .* takes one tensor"),
+        ({"metrics": [{"name": "mse", "output": "depth", "target": "dept"}]}, "target 'dept': the data have a"),
+        ({"metrics": [{"name": "mse", "output": "labels", "target": "depth"}]}, "mse' compares out"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_told_before_the_start(keys, told, tmp_path):
+    with pytest.raises((ringfence.JobError, ringfence.DataError), match=told):
+        train(tmp_path, **{**TWO, **keys})

@@ -7,7 +7,7 @@ from PIL import Image
 from ringfence.hooks.errors import DataError, JobError
 from ringfence.job.job_file import check_job, read_job
 from ringfence.job.yaml_document import parse_yaml
-from ringfence.run.ingredients import build
+from ringfence.run.ingredients import build, check_names
 
 JOB = """\
 model: {name: mlp, hidden: [8]}
@@ -86,3 +86,24 @@ def test_data_of_one_class_are_told_by_their_path_and_the_class(tmp_path):
 def test_a_size_that_is_too_small_for_the_model_is_told_where_it_was_set(tmp_path, sets, options, place):
     with pytest.raises(DataError, match=f"{place}: model 'cnn' takes .*at least 8x8 pixels; .* has 1x1$"):
         build_of_photos(tmp_path, ["cats", "dogs"], sets=sets, options=options)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["loss:", "  - mse", "  - {name: focal, gama: 1}"], r"yaml:8:19: loss\[1\].gama: unknown option"),
+        (["loss: [mse, focl]"], r"job.yaml:6:13: loss\[1\]: 'focl' is unknown; did you mean 'focal'"),
+        (["loss: {name: sum, terms: [l1, {name: l1, weight: -1}]}"], r":6:50: loss.terms\[1\].weight: exp"),
+        (["metrics: [f1, {name: iuo}]"], r"job.yaml:6:22: metrics\[1\].name: 'iuo' is unknown"),
+        (["metric: {name: iou, average: all}"], r"job.yaml:6:30: metric.average: expected 'macro'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_losses_and_metrics_is_told_at_its_place(tmp_path, lines, told):
+    with pytest.raises(JobError, match=told):
+        raise_problems(lines)
+
+
+def raise_problems(lines):
+    job_file = check_job(parse_yaml(JOB + "\n".join(lines), "job.yaml"))
+    if problems := check_names(job_file):
+        raise job_file.error(problems)
