@@ -283,11 +283,12 @@ def _forward(stepper: Stepper, criterion: Loss, batch: Batch, info: StepInfo) ->
         inputs = to_device(inputs, stepper.device, non_blocking=True)
         targets = to_device(targets, stepper.device, non_blocking=True)
     inputs = stepper.normalise(inputs)
-    if criterion.by_model:
-        outputs = forward(stepper.model, inputs, criterion.arguments(targets))
+    # The usual forms without a further call, which costs as much as what it asks.
+    if isinstance(inputs, Tensor) and not criterion.by_model:
+        outputs = stepper.model(inputs)
     else:
-        outputs = forward(stepper.model, inputs)
-    judged = criterion.judged(outputs)
+        outputs = forward(stepper.model, inputs, criterion.arguments(targets))
+    judged = outputs if isinstance(outputs, Tensor) else criterion.judged(outputs)
     loss = criterion(judged, targets)
     sample_losses = None
     if at.after_step.methods and info.pass_index == 0:

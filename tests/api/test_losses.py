@@ -225,8 +225,8 @@ def test_parts_of_outputs_and_targets_have_their_own_losses_and_metrics(tmp_path
         ({"metrics": ["accuracy"]}, "metric 'accuracy' takes targets that are one tensor|does not fit data"),
         ({"metrics": ["mse"]}, "the model returned .*labels.* a builtin loss or metric takes one tensor"),
         ({"metrics": [{"name": "mse", "target": "depth"}]}, "the model returned .* takes one tensor"),
-        ({"metrics": [{"name": "mse", "output": "depth", "target": "dept"}]}, "target 'dept': the data have a"),
-        ({"metrics": [{"name": "mse", "output": "labels", "target": "depth"}]}, "mse' compares out"),
+        ({"metrics": [{"name": "mse", "output": "depth", "target": "dept"}]}, "target 'dept': the data"),
+        ({"metrics": [{"name": "mse", "output": "labels", "target": "depth"}]}, "mse' compares"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_are_told_before_the_start(keys, told, tmp_path):
