@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ..hooks.errors import DataError
+from ..hooks.errors import DataError, shorten, visible
 
 DICOM = "DICOM"
 #: ``file``: that of each file; or centre and width, in the unit of the files (Hounsfield units for CT).
@@ -23,6 +23,7 @@ Window = Literal["file"] | tuple[float, Annotated[float, Field(gt=0)]]
 _HEADER_BYTES = 64 << 20
 _MOST_BYTES_A_PIXEL = 4
 _BITS = (8, 16, 32)
+_SHOWN = 100
 #: What is needed of a file; the rest, which is of the patient, is not looked at.
 _TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
@@ -56,24 +57,20 @@ def read_dicom(
     if file.stat().st_size > _HEADER_BYTES + _MOST_BYTES_A_PIXEL * max_pixels:
         raise DataError(f"{file}: is too large for one image of {max_pixels} pixels, the most that is read")
     try:
-        # Before anything is unpacked: a file of a few bytes can claim any size.
-        syntax = pydicom.filereader.read_file_meta_info(file).TransferSyntaxUID
-        if syntax not in _PLAIN:
-            raise DataError(
-                f"{file}: is compressed ({syntax.name}), and only plain DICOM is read; write it anew, as "
-                "gdcmconv --raw or dcmdjpeg do"
-            )
-        image = pydicom.dcmread(file, specific_tags=_TAGS)
-        count = _check(image, file, max_pixels)
-        with hold(count):
-            return _in_window(image, window, file)
+        # It would warn of values in a stranger's words.
+        with pydicom.config.disable_value_validation():
+            _check_syntax(pydicom.filereader.read_file_meta_info(file).TransferSyntaxUID, file)
+            image = pydicom.dcmread(file, specific_tags=_TAGS)
+            with hold(_check(image, file, max_pixels)):
+                return _in_window(image, window, file)
     except pydicom.errors.InvalidDicomError as error:
         raise DataError(f"{file}: is no DICOM file; remove or replace it") from error
     except (
         *(AttributeError, EOFError, KeyError, NotImplementedError, OSError, OverflowError),
         *(RecursionError, TypeError, ValueError, struct.error, pydicom.errors.BytesLengthException),
     ) as error:
-        raise DataError(f"{file}: is damaged: {error}; remove or replace it") from error
+        told = visible(shorten(str(error), _SHOWN))
+        raise DataError(f"{file}: is damaged: {told}; remove or replace it") from error
 
 
 def _import_pydicom(file: str | os.PathLike[str]) -> Any:
@@ -87,6 +84,16 @@ def _import_pydicom(file: str | os.PathLike[str]) -> Any:
     return pydicom
 
 
+def _check_syntax(syntax: Any, file: Path) -> None:
+    """Check that nothing has to be unpacked: a file of a few bytes can claim any size."""
+    if syntax not in _PLAIN:
+        raise DataError(
+            f"{file}: is compressed ({visible(shorten(syntax.name, _SHOWN))}), and only plain DICOM is "
+            "read; write "
+            "it anew, as gdcmconv --raw or dcmdjpeg do"
+        )
+
+
 def _check(image: Any, file: Path, max_pixels: int) -> int:
     """Check that a file holds one grey image, and return how many pixels it has."""
     count = int(image.Rows) * int(image.Columns)
@@ -97,7 +104,8 @@ def _check(image: Any, file: Path, max_pixels: int) -> int:
         raise DataError(f"{file}: holds {frames} images; write each to a file of its own")
     meaning = str(image.get("PhotometricInterpretation", "")).strip()
     if image.get("SamplesPerPixel", 1) != 1 or meaning not in {"MONOCHROME1", "MONOCHROME2"}:
-        raise DataError(f"{file}: is in colour ({meaning or 'untold'}); only grey DICOM images are read")
+        told = visible(shorten(meaning, _SHOWN)) or "untold"
+        raise DataError(f"{file}: is in colour ({told}); only grey DICOM images are read")
     if image.BitsAllocated not in _BITS or not 1 <= image.BitsStored <= image.BitsAllocated:
         raise DataError(
             f"{file}: has {image.BitsStored} of {image.BitsAllocated} bits a pixel; expected 8, 16 or 32"

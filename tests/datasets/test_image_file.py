@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 from ringfence import DataError
 from ringfence.datasets.dataset_registry import load_data
+from ringfence.datasets.image_file import read_image
 from ringfence.engine.preprocessing import Preprocessing
 from ringfence.inference.inputs.open_source import open_source
 from ringfence.inference.inputs.sample_form import SampleForm
@@ -197,6 +198,19 @@ def test_dicom_that_is_not_read_is_told(tmp_path, make, said):
 
     with pytest.raises(DataError, match=rf"0\.dcm: {said}"):
         load(tmp_path, window="file")
+
+
+def test_a_strangers_words_come_in_no_warning(tmp_path):
+    """The control: pydicom alone prints what the file holds, which may move a terminal's cursor."""
+    path = tmp_path / "a" / "0.dcm"
+    scan(path, grey())
+    path.write_bytes(
+        path.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.2", b"1.2.840\x1b[31m008.5.1.4.1.1.2"[:25], 1)
+    )
+    with pytest.warns(UserWarning, match=r"Invalid value for VR UI: '1\.2\.840\x1b?"):
+        pydicom.dcmread(path)
+
+    assert read_image(path, None, greyscale=True).size == (4, 6)
 
 
 def test_dicom_without_its_extra_is_told(tmp_path, monkeypatch):
