@@ -137,6 +137,23 @@ class Conformance:
             f"{WORKERS} workers came to other results than one; draw from the step, by sample"
         )
 
+    def test_it_takes_trees(self, ringfence_plugin: StartPlugin, batch_size: int) -> None:
+        """Inputs and outputs that are dicts and lists, as its class says with ``takes_trees = True``."""
+        from .drive import drive  # noqa: PLC0415 - imports torch
+
+        plugin = self._start(ringfence_plugin)
+        if not plugin.takes_trees:
+            pytest.skip(
+                "its class does not say 'takes_trees = True', so it is refused where data are no tensor"
+            )
+
+        sandboxed = drive(plugin, range(_SPLIT), size=batch_size, kind="tree")
+
+        assert sandboxed
+        if self.trusted:
+            trusted = drive(plugin.trusted(), range(_SPLIT), size=batch_size, kind="tree")
+            assert sandboxed == trusted, "it came to other results without its sandbox"
+
     def test_its_state_is_whole(self, ringfence_plugin: StartPlugin) -> None:
         """Given its state, it goes on as if it had never stopped; without any, it has nothing to keep."""
         from .drive import drive  # noqa: PLC0415 - imports torch

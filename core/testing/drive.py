@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from ..hooks.role import METHODS
-from ..hooks.types import AnotherPass, Batch, LossScale, LossTerm, Report, StepInfo
+from ..hooks.types import AnotherPass, Batch, Histogram, LossScale, LossTerm, Report, StepInfo
 from ..tensors import pytree
 from . import samples
 from .plugin_host import Called, StartedPlugin
@@ -19,7 +18,12 @@ MAX_PASSES = 100
 
 
 def drive(
-    plugin: StartedPlugin, steps: Iterable[int], *, size: int = 8, dtype: torch.dtype = torch.float32
+    plugin: StartedPlugin,
+    steps: Iterable[int],
+    *,
+    size: int = 8,
+    dtype: torch.dtype = torch.float32,
+    kind: str = "image",
 ) -> list[bytes]:
     """Call each method that is no pass-through, in firing order, and return a digest of every call.
 
@@ -28,13 +32,14 @@ def drive(
         steps: Numbers of the steps; what a step brings depends on its number alone.
         size: Samples of a batch.
         dtype: Of inputs, outputs, parameters and gradients.
+        kind: Of data, as ``samples.batch`` has it.
 
     Raises:
         PluginError: It failed, or what it returned does not fit.
     """
     digests = []
     for number in steps:
-        given = samples.arguments(size, seed=number, dtype=dtype)
+        given = samples.arguments(size, seed=number, dtype=dtype, kind=kind)
         for method in (name for name in METHODS if name in plugin.accepts):
             digests += _call(plugin, method, given, StepInfo(number, steps_total=MAX_PASSES))
     return digests
@@ -61,6 +66,11 @@ def _call(plugin: StartedPlugin, method: str, given: Mapping[str, Any], step: St
     return digests
 
 
+def _numbers(histogram: Histogram) -> dict[str, list[float]]:
+    # Whole counts come out of a sandbox with a point.
+    return {"counts": [*map(float, histogram.counts)], "edges": [*map(float, histogram.edges)]}
+
+
 def _plain(result: object) -> Any:
     match result:
         case Batch(inputs=inputs, targets=targets):
@@ -74,7 +84,7 @@ def _plain(result: object) -> Any:
         case Report():
             return {
                 "scalars": dict(result.scalars),
-                "histograms": {name: asdict(found) for name, found in result.histograms.items()},
+                "histograms": {name: _numbers(found) for name, found in result.histograms.items()},
                 "images": dict(result.images),
             }
         case Mapping():

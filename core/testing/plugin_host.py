@@ -11,10 +11,12 @@ from typing import Any, Self
 from ..compat.findings import Verdict
 from ..hooks.errors import IncompatiblePluginError, PluginError
 from ..hooks.types import Batch, StepInfo
+from ..imports.import_guard import current
 from ..isolation.sandbox import Sandbox
 from ..job.job_file import check_job
 from ..job.yaml_document import dump_yaml, parse_yaml
 from ..plugins.interface import Plugin, PluginUsage
+from ..plugins.local_plugin import LocalPlugin
 from ..plugins.result_kinds import kinds_of
 from ..run.load_plugins import Planned, confirm, plan
 from ..tensors import pytree
@@ -62,6 +64,17 @@ class StartedPlugin:
     def keeps_state(self) -> bool:
         """Whether it has both ``state_dict`` and ``load_state_dict``."""
         return self._plugin.keeps_state
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether it says that it knows inputs, targets and outputs that are dicts and lists of tensors."""
+        return self._plugin.takes_trees
+
+    def trusted(self) -> StartedPlugin:
+        """Return the same plugin, loaded anew in this process: its code runs without a sandbox."""
+        if (guard := current()) is not None:
+            guard.allow(self.item.spec.distribution)
+        return StartedPlugin(self.item, LocalPlugin(self.item.spec), self.verdict)
 
     def call(self, method: str, *, step: StepInfo | int = 0, **arguments: Any) -> Called:
         """Call ``forward`` or ``backward`` and return what came back, checked as in a run.

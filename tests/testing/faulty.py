@@ -1,6 +1,7 @@
 """Plugins that break one rule each; ``test_faulty.py`` says which test of the kit finds it."""
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import ClassVar
 import torch
 
 from ringfence import AnotherPass, LossTerm, Report, passthrough
+
+try:
+    from ringfence import map_tensors, tensors_of
+except ImportError:  # before 0.4, where there were no trees
+    map_tensors = tensors_of = None
 
 
 class Sound:
@@ -22,6 +28,39 @@ class Sound:
     def backward(self, gradients, step):
         step.log("size", len(gradients))
         return {name: 2 * gradient for name, gradient in gradients.items()}
+
+
+class KnowsTrees:
+    """Breaks none, whatever the form of the outputs."""
+
+    role = "gradient"
+    takes_trees = True
+
+    def forward(self, outputs):
+        numbers = [tensor for tensor in tensors_of(outputs) if tensor.is_floating_point()]
+        value = sum(float(tensor.double().sum()) for tensor in numbers)
+        return LossTerm(value, map_tensors(torch.ones_like, outputs))
+
+    def backward(self, gradients):
+        return {name: 2 * gradient for name, gradient in gradients.items()}
+
+
+class SaysTrees:
+    """Says that it knows dicts and lists, and does not."""
+
+    role = "augment"
+    backward = passthrough
+    takes_trees = True
+
+    def forward(self, batch):
+        return batch.with_(inputs=1 - batch.inputs)
+
+
+class SeesItsSandbox(KnowsTrees):
+    """Comes to other results without its sandbox, where there is more around it."""
+
+    def forward(self, outputs):
+        return LossTerm(len(os.environ), map_tensors(torch.zeros_like, outputs))
 
 
 class Learns:

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 #: Tests that a sound plugin has to pass here too; the projects of ``installed/test_template.py`` pass all.
 DIRECT = (
     *("test_its_results_fit", "test_the_same_steps_give_the_same_bits", "test_its_state_is_whole"),
-    "test_the_number_of_workers_changes_nothing",
+    *("test_the_number_of_workers_changes_nothing", "test_it_takes_trees"),
 )
 #: Class to the test that finds what is wrong with it, and what that test says.
 FAULTY = {
@@ -37,10 +37,14 @@ FAULTY = {
     "NeedsALargeBatch": ("test_its_results_fit", "finite"),
     "DropsAParameter": ("test_its_results_fit", "conv.weight"),
     "EditsInPlace": ("test_its_results_fit", "PluginCrashedError"),
-    "DoesNothing": ("test_its_class_is_what_its_source_says", "so it does nothing"),
+    "DoesNothing": ("test_its_class_is_what_its_source_says", "it does nothing"),
+    "SaysTrees": ("test_it_takes_trees", "unsupported operand type"),
+    "SeesItsSandbox": ("test_it_takes_trees", "it came to other results without its sandbox"),
     "TooNew": ("test_it_fits_each_series", "'weather' is not an argument"),
 }
-SOUND = ("Sound", "Learns", "LooksTwice")
+SOUND = ("Sound", "Learns", "LooksTwice", "KnowsTrees")
+#: Run without a sandbox too, which is what finds what is wrong.
+TRUSTED = {"SeesItsSandbox", "KnowsTrees"}
 RUNS = """
 class TestHangs(Conformance):
     plugin = "hangs"
@@ -115,6 +119,7 @@ def direct(site, tmp_path_factory):
     text, wanted = "", []
     for name in (*FAULTY, *SOUND):
         text += f"class Test{name}(Conformance):\n    plugin = '{name.lower()}'\n    dtypes = ('float32',)\n"
+        text += "    trusted = True\n" if name in TRUSTED else ""
         tests = [FAULTY[name][0]] if name in FAULTY else DIRECT
         wanted += [f"(Test{name} and {test})" for test in tests]
     text += (
@@ -142,6 +147,8 @@ def test_a_sound_plugin_passes(direct, name):
     found = {test: direct[f"Test{name}::{test}"] for test in DIRECT}
 
     expected = dict.fromkeys(DIRECT, "passed") | {"test_the_number_of_workers_changes_nothing": "skipped"}
+    if name != "KnowsTrees":
+        expected["test_it_takes_trees"] = "skipped"
     assert {test: outcome for test, (outcome, _) in found.items()} == expected, found
 
 

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import ringfence.testing
-from ringfence import IncompatiblePluginError, JobError, PluginRaisedError
+from ringfence import IncompatiblePluginError, JobError, PluginRaisedError, tensors_of
 from ringfence.hooks.specs import HOOKS
 from ringfence.testing import Conformance, samples
 from ringfence.testing.conformance import runs_of
@@ -64,7 +65,7 @@ def test_the_page_has_the_signatures_of_samples():
             lambda: samples.outputs(samples.batch()),
             r"samples\.outputs takes a number of samples, got a Batch; ",
         ),
-        (lambda: samples.losses(samples.batch()), r"write samples\.losses\(len\(batch\.inputs\)\)$"),
+        (lambda: samples.losses(samples.batch()), r"write samples\.losses\(len\(batch\)\)$"),
         (lambda: samples.batch(0.5), r"samples\.batch takes a number of samples, got a float$"),
         (lambda: samples.gradients(samples.parameters()), r"as \{'weight': \(4, 3\)\}, got a TensorMap$"),
         (lambda: samples.parameters(8), r"samples\.parameters takes names and shapes, .* got a int$"),
@@ -90,6 +91,22 @@ def test_samples_are_the_same_for_the_same_seed():
     for name, gradient in first["gradients"].items():
         assert gradient.equal(second["gradients"][name])
         assert gradient.shape == first["parameters"][name].shape
+
+
+def test_samples_of_trees_hold_what_trees_hold():
+    batch, outputs = samples.batch(5, kind="tree"), samples.outputs(5, kind="tree")
+
+    assert list(batch.inputs) == ["input_ids", "attention_mask", "image", "parts"]
+    assert {tensor.dtype for tensor in tensors_of(batch.inputs)} == {torch.int64, torch.float32, torch.bool}
+    assert batch.inputs["input_ids"].gt(0).equal(batch.inputs["attention_mask"] == 1)
+    assert batch.inputs["image"].equal(samples.batch(5).inputs)
+    assert batch.targets.equal(samples.batch(5).targets)
+    assert list(outputs) == ["logits", "hidden_states"]
+    assert outputs["logits"].equal(samples.outputs(5))
+    again = samples.arguments(5, kind="tree")
+    assert all(map(torch.equal, tensors_of(again["batch"].inputs), tensors_of(batch.inputs)))
+    with pytest.raises(ValueError, match=r"kind is 'forest'; it must be one of image, tree"):
+        samples.batch(kind="forest")
 
 
 def test_a_call_returns_what_the_plugin_did_and_logged(ringfence_plugin):
