@@ -75,7 +75,10 @@ def _headline(status: Status, *, is_wide: bool) -> RenderableType:
     numbers.append("loss —" if math.isnan(status.loss) else f"loss {status.loss:.4f}")
     if status.info is not None and status.info.metric in status.metrics:
         best = "" if status.best is None else f" (best {status.best:.4f})"
-        numbers.append(f"{status.info.metric} {status.metrics[status.info.metric]:.4f}{best}")
+        name = status.info.metric
+        # Beside that of training, which comes before.
+        shown = f"{status.info.judged_by} {name}" if name == "loss" else name
+        numbers.append(f"{shown} {status.metrics[name]:.4f}{best}")
     numbers.append(rate_words(status.steps_per_s))
     numbers.append("" if status.eta_s is None else f"{duration(status.eta_s)} left")
     bar = ProgressBar(total=max(total, 1), completed=status.step, width=_BAR_WIDTH)

@@ -225,6 +225,7 @@ def _info(run: Session) -> RunInfo:
         higher_is_better=run.setup.objective.metric.higher_is_better,
         validation_samples=_count(data.validation),
         judged_by=data.judged_by,
+        directions={name: each.higher_is_better for name, each in run.setup.objective.metrics.items()},
     )
 
 

@@ -22,7 +22,7 @@ The engine never reads a clock for an observer: rates, bars and times are its ow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class RunInfo:
         higher_is_better: Direction of the metric.
         validation_samples: Samples in the validation data; 0 if there are none.
         judged_by: The part that ``evaluated`` tells of: ``"validation"``, or ``"test"`` without one.
+        directions: Name of each metric to whether higher is better.
     """
 
     first_step: int
@@ -61,6 +62,7 @@ class RunInfo:
     higher_is_better: bool
     validation_samples: int = 0
     judged_by: str = "test"
+    directions: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Observer:

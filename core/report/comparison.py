@@ -174,7 +174,8 @@ def _outcomes(runs: Sequence[RunData]) -> Iterator[Row]:
             higher = {_is_higher_better(run, name) for run in having}
             texts = [ABSENT if value is None else formats.metric(name, value) for value in found]
             # Losses of two kinds are no better or worse than each other.
-            is_one_kind = len(higher) == 1 and (name != "loss" or len(losses) == 1)
+            is_loss = name == "loss" or name.startswith("loss_")
+            is_one_kind = len(higher) == 1 and (not is_loss or len(losses) == 1)
             best = _best(rivals, higher.pop()) if is_one_kind else frozenset()
             yield Row(_figure_name(part, name, average), texts, best)
     for name in dict.fromkeys(_best_name(run) for run in runs):
@@ -221,7 +222,9 @@ def _last(curves: Mapping[str, Curve]) -> dict[str, float]:
 
 
 def _is_higher_better(run: RunData, name: str) -> bool:
-    return bool(run.info.get("higher_is_better")) if name == run.info.get("metric") else False
+    if name == run.info.get("metric"):
+        return bool(run.info.get("higher_is_better"))
+    return run.info.get("directions", {}).get(name, False)
 
 
 def _best(values: Sequence[float | None], higher: bool) -> frozenset[int]:  # noqa: FBT001 - of the metric

@@ -128,6 +128,7 @@ class InfoEntry(TypedDict, total=False):
     parameters: Count
     metric: Name
     higher_is_better: bool
+    directions: Annotated[dict[Name, bool], msgspec.Meta(max_length=64)]
     device: Name
 
 

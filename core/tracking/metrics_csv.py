@@ -81,10 +81,12 @@ def _rows_of(record: Mapping[str, Any], metric: str) -> Iterator[list[object]]:
     begin = [_number(record.get("step")), _number(record.get("epoch")), text_cell(record["kind"])]
     plugin = str(record.get("plugin") or "")
     numbers = {
-        "metric" if key == metric else key: _number(value)
+        "metric" if key == metric != "loss" else key: _number(value)
         for key, value in record.items()
         if key not in _KEYS
     }
+    if metric == "loss" and record["kind"] != "train":
+        numbers["metric"] = numbers.get("loss", "")
     if not plugin:
         yield [*begin, *(numbers.get(column, "") for column in _COLUMNS), "", "", ""]
         numbers = {name: value for name, value in numbers.items() if name not in _COLUMNS}

@@ -174,6 +174,24 @@ def test_the_best_names_its_metric(tmp_path):
     assert told["best validation MAE"] == [ABSENT, "0.98"]
 
 
+def test_metrics_beside_the_one_that_judges_are_better_in_their_own_direction(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", accuracy=0.95)]
+
+    def best():
+        outcomes = compare_runs(runs, charts=False).outcomes
+        return next(row.best for row in outcomes if row.key == "validation accuracy")
+
+    for run in runs:
+        log = run / "metrics.jsonl"
+        told = '"metric": "loss", "directions": {"loss": false, "accuracy": true}, "higher_is_better": false'
+        log.write_text(log.read_text().replace('"metric": "accuracy", "higher_is_better": true', told))
+    assert best() == {1}
+    for run in runs:
+        log = run / "metrics.jsonl"
+        log.write_text(log.read_text().replace('"accuracy": true', '"accuracy": "very"'))
+    assert best() == {0}, "the control: without the direction lower counts as better"
+
+
 def test_losses_of_two_kinds_are_not_called_better(tmp_path):
     other = JOB.format(width=8, base="", lr=1, plugin="optim").replace("cross_entropy", "mse")
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", accuracy=0.95, job=other)]

@@ -55,6 +55,18 @@ def test_a_job_is_told_in_sentences(folder):
     ]
 
 
+def test_several_losses_and_metrics_are_told_by_name(folder):
+    several = {
+        "loss": ["mse", {"name": "my.losses:Edge", "weight": 0.5}],
+        "metrics": [{"name": "f1", "average": "micro"}],
+    }
+    (folder / "job.yaml").write_text(Job.model_validate({**JOB, **several}).to_yaml())
+
+    sentence = job_words(read_run(folder))[1]
+
+    assert sentence == "Minimises mse, my.losses:Edge (weight 0.5), judged by f1 (average micro)."
+
+
 @pytest.mark.parametrize(
     ("status", "checkpoint", "goes_on"),
     [

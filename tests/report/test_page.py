@@ -396,6 +396,20 @@ def test_an_evaluation_of_an_earlier_step_is_told_with_it(folder, evaluated, sho
     assert ("Test loss 0.25 at step 30 Steps" in re.sub(r"\s+", " ", page(folder).text)) == shown
 
 
+def test_a_run_that_is_judged_by_its_loss_tells_it_once_and_draws_each_metric(folder):
+    log = folder / "metrics.jsonl"
+    figures = '"loss": 0.5, "loss_mse": 0.25, "iou": 0.5}'
+    judged = log.read_text().replace('"metric": "accuracy"', '"metric": "loss"')
+    log.write_text(f'{judged}{{"kind": "test", "step": 40, "epoch": 4, {figures}\n')
+    (folder / "run.json").write_text(json.dumps(record(final_metrics={"loss": 0.25})))
+
+    text = re.sub(r"\s+", " ", page(folder).text)
+
+    assert text.count("Test loss 0.25") == 1
+    assert "Test loss mse" in text
+    assert "Test IoU" in text
+
+
 def test_what_there_is_to_know_of_the_data_is_on_the_page(folder):
     assert "Data " not in page(folder).text
     (folder / "run.json").write_text(json.dumps(record(data_notes=["3 classes", "none of <b>0</b>"])))

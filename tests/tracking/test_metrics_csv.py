@@ -49,6 +49,18 @@ def test_a_row_for_each_step_and_evaluation_and_none_of_what_was_rolled_back(fol
     assert [row["metric"] for row in found if row["best"] == "true"] == ["0.75"]
 
 
+def test_a_loss_that_judges_stays_in_its_own_column_too(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.started(RunInfo(0, 4, 2, 64, 8, 10, "cpu", "loss", higher_is_better=False))
+    log.step(StepInfo(0), 1.5, 16)
+    log.evaluated(1, 1, {"loss": 0.5, "iou": 0.75}, best=True)
+    log.close()
+    write_metrics_csv(tmp_path)
+
+    found = [(row["loss"], row["metric"], row["name"], row["value"]) for row in rows(tmp_path)]
+    assert found == [("1.5", "", "", ""), ("0.5", "0.5", "", ""), ("", "", "iou", "0.75")]
+
+
 def test_numbers_of_plugins_have_rows_of_their_own_and_their_names_are_no_formulas(folder):
     write_metrics_csv(folder)
 
