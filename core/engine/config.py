@@ -9,6 +9,7 @@ import torch
 
 from ..hooks.errors import JobError
 from ..plugins.number_words import counted
+from .alternation import Turn
 from .loss import Loss
 from .losses import CrossEntropy
 from .metrics import Metric
@@ -43,6 +44,8 @@ class TrainConfig:
         grad_accum_steps: Batches whose gradients make one step.
         eval_batch_size: Samples of one forward pass in evaluation.
         loss: What to minimise.
+        turns: Parts of the model that are trained by turns, each with its own loss; ``loss`` is then that of
+            evaluations alone.
         metric: What to judge by, a key of ``METRICS`` or of ``metrics``.
         metrics: Metrics to measure, by name.
         schedule: Factor of the optimizer's learning rate.
@@ -65,6 +68,7 @@ class TrainConfig:
     grad_accum_steps: int = 1
     eval_batch_size: int = 512
     loss: Loss = field(default_factory=CrossEntropy)
+    turns: tuple[Turn, ...] = ()
     metric: str = "accuracy"
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Constant)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
+from .alternation import Alternation
 from .checkpoints.checkpoint import Describe
 from .checkpoints.fingerprint import Fingerprint
 from .progress import Progress
@@ -53,6 +54,7 @@ class Session:
         raised: What each plugin last raised in its first step.
         best: Where the best checkpoint stood, once its weights are those of the model; None before.
         test_metrics: What the test at the end has come to; empty before it, and without test data.
+        alternation: Whose turn it is, where parts of the model take turns.
         eval_every: Steps from one evaluation to the next; an epoch's if the job does not say.
         checkpoint_every: Likewise, of checkpoints.
     """
@@ -76,10 +78,13 @@ class Session:
     raised: dict[str, str] = field(default_factory=dict)
     best: BestWeights | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
+    alternation: Alternation | None = field(init=False)
     eval_every: int = field(init=False)
     checkpoint_every: int = field(init=False)
 
     def __post_init__(self) -> None:
+        turns = self.setup.config.turns
+        self.alternation = Alternation(turns, self.setup.model) if turns else None
         self.eval_every = self.setup.config.eval_every or self.setup.plan.steps_per_epoch
         self.checkpoint_every = self.setup.config.checkpoint_every or self.setup.plan.steps_per_epoch
 

@@ -189,6 +189,9 @@ def train(
             status = _train_until_done(run)
     except RunAbortedError as error:
         raise with_advice(error, run, compared, run.first_step) from error.__cause__
+    finally:
+        if run.alternation is not None:
+            run.alternation.end()
     seconds = time.perf_counter() - started
     progress = run.progress
     left = progress if run.best is None else run.best.progress
@@ -314,6 +317,8 @@ def _tell_trained(run: Session) -> None:
 
 def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
     stepper, progress = run.stepper, run.progress
+    if run.alternation is not None:
+        stepper.loss = run.alternation.begin(progress.step)
     sizes = run.setup.plan.sizes(progress.step)
     step = take_step(stepper, stream, sizes)
     if progress.step == run.first_step:

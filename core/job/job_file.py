@@ -135,6 +135,14 @@ class StartFrom(_Strict):
     )
 
 
+class TurnJob(_Strict):
+    """A part of the model, and what its turns minimise."""
+
+    match: str = Field(min_length=1, description="Patterns of the names of its parameters, `|` between two")
+    loss: Annotated[Choice, BeforeValidator(_as_losses)] = Field(description="As `loss` of the job")
+    steps: Count = Field(1, description="Steps in a row")
+
+
 def _as_start(value: object) -> object:
     """Let a bare path stand for ``{run: it}``."""
     return {"run": value} if isinstance(value, str) else value
@@ -224,6 +232,12 @@ class Job(_Strict):
         Choice(name=DEFAULT_CHOICES["loss"]),
         description="`cross_entropy`, `focal`, `bce`, `dice`, `mse`, `l1`, `huber`, `smooth_l1`, `cosine`, "
         "`ctc`, `info_nce`, `model`, your own `module:function`, or a list of several",
+    )
+    alternate: list[TurnJob] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Parts of the model that are trained by turns, each with a loss of its own, as in a GAN; "
+        "`loss` is then that of evaluations",
     )
     metric: Named = Field(
         Choice(name=DEFAULT_CHOICES["metric"]),

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..datasets.dataset_registry import check_data, load_data
 from ..datasets.split import HoldOut
+from ..engine.alternation import Turn
 from ..engine.averaging import (
     ExponentialMovingAverage,
     Rule,
@@ -77,6 +78,10 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
         problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
     problems += _check_schedule(job.schedule, job_file)
     problems += [_placed(problem, ("loss",), job_file) for problem in check_loss(job.loss)]
+    for i, turn in enumerate(job.alternate):
+        problems += [
+            _placed(problem, ("alternate", i, "loss"), job_file) for problem in check_loss(turn.loss)
+        ]
     for key, choice in judges_of(job, given).items():
         problems += [_placed(problem, _path_of(key), job_file) for problem in check_metric(choice)]
     try:
@@ -152,11 +157,14 @@ def build(
         lambda: build_model(job.model.name, job.model.options, data, base=base, given=makers["model"]),
     )
     frozen = _frozen(job_file, model)
+    config = dataclasses.replace(config, turns=_turns(job_file, model, frozen, base))
     setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
     source = str(job.data.options.get("path", job.data.name))
     _with_place("schedule", job_file, lambda: _try_schedule(setup))
     for part, dataset in data.parts().items():
         _with_place("loss", job_file, partial(setup.objective.check_data, dataset, part, source))
+    for turn in config.turns:
+        _with_place("alternate", job_file, partial(try_out, _with_loss(setup, turn.loss)))
     return dataclasses.replace(setup, tried=_with_place("model", job_file, lambda: try_out(setup)))
 
 
@@ -214,6 +222,41 @@ def _config(job_file: JobFile, loss: Loss, base: FilePath) -> TrainConfig:
         keep_checkpoints=job.keep_checkpoints,
         seed=job.seed,
         device=job.device,
+    )
+
+
+def _turns(job_file: JobFile, model: nn.Module, frozen: Collection[str], base: FilePath) -> tuple[Turn, ...]:
+    """Return the parts of the model that are trained by turns.
+
+    Raises:
+        JobError: A pattern names none, a loss cannot be made, or a parameter has no turn.
+    """
+    job, problems, turns = job_file.job, list[Problem](), list[Turn]()
+    trained = [name for name in named_parameters(model) if name not in frozen]
+    for i, turn in enumerate(job.alternate):
+        for pattern in turn.match.split("|"):
+            if not any(name in trained for name in match_parameters(model, pattern)):
+                problems.append(Problem(("alternate", i, "match"), matches_nothing(pattern, trained)))
+        matched = {name for pattern in turn.match.split("|") for name in match_parameters(model, pattern)}
+        try:
+            loss = make_loss(turn.loss, base, resolve_device(job.device))
+        except JobError as error:
+            problems.append(Problem(("alternate", i, "loss"), str(error).removeprefix("loss ")))
+        else:
+            turns.append(Turn(frozenset(matched.intersection(trained)), loss, turn.steps))
+    left = [name for name in trained if turns and not any(name in turn.parameters for turn in turns)]
+    if left and not problems:
+        message = f"no turn trains '{left[0]}'; name all parameters, or freeze those that are to stay"
+        problems.append(Problem(("alternate",), message))
+    if problems:
+        raise job_file.error(problems)
+    return tuple(turns)
+
+
+def _with_loss(setup: Setup, loss: Loss) -> Setup:
+    objective = dataclasses.replace(setup.objective, loss=loss)
+    return dataclasses.replace(
+        setup, config=dataclasses.replace(setup.config, loss=loss), objective=objective
     )
 
 

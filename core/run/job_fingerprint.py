@@ -34,7 +34,7 @@ _KEYS = (
     HELD_OUT,
 )
 #: Likewise, where a job has them: to one of before there were such keys, a job without is the same.
-_KEYS_IF_SET = ("start_from", "freeze", "averaging")
+_KEYS_IF_SET = ("start_from", "freeze", "averaging", "alternate")
 
 #: What nobody can accept as different, and why.
 NEVER: Mapping[str, str] = MappingProxyType(

@@ -118,6 +118,7 @@ ATTACKS = {
     },
     "metrics[1] 'subprocess:run'": {"metrics": ["f1", {"name": "subprocess:run", "args": ["touch", "MARK"]}]},
     "schedule 'subprocess:run'": {"schedule": {"name": "subprocess:run"}},
+    "alternate: ": {"alternate": [{"match": "*", "loss": {"name": "subprocess:run"}}]},
     "metric 'subprocess:run'": {"metric": "subprocess:run"},
     "data 'folder', path: /etc": {"data": {"name": "folder", "path": "/etc"}},
     "plugin 'optim', isolation: trusted": {"isolation": "trusted"},

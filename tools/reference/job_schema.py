@@ -60,6 +60,7 @@ def schema() -> dict[str, Any]:
     one_loss = properties["loss"]["anyOf"]
     terms = {"type": "array", "items": {"anyOf": _weighed(one_loss)}, "minItems": 1, "maxItems": MAX_TERMS}
     properties["loss"]["anyOf"] = [*one_loss, terms]
+    properties["alternate"]["items"]["properties"]["loss"] = {"$ref": "#/properties/loss"}
     properties["metrics"]["items"] = {"anyOf": properties["metric"]["anyOf"]}
     properties["plugins"]["items"] = {"anyOf": [{"type": "string", "minLength": 1}, _entry()]}
     return {
