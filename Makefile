@@ -4,6 +4,7 @@
 # make test-installed what is installed from wheels: plugins of others, the template's, the tutorials
 # make test-chaos     runs under faults
 # make test-home      loops of other trainers, loggers of others, notebooks, installed for it; pages in a browser
+# make test-any_data  jobs on data and models of every kind, beside the same loops in plain PyTorch
 # make test-cli       signals and lost outputs, at any moment of a run
 # make test-isolation replies of plugins, fuzzed
 # make test-run       one seed, one set of weights: killed, resumed, with any number of workers
@@ -29,7 +30,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
 # The longest first.
-ROOMS := $(addprefix test-,home installed chaos hostile cli isolation run bench)
+ROOMS := $(addprefix test-,home any_data installed chaos hostile cli isolation run bench)
 
 .PHONY: run test rooms $(ROOMS) computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:

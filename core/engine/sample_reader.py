@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +27,7 @@ from ..tensors.tree_form import TreeError, named_tensors, to_tree
 #: Batches that each worker reads ahead.
 _AHEAD = 2
 _PAIR = 2
+_PR_SET_PDEATHSIG = 1
 _CPU = torch.device("cpu")
 #: Which samples make a batch: the seed of the pass that they belong to, and their places.
 Wanted = tuple[int, Tensor]
@@ -101,6 +106,7 @@ class SampleReader:
                 batch_sampler=([each] for each in wanted),
                 num_workers=self.workers,
                 collate_fn=_as_it_is,
+                worker_init_fn=functools.partial(_end_with, os.getpid()),
                 prefetch_factor=_AHEAD,
                 # Of its own: what it draws for its workers must not change what the model draws.
                 generator=torch.Generator().manual_seed(0),
@@ -192,6 +198,13 @@ class _Batches:
     def __getitems__(self, keys: list[Wanted]) -> Any:
         (key,) = keys
         return self._reader.fetch(key)
+
+
+def _end_with(trainer: int, _worker: int) -> None:
+    """Have the kernel end this worker with the trainer, whose locks and sockets it holds as well."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != trainer:
+        os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:
