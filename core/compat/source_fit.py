@@ -184,8 +184,14 @@ def _names(source: PluginSource, snapshot: SeriesSnapshot) -> Iterator[Finding]:
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
         elif found.name not in snapshot.names:
             text = f"{PUBLIC} has no '{found.name}'"
-            advice = f"do without '{found.name}', or catch the ImportError"
+            advice = _guard(found.name)
             yield Finding("E-NAME", text, (), advice, found.path, found.line)
+
+
+def _guard(name: str) -> str:
+    """Return how to get along with and without a name."""
+    guard = f"try: from {PUBLIC} import {name} … except ImportError: {name} = None …"
+    return f"do without '{name}', or write '{guard}'"
 
 
 def _new_place(found: Import) -> str:
