@@ -1,4 +1,4 @@
-"""A stranger's augment and monitor for data that are dicts, in wheels: with a guard around new names, and without."""
+"""A stranger's augment and monitor for data that are dicts, with a guard around new names and without."""
 
 import json
 import textwrap
