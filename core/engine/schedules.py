@@ -372,7 +372,7 @@ def make_schedule(name: str, **options: Any) -> Schedule:
     cls: Any = SCHEDULES.get(name)
     if cls is None or cls is Plateau:
         known = ", ".join(known for known in SCHEDULES if known != "plateau")
-        why = "needs evaluations, of which plugins see nothing" if cls else "is unknown"
+        why = "needs evaluations, of which an optimizer sees nothing" if cls else "is unknown"
         raise ValueError(f"schedule {name!r:.80} {why}; choose one of {known}")
     taken = [each.name for each in fields(cls)]
     for option in options:

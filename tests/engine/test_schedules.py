@@ -198,7 +198,7 @@ def test_a_plugin_makes_schedules_as_a_job_names_them():
     ("name", "options", "message"),
     [
         ("cosin", {}, "schedule 'cosin' is unknown; choose one of constant, cosine, "),
-        ("plateau", {}, "schedule 'plateau' needs evaluations, of which plugins see nothing"),
+        ("plateau", {}, "schedule 'plateau' needs evaluations, of which an optimizer sees nothing"),
         ("cosine", {"warmup": 3}, "schedule 'cosine' has no option 'warmup'; it has: final_factor, warmup_s"),
         (
             "cosine",
