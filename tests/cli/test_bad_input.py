@@ -25,7 +25,7 @@ class Net(torch.nn.Linear):
 class Pair(Net):
     def forward(self, inputs):
         outputs = super().forward(inputs)
-        return outputs if self.training else (outputs, None)
+        return outputs if self.training else (None, outputs)
 
 class Bug(Net):
     def forward(self, inputs):
@@ -290,7 +290,7 @@ def test_a_word_that_is_like_no_other_is_not_taken_for_one():
         ),
         (
             f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:Pair"),
-            "job.yaml:1:8: model: in evaluation mode the model returned tuple; expected one tensor of ",
+            "job.yaml:1:8: model: in evaluation mode the model returned a tuple: ",
         ),
         (
             f"{HEAD}{OPTIM}".replace("{name: mlp, hidden: [8]}", "mine:Bug"),
