@@ -356,7 +356,7 @@ def _check_schedule(choice: Choice, job_file: JobFile) -> list[Problem]:
 def _placed(problem: Problem, path: Path, job_file: JobFile) -> Problem:
     """Return a problem of a loss or a metric with its path in the job, as the job has written it."""
     below = problem.path
-    if path == ("loss",) and below[:1] == (TERMS,) and ("loss", TERMS) not in job_file.document.origins:
+    if below[:1] == (TERMS,) and (*path, TERMS) not in job_file.document.origins:
         below = below[1:]
     if below[-1:] == ("name",):
         return dataclasses.replace(problem, path=_name_path((*path, *below[:-1]), job_file))
