@@ -53,8 +53,8 @@ _WRONG_OPTIONS = ("ValueError", "TypeError")
 #: An option, or a place in it, that such a message starts with.
 _OPTION = re.compile(r"(?P<name>\w+)(\[(?P<index>\d+)\])?:? ")
 
-#: Option of our own plugin `augment`.
-_INPUT_RANGE = "input_range"
+#: Options of our own plugin `augment` that are facts of the data.
+_INPUT_RANGE, _TARGET_KIND = "input_range", "target_kind"
 #: Characters of what a constructor says that are quoted.
 _QUOTED = 300
 
@@ -72,7 +72,8 @@ class Planned:
         claimed: Snapshots of the series that its range admits.
         job_file: The job that asks for it, if one does.
         position: Its place in the job.
-        takes_input_range: It is ours, and wants to know what numbers the inputs lie between.
+        takes_input_range: It is ours, and wants to know what numbers the inputs lie between, and what the
+            targets are.
         is_builtin: It is ours.
     """
 
@@ -193,9 +194,27 @@ def with_input_range(
     found = input_range()
     if found is None:
         return list(planned)
-    options = {**first.spec.options, _INPUT_RANGE: list(found)}
-    told = replace(first, spec=replace(first.spec, options=options))
+    told = _with_option(first, _INPUT_RANGE, list(found))
     return [told if item is first else item for item in planned]
+
+
+def with_target_kind(planned: Sequence[Planned], kind: str | None) -> list[Planned]:
+    """Tell our own augmentations that targets are ``masks`` or ``boxes``, which not all can move.
+
+    Args:
+        planned: What ``plan`` returned.
+        kind: What the targets are; None: neither.
+    """
+    return [
+        _with_option(item, _TARGET_KIND, kind)
+        if kind and item.takes_input_range and _TARGET_KIND not in item.spec.options
+        else item
+        for item in planned
+    ]
+
+
+def _with_option(item: Planned, name: str, value: object) -> Planned:
+    return replace(item, spec=replace(item.spec, options={**item.spec.options, name: value}))
 
 
 def load(planned: Sequence[Planned], hooks: Hooks, start: Start, event: Callable[[str], None]) -> None:

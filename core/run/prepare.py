@@ -24,7 +24,7 @@ from ..hooks.errors import IncompatiblePluginError, JobError
 from ..job.job_file import JobFile
 from .ingredients import averages_of, build, check_names, choices_of
 from .job_fingerprint import fingerprint_of
-from .load_plugins import Planned, plan, with_input_range
+from .load_plugins import Planned, plan, with_input_range, with_target_kind
 from .long_waits import tell_if_slow
 from .memory_shares import with_shares
 from .parameter_patterns import check_groups
@@ -33,6 +33,7 @@ from .reduced_run import Reduction
 from .resumed_split import choose_split
 from .start_facts import start_facts
 from .start_weights import start_weights
+from .tree_fit import target_kind
 
 #: More threads than have so many digits are a slip, and too many for a job.
 _THREADS_DIGITS = 3
@@ -130,6 +131,7 @@ def prepare(
     averages = averages_of(job_file, setup, reduction)
     with tell_if_slow(tell, "reading the training data, to know between which numbers they lie"):
         planned = with_input_range(planned, setup.data.train.input_range)
+    planned = with_target_kind(planned, target_kind(setup.data.train))
     with tell_if_slow(tell, "reading the data, to know them again when the run is resumed"):
         fingerprint = fingerprint_of(job_file.job, [item.spec for item in planned], setup)
     names = [item.spec.name for item in planned]

@@ -1,4 +1,4 @@
-"""Whether started plugins know data and outputs that are not one tensor each."""
+"""What plugins have to know of data and outputs that are not one tensor each, and whether they do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
+from ..engine.data import Dataset
 from ..engine.setup import Setup
 from ..hooks.errors import JobError
 from ..plugins.interface import Plugin
 from ..tensors.tree_form import describe_tree
+
+#: (N, H, W).
+_MASK_DIMS = 3
+
+
+def target_kind(train: Dataset) -> str | None:
+    """Return ``masks`` for a class at each pixel, ``boxes`` for boxes, None for anything else."""
+    targets = train.targets
+    if isinstance(targets, Tensor):
+        of_positions = train.num_classes is not None and targets.dim() == _MASK_DIMS
+        return "masks" if of_positions and not targets.is_floating_point() else None
+    return "boxes" if isinstance(targets, dict) and "boxes" in targets else None
 
 
 def check_tree_fit(plugins: Iterable[Plugin], setup: Setup) -> None:

@@ -275,13 +275,21 @@ class Chain:
     def _following(self, batch: Batch) -> Following:
         """Return what of the targets moves with the images."""
         following = following_of(batch) if self.moves else Following(batch)
-        for transform in self.transforms if following.what else ():
+        self.check_kind(following.what)
+        return following
+
+    def check_kind(self, kind: str | None) -> None:
+        """Check that ``masks`` or ``boxes`` can follow, if there are any.
+
+        Raises:
+            ValueError: They cannot follow one of the transforms.
+        """
+        for transform in self.transforms if kind else ():
             try:
-                if transform.moves:
-                    transform.check_follows(following.what)
+                if kind and transform.moves:
+                    transform.check_follows(kind)
             except ValueError as error:
                 raise ValueError(f"ops[{transform.position}] {transform.name}: {error}") from error
-        return following
 
     def _run(self, image: NDArray[Any], seed: int, more: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the changed image, as ``image``, and what follows it."""

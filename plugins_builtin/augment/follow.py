@@ -36,6 +36,25 @@ def has_boxes(batch: Batch) -> bool:
     return isinstance(batch.targets, dict) and "boxes" in batch.targets
 
 
+def kind_of(batch: Batch) -> str | None:
+    """Return ``masks``, ``boxes``, or None if the targets are neither."""
+    if has_mask(batch):
+        return "masks"
+    return "boxes" if has_boxes(batch) else None
+
+
+def check_kind(kind: str | None, *, moves: bool, follows: bool, mixes: bool) -> None:
+    """Check that ``masks`` or ``boxes`` can go with what an operation does; see ``check_targets``.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if kind and mixes:
+        raise ValueError(f"it mixes samples and their classes, and the targets are {kind}; leave it out")
+    if kind and moves and not follows:
+        raise ValueError(f"it moves pixels, and the targets are {kind}, which cannot follow; leave it out")
+
+
 def check_targets(batch: Batch, *, moves: bool, follows: bool, mixes: bool) -> None:
     """Check that the targets can go with what an operation does.
 
@@ -48,13 +67,12 @@ def check_targets(batch: Batch, *, moves: bool, follows: bool, mixes: bool) -> N
     Raises:
         ValueError: They cannot; the message completes "<operation>: ".
     """
+    check_kind(kind_of(batch), moves=moves, follows=follows, mixes=mixes)
     if mixes and not isinstance(batch.targets, Tensor):
-        kind = "boxes" if has_boxes(batch) else f"a {type(batch.targets).__name__}"
-        raise ValueError(f"it mixes samples and their classes, and the targets are {kind}; leave it out")
-    if mixes and has_mask(batch):
-        raise ValueError("it mixes samples, and the targets have a class for each position; leave it out")
+        kind = type(batch.targets).__name__
+        raise ValueError(f"it mixes samples and their classes, and the targets are a {kind}; leave it out")
     if moves:
-        _check_moves(batch, follows=follows)
+        _check_moves(batch)
 
 
 def moved_targets(batch: Batch, rows: Tensor, move: Move) -> Any:
@@ -140,13 +158,10 @@ def _cut(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
 
 
-def _check_moves(batch: Batch, *, follows: bool) -> None:
+def _check_moves(batch: Batch) -> None:
     targets, size = batch.targets, batch.inputs.shape[2:]
     if has_boxes(batch):
         _check_boxes(targets, len(batch))
-    if (has_boxes(batch) or has_mask(batch)) and not follows:
-        kind = "boxes" if has_boxes(batch) else "masks"
-        raise ValueError(f"it moves pixels, and the targets are {kind}, which cannot follow; leave it out")
     if has_mask(batch):
         if targets.shape[1:] != size:
             raise ValueError(

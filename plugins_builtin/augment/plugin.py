@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ringfence import Batch, StepInfo, passthrough
 from . import colour, erase, geometry, mix, policy, tokens
 from .draw import Draw
 from .external import PREFIX, Chain, Transform, make_transform
-from .follow import check_targets
+from .follow import check_kind, check_targets
 from .locate import Path, at, find, is_image, others, put
 from .op import Op, option_names
 from .options import nearest
@@ -90,6 +90,8 @@ class Augment:
             first batch is looked at.
         inputs_key: Which of the inputs the images are, if these are no tensor: keys and places joined by
             points, such as ``pixel_values`` or ``views.0``. The only one that can be images, if left out.
+        target_kind: What moves with the images: ``masks`` or ``boxes``. ringfence fills it in; without it the
+            batches are looked at.
 
     Raises:
         ValueError: An operation or option is unknown or out of range; the message says where.
@@ -104,6 +106,7 @@ class Augment:
         ops: list[str | dict[str, Any]],
         input_range: tuple[float, float] | None = None,
         inputs_key: str | None = None,
+        target_kind: Literal["masks", "boxes"] | None = None,
     ) -> None:
         if not isinstance(ops, (list, tuple)) or not ops:
             raise ValueError("ops must be a list of at least one operation, such as [mixup]")
@@ -111,6 +114,13 @@ class Augment:
         # Bytes as they are, which the core of the same release honours: albumentations is made for them.
         self.reads_bytes = isinstance(self._ops[0][1], Chain)
         self._inputs_key = inputs_key
+        for label, op in self._ops:
+            try:
+                check_kind(target_kind, moves=op.moves, follows=op.follows, mixes=op.mixes)
+                if isinstance(op, Chain):
+                    op.check_kind(target_kind)
+            except ValueError as error:
+                raise ValueError(f"{label}{error}") from error
         self._range_is_known = input_range is not None
         if input_range is not None:
             self._check_range(*input_range)

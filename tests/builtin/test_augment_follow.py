@@ -215,7 +215,7 @@ def test_classes_beyond_a_byte_and_below_0_move():
 
 
 REFUSED = {
-    "mixup of masks": (["mixup"], painted(), 3, r"ops\[0\] mixup: it mixes samples, and the targets"),
+    "mixup of masks": (["mixup"], painted(), 3, r"ops\[0\] mixup: it mixes samples .* targets are masks"),
     "cutmix of boxes": (["cutmix"], box_targets(), None, r"ops\[0\] cutmix: .* the targets are boxes"),
     "mosaic of masks": (["mosaic"], painted(), 3, r"mosaic: it mixes samples"),
     "augmix of masks": (["augmix"], painted(), 3, r"augmix: it moves pixels, and the targets are masks"),
@@ -237,6 +237,22 @@ def test_what_cannot_follow_is_refused(case):
     ops, targets, classes, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         moved(ops, targets, classes)
+
+
+@pytest.mark.parametrize("kind", ["masks", "boxes"])
+@pytest.mark.parametrize("op", ["mixup", "cutmix", "fmix", "mosaic", "augmix", "token_mixup"])
+def test_what_cannot_follow_is_refused_before_there_is_a_batch_where_the_kind_is_told(op, kind):
+    Augment(["flip", op])
+    with pytest.raises(ValueError, match=rf"ops\[1\] {op}: it .* the targets are {kind}"):
+        Augment(["flip", op], target_kind=kind)
+
+
+def test_what_can_follow_is_not_refused():
+    ops = [op for ops in PIPELINES.values() for op in ops]
+    for kind in ("masks", "boxes"):
+        Augment([*ops, "cutout", "brightness", {"token_dropout": {"id": 1}}], target_kind=kind)
+    with pytest.raises(ValueError, match=r"ops\[1\] Rotate: mask_interpolation 1"):
+        Augment(["flip", {"Rotate": {"mask_interpolation": 1}}], target_kind="masks")
 
 
 def test_a_transform_without_boxes_is_refused(monkeypatch):

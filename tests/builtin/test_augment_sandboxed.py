@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from ringfence import Batch, PluginLoadError, StepInfo
+from ringfence import Batch, PluginLoadError, StepInfo, tensors_of
 from ringfence.builtin.augment import names
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
@@ -51,6 +53,47 @@ def test_isolated_and_trusted_give_the_same_bytes(sandbox, job):
         assert isolated.usage.peak_bytes < isolated.usage.budget_bytes
     finally:
         isolated.close()
+
+
+@pytest.mark.parametrize("kind", [pytest.param("masks", marks=pytest.mark.soak), "boxes"])
+def test_masks_and_boxes_move_alike_with_one_worker_and_three(sandbox, kind):
+    ops = [
+        "flip",
+        {"rotate": {"p": 0.5}},
+        {"Affine": {"rotate": [-20, 20], "p": 0.5}},
+        {"token_dropout": {"id": 3}},
+    ]
+    spec = describe(ops)
+    batches = [(of_kind(kind, seed), StepInfo(seed, steps_total=6, seed=11)) for seed in range(6)]
+    plugins = [sandbox.start(spec), sandbox.start(replace(spec, workers=3)), LocalPlugin(spec)]
+    try:
+        results = [
+            [batch for batch, _ in plugin.stream(iter(batches), done=lambda step: None, failed=pytest.fail)]
+            for plugin in plugins
+        ]
+    finally:
+        for plugin in plugins:
+            plugin.close()
+    for alone, shared, trusted in zip(*results, strict=True):
+        for trees in (
+            (alone.inputs, shared.inputs, trusted.inputs),
+            (alone.targets, shared.targets, trusted.targets),
+        ):
+            for one, other, third in zip(*map(tensors_of, trees), strict=True):
+                assert torch.equal(one, other)
+                assert torch.equal(one, third)
+
+
+def of_kind(kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (8, 3, 24, 32), generator=generator).to(torch.uint8)
+    inputs = {"image": images, "input_ids": torch.randint(0, 50, (8, 5), generator=generator)}
+    if kind == "masks":
+        return Batch(inputs, torch.randint(0, 4, (8, 24, 32), generator=generator), torch.arange(8), 4)
+    corners = torch.rand(8, 3, 2, generator=generator) * 12
+    boxes = torch.cat([corners, corners + 4 + torch.rand(8, 3, 2, generator=generator) * 8], -1)
+    labels = torch.randint(-1, 3, (8, 3), generator=generator)
+    return Batch(inputs, {"boxes": boxes, "labels": labels}, torch.arange(8))
 
 
 def test_wrong_options_are_told_from_inside_the_sandbox(sandbox):
