@@ -69,6 +69,9 @@ def hold_out(train: Dataset, validation: Dataset | None, asked: HoldOut) -> Held
     if validation is not None and asked.own_part:
         told = f"validation_fraction {asked.fraction} is not used: the data bring validation samples"
         return HeldOut(train, validation, told=(told,) if asked.fraction else ())
+    if train.is_stream:
+        why = "the training data have no length, so that none of them are held out: the test data judge"
+        return HeldOut(train, None, told=(why,) if asked.fraction != 0 else ())
     if asked.fraction == 0:
         return HeldOut(train, None, told=(asked.why,) if asked.why else ())
     fraction = DEFAULT_FRACTION if asked.fraction is None else asked.fraction

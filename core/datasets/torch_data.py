@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..engine.read_data import ReadDataset
 from ..engine.sample_reader import SampleReader
+from ..engine.sequential_samples import SequentialSamples
 from ..hooks.errors import DataError
 from ..job.function_options import check_options
 from ..job.user_code import load_function
@@ -114,7 +115,13 @@ def read_parts(result: Any, options: ReadOptions, source: str, base: Path) -> Pa
     sets = list(result) if isinstance(result, tuple | list) else [result]
     names = _PARTS.get(len(sets), ("samples",))
     made = [
-        _part(each, f"{source}: {name}" if len(sets) > 1 else source, options, collate)
+        _part(
+            each,
+            f"{source}: {name}" if len(sets) > 1 else source,
+            options,
+            collate,
+            may_stream=name == "train",
+        )
         for name, each in zip(names, sets, strict=True)
     ]
     if len(made) == 1:
@@ -126,9 +133,25 @@ def read_parts(result: Any, options: ReadOptions, source: str, base: Path) -> Pa
 
 
 def _part(
-    samples: Any, source: str, options: ReadOptions, collate: Callable[[list[Any]], Any] | None
+    samples: Any,
+    source: str,
+    options: ReadOptions,
+    collate: Callable[[list[Any]], Any] | None,
+    *,
+    may_stream: bool,
 ) -> ReadDataset:
-    _check_length(samples, source)
+    if _has_no_length(samples):
+        if not may_stream:
+            raise DataError(
+                f"{source}: the {type(samples).__name__} has no length, so that it can neither be split nor "
+                "judge a run; give (training, test), of which the test part has __len__ and __getitem__"
+            )
+        if options.workers > 1:
+            raise DataError(
+                f"{source}: the {type(samples).__name__} has no length, and several workers would each read "
+                "all of it; write workers: 1, or 0"
+            )
+        samples = SequentialSamples(samples)
     reader = SampleReader(samples, source, collate, options.workers, options.target)
     names = _class_names(samples)
     classes = options.classes or len(names) or None
@@ -139,21 +162,24 @@ def _part(
 
 def _class_names(samples: Any) -> tuple[str, ...]:
     """Return the names that a data set gives its classes, as those of torchvision do."""
+    samples = samples.iterable if isinstance(samples, SequentialSamples) else samples
     names = getattr(samples, "classes", None)
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return ()
 
 
-def _check_length(samples: Any, source: str) -> None:
+def _has_no_length(samples: Any) -> bool:
     from torch.utils.data import IterableDataset  # noqa: PLC0415 - for those who read such
 
-    if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
-        raise DataError(
-            f"{source}: the {type(samples).__name__} has no length, so that nobody can tell what a pass over "
-            "it is; give a map-style data set: __len__ and __getitem__"
-        )
+    # What a length of an iterable says, torch itself takes for a guess.
+    is_by_place = hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
+    return isinstance(samples, IterableDataset) or not is_by_place
 
 
 def _is_data_set(value: object) -> bool:
-    return not isinstance(value, _WHOLE) and hasattr(value, "__getitem__")
+    from torch.utils.data import Dataset as TorchDataset  # noqa: PLC0415 - likewise
+
+    if isinstance(value, TorchDataset):
+        return True
+    return not isinstance(value, _WHOLE) and hasattr(value, "__getitem__") and hasattr(value, "__len__")

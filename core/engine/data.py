@@ -103,6 +103,11 @@ class Dataset:
         return False
 
     @property
+    def is_stream(self) -> bool:
+        """Whether nobody knows how many samples there are, and they come in one order."""
+        return False
+
+    @property
     def in_bytes(self) -> bool:
         """Whether the inputs are images in bytes."""
         return isinstance(self.inputs, Tensor) and self.inputs.dtype == torch.uint8
@@ -350,9 +355,14 @@ def _places(
 
 def _parts(dataset: Dataset, plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:
     """Yield the rows of each batch in one epoch, from that epoch's ``first_step`` on."""
+    first = first_step * plan.batch_size * plan.grad_accum_steps
+    if dataset.is_stream:
+        for begin in range(first, plan.samples, plan.batch_size):
+            yield torch.arange(begin, min(begin + plan.batch_size, plan.samples))
+        return
     order = dataset.rows_at(epoch_order(plan.samples, seed, epoch))
     at_once = _CUT_AT_ONCE * plan.batch_size
-    for begin in range(first_step * plan.batch_size * plan.grad_accum_steps, plan.samples, at_once):
+    for begin in range(first, plan.samples, at_once):
         # A copy, since views would keep the whole order alive for as long as any batch is.
         window = order[begin : begin + at_once].clone()
         yield from window.split(plan.batch_size)  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ from ..tensors.byte_batch import ByteBatch, in_numbers
 from ..tensors.first_wrong import first_wrong
 from .data import BatchPlace, Dataset
 from .sample_reader import SampleReader, Wanted
+from .sequential_samples import SequentialSamples
 
 #: Samples that are read before the start, to know what all of them are like.
 _EXAMPLES = 2
@@ -36,9 +37,11 @@ class ReadDataset(Dataset):
 
     Attributes:
         reader: Of all of them; ``rows`` are places among these.
+        count: How many there are to read; of a stream as many as the run takes.
     """
 
     reader: SampleReader | None = None
+    count: int = 0
 
     @classmethod
     def of(
@@ -49,11 +52,13 @@ class ReadDataset(Dataset):
         Raises:
             DataError: There are none, they cannot be read, or they are not of ``num_classes`` classes.
         """
-        if not len(reader):
+        samples = reader.samples
+        count = _EXAMPLES if isinstance(samples, SequentialSamples) else len(samples)
+        if not count:
             raise DataError(f"{reader.source}: the data are empty; at least one sample is needed")
-        inputs, targets = reader.read_one(torch.arange(min(_EXAMPLES, len(reader))))
+        inputs, targets = reader.read_one(torch.arange(min(_EXAMPLES, count)))
         try:
-            return cls(inputs, targets, num_classes, class_names, reader=reader)
+            return cls(inputs, targets, num_classes, class_names, reader=reader, count=count)
         except DataError as error:
             raise DataError(f"{reader.source}: {error}") from error
 
@@ -63,7 +68,12 @@ class ReadDataset(Dataset):
     @property
     def stored_rows(self) -> int:
         """How many samples there are to read."""
-        return len(self._reader)
+        return self.count
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether nobody knows how many samples there are, and they come in one order."""
+        return isinstance(self._reader.samples, SequentialSamples)
 
     @property
     def is_read(self) -> bool:

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from ..reproducibility.generator_states import preserved_rng
 from ..reproducibility.seeding import seed_everything
 from ..tensors.finite import is_finite
 from ..tensors.tree_form import TreeError, named_tensors, to_tree
+from .sequential_samples import SequentialSamples
 
 #: Batches that each worker reads ahead.
 _AHEAD = 2
@@ -56,21 +58,18 @@ class SampleReader:
     pass and its place: not from who reads it, nor from what was read before.
 
     Attributes:
-        samples: What is read.
+        samples: What is read; in order alone if it is ``SequentialSamples``, by one worker at most.
         source: Where they come from, for messages.
         collate: Makes inputs and targets of the items of a batch; by default torch's own.
         workers: Processes that read; 0: the trainer itself.
         target: Of items that are dicts, the keys of the targets; the rest are inputs.
     """
 
-    samples: Samples
+    samples: Samples | SequentialSamples
     source: str
     collate: Callable[[list[Any]], Any] | None = None
     workers: int = 0
     target: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     def read(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree]]:
         """Yield inputs and targets of batches, in order; workers read some ahead, and end with the iterator.
@@ -98,7 +97,7 @@ class SampleReader:
         from torch.utils.data import DataLoader  # noqa: PLC0415 - for those who read by workers
 
         fetched: Any = _Batches(self)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_handler():
             # That they are more than there are cores: how many wait for a disk, the user knows.
             warnings.simplefilter("ignore")
             loader: Any = DataLoader(
@@ -132,7 +131,7 @@ class SampleReader:
         for place in places.tolist():
             seed_everything(derive_seed(seed, place))
             try:
-                items.append(self.samples[place])
+                items.append(self._take(place, seed))
             except Exception as error:  # noqa: BLE001 - it is the user's code, which may raise anything
                 return Fault(f"sample {place} could not be read: {_told(error)}")
         try:
@@ -142,6 +141,10 @@ class SampleReader:
         except Exception as error:  # noqa: BLE001 - likewise
             whose = "collate" if self.collate is not None else "putting them together"
             return Fault(f"the batch of samples {_few(places)}: {whose} failed: {_told(error)}")
+
+    def _take(self, place: int, seed: int) -> Any:
+        samples = self.samples
+        return samples.take(place, seed) if isinstance(samples, SequentialSamples) else samples[place]
 
     def _batch(self, items: list[Any], places: Tensor) -> tuple[Tree, Tree]:
         if self.collate is None:
@@ -198,6 +201,20 @@ class _Batches:
     def __getitems__(self, keys: list[Wanted]) -> Any:
         (key,) = keys
         return self._reader.fetch(key)
+
+
+@contextlib.contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep what handles the end of a child: torch's would raise in whatever line the trainer is just then.
+
+    That a worker has died is seen all the same, by who waits for it.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _end_with(trainer: int, _worker: int) -> None:

@@ -23,7 +23,7 @@ from ..engine.averaging import (
     first_update,
 )
 from ..engine.config import EarlyStopping, TrainConfig, resolve_device
-from ..engine.data import Plan
+from ..engine.data import Data, Plan
 from ..engine.forks import ending_forks
 from ..engine.freezing import match_parameters
 from ..engine.loss import Loss
@@ -35,6 +35,7 @@ from ..engine.objective_registry import (
     make_metrics,
     task_of,
 )
+from ..engine.read_data import ReadDataset
 from ..engine.schedules import SCHEDULES, GivenSchedule, Schedule, try_schedule
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_parameters
@@ -101,6 +102,24 @@ def choices_of(job: Job, given: Collection[str]) -> dict[str, Choice]:
     return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job, given)}
 
 
+def _with_length(data: Data, config: TrainConfig) -> Data:
+    """Return data whose training part, if it is a stream, is as long as the run.
+
+    Raises:
+        JobError: The run is to end after passes over a stream, whose length nobody knows.
+    """
+    train = data.train
+    if not isinstance(train, ReadDataset) or not train.is_stream:
+        return data
+    if config.steps is None:
+        raise JobError(
+            "the training data have no length, so that nobody can tell what an epoch is; write steps in its "
+            "place, and eval_every and checkpoint_every if it is to be looked at before its end"
+        )
+    count = config.steps * config.batch_size * config.grad_accum_steps
+    return dataclasses.replace(data, train=dataclasses.replace(train, count=count))
+
+
 @ending_forks()
 def build(
     job_file: JobFile,
@@ -142,6 +161,7 @@ def build(
             job.data.name, job.data.options, base=base, task=task, given=makers["data"], asked=asked
         ),
     )
+    data = _with_place("epochs", job_file, lambda: _with_length(data, config))
     form = TargetForm.of(data.train)
     metrics = _with_place("metric", job_file, lambda: make_metrics(judges_of(job, given), base, form, given))
     config = dataclasses.replace(config, metric=next(iter(metrics)), metrics=metrics)

@@ -11,6 +11,7 @@ import torch
 from ..engine.averaging import ExponentialMovingAverage, Rule, StochasticWeightAverage
 from ..engine.config import TrainConfig
 from ..engine.data import Data, Dataset, Plan, epoch_order
+from ..engine.read_data import ReadDataset
 from ..hooks.errors import JobError
 from ..hooks.roles.augment import AUGMENT
 from ..job.flags import FAST_DEV_RUN, OVERFIT
@@ -117,6 +118,8 @@ class Reduction:
 
 def _drawn(part: Dataset, count: int, seed: int) -> Dataset:
     """Return samples drawn by the seed: those of one class may lie together."""
+    if isinstance(part, ReadDataset) and part.is_stream:
+        return replace(part, count=min(count, len(part)))
     places = epoch_order(len(part), seed, 0)[:count].sort().values
     return replace(part, rows=part.rows_at(places))
 

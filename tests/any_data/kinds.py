@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 SAMPLES, TESTED = 53, 11
 WORDS = 20
@@ -297,6 +297,28 @@ class TwoNet(nn.Module):
         return self.head((self.one(one) + self.other(other)).relu())
 
 
+# a stream of unknown length, whose passes follow on each other
+
+
+def stream():
+    return Stream(), Made(_alike, SAMPLES, TESTED)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return map(_alike, range(SAMPLES))
+
+
+def _alike(index):
+    inputs = torch.randn(5, generator=draw(index))
+    return inputs, int(inputs.sum() > 0)
+
+
+class StreamNet(nn.Linear):
+    def __init__(self):
+        super().__init__(5, 2)
+
+
 def by_tokens(targets):
     return int((targets != -100).sum())
 
@@ -351,6 +373,17 @@ KINDS = {
     ),
     "audio": (
         {"model": "kinds:AudioNet", "data": {"classes": 3}, "metric": "accuracy"},
+        functional.cross_entropy,
+        None,
+    ),
+    "stream": (
+        {
+            "model": "kinds:StreamNet",
+            "data": {"classes": 2},
+            "metric": "accuracy",
+            "steps": 11,
+            "eval_every": 4,
+        },
         functional.cross_entropy,
         None,
     ),

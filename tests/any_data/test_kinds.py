@@ -78,6 +78,8 @@ def write_job(place, kind, name, plugins, **keys):
         "plugins": plugins,
         **keys,
     }
+    if "steps" in job:
+        del whole["epochs"]
     (place / f"{name}.yaml").write_text(json.dumps(whole))
     return place / f"{name}.yaml"
 
@@ -121,13 +123,17 @@ def test_the_same_loop_in_plain_torch_ends_with_the_same_weights(place, kind, si
 
 
 def in_plain_torch(kind, start, *, by_samples=False):
-    _, criterion, counted = kinds.KINDS[kind]
+    job, criterion, counted = kinds.KINDS[kind]
     model = kinds.model_of(kind)
     model.load_state_dict(start)
     train, _ = getattr(kinds, kind)()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
-    for epoch in range(EPOCHS):
-        batches = epoch_order(len(train), SEED, epoch).split(BATCH)
+    if "steps" in job:
+        places = torch.arange(job["steps"] * ACCUMULATED * BATCH)
+        train, passes = [*train], [(places % kinds.SAMPLES).split(BATCH)]
+    else:
+        passes = [epoch_order(len(train), SEED, epoch).split(BATCH) for epoch in range(EPOCHS)]
+    for batches in passes:
         for first in range(0, len(batches), ACCUMULATED):
             rows = [part.tolist() for part in batches[first : first + ACCUMULATED]]
             step = [kinds.batch_of(kind, [train[i] for i in part]) for part in rows]

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -76,8 +77,23 @@ class Bytes(Points):
 
 
 class Endless(IterableDataset):
+    """Passes of 7 samples, whose inputs draw from a global generator."""
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
     def __iter__(self):
-        yield torch.ones(2), 0
+        for index in range(7):
+            yield torch.tensor([index, self.epoch, float(torch.rand(()))]), index % 3
+
+
+class Empty(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+def streamed(kind="Endless"):
+    return globals()[kind](), Points(6)
 
 
 def three(count=12):
@@ -201,6 +217,21 @@ def test_images_in_bytes_are_given_as_those_and_seen_as_numbers(tmp_path):
     assert torch.equal(seen.inputs[:, 0, 0, 0], seen.indices.to(torch.uint8) / 255)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_goes_on_from_pass_to_pass_and_from_any_step(tmp_path, workers):
+    data = read("streamed", tmp_path, HoldOut(None), workers=workers, classes=3)
+    assert any("the training data have no length" in note for note in data.notes)
+    part = replace(data.train, count=60)
+    whole = epochs(part, steps=6)
+    rows = torch.cat([batch.inputs for batch, _ in whole])
+    assert rows[:, 0].tolist() == [place % 7 for place in range(60)]
+    assert rows[:, 1].tolist() == [place // 7 for place in range(60)]
+    assert len(set(rows[:, 2].tolist())) == 60
+    assert_same([each for each in whole if each[1].global_step >= 4], epochs(part, first_step=4, steps=6))
+    # What was read once is read again as it was.
+    assert_same(whole, epochs(part, steps=6))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("name", "message"),
@@ -224,7 +255,9 @@ def test_a_worker_that_dies_is_told_and_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("Endless", {}, "the Endless has no length, so that nobody can tell what a pass over it is"),
+        ("Endless", {}, "the Endless has no length, so that it can neither be split nor judge a run"),
+        ("streamed", {"workers": 2}, "several workers would each read all of it; write workers: 1, or 0"),
+        ("streamed", {"kind": "Empty"}, "the data set has come to its end without a sample"),
         ("OfDicts", {}, "a sample is a dict of 'ids', 'x', 'label'; say which are targets by target: KEY"),
         ("OfDicts", {"target": "lable"}, "say which are targets by target"),
         ("OfDicts", {"target": "label", "classes": 4}, "names 3 classes; the option 'classes' is 4"),
