@@ -31,10 +31,10 @@ class LossSum(Loss):
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """Return the sum over the batch, shape ()."""
-        return _sum(
-            _times(term.loss(*term.of(outputs, targets)), factor)
-            for term, factor in zip(self.summed, self._factors, strict=True)
-        )
+        pairs = list(zip(self.summed, self._factors, strict=True))
+        # The gradient of a mean over nothing may be no number: it is left out, unless there is nothing else.
+        counted = [pair for pair in pairs if pair[1]] or pairs
+        return _sum(_times(term.loss(*term.of(outputs, targets)), factor) for term, factor in counted)
 
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:
         """Return the sum for each sample, shape (B,)."""
@@ -55,26 +55,34 @@ class LossSum(Loss):
         self, targets: Sequence[Any], sizes: Sequence[int]
     ) -> tuple[Sequence[Loss], Sequence[float]]:
         """Return the sum for each batch, with shares that make means by samples those of each term."""
-        total = sum(sizes)
-        columns = [list(self._shares(term, targets, sizes, total)) for term in self.summed]
-        return [replace(self, shares=row) for row in zip(*columns, strict=True)], sizes
+        columns = [self._weights(term, targets, sizes) for term in self.summed]
+        # A batch of which nothing counts for any term is none.
+        kept = [size if any(row) else 0 for size, row in zip(sizes, zip(*columns, strict=True), strict=True)]
+        total = sum(kept)
+        shares = [
+            [_share(w, sum(column), total, s) for w, s in zip(column, kept, strict=True)]
+            for column in columns
+        ]
+        return [replace(self, shares=row) for row in zip(*shares, strict=True)], kept
 
     @staticmethod
-    def _shares(term: Term, targets: Sequence[Any], sizes: Sequence[int], total: int) -> Iterator[float]:
+    def _weights(term: Term, targets: Sequence[Any], sizes: Sequence[int]) -> Sequence[float]:
+        """Return what each batch counts for a term."""
         parts = [part_of(each, term.target, "target") for each in targets]
-        if term.loss.is_by_sample(parts[0]):
-            yield from [1.0] * len(parts)
-            return
-        weights = [term.loss.weight(part) for part in parts]
-        counted = sum(weights)
-        for weight, size in zip(weights, sizes, strict=True):
-            yield weight / counted * (total / size) if counted else 0.0
+        return sizes if term.loss.is_by_sample(parts[0]) else [term.loss.weight(part) for part in parts]
 
     @property
     def _factors(self) -> Sequence[float]:
         if not self.shares:
             return [term.factor for term in self.summed]
         return [term.factor * share for term, share in zip(self.summed, self.shares, strict=True)]
+
+
+def _share(weight: float, counted: float, total: int, size: int) -> float:
+    """Return how much more a batch counts for a term than its samples say; 1 where that is what counts."""
+    if not weight:
+        return 0.0
+    return 1.0 if (weight, counted) == (size, total) else weight / counted * (total / size)
 
 
 def _times(loss: Tensor, factor: float) -> Tensor:

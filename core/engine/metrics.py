@@ -104,7 +104,10 @@ class Metric:
         if self.labels:
             state.update(*self._labels(outputs, targets))
         elif self.classes:
-            state.update(*_in_rows(outputs, targets.argmax(1) if targets.is_floating_point() else targets))
+            rows = _in_rows(outputs, targets.argmax(1) if targets.is_floating_point() else targets)
+            # torchmetrics takes no batch of nothing.
+            if len(rows[1]):
+                state.update(*rows)
         else:
             # One column for each number of a sample, over which is averaged.
             state.update(_columns(outputs).double(), _columns(targets).double())
@@ -118,7 +121,9 @@ class Metric:
         return judged.isfinite().all()
 
     def value(self, state: Any) -> float:
-        """Return what a state has come to."""
+        """Return what a state has come to; NaN if nothing counted."""
+        if getattr(state, "update_called", True) is False:
+            return math.nan
         return float(state.compute())
 
     def _labels(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

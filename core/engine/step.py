@@ -262,7 +262,8 @@ def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int
             # For equal sizes this divides by their number, as the plain loop does. The mean over a batch of
             # which nothing counts is no number.
             loss = loss / (total / weight) if weight else loss.nan_to_num(0.0, 0.0, 0.0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if weight or not total:
+            loss.backward()  # type: ignore[no-untyped-call]
         if done is None:
             done = Pass(loss.detach(), [], [])
         else:

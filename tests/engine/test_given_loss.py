@@ -8,7 +8,10 @@ from engine_helpers import config, convnet, hooks_of, image_data, plain_loop, ru
 from torch import nn
 from torch.nn import functional
 
+from ringfence.engine.data import Data, Dataset, epoch_order
 from ringfence.engine.given_loss import given_loss
+from ringfence.engine.loss import Term
+from ringfence.engine.loss_sum import LossSum
 from ringfence.hooks.errors import DataError, JobError
 
 CPU = torch.device("cpu")
@@ -84,3 +87,41 @@ def test_it_is_handed_what_the_model_returned():
     assert torch.equal(given["a"], outputs["a"])
     assert given["b"][0] is outputs["b"][0]
     assert told["t"] is targets["t"]
+
+
+def of_tokens(outputs, targets):
+    counted = targets >= 0
+    losses = functional.cross_entropy(outputs, targets.where(counted, 0), reduction="none")
+    return (losses * counted).sum() / counted.sum()
+
+
+class OfTokens:
+    """A mean over what counts, whose gradient is no number where nothing does."""
+
+    def __call__(self, outputs, targets):
+        return of_tokens(outputs, targets)
+
+    def weight(self, targets):
+        return (targets >= 0).sum()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_batch_of_which_nothing_counts_leaves_the_gradients_of_the_others(several):
+    """Of the first batch nothing counts: a mean over nothing is NaN, and so is its gradient."""
+    inputs, targets = torch.randn(16, 3), torch.randint(0, 4, (16, 1))
+    order = epoch_order(16, 7, 0)
+    targets[order[:8]] = -100
+    data = Data(Dataset(inputs, targets, 4), Dataset(inputs, targets, 4))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (4, 1)))
+    loss = given_loss(OfTokens(), CPU)
+    loss = LossSum((Term("", loss),)) if several else loss
+
+    result = run(model, data, hooks_of(sgd()), config(loss=loss, grad_accum_steps=2, epochs=1))
+
+    assert result.steps == 1
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert math.isfinite(result.final_metrics["loss"])
+    bare = torch.zeros(8, 4, 1, requires_grad=True)
+    (of_tokens(bare, targets[order[:8]]) * 0).backward()
+    assert bare.grad.isnan().any(), "the control: such a batch has no gradient that is a number"

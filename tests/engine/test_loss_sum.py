@@ -59,7 +59,8 @@ def accumulated(loss, outputs, targets, parts):
     sizes = [part.stop - part.start for part in parts]
     losses, weights = loss.over_step([targets[part] for part in parts], sizes)
     for part, each, weight in zip(parts, losses, weights, strict=True):
-        (each(outputs[part], targets[part]) / (sum(weights) / weight)).backward()
+        if weight:
+            (each(outputs[part], targets[part]) / (sum(weights) / weight)).backward()
     return outputs.grad
 
 

@@ -103,3 +103,14 @@ def test_labels_by_hand():
     assert measured("binary_recall", outputs, labels, TargetForm()) == pytest.approx(
         hits / there.sum().item()
     )
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.classes])
+def test_a_batch_of_which_nothing_counts_changes_no_metric_of_classes(name):
+    outputs, targets = torch.randn(6, 8, 5), torch.randint(0, 8, (6, 5))
+    form = TargetForm(8, at_positions=True)
+    more, nothing = torch.cat([outputs, torch.randn(2, 8, 5)]), torch.cat([targets, torch.full((2, 5), -100)])
+
+    expected = measured(name, outputs, targets, form, batch_size=2)
+    assert measured(name, more, nothing, form, batch_size=2) == pytest.approx(expected)
+    assert math.isnan(measured(name, outputs, torch.full((6, 5), -100), form))
