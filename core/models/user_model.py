@@ -25,8 +25,8 @@ def user_model(
 ) -> nn.Module:
     """Call ``module:function`` with ``options`` and what it asks for of the data's shape.
 
-    A function that takes any of ``input_shape``, ``channels``, ``height``, ``width``, ``num_outputs``
-    and ``num_classes`` is given it, unless the job sets it.
+    A function that takes any of ``input_shape``, ``channels``, ``height``, ``width``, ``num_outputs``,
+    ``num_classes`` and, of token ids, ``vocab_size`` is given it, unless the job sets it.
 
     Args:
         name: ``module:function``; a class will do.
@@ -67,5 +67,7 @@ def _facts_and_options(
     sizes = ("channels", "height", "width")
     if len(shape.inputs) == len(sizes):
         facts |= dict(zip(sizes, shape.inputs, strict=True))
+    if shape.tokens is not None:
+        facts["vocab_size"] = shape.tokens
     parameters = inspect.signature(function).parameters
     return {name: fact for name, fact in facts.items() if name in parameters and name not in options}

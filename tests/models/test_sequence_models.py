@@ -9,7 +9,7 @@ from torch import nn
 from ringfence import DataError
 from ringfence.engine.data import Data, Dataset
 from ringfence.models.data_shape import Shape, shape_of
-from ringfence.models.model_registry import MODELS
+from ringfence.models.model_registry import MODELS, build_for
 
 WORDS, LENGTH = 11, 7
 TOKENS = Shape(
@@ -207,6 +207,16 @@ def test_shape_is_read_off_the_data():
     )
     known = shape_of(Data(train, test, values={"input_ids": (100,)}))
     assert known.tokens == 100
+
+
+def test_a_model_of_the_users_is_told_how_many_tokens_there_are(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net_of_tokens.py").write_text(
+        "from torch import nn\n\ndef make(vocab_size):\n    return nn.Embedding(vocab_size, 2)\n"
+    )
+
+    assert build_for("net_of_tokens:make", {}, TOKENS, base=tmp_path).num_embeddings == WORDS
+    assert build_for("net_of_tokens:make", {"vocab_size": 50}, TOKENS, base=tmp_path).num_embeddings == 50
 
 
 @pytest.mark.parametrize(
