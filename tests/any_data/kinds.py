@@ -297,6 +297,37 @@ class TwoNet(nn.Module):
         return self.head((self.one(one) + self.other(other)).relu())
 
 
+# two networks against each other, trained by turns
+
+
+def gan():
+    return parts(_gan)
+
+
+def _gan(index):
+    real = 1 + 0.3 * torch.randn(2, generator=draw(index))
+    return {"noise": torch.randn(3, generator=draw(index, 1)), "real": real, "index": index}
+
+
+class GanNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.maker = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+        self.judge = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 1))
+
+    def forward(self, noise, real):
+        return {"real": self.judge(real), "made": self.judge(self.maker(noise))}
+
+
+def tell_apart(outputs, _targets):
+    real, made = (outputs[name].flatten() for name in ("real", "made"))
+    return functional.softplus(-real).mean() + functional.softplus(made).mean()
+
+
+def deceive(outputs, _targets):
+    return functional.softplus(-outputs["made"]).mean()
+
+
 # a stream of unknown length, whose passes follow on each other
 
 
@@ -376,6 +407,20 @@ KINDS = {
         functional.cross_entropy,
         None,
     ),
+    "gan": (
+        {
+            "model": "kinds:GanNet",
+            "data": {"target": "index"},
+            "alternate": [
+                {"match": "judge.*", "loss": "kinds:tell_apart", "steps": 2},
+                {"match": "maker.*", "loss": "kinds:deceive"},
+            ],
+            "loss": "kinds:deceive",
+            "metric": "loss",
+        },
+        {"judge": tell_apart, "maker": deceive},
+        None,
+    ),
     "stream": (
         {
             "model": "kinds:StreamNet",
@@ -393,6 +438,15 @@ KINDS = {
 
 def model_of(kind):
     return globals()[KINDS[kind][0]["model"].partition(":")[2]]()
+
+
+def turns_of(kind):
+    """Return, step after step, what is trained, by what its names begin with, and by which loss."""
+    job, criterion, _ = KINDS[kind]
+    if "alternate" not in job:
+        return [("", criterion)]
+    parts = [(turn["match"].removesuffix(".*"), turn.get("steps", 1)) for turn in job["alternate"]]
+    return [(name, criterion[name]) for name, steps in parts for _ in range(steps)]
 
 
 def batch_of(kind, samples):

@@ -3,6 +3,7 @@
 Each has its job, with an augmentation and a monitor of a stranger's, clipping and an optimizer in sandboxes.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -123,11 +124,15 @@ def test_the_same_loop_in_plain_torch_ends_with_the_same_weights(place, kind, si
 
 
 def in_plain_torch(kind, start, *, by_samples=False):
-    job, criterion, counted = kinds.KINDS[kind]
+    job, _, counted = kinds.KINDS[kind]
     model = kinds.model_of(kind)
     model.load_state_dict(start)
     train, _ = getattr(kinds, kind)()
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    turns = itertools.cycle(kinds.turns_of(kind))
+    optimizers = {
+        name: torch.optim.SGD([p for n, p in model.named_parameters() if n.startswith(name)], RATE, 0.9)
+        for name, _ in kinds.turns_of(kind)
+    }
     if "steps" in job:
         places = torch.arange(job["steps"] * ACCUMULATED * BATCH)
         train, passes = [*train], [(places % kinds.SAMPLES).split(BATCH)]
@@ -141,11 +146,12 @@ def in_plain_torch(kind, start, *, by_samples=False):
                 len(part) if counted is None or by_samples else counted(targets)
                 for part, (_, targets) in zip(rows, step, strict=True)
             ]
+            name, criterion = next(turns)
             for (inputs, targets), count in zip(step, counts, strict=True):
                 loss = criterion(kinds.called(model, inputs), targets)
                 (loss / (sum(counts) / count) if len(step) > 1 else loss).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            optimizers[name].step()
+            model.zero_grad()
     return model.state_dict()
 
 
