@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,22 +22,10 @@ from .preprocessing import Preprocessing
 _CUT_AT_ONCE = 64
 
 
-class BatchPlace(NamedTuple):
-    """The place of a batch in a run.
-
-    Attributes:
-        step: Steps before its own.
-        epoch: Passes over the data before its own; ``NO_EPOCH`` of one that is not trained on.
-        micro_batch: Its number within the step.
-        rows: Which samples it has, (B,) int64, as ``rows_at`` gives them.
-    """
-
-    step: int
-    epoch: int
-    micro_batch: int
-    rows: Tensor
-
-
+_TREES = frozenset((dict, list))
+#: The place of a batch in a run: steps and passes over the data before its own, its number within the step,
+#: and its samples, (B,) int64, as ``rows_at`` gives them. No class, which would cost as much as the rest.
+BatchPlace = tuple[int, int, int, Tensor]
 #: The epoch of samples that are not trained on.
 NO_EPOCH = -1
 
@@ -133,30 +120,26 @@ class Dataset:
         low, high = self.inputs.aminmax()
         return low.item(), high.item()
 
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in their order, images as float32."""
+        parts = torch.arange(len(self)).split(batch_size)  # type: ignore[no-untyped-call]
+        for batch, _ in self.read(((0, NO_EPOCH, 0, self.rows_at(part)) for part in parts), 0):
+            yield batch
+
     def read(
-        self, places: Iterable[BatchPlace], batch_size: int, seed: int = 0, *, as_stored: bool = False
+        self, places: Iterable[BatchPlace], seed: int, *, as_stored: bool = False
     ) -> Iterator[tuple[Batch, BatchPlace]]:
         """Yield the batch at each place, in order.
 
         Args:
             places: Asked for as they are needed; where others read the samples, some of them ahead.
-            batch_size: Samples of the largest of them.
             seed: The job's, from which follows what the user's own reading draws.
             as_stored: Leave bytes for whoever takes them to make numbers of.
         """
         del seed
         take = self.batch if self.in_bytes and not as_stored else self.stored
-        sample_bytes = sum(tensor[0].numel() for tensor in tensors_of(self.inputs)) * torch.float32.itemsize
-        spares = BufferPool() if batch_size * sample_bytes >= LARGE_BYTES else None
         for place in places:
-            yield take(place.rows, spares), place
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield all samples in their order, images as float32."""
-        parts = torch.arange(len(self)).split(batch_size)  # type: ignore[no-untyped-call]
-        places = (BatchPlace(0, NO_EPOCH, 0, self.rows_at(part)) for part in parts)
-        for batch, _ in self.read(places, batch_size):
-            yield batch
+            yield take(place[3], None), place
 
     def batch(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Copy the samples at ``indices``, (B,) int64, into a batch, images as float32.
@@ -170,14 +153,8 @@ class Dataset:
     def stored(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Return what ``batch`` does, images of bytes as those beside one tensor of targets."""
         inputs, targets = self.inputs, self.targets
-        if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
-            inputs, targets = (
-                map_tensors(lambda tensor: tensor.index_select(0, indices), tree)
-                for tree in (inputs, targets)
-            )
-            batch = (ByteBatch if self.in_bytes else Batch)(inputs, targets, indices, self.num_classes)
-            # As bytes go only batches of one tensor each.
-            return in_numbers(batch, spares or BufferPool())
+        if type(inputs) in _TREES or type(targets) in _TREES:
+            return self._of_trees(indices, spares)
         if spares is None:
             taken = inputs.index_select(0, indices)
         else:
@@ -185,6 +162,15 @@ class Dataset:
             torch.index_select(inputs, 0, indices, out=taken)
         kind = ByteBatch if taken.dtype == torch.uint8 else Batch
         return kind(taken, targets.index_select(0, indices), indices, self.num_classes)
+
+    def _of_trees(self, indices: Tensor, spares: BufferPool | None) -> Batch:
+        inputs, targets = (
+            map_tensors(lambda tensor: tensor.index_select(0, indices), tree)
+            for tree in (self.inputs, self.targets)
+        )
+        batch = (ByteBatch if self.in_bytes else Batch)(inputs, targets, indices, self.num_classes)
+        # As bytes go only batches of one tensor each.
+        return in_numbers(batch, spares or BufferPool())
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +319,15 @@ def batches(
         as_stored: Leave bytes for whoever takes them to make numbers of.
     """
     places = _places(dataset, plan, seed, first_step, steps_total)
-    read = dataset.read(places, plan.batch_size, seed, as_stored=as_stored)
-    for batch, (step, epoch, micro_batch, _) in read:
-        yield batch, make_step(step, epoch, micro_batch, steps_total, lr_factor(step))
+    if dataset.is_read:
+        for batch, (step, epoch, micro_batch, _) in dataset.read(places, seed, as_stored=as_stored):
+            yield batch, make_step(step, epoch, micro_batch, steps_total, lr_factor(step))
+        return
+    take = dataset.batch if dataset.in_bytes and not as_stored else dataset.stored
+    sample_bytes = sum(tensor[0].numel() for tensor in tensors_of(dataset.inputs)) * torch.float32.itemsize
+    spares = BufferPool() if plan.batch_size * sample_bytes >= LARGE_BYTES else None
+    for step, epoch, micro_batch, rows in places:
+        yield take(rows, spares), make_step(step, epoch, micro_batch, steps_total, lr_factor(step))
 
 
 def _places(
@@ -350,7 +342,7 @@ def _places(
             of_epoch, parts = epoch, _parts(dataset, plan, seed, epoch, in_epoch)
         # The last step of an epoch has the parts that are left.
         for micro_batch, indices in enumerate(itertools.islice(parts, per_step)):
-            yield BatchPlace(step, epoch, micro_batch, indices)
+            yield step, epoch, micro_batch, indices
 
 
 def _parts(dataset: Dataset, plan: Plan, seed: int, epoch: int, first_step: int) -> Iterator[Tensor]:

@@ -99,21 +99,21 @@ class ReadDataset(Dataset):
         return self._as_batch(self._reader.read_one(indices), indices)
 
     def read(
-        self, places: Iterable[BatchPlace], batch_size: int, seed: int = 0, *, as_stored: bool = False
+        self, places: Iterable[BatchPlace], seed: int, *, as_stored: bool = False
     ) -> Iterator[tuple[Batch, BatchPlace]]:
         """Yield the batch at each place, in order; workers read some of them ahead."""
-        del batch_size
         asked: deque[BatchPlace] = deque()
 
         def wanted() -> Iterator[Wanted]:
             for place in places:
                 asked.append(place)
-                yield _seed_of_pass(seed, place.epoch), place.rows
+                _, epoch, _, rows = place
+                yield _seed_of_pass(seed, epoch), rows
 
         spares = BufferPool()
         for trees in self._reader.read(wanted()):
             place = asked.popleft()
-            batch = self._as_batch(trees, place.rows)
+            batch = self._as_batch(trees, place[3])
             yield (batch if as_stored else in_numbers(batch, spares)), place
 
     def _as_batch(self, trees: tuple[Tree, Tree], rows: Tensor) -> Batch:

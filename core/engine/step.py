@@ -241,27 +241,32 @@ def tell_losses(hooks: Hooks, done: Pass) -> None:
 
 def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int]) -> Pass:
     """Run forward and backward over the batches of a step; gradients are left in ``parameter.grad``."""
+    stop = stepper.stop
+    if len(sizes) == 1:
+        (only,) = batches
+        if stop.is_over:
+            stop.check(f"step {only[1].global_step}")
+        loss, sample_losses = _forward(stepper, stepper.loss, *only)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return Pass(loss.detach(), [only], [] if sample_losses is None else [sample_losses])
     losses: Iterable[Loss] = itertools.repeat(stepper.loss)
     weights: Sequence[float] = sizes
-    if len(sizes) > 1:
-        batches = iter(batches)
-        first = next(batches)
-        batches = itertools.chain((first,), batches)
-        if not stepper.loss.is_by_sample(first[0].targets):
-            # What a batch counts among the others shows when all are there.
-            batches = list(batches)
-            losses, weights = stepper.loss.over_step([batch.targets for batch, _ in batches], sizes)
+    batches = iter(batches)
+    first = next(batches)
+    batches = itertools.chain((first,), batches)
+    if not stepper.loss.is_by_sample(first[0].targets):
+        # What a batch counts among the others shows when all are there.
+        batches = list(batches)
+        losses, weights = stepper.loss.over_step([batch.targets for batch, _ in batches], sizes)
     total = sum(weights)
-    stop = stepper.stop
     done: Pass | None = None
     for prepared, weight, criterion in zip(batches, weights, losses, strict=False):
         if stop.is_over:
             stop.check(f"step {prepared[1].global_step}")
         loss, sample_losses = _forward(stepper, criterion, *prepared)
-        if len(sizes) > 1:
-            # For equal sizes this divides by their number, as the plain loop does. The mean over a batch of
-            # which nothing counts is no number.
-            loss = loss / (total / weight) if weight else loss.nan_to_num(0.0, 0.0, 0.0)
+        # For equal sizes this divides by their number, as the plain loop does. The mean over a batch of
+        # which nothing counts is no number.
+        loss = loss / (total / weight) if weight else loss.nan_to_num(0.0, 0.0, 0.0)
         if weight or not total:
             loss.backward()  # type: ignore[no-untyped-call]
         if done is None:
