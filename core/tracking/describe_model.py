@@ -36,7 +36,8 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
     """
     train = data.train
     values = input_values(data)
-    first, *others = [_input_form(path, tensor, values) for path, tensor in paths_of(train.inputs)]
+    varies = train.is_read
+    first, *others = [_input_form(*leaf, values, varies=varies) for leaf in paths_of(train.inputs)]
     normalised = data.mean is not None and data.std is not None
     task, output = _task(train)
     return ModelRecord(
@@ -57,7 +58,9 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
     )
 
 
-def _input_form(path: Path, tensor: Tensor, values: Mapping[str, tuple[int, ...]]) -> InputForm:
+def _input_form(
+    path: Path, tensor: Tensor, values: Mapping[str, tuple[int, ...]], *, varies: bool
+) -> InputForm:
     shape, dtype = tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch.")
     is_image = len(shape) == IMAGE_DIMS and (tensor.dtype == torch.uint8 or tensor.is_floating_point())
     return InputForm(
@@ -66,6 +69,7 @@ def _input_form(path: Path, tensor: Tensor, values: Mapping[str, tuple[int, ...]
         layout="CHW" if is_image else None,
         path=path,
         values=values.get(str(path[0]) if path else "", ()) if len(path) <= 1 else (),
+        varies=varies,
     )
 
 

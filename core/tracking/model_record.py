@@ -73,6 +73,7 @@ class InputForm(_Part, frozen=True, omit_defaults=True):
         layout: ``CHW`` for images, None for anything else.
         path: Where it lies in the tree of the inputs: keys of dicts and places in lists, from the root.
             Empty where the inputs are this one tensor.
+        varies: Whether sizes may differ from sample to sample; ``shape`` is that of the first then.
         values: How many values whole numbers can take, one number or one a column; empty where they are none.
     """
 
@@ -81,6 +82,7 @@ class InputForm(_Part, frozen=True, omit_defaults=True):
     layout: Literal["CHW"] | None
     path: Annotated[tuple[_Name | _Place, ...], msgspec.Meta(max_length=MAX_DEPTH)] = ()
     values: Annotated[tuple[_Values, ...], msgspec.Meta(max_length=_MOST_COLUMNS)] = ()
+    varies: bool = False
 
 
 class OutputForm(_Part, frozen=True):

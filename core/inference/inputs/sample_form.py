@@ -35,6 +35,7 @@ class SampleForm:
         preprocessing: How the run's reader made samples of files; None where that is not known.
         whole: Kind of whole numbers in place of float32, such as ``int64`` for token ids.
         tree: Each of several inputs, the first of which the others here are of.
+        varies: Sizes may differ from sample to sample; of images not the number of channels.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +43,7 @@ class SampleForm:
     preprocessing: Preprocessing | None = field(default=None, compare=False)
     whole: str = ""
     tree: tuple[InputForm, ...] = ()
+    varies: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -93,6 +95,9 @@ class SampleForm:
                 return lambda values: values.permute(0, 3, 1, 2).contiguous()
             if shape == (height, width) and channels == 1:
                 return lambda values: values[:, None]
+        is_like = len(shape) == len(self.shape) and (not self.is_image or shape[0] == self.shape[0])
+        if self.varies and is_like:
+            return lambda values: values
         if len(shape) == 1 and shape[0] == math.prod(self.shape):
             return lambda values: values.reshape(target)
         raise DataError(f"{source}: each sample is of shape {shape}; the model needs {self}")
@@ -160,4 +165,4 @@ def form_of(record: ModelRecord, preprocessing: Preprocessing | None = None) -> 
 def leaf_form(form: InputForm, preprocessing: Preprocessing | None = None) -> SampleForm:
     """Return the form of one tensor of a sample."""
     whole = "" if form.dtype in {"uint8", "float32"} else form.dtype
-    return SampleForm(form.shape, form.dtype == "uint8", preprocessing, whole)
+    return SampleForm(form.shape, form.dtype == "uint8", preprocessing, whole, varies=form.varies)
