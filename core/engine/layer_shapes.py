@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hooks.errors import shorten
+
 #: By it a module is known that ``torch.compile`` made: below it hooks would have all compiled anew.
 _COMPILED = "_orig_mod"
+_MAX_REPR = 100
 
 
 @contextlib.contextmanager
@@ -30,6 +33,33 @@ def noting_shapes(model: nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
 
             stack.callback(module.register_forward_hook(note).remove)
         yield shapes
+
+
+def failing_layer(model: nn.Module, call: Callable[[], object]) -> str:
+    """Return which layer of ``model`` fails in ``call``, and what it was given, as a part of a sentence.
+
+    Empty where it is the model itself, or nothing fails.
+    """
+    entered: list[tuple[str, nn.Module, tuple[Any, ...]]] = []
+    with contextlib.ExitStack() as stack, contextlib.suppress(Exception):
+        # What is raised is known: it was called before.
+        for name, module in _plain_modules(model):
+
+            def enter(module: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+                entered.append((name, module, inputs))
+
+            def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
+                entered.pop()
+
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        call()
+    if not entered or not entered[-1][0]:
+        return ""
+    name, module, inputs = entered[-1]
+    kind = shorten(" ".join(repr(module).split()), _MAX_REPR)
+    shapes = " and ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
+    return f", in layer '{name}', {kind}" + (f", given {shapes}" if shapes else "")
 
 
 def count_macs(call: Callable[[], object]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from .evaluate import evaluating
 from .extra_state import copy_extra_state, load_extra_state
 from .forks import ending_forks
 from .forward import forward, to_device
-from .layer_shapes import count_macs, noting_shapes
+from .layer_shapes import count_macs, failing_layer, noting_shapes
 from .measurement import exact_loss
 from .objective import Objective
 from .parts import describe_outputs
@@ -164,9 +164,13 @@ class _Trial:
         batch = dataset.batch(dataset.rows_at(indices))
         inputs = self.normalise(to_device(batch.inputs, self.device))
         what = f"the model failed on a batch of {len(batch)} in {mode} mode, with inputs {_form(inputs)}"
-        with _telling(what, advise=True):
-            given = self.objective.loss.arguments(to_device(batch.targets, self.device))
-            outputs = forward(self.model, inputs, given)
+        given = self.objective.loss.arguments(to_device(batch.targets, self.device))
+
+        def call() -> Any:
+            return forward(self.model, inputs, given)
+
+        with _telling(what, lambda: failing_layer(self.model, call), advise=True):
+            outputs = call()
         if mode == "training" and not isinstance(outputs, Tensor):
             self.returned = describe_outputs(outputs)
         try:
@@ -213,6 +217,9 @@ class _Before:
                 f"{len(idle)} of {len(parameters)} parameters had no part in the loss of a first batch: "
                 f"{_join_some(idle)}. Without a gradient they stay as they are"
             )
+        sparse = [name for name, p in parameters.items() if p.grad is not None and p.grad.is_sparse]
+        if sparse:
+            yield (f"gradients of {_join_some(sparse)} are sparse; they are made dense, as plugins take them")
         yield from changed_layouts(self._buffers, named_buffers(self._model))
         counting = self._attributes.changed()
         if counting:
@@ -247,8 +254,13 @@ def _extra_state(model: nn.Module) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _telling(what: str, *, advise: bool = False) -> Iterator[None]:
+def _telling(what: str, more: Callable[[], str] = str, *, advise: bool = False) -> Iterator[None]:
     """Make one message of whatever the user's code raises: what failed, what was said, and where.
+
+    Args:
+        what: What failed.
+        more: Asked for what else is known of it, only then.
+        advise: Whether to add what helps against batch norm's one complaint.
 
     Raises:
         DataError: That.
@@ -260,7 +272,8 @@ def _telling(what: str, *, advise: bool = False) -> Iterator[None]:
     except Exception as error:
         said = str(error).strip().removesuffix(".")
         advice = _ADVICE if advise and _ALONE in said else ""
-        raise DataError(f"{what}: {type(error).__name__}: {said}{advice}; at {user_frame(error)}") from error
+        told = f"{said}{advice}{more()}; at {user_frame(error)}"
+        raise DataError(f"{what}: {type(error).__name__}: {told}") from error
 
 
 def _form(inputs: Tree) -> str:

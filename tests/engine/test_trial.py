@@ -451,3 +451,27 @@ def test_parameters_that_evaluation_changes_are_found_and_put_back():
     before = once.embed.weight.detach().clone()
     once.eval()(table().test.inputs)
     assert not torch.equal(once.embed.weight, before)
+
+
+def test_the_layer_that_its_input_does_not_fit_is_named_with_both_shapes():
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.ReLU(), nn.Linear(60, 4)))
+    message = refused(model, image_data())
+    assert "mat1 and mat2 shapes cannot be multiplied (8x64 and 60x4)" in message
+    assert (
+        ", in layer '1.1', Linear(in_features=60, out_features=4, bias=True), given (8, 64); at " in message
+    )
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_gradients_that_are_sparse_are_told():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.EmbeddingBag(20, 4, sparse=True), nn.Linear(4, 2)
+
+        def forward(self, tokens):
+            return self.head(self.words(tokens))
+
+    part = Dataset(torch.randint(0, 20, (24, 5)), torch.arange(24) % 2, 2)
+    told = tried(Tokens(), Data(part, part)).told
+    assert told == ("gradients of words.weight are sparse; they are made dense, as plugins take them",)
