@@ -20,7 +20,7 @@ from ..hooks.errors import DataError
 from ..hooks.trees import Tree, map_tensors
 from ..hooks.types import derive_seed
 from ..imports.user_frames import user_frame
-from ..reproducibility.generator_states import preserved_rng
+from ..reproducibility.generator_states import DrawWatch, preserved_rng
 from ..reproducibility.seeding import seed_everything
 from ..tensors.finite import is_finite
 from ..tensors.tree_form import TreeError, named_tensors, to_tree
@@ -88,15 +88,16 @@ class SampleReader:
         return next(replace(self, workers=min(self.workers, 1)).read([(0, places)]))
 
     def _by_trainer(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree] | Fault]:
+        fetcher = _Fetcher(self)
         for each in wanted:
             with preserved_rng(_CPU):
-                made = self.fetch(each)
+                made = fetcher.fetch(each)
             yield made
 
     def _by_workers(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree] | Fault]:
         from torch.utils.data import DataLoader  # noqa: PLC0415 - for those who read by workers
 
-        fetched: Any = _Batches(self)
+        fetched: Any = _Fetcher(self)
         with warnings.catch_warnings(), _own_handler():
             # That they are more than there are cores: how many wait for a disk, the user knows.
             warnings.simplefilter("ignore")
@@ -124,12 +125,18 @@ class SampleReader:
                 ) from error
             yield result
 
-    def fetch(self, wanted: Wanted) -> tuple[Tree, Tree] | Fault:
-        """Return inputs and targets of one batch, or what is wrong with it."""
+    def fetch(self, wanted: Wanted, *, seeded: bool) -> tuple[Tree, Tree] | Fault:
+        """Return inputs and targets of one batch, or what is wrong with it.
+
+        Args:
+            wanted: Which.
+            seeded: Whether the generators are seeded for each sample.
+        """
         seed, places = wanted
         items = []
         for place in places.tolist():
-            seed_everything(derive_seed(seed, place))
+            if seeded:
+                seed_everything(derive_seed(seed, place))
             try:
                 items.append(self._take(place, seed))
             except Exception as error:  # noqa: BLE001 - it is the user's code, which may raise anything
@@ -189,18 +196,36 @@ class SampleReader:
         raise DataError(f"a sample is a {type(made).__name__}{count}; expected (inputs, targets), or a dict")
 
 
-class _Batches:
-    """What torch's loader fetches from in its workers: whole batches, by their keys."""
+class _Fetcher:
+    """Makes batches, in a worker of torch's loader, which fetches by keys, or in the trainer.
+
+    Seeding for each sample takes as long as reading a short one. So the first batch is read without, and all
+    that come after it, as long as nothing was drawn; where something was, it is read again, and seeded.
+    """
 
     def __init__(self, reader: SampleReader) -> None:
         self._reader = reader
+        # A stream would have to begin anew.
+        self._draws = isinstance(reader.samples, SequentialSamples)
+        self._watch: DrawWatch | None = None
 
     def __getitem__(self, key: Wanted) -> Any:
-        return self._reader.fetch(key)
+        return self.fetch(key)
 
     def __getitems__(self, keys: list[Wanted]) -> Any:
         (key,) = keys
-        return self._reader.fetch(key)
+        return self.fetch(key)
+
+    def fetch(self, wanted: Wanted) -> tuple[Tree, Tree] | Fault:
+        if not self._draws:
+            # Of a worker, in which nobody else draws, what one look has seen is where the next begins.
+            if self._watch is None or not self._reader.workers:
+                self._watch = DrawWatch()
+            made = self._reader.fetch(wanted, seeded=False)
+            if not isinstance(made, Fault) and not self._watch.has_seen():
+                return made
+            self._draws = True
+        return self._reader.fetch(wanted, seeded=True)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,13 @@ class Points(Dataset):
         return torch.tensor([index, *noise]), index % 3
 
 
+class Seldom(Points):
+    """Draws for one sample of many: whoever reads the others sees nothing of it."""
+
+    def __getitem__(self, index):
+        return torch.tensor([index, float(torch.rand(())) if index % 13 == 5 else 0.0]), index % 3
+
+
 class OfDicts(Points):
     classes = ("a", "b", "c")
 
@@ -163,6 +170,16 @@ def test_batches_are_those_of_the_trainer_with_any_number_of_workers_from_any_st
             assert row[0] == index
             drawn.setdefault(index, set()).add((step.epoch, *row[1:].tolist()))
     assert all(len({numbers[1:] for numbers in rows}) == len(rows) for rows in drawn.values())
+
+
+def test_who_draws_seldom_draws_the_same_with_any_number_of_workers(tmp_path):
+    alone = epochs(read("Seldom", tmp_path, classes=3).train)
+    assert_same(alone, epochs(read("Seldom", tmp_path, workers=2, classes=3).train))
+    rest = epochs(read("Seldom", tmp_path, workers=1, classes=3).train, first_step=4)
+    assert_same([each for each in alone if each[1].global_step >= 4], rest)
+    drawn = torch.cat([batch.inputs for batch, _ in alone])
+    seldom = drawn[drawn[:, 0] % 13 == 5]
+    assert len(set(seldom[:, 1].tolist())) == len(seldom) > 2
 
 
 def test_an_evaluation_reads_the_same_samples_in_order_each_time(tmp_path):
