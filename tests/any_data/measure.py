@@ -27,4 +27,7 @@ network.load_state_dict(load_file(f"{run}/model.safetensors"), strict=False)
 with torch.no_grad():
     trees = [tensors_within(outputs) for outputs in (model(inputs), kinds.called(network, inputs))]
 same = all(map(torch.equal, *map(tensors_of, trees)))
+if kind in kinds.PREDICTED:
+    predicted = ringfence.predict(run, inputs, checkpoint="last", trust_code=True)
+    same = same and any(torch.equal(predicted.outputs, tensor) for tensor in tensors_of(trees[0]))
 print(json.dumps({"same": same, "test": ringfence.evaluate(run, checkpoint="last", trust_code=True)["test"]}))
