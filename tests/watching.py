@@ -11,6 +11,8 @@ import psutil
 
 #: Nobody waits as long as this where all goes well: a busy machine takes its time.
 _LONGEST_S = 60.0
+#: How long a process on a busy machine may take from making a file to having taken its name away.
+_MOMENT_S = 10.0
 #: No machine has anything there, as the null device is no folder.
 NOWHERE = "/dev/null/nowhere"
 
@@ -19,8 +21,19 @@ BESIDE = "a-test-of-ringfence-"
 
 
 def in_shared_memory():
-    """Return what lies in ``/dev/shm``, but for the folders of other tests."""
-    return sorted(name for name in os.listdir("/dev/shm") if not name.startswith(BESIDE))  # noqa: PTH208, S108 - names
+    """Return what lies in ``/dev/shm``, but for the folders of other tests, and what they hand to processes.
+
+    The latter, which torch makes, is gone in a moment; one that stays is told.
+    """
+    found, deadline = _shared_names(), time.monotonic() + _MOMENT_S
+    while any(name.startswith("torch_") for name in found) and time.monotonic() < deadline:
+        time.sleep(0.005)
+        found &= _shared_names()
+    return sorted(found)
+
+
+def _shared_names():
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(BESIDE)}  # noqa: PTH208, S108 - names
 
 
 def descriptors():
