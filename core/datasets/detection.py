@@ -15,11 +15,9 @@ from ..hooks.errors import DataError, shorten, visible
 from ..hooks.types import IGNORED
 from ..plugins.machine_memory import machine_bytes
 from ..plugins.number_words import counted
-from .image_file import BYTES
-from .image_set import ImageSet, Size, height_width
+from .image_set import ImageSet, Size, height_width, image_parts
 from .part_names import FoundParts, find_parts, folders
 from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
-from .split import split_dataset
 
 #: Names that the boxes of a folder of images have.
 _NAMES = ("annotations.json", "_annotations.coco.json")
@@ -107,27 +105,20 @@ def detection(
     most = max(len(labels) for part in read if part is not None for _, _, labels in part)
     if max_boxes is not None and most > max_boxes:
         raise DataError(f"{path}: an image has {most} boxes, and option 'max_boxes' is {max_boxes}")
-    train, validation, test = (
-        None if part is None else _padded(part, max_boxes or max(1, most)) for part in read
-    )
-    if train is None:
-        raise DataError(f"{path}: holds no images")
-    if validation is test is None:
-        train, test = split_dataset(train, test_fraction, split_seed, str(path))
     told = ", ".join(f"{label} {visible(name)}" for label, name in enumerate(named.values()))
-    return Parts(
-        train=train,
-        test=test,
-        validation=validation,
+    return image_parts(
+        [None if part is None else _padded(part, max_boxes or max(1, most)) for part in read],
+        images,
+        path=path,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
         limit=limit,
         normalize=normalize,
-        source=str(path),
         notes=(
             *found.notes,
             *images.notes,
             f"{counted(len(named), 'label')}: {shorten(told, _SHOWN)}; images have up to {most:,} of them",
         ),
-        scaled=images.kind != BYTES,
     )
 
 

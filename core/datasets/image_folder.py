@@ -10,11 +10,10 @@ from torch import Tensor
 from ..engine.data import Dataset
 from ..hooks.errors import DataError
 from .dicom import Window
-from .image_file import BYTES, SUFFIXES
-from .image_set import ImageSet, Size, height_width
+from .image_file import SUFFIXES
+from .image_set import ImageSet, Size, height_width, image_parts
 from .part_names import find_parts, folders
 from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
-from .split import split_dataset
 
 
 def folder(
@@ -62,20 +61,18 @@ def folder(
         raise DataError(f"{parts.train}: holds no sub folders; expected one for each class")
     images = ImageSet(height_width(size), greyscale=greyscale, window=window)
     train = _read_classes(parts.train, classes, images)
-    validation, test = (
+    others = [
         None if part is None else _read_part(part, parts.train, classes, images) for part in parts.others
-    )
-    if not any(parts.others):
-        train, test = split_dataset(train, test_fraction, split_seed, str(path))
-    return Parts(
-        train=train,
-        test=test,
-        validation=validation,
+    ]
+    return image_parts(
+        (train, *others),
+        images,
+        path=path,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
         limit=limit,
         normalize=normalize,
-        source=str(path),
         notes=(*parts.notes, *images.notes),
-        scaled=images.kind != BYTES,
         preprocessing=images.preprocessing("folder"),
     )
 

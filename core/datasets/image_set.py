@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,11 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..engine.preprocessing import Preprocessing
+from ..engine.data import Dataset
+from ..engine.preprocessing import Preprocessing, damaged, read_state
 from ..hooks.errors import DataError
 from ..plugins.number_words import counted
 from .dicom import DICOM, Window
 from .image_file import BYTES, DEEP, read_image
+from .preparation import Limit, Normalize, Parts
+from .split import split_dataset
 
 #: Which readers make samples of images.
 _READERS = frozenset(("folder", "segmentation"))
@@ -99,6 +103,52 @@ class ImageSet:
         return Preprocessing(reader, msgspec.to_builtins(DeepPhotos(self.kind, self._window)))
 
 
+def image_parts(
+    read: Sequence[Dataset | None],
+    images: ImageSet,
+    *,
+    path: Path,
+    test_fraction: float,
+    split_seed: int,
+    limit: Limit,
+    normalize: Normalize,
+    notes: Sequence[str],
+    preprocessing: Preprocessing | None = None,
+) -> Parts:
+    """Return what a reader of images has read, with a test part drawn where the folder brings none.
+
+    Args:
+        read: Training, validation and test part.
+        images: What read them.
+        path: The folder.
+        test_fraction: Share of the test samples, if they are drawn.
+        split_seed: Which samples these are.
+        limit: As in ``Parts``.
+        normalize: As in ``Parts``.
+        notes: As in ``Parts``.
+        preprocessing: As in ``Parts``.
+
+    Raises:
+        DataError: There is no training part, or too little of it.
+    """
+    train, validation, test = read
+    if train is None:
+        raise DataError(f"{path}: holds no images")
+    if validation is test is None:
+        train, test = split_dataset(train, test_fraction, split_seed, str(path))
+    return Parts(
+        train=train,
+        test=test,
+        validation=validation,
+        limit=limit,
+        normalize=normalize,
+        source=str(path),
+        notes=tuple(notes),
+        scaled=images.kind != BYTES,
+        preprocessing=preprocessing,
+    )
+
+
 class DeepPhotos(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What ``preprocessing.json`` says of images that are no bytes.
 
@@ -122,15 +172,12 @@ def deep_photos(preprocessing: Preprocessing | None) -> DeepPhotos | None:
     """
     if preprocessing is None or preprocessing.reader not in _READERS:
         return None
-    try:
-        found = msgspec.convert(dict(preprocessing.state), DeepPhotos)
-    except msgspec.ValidationError as error:
-        raise DataError(f"preprocessing.json of the run is damaged: {error}") from error
+    found = read_state(preprocessing.state, DeepPhotos)
     is_window = not isinstance(found.window, tuple) or (
         all(map(math.isfinite, found.window)) and found.window[1] > 0
     )
     if found.kind not in {DEEP, DICOM} or not is_window:
-        raise DataError("preprocessing.json of the run is damaged: it tells of no kind of images")
+        raise damaged("it tells of no kind of images")
     return found
 
 

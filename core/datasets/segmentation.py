@@ -15,11 +15,10 @@ from ..engine.data import Dataset
 from ..hooks.errors import DataError
 from ..hooks.types import IGNORED
 from .dicom import Window
-from .image_file import BYTES, MAX_PIXELS, SUFFIXES
-from .image_set import ImageSet, Size, height_width
+from .image_file import MAX_PIXELS, SUFFIXES
+from .image_set import ImageSet, Size, height_width, image_parts
 from .part_names import find_parts, folders
 from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
-from .split import split_dataset
 
 _IMAGES, _MASKS = "images", "masks"
 #: What masks are written in: a number a pixel, which nothing rounds.
@@ -84,20 +83,15 @@ def segmentation(
             f"{masks.largest}: holds class {masks.count - 1}, and option 'classes' names {len(classes)}, "
             "from 0 on"
         )
-    train, validation, test = (None if part is None else Dataset(*part, count, classes) for part in read)
-    if train is not None and validation is test is None:
-        train, test = split_dataset(train, test_fraction, split_seed, str(path))
-    if train is None:
-        raise DataError(f"{path}: holds no images")
-    return Parts(
-        train=train,
-        test=test,
-        validation=validation,
+    return image_parts(
+        [None if part is None else Dataset(*part, count, classes) for part in read],
+        images,
+        path=path,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
         limit=limit,
         normalize=normalize,
-        source=str(path),
         notes=(*parts.notes, *images.notes),
-        scaled=images.kind != BYTES,
         preprocessing=images.preprocessing("segmentation"),
     )
 

@@ -92,18 +92,15 @@ def hold_out(train: Dataset, validation: Dataset | None, asked: HoldOut) -> Held
 
 
 def has_class_each(dataset: Dataset) -> bool:
-    """Tell whether each sample has one class, or probabilities of them, and not one at each position."""
-    targets = dataset.targets
-    if dataset.is_read:
-        # Nobody has seen all of them.
-        return False
-    return isinstance(targets, Tensor) and (targets.dim() == 1 or targets.is_floating_point())
+    """Tell whether each sample is known to have one class, or probabilities of them."""
+    # Of samples that are read nobody has seen all.
+    return dataset.num_classes is not None and not dataset.is_read and not dataset.at_positions
 
 
 def _classes(dataset: Dataset) -> Tensor:
     """Return the class numbers of the samples, (N,), or the likeliest; zeros where they have none."""
     targets: Tensor = dataset.samples_targets()
-    if dataset.num_classes is None or not has_class_each(dataset):
+    if not has_class_each(dataset):
         return torch.zeros(len(dataset), dtype=torch.int64)
     return targets.argmax(1) if targets.dim() > 1 else targets
 

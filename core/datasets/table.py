@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..engine.data import Dataset
+from ..engine.preprocessing import damaged, read_state
 from ..hooks.errors import DataError, shorten, visible
 from ..hooks.trees import Tree
 from ..plugins.number_words import counted
@@ -233,14 +234,11 @@ class TableEncoder:
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        try:
-            self._state = msgspec.convert(dict(state), TableState)
-        except msgspec.ValidationError as error:
-            raise DataError(f"preprocessing.json of the run is damaged: {error}") from error
+        self._state = read_state(state, TableState)
         if not all(math.isfinite(c.mean) and 0 < c.std < math.inf for c in self._state.numbers):
-            raise DataError("preprocessing.json of the run is damaged: a mean or std cannot be one")
+            raise damaged("a mean or std cannot be one")
         if not self._state.numbers and not self._state.categories:
-            raise DataError("preprocessing.json of the run is damaged: it tells of no column")
+            raise damaged("it tells of no column")
         self._missing: dict[str, int] = {}
 
     @property

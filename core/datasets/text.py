@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..engine.data import Dataset
+from ..engine.preprocessing import read_state
 from ..hooks.errors import DataError, shorten
 from ..hooks.trees import Tree
 from ..hooks.types import IGNORED
@@ -175,10 +176,7 @@ class TextEncoder:
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        try:
-            self._state = msgspec.convert(dict(state), TextState)
-        except msgspec.ValidationError as error:
-            raise DataError(f"preprocessing.json of the run is damaged: {error}") from error
+        self._state = read_state(state, TextState)
         self._tokenizer = _to_tokenizer(self._state.tokenizer)
         # Numbers of a vocabulary may have gaps.
         self._tokens = int(max(self._tokenizer.get_vocab().values(), default=0)) + 1

@@ -99,6 +99,12 @@ class Dataset:
         """Whether the inputs are images in bytes."""
         return isinstance(self.inputs, Tensor) and self.inputs.dtype == torch.uint8
 
+    @property
+    def at_positions(self) -> bool:
+        """Whether targets are a class at each position of a sample."""
+        targets = self.targets
+        return self.num_classes is not None and targets.dim() > 1 and not targets.is_floating_point()
+
     def rows_at(self, places: Tensor) -> Tensor:
         """Return which rows of ``inputs`` and ``targets`` lie at ``places`` among the samples; int64 both."""
         return places if self.rows is None else self.rows[places]

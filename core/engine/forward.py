@@ -20,8 +20,6 @@ def forward(model: nn.Module, inputs: Tree, arguments: Mapping[str, Tree] | None
         inputs: Where the model is.
         arguments: Given by keyword beside them.
     """
-    if arguments is None and isinstance(inputs, Tensor):
-        return model(inputs)
     more = arguments or {}
     if isinstance(inputs, Tensor):
         return model(inputs, **more)

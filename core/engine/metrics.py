@@ -44,8 +44,7 @@ class TargetForm:
         if not isinstance(targets, Tensor):
             return cls(dataset.num_classes)
         is_table = dataset.num_classes is None and targets.dim() == _TABLE_DIMS
-        in_classes = dataset.num_classes is not None and not targets.is_floating_point()
-        return cls(dataset.num_classes, targets.shape[1] if is_table else 1, in_classes and targets.dim() > 1)
+        return cls(dataset.num_classes, targets.shape[1] if is_table else 1, dataset.at_positions)
 
 
 @dataclass(frozen=True, slots=True)

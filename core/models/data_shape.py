@@ -91,7 +91,7 @@ def shape_of(data: Data) -> Shape:
     if classes is None:
         outputs, positions = targets.shape[1] if dims >= _TABLE_DIMS else 0, dims > _TABLE_DIMS
     else:
-        outputs, positions = classes, dims > 1 and not targets.is_floating_point()
+        outputs, positions = classes, data.train.at_positions
     return Shape(
         tuple(tensors_of(inputs)[0].shape[1:]),
         outputs,

@@ -208,9 +208,8 @@ def _record(prepared: Prepared, folder: Path, *, resume: bool) -> tuple[RunRecor
 def _prediction_log(prepared: Prepared, folder: Path) -> list[Observer]:
     """Return what keeps predictions, where each sample has one class, or numbers, to compare with."""
     train, loss = prepared.setup.data.train, prepared.setup.config.loss
-    has_one = isinstance(train.targets, Tensor) and (
-        train.targets.dtype == torch.float32 or (train.num_classes is not None and train.targets.dim() == 1)
-    )
+    in_classes = train.num_classes is not None and not train.at_positions
+    has_one = isinstance(train.targets, Tensor) and (in_classes or train.targets.dtype == torch.float32)
     if not has_one or (loss.takes_any and prepared.setup.tried.outputs):
         return []
     return [PredictionLog(folder, train.class_names, loss.per_sample)]

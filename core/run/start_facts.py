@@ -72,8 +72,10 @@ def _part_facts(part: Dataset) -> dict[str, Any]:
     if part.is_read:
         # Nobody has seen the targets of all of them.
         return {**facts, "uncounted": True}
-    if part.targets.dim() > 1:
-        return facts if part.targets.is_floating_point() else {**facts, "by_position": True}
+    if part.at_positions:
+        return {**facts, "by_position": True}
+    if part.targets.is_floating_point():
+        return facts
     counts = torch.bincount(part.samples_targets(), minlength=part.num_classes)
     facts["a_class"] = [int(counts.min()), int(counts.max())]
     facts["empty_classes"] = int((counts == 0).sum())

@@ -81,6 +81,6 @@ def _task(train: Dataset) -> tuple[Task, tuple[int, ...]]:
     if classes is None:
         kind: Task = "regression" if targets.dtype == torch.float32 else "other"
         return kind, tuple(targets.shape[1:])
-    if targets.dim() == 1 or targets.is_floating_point():
-        return "classification", (classes,)
-    return "positions", (classes, *targets.shape[1:])
+    if train.at_positions:
+        return "positions", (classes, *targets.shape[1:])
+    return "classification", (classes,)
