@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..engine.data import Data, Dataset
@@ -18,6 +17,7 @@ from ..hooks.types import IGNORED
 from ..imports.user_frames import user_frame
 from ..job.function_options import OptionError, check_call
 from ..job.user_code import load_function
+from ..tensors.precision import to_single
 from .arrays import Task, make_dataset, same_classes
 from .convert import to_tensor, to_tensors
 from .preparation import Parts, finish, telling
@@ -110,7 +110,7 @@ def _made(inputs: Any, targets: Any, source: str, task: Task) -> Dataset:
             ask=_AS_DATA.format("whose inputs are (N, C, H, W)"),
         )
     given = to_tensors(inputs, f"{source} inputs"), to_tensors(targets, f"{source} targets")
-    inputs, targets = (map_tensors(_single, tree) for tree in given)
+    inputs, targets = (map_tensors(to_single, tree) for tree in given)
     classes = None
     if isinstance(targets, Tensor) and task != "regression":
         if not targets.is_floating_point():
@@ -122,10 +122,6 @@ def _made(inputs: Any, targets: Any, source: str, task: Task) -> Dataset:
         targets = targets.float()[:, None] if targets.dim() == 1 else targets.float()
     with telling(source):
         return Dataset(inputs, targets, classes)
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 def _as_given(data: Data, name: str, asked: HoldOut) -> Data:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..hooks.errors import DataError, JobError, shorten, visible
 from ..hooks.trees import map_tensors, tensors_of
+from ..tensors.precision import map_within, to_single
 from ..tensors.tree_form import tensors_within
 from .loss import Loss
 from .losses import CrossEntropy
@@ -35,7 +36,7 @@ class GivenLoss(Loss):
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean over the batch, shape ()."""
-        loss = self.function(_single(outputs), _single(targets))
+        loss = self.function(map_within(to_single, outputs), map_within(to_single, targets))
         if not isinstance(loss, Tensor) or loss.shape != ():
             found = (
                 f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -113,11 +114,3 @@ def _taken(values: Any, row: slice) -> Any:
     """Return some samples of a tree, or of the tensors of whatever else a model returned."""
     tree = values if isinstance(values, Tensor) or type(values) in {dict, list} else tensors_within(values)
     return map_tensors(lambda tensor: tensor[row], tree)
-
-
-def _single(values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return values.float() if values.dtype == torch.float64 else values
-    if type(values) is dict:
-        return {key: _single(value) for key, value in values.items()}
-    return [_single(value) for value in values] if type(values) is list else values

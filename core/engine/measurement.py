@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..tensors.precision import map_within, to_double
 from .data import Dataset
 from .loss import Loss
 from .metrics import LOSS, TargetForm
@@ -76,16 +77,7 @@ class Measurement:
 
 def exact_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     """Return the loss in float64: a small one is the difference of large numbers."""
-    return loss(_double(outputs), _double(targets))
-
-
-def _double(values: Any) -> Any:
-    """Return numbers in float64; what is of a type that nobody here can make another of stays as it is."""
-    if isinstance(values, Tensor):
-        return values.double() if values.is_floating_point() else values
-    if type(values) is dict:
-        return {key: _double(value) for key, value in values.items()}
-    return type(values)(map(_double, values)) if type(values) in {list, tuple} else values
+    return loss(map_within(to_double, outputs), map_within(to_double, targets))
 
 
 def _on(state: Any, device: torch.device) -> Any:

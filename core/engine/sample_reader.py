@@ -23,6 +23,7 @@ from ..imports.user_frames import user_frame
 from ..reproducibility.generator_states import DrawWatch, preserved_rng
 from ..reproducibility.seeding import seed_everything
 from ..tensors.finite import is_finite
+from ..tensors.precision import to_single
 from ..tensors.tree_form import TreeError, named_tensors, to_tree
 from .sequential_samples import SequentialSamples
 
@@ -160,7 +161,8 @@ class SampleReader:
             made = default_collate(items)
         else:
             made = self.collate(items)
-        inputs, targets = (map_tensors(_plain, to_tree(part, name)) for part, name in self._parted(made))
+        trees = (to_tree(part, name) for part, name in self._parted(made))
+        inputs, targets = (map_tensors(lambda tensor: to_single(tensor.detach()), tree) for tree in trees)
         for tree, name in ((inputs, "inputs"), (targets, "targets")):
             if not _holds(tree, len(places)):
                 forms = ", ".join(f"{path} {tuple(t.shape)}" for path, t in named_tensors(tree, name))
@@ -251,10 +253,6 @@ def _end_with(trainer: int, _worker: int) -> None:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().float() if tensor.dtype == torch.float64 else tensor.detach()
 
 
 def _holds(tree: Tree, samples: int) -> bool:

@@ -12,6 +12,7 @@ from ringfence.engine.data import Data, Dataset, epoch_order
 from ringfence.engine.given_loss import given_loss
 from ringfence.engine.loss import Term
 from ringfence.engine.loss_sum import LossSum
+from ringfence.engine.measurement import exact_loss
 from ringfence.hooks.errors import DataError, JobError
 
 CPU = torch.device("cpu")
@@ -125,3 +126,20 @@ def test_a_batch_of_which_nothing_counts_leaves_the_gradients_of_the_others(seve
     bare = torch.zeros(8, 4, 1, requires_grad=True)
     (of_tokens(bare, targets[order[:8]]) * 0).backward()
     assert bare.grad.isnan().any(), "the control: such a batch has no gradient that is a number"
+
+
+@pytest.mark.parametrize("made", [dict, list, tuple])
+def test_what_is_exact_for_others_is_single_for_a_loss_with_weights_of_its_own(made):
+    weights = torch.ones(2)
+    seen = []
+
+    def function(outputs, targets):
+        values = outputs.values() if made is dict else outputs
+        seen.extend((type(outputs), *(value.dtype for value in values)))
+        return sum((value @ weights).mean() for value in values) - targets.mean()
+
+    parts = [torch.rand(3, 2), torch.rand(3, 2)]
+    outputs = made(zip("ab", parts, strict=True)) if made is dict else made(parts)
+    loss = given_loss(function, CPU)
+    assert exact_loss(loss, outputs, torch.rand(3)).shape == ()
+    assert seen == [made, torch.float32, torch.float32]
