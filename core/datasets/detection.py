@@ -70,9 +70,8 @@ def detection(
     """Read images with boxes: a folder with ``annotations.json`` as COCO writes it, or one for each part.
 
     Targets are a dict: ``boxes``, (M, 4) float32, left, top, right and bottom in pixels of the image as it
-    is read,
-    and ``labels``, (M,) int64, categories in the order of their numbers, from 0 on. An image with fewer boxes
-    is filled up with boxes of -1 and labels of -100. Loss and metric are the user's own.
+    is read, and ``labels``, (M,) int64, categories in the order of their numbers, from 0 on. An image with
+    fewer boxes is filled up with boxes of -1 and labels of -100. Loss and metric are the user's own.
 
     Args:
         path: The folder; parts are ``path/train`` and so on, named as those of ``folder``.

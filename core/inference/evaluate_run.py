@@ -228,7 +228,7 @@ def _parts(
     """Return the samples to measure on, by the name of their part."""
     data, form = request.data, form_of(record, read_preprocessing(request.permission.folder))
     if data is None:
-        return _own_parts(request, record, job_file.job, base, task)
+        return _own_parts(request, record, job_file.job, base, task, form.preprocessing)
     if isinstance(data, tuple | list) and len(data) == _PAIR:
         return {_WHOLE: labelled_pair(data[0], data[1], record, form)}
     if isinstance(data, str | os.PathLike) and not _is_reader(os.fspath(data)):
@@ -240,10 +240,14 @@ def _parts(
 
 
 def _own_parts(
-    request: EvaluateRequest, record: ModelRecord, job: Job, base: Path, task: Task
+    request: EvaluateRequest,
+    record: ModelRecord,
+    job: Job,
+    base: Path,
+    task: Task,
+    kept: Preprocessing | None,
 ) -> dict[str, Dataset]:
     with _as_in_a_run():
-        kept = read_preprocessing(request.permission.folder)
         data = _read_own(job, base, task, record, kept)
     digest = digest_data(data)
     changed = [name for name, text in digest.items() if record.data_digest.get(name, text) != text]

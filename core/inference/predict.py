@@ -202,8 +202,7 @@ def meaning_of(record: ModelRecord) -> OutputMeaning:
     if record.task == "other":
         raise DataError(
             "the run's loss is its own and its targets are neither classes nor numbers, so that nobody "
-            "can say here "
-            "what its outputs are; give inputs to the model itself: ringfence.load(RUN)(inputs)"
+            "can say here what its outputs are; give inputs to the model itself: ringfence.load(RUN)(inputs)"
         )
     return OutputMeaning(
         record.output.shape, record.task == "classification", record.class_names, record.task == "positions"

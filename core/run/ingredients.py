@@ -254,16 +254,18 @@ def _turns(job_file: JobFile, model: nn.Module, frozen: Collection[str], base: F
     job, problems, turns = job_file.job, list[Problem](), list[Turn]()
     trained = [name for name in named_parameters(model) if name not in frozen]
     for i, turn in enumerate(job.alternate):
+        matched: set[str] = set()
         for pattern in turn.match.split("|"):
-            if not any(name in trained for name in match_parameters(model, pattern)):
+            found = set(match_parameters(model, pattern)).intersection(trained)
+            if not found:
                 problems.append(Problem(("alternate", i, "match"), matches_nothing(pattern, trained)))
-        matched = {name for pattern in turn.match.split("|") for name in match_parameters(model, pattern)}
+            matched |= found
         try:
             loss = make_loss(turn.loss, base, resolve_device(job.device))
         except JobError as error:
             problems.append(Problem(("alternate", i, "loss"), str(error).removeprefix("loss ")))
         else:
-            turns.append(Turn(frozenset(matched.intersection(trained)), loss, turn.steps))
+            turns.append(Turn(frozenset(matched), loss, turn.steps))
     left = [name for name in trained if turns and not any(name in turn.parameters for turn in turns)]
     if left and not problems:
         message = f"no turn trains '{left[0]}'; name all parameters, or freeze those that are to stay"

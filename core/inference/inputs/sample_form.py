@@ -83,8 +83,7 @@ class SampleForm:
         if self.tree:
             raise DataError(
                 f"{source}: is one array, and the model takes {self}: give those together, or a file such "
-                "as it "
-                "was trained on"
+                "as it was trained on"
             )
         target = (-1, *self.shape)
         if shape == self.shape:
