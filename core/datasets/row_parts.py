@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..hooks.errors import DataError
 from .part_names import find_parts
+from .preparation import Parts
 from .row_file import SUFFIXES, Rows, read_rows
+from .row_samples import Learner, placeholder
+from .split import split_dataset
+from .target_column import TargetColumn
 
 _PARTS = ("train", "validation", "test")
 
@@ -25,6 +31,50 @@ class RowParts:
     rows: Rows
     ranges: dict[str, range]
     notes: tuple[str, ...]
+
+    def for_learner(
+        self,
+        learner: Learner,
+        target: TargetColumn | None,
+        *,
+        source: Path,
+        test_fraction: float,
+        split_seed: int,
+        limit: int | None,
+    ) -> Parts:
+        """Return the parts, of which samples are made once it is clear which rows are trained on.
+
+        Args:
+            learner: Of the reader.
+            target: The column to predict; without one nothing tells which samples are alike.
+            source: Where the rows come from, for messages.
+            test_fraction: Share of the test samples, if there are no parts.
+            split_seed: Which samples these are.
+            limit: At most so many samples of each part.
+
+        Raises:
+            DataError: A cell of the target does not fit, or there are too few rows to split.
+        """
+        parts = {
+            part: placeholder(rows, torch.zeros(len(rows), 1), None)
+            if target is None
+            else target.placeholder(self.rows, rows)
+            for part, rows in self.ranges.items()
+        }
+        if len(parts) == 1:
+            parts["train"], parts["test"] = split_dataset(
+                parts["train"], test_fraction, split_seed, str(source)
+            )
+        return Parts(
+            train=parts["train"],
+            test=parts.get("test"),
+            validation=parts.get("validation"),
+            source=str(source),
+            limit=limit,
+            normalize="none",
+            notes=self.notes,
+            learner=learner,
+        )
 
 
 def read_row_parts(path: Path, validation_path: Path | None, test_path: Path | None) -> RowParts:

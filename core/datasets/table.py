@@ -23,7 +23,6 @@ from .convert import to_float32
 from .preparation import Fraction, Limit, Parts, SplitSeed
 from .row_file import Rows, is_missing, to_text
 from .row_parts import read_row_parts
-from .split import split_dataset
 from .target_column import TargetColumn, find_target
 
 #: What inputs are called that hold both.
@@ -83,8 +82,7 @@ def table(
     """Read a CSV, TSV, JSON lines or Parquet file with a row a sample, or a folder of one for each part.
 
     Inputs are ``numbers``, (F,) float32, and ``categories``, (C,) int64, where 0 is whatever is missing or
-    was
-    not seen in training; one tensor, where there are only numbers.
+    was not seen in training; one tensor, where there are only numbers.
 
     Args:
         path: The file, or a folder with ``train.csv`` and ``val.csv`` or ``test.csv``.
@@ -108,18 +106,9 @@ def table(
     rows, train = found.rows, found.ranges["train"]
     column = find_target(rows, target, task, train)
     kinds = _kinds(rows, target, numbers, categories, ignore, train)
-    parts = {part: column.placeholder(rows, chosen) for part, chosen in found.ranges.items()}
-    if len(parts) == 1:
-        parts["train"], parts["test"] = split_dataset(parts["train"], test_fraction, split_seed, str(path))
-    return Parts(
-        train=parts["train"],
-        test=parts.get("test"),
-        validation=parts.get("validation"),
-        source=str(path),
-        limit=limit,
-        normalize="none",
-        notes=found.notes,
-        learner=TableLearner(rows, column, kinds, standardize=standardize),
+    learner = TableLearner(rows, column, kinds, standardize=standardize)
+    return found.for_learner(
+        learner, column, source=path, test_fraction=test_fraction, split_seed=split_seed, limit=limit
     )
 
 
@@ -171,8 +160,8 @@ def _check_categories(rows: Rows, name: str, train: range) -> None:
     if len(different) > max(MANY_CLASSES, len(train) // 2):
         raise DataError(
             f"{rows.places[0][0]}: column '{name}' has {len(different):,} different values in "
-            f"{len(train):,} rows; "
-            f"if it tells nothing, write ignore: ['{name}']; if they are categories, name it in 'categories'"
+            f"{len(train):,} rows; if it tells nothing, write ignore: ['{name}']; if they are categories, "
+            "name it in 'categories'"
         )
 
 
@@ -308,8 +297,7 @@ def _numbers(rows: Rows, indices: Tensor, name: str) -> Tensor:
         cell = visible(shorten(str(rows.columns[name][row]), _SHOWN))
         raise DataError(
             f"{rows.where(row)}: column '{name}' holds '{cell}', which is no finite number; correct it, "
-            "or name "
-            "the column in 'categories'"
+            "or name the column in 'categories'"
         )
     return numbers
 

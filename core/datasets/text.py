@@ -21,8 +21,6 @@ from ..plugins.number_words import counted
 from .preparation import Fraction, Limit, Parts, SplitSeed
 from .row_file import Rows, to_text
 from .row_parts import read_row_parts
-from .row_samples import placeholder
-from .split import split_dataset
 from .target_column import TargetColumn, find_target
 
 #: What the inputs are called.
@@ -79,11 +77,9 @@ def text(
         text: Column of the texts.
         target: Column to predict.
         task: ``auto`` is what the job's loss is for; ``next_token`` predicts each token from those before
-            it, and
-            needs no target.
+            it, and needs no target.
         tokenizer: ``words`` or ``bpe`` (bytes that come together often), trained on the texts that are
-            trained on;
-            or a ``tokenizer.json``.
+            trained on; or a ``tokenizer.json``.
         vocab_size: Tokens of a trained one, at most.
         lowercase: Of a trained one: whether case makes no difference.
         max_length: Tokens of a text, at most; the rest is cut off.
@@ -101,24 +97,9 @@ def text(
     rows.column(text, "text")
     column = None if task == "next_token" else find_target(rows, target, task, train)
     loaded = _load(tokenizer) if isinstance(tokenizer, Path) else None
-    parts = {
-        # Without a target nothing tells which samples are alike.
-        part: placeholder(chosen, torch.zeros(len(chosen), 1), None)
-        if column is None
-        else column.placeholder(rows, chosen)
-        for part, chosen in found.ranges.items()
-    }
-    if len(parts) == 1:
-        parts["train"], parts["test"] = split_dataset(parts["train"], test_fraction, split_seed, str(path))
-    return Parts(
-        train=parts["train"],
-        test=parts.get("test"),
-        validation=parts.get("validation"),
-        source=str(path),
-        limit=limit,
-        normalize="none",
-        notes=found.notes,
-        learner=TextLearner(rows, text, column, max_length, loaded, (str(tokenizer), vocab_size, lowercase)),
+    learner = TextLearner(rows, text, column, max_length, loaded, (str(tokenizer), vocab_size, lowercase))
+    return found.for_learner(
+        learner, column, source=path, test_fraction=test_fraction, split_seed=split_seed, limit=limit
     )
 
 

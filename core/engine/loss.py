@@ -27,9 +27,9 @@ class Loss(ABC):
     #: Whether the model computes it, which then is given the targets.
     by_model: ClassVar[bool] = False
 
-    @abstractmethod
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean over the batch, shape ()."""
+        """Return the mean over the batch, shape (); by default that of its samples."""
+        return self.per_sample(outputs, targets).mean()
 
     @abstractmethod
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..hooks.types import IGNORED
-from .loss import Loss
+from .loss import Loss, by_sample
 
 _PAIR = 2
 
@@ -39,10 +39,6 @@ class Dice(Loss):
     def __post_init__(self) -> None:
         if not self.smooth > 0:
             raise ValueError(f"smooth is {self.smooth}; it must be above 0")
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over the batch, shape ()."""
-        return self.per_sample(outputs, targets).mean()
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each sample, shape (B,)."""
@@ -99,10 +95,6 @@ class CTC(Loss):
         if self.blank < 0:
             raise ValueError(f"blank is {self.blank}; it must be a class number, at least 0")
 
-    def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean over the batch, shape ()."""
-        return self.per_sample(outputs, targets).mean()
-
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of each sample, shape (B,)."""
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs
@@ -135,14 +127,10 @@ class Cosine(Loss):
 
     classes: ClassVar[bool | None] = False
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over the batch, shape ()."""
-        return self.per_sample(outputs, targets).mean()
-
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each sample, shape (B,)."""
         cosines = functional.cosine_similarity(outputs, targets, dim=-1)
-        return (1 - cosines).reshape(len(outputs), -1).mean(1)
+        return by_sample(1 - cosines)
 
     def misfit(self, targets: Tensor, num_classes: int | None) -> str:  # noqa: ARG002 - of the targets alone
         """Say so if targets are single numbers, which have no angle."""
@@ -171,10 +159,6 @@ class InfoNCE(Loss):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
-
-    def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean over the batch, shape ()."""
-        return self.per_sample(outputs, targets).mean()
 
     def per_sample(self, outputs: Any, targets: Any) -> Tensor:  # noqa: ARG002 - the pairs are in the outputs
         """Return the loss of each pair among those of the batch, shape (B,)."""
