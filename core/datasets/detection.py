@@ -208,8 +208,7 @@ def _boxes(annotations: list[_Annotation], told: _Image, size: tuple[int, int], 
     if len(annotations) > _MOST_BOXES:
         raise DataError(
             f"{file}: image '{visible(told.file_name)}' has {len(annotations):,} boxes; at most "
-            f"{_MOST_BOXES:,} "
-            "are read"
+            f"{_MOST_BOXES:,} are read"
         )
     boxes = torch.tensor([item.bbox for item in annotations], dtype=torch.float32).reshape(-1, _CORNERS)
     corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)

@@ -89,8 +89,7 @@ def _check_syntax(syntax: Any, file: Path) -> None:
     if syntax not in _PLAIN:
         raise DataError(
             f"{file}: is compressed ({visible(shorten(syntax.name, _SHOWN))}), and only plain DICOM is "
-            "read; write "
-            "it anew, as gdcmconv --raw or dcmdjpeg do"
+            "read; write it anew, as gdcmconv --raw or dcmdjpeg do"
         )
 
 

@@ -238,8 +238,7 @@ def _read_parquet(path: Path, at_once: int) -> Iterator[Rows]:
             if unpacked > machine_bytes() // _SHARE:
                 raise DataError(
                     f"{path}: claims to unpack to {unpacked:,} bytes, more than a sixteenth of this "
-                    "machine's "
-                    "memory"
+                    "machine's memory"
                 )
             names = _checked_names(file.schema_arrow.names, path)
             done = 0

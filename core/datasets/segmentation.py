@@ -46,9 +46,8 @@ def segmentation(
     """Read ``path/images/x.jpg`` with ``path/masks/x.png``, or such a pair of folders for each part.
 
     Parts are ``path/train/images``, ``path/train/masks`` and so on, named as those of ``folder``. The
-    number of a
-    pixel in a mask is its class; of one with a palette the place in it. Masks are resized to the nearest
-    pixel.
+    number of a pixel in a mask is its class; of one with a palette the place in it. Masks are resized to the
+    nearest pixel.
 
     Args:
         path: The folder.
@@ -175,8 +174,7 @@ def _read_mask(file: Path, image_file: Path, size: tuple[int, int] | None) -> np
             if mask.mode not in _MODES:
                 raise DataError(
                     f"{file}: is of mode {mask.mode}, and the mask of {image_file.name}; expected one "
-                    "number a pixel, "
-                    "its class, as a grey image or one with a palette holds"
+                    "number a pixel, its class, as a grey image or one with a palette holds"
                 )
             if mask.mode == "1":
                 return _nearest(mask.convert("L").point(lambda value: value // _LARGEST_BYTE), size)

@@ -64,8 +64,7 @@ class TargetColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if text not in number:
                 raise DataError(
                     f"{rows.where(i)}: column '{self.name}' holds the class "
-                    f"'{visible(shorten(text, _SHOWN))}', "
-                    "which is none of those that are trained on"
+                    f"'{visible(shorten(text, _SHOWN))}', which is none of those that are trained on"
                 )
             found.append(number[text])
         return torch.tensor(found, dtype=torch.int64)
@@ -108,8 +107,7 @@ def _text(cell: object, rows: Rows, row: int, name: str) -> str:
     if text is None:
         raise DataError(
             f"{rows.where(row)}: column '{name}' holds {'nothing' if is_missing(cell) else 'no text'}, "
-            "and is "
-            "the target; remove the row, or fill it in"
+            "and is the target; remove the row, or fill it in"
         )
     return text.strip()
 
@@ -119,7 +117,6 @@ def _number(cell: object, rows: Rows, row: int, name: str) -> float:
     if number is None:
         raise DataError(
             f"{rows.where(row)}: column '{name}' holds '{visible(shorten(str(cell), _SHOWN))}', which is "
-            "no finite "
-            "number, and is the target; remove the row, or fill it in"
+            "no finite number, and is the target; remove the row, or fill it in"
         )
     return number

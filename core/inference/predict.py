@@ -138,10 +138,8 @@ def predict(
         run: Folder of the run; it may be anybody's.
         data: A path (an image, a folder of images, ``.npz``, ``.npy``, ``.safetensors``, ``.csv``, ``.tsv``,
             an IDX file; of a run of tables or texts also ``.jsonl`` and ``.parquet``), several paths of
-            images,
-            a tensor or array (N, …), a dict or list of those where the model takes several inputs, or
-            batches,
-            such as a ``DataLoader``.
+            images, a tensor or array (N, …), a dict or list of those where the model takes several inputs,
+            or batches, such as a ``DataLoader``.
         out: File to write to as the samples are read, ``.csv``, ``.jsonl`` or ``.npz``; without it all
             predictions are returned.
         probabilities: Write those of all classes.

@@ -166,7 +166,6 @@ def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tensor:
     if tuple(outputs.shape) != expected:
         raise DataError(
             f"the model returned shape {tuple(outputs.shape)} for samples {chunk.indices[0]} to "
-            f"{chunk.indices[-1]}; "
-            f"in training it was {expected}"
+            f"{chunk.indices[-1]}; in training it was {expected}"
         )
     return outputs.detach().float().cpu()
