@@ -135,7 +135,8 @@ def test_their_tests_pass(environment, projects, tmp_path):
 
     end = run_tests(environment, tmp_path, projects.values(), "-k", f"not ({rest})")
 
-    assert re.search(r"\d{2} passed, 3 skipped", end), end
+    # None takes trees, in batches of two sizes; three are not shared out among workers.
+    assert re.search(r"\d{2} passed, 11 skipped", end), end
 
 
 @pytest.mark.soak
@@ -144,7 +145,7 @@ def test_each_project_stands_alone(environment, projects, tmp_path, role):
     """Its own tests, all of them; its check; its own job."""
     name = f"my-{role}"
 
-    assert re.search(r"\d{2} passed(, 1 skipped)? in", run_tests(environment, tmp_path, [projects[role]]))
+    assert re.search(r"\d{2} passed, [23] skipped in", run_tests(environment, tmp_path, [projects[role]]))
     assert "OK  plugin" in call(environment.command, "plugins", "check", name, cwd=tmp_path).stdout
     call(
         *(environment.command, "train", projects[role] / "job.yaml", "--out", "run", "--quiet"),

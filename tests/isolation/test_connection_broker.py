@@ -209,7 +209,7 @@ def test_a_name_may_stand_for_an_address_that_is_granted_as_well():
 
 #: Run in a network of its own, which has these addresses and leads nowhere.
 REBOUND = """
-import json, socket, subprocess, sys, time
+import errno, json, socket, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from loopback import Server
 from ringfence.hooks.permissions import Target
@@ -225,10 +225,15 @@ ip("link", "set", "lo", "up")
 ip("address", "add", "203.0.113.7/24", "dev", "lo")
 ip("address", "add", "203.0.113.8/24", "dev", "lo")
 ip("address", "add", "2001:db8::7/128", "dev", "lo", "nodad")
-# The kernel makes the way to an address after it has answered, and later where others keep it busy.
+# The kernel makes the way to an address after it has answered, and later where others keep it busy;
+# once it refuses what nobody listens to, packets arrive.
 for address in ("203.0.113.7", "203.0.113.8", "2001:db8::7"):
     deadline = time.monotonic() + 30
-    while subprocess.run(("ip", "route", "get", address), capture_output=True).returncode:
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as trial:
+            trial.settimeout(0.1)
+            if trial.connect_ex((address, 9)) == errno.ECONNREFUSED:
+                break
         assert time.monotonic() < deadline, f"no way leads to {address}"
         time.sleep(0.01)
 came_of_it = {}
