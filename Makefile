@@ -8,6 +8,8 @@
 # make test-cli       signals and lost outputs, at any moment of a run
 # make test-isolation replies of plugins, fuzzed
 # make test-run       one seed, one set of weights: killed, resumed, with any number of workers
+# make test-hooks     a role that is added by one file
+# make test-docs, test-tools, test-tracking  made pages, cut series, journals of any bytes
 # make test-bench     count the instructions of a step and a call, where there is valgrind
 # make rooms  all of these
 # make soak   the long runs that `make test` leaves out
@@ -30,7 +32,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 DECLARED := pyproject.toml constraints.txt core/version.py
 
 # The longest first.
-ROOMS := $(addprefix test-,home any_data installed chaos hostile cli isolation run bench)
+ROOMS := $(addprefix test-,home any_data installed hostile cli chaos isolation run hooks docs tools tracking bench)
 
 .PHONY: run test rooms $(ROOMS) computes rest attacks waits commands soak bench docs lint clean
 .DELETE_ON_ERROR:

@@ -332,6 +332,7 @@ _PACKAGES = '[tool.setuptools]\npackages = ["acme_clip", "acme_more"]\n'
 _FIND = '[tool.setuptools.packages.find]\ninclude = ["acme*"]\nexclude = ["acme_not"]\n'
 
 
+@pytest.mark.room
 @pytest.mark.parametrize(
     ("entry", "beside", "tool"),
     [

@@ -141,6 +141,7 @@ def test_what_is_granted_is_shown_stamped_and_enough(ringfence, job, teacher, se
     assert "it did not ask for this" in page
 
 
+@pytest.mark.room
 def test_a_resumed_run_has_the_grants_of_its_job(ringfence, job, teacher, server):
     port, heard = server
     options = {"teacher": "models/teacher.bin", "port": port}

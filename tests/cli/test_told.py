@@ -70,6 +70,7 @@ def test_a_place_in_a_list_that_a_flag_has_changed_is_told_with_the_flag(ringfen
     assert f"error: job.yaml:7:21, changed by --set {flag}: plugins[0].augment.ops[0]: plugin " in done.err
 
 
+@pytest.mark.room
 @pytest.mark.parametrize(
     ("flag", "where"),
     [

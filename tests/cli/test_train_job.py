@@ -190,6 +190,7 @@ def test_flags_beat_the_file(job, ringfence):
     assert "TRUSTED" in done.out
 
 
+@pytest.mark.room
 def test_sandboxed_and_trusted_give_the_same_weights(job, ringfence):
     ringfence("train", job(), "--out", "a")
     ringfence("train", job(), "--out", "b", "--set", "plugins.optim.isolation=trusted")
@@ -221,6 +222,7 @@ def test_folders_are_numbered(job, ringfence):
     assert sorted(path.name for path in Path("runs").iterdir()) == ["small-1", "small-2"]
 
 
+@pytest.mark.room
 def test_stopped_run_resumes_to_the_same_weights(job, ringfence, tmp_path):
     name = job(TRUSTED_JOB.replace("steps: 6", "steps: 600"))
     straight = ringfence("train", name, "--out", "straight")

@@ -49,6 +49,7 @@ def test_what_is_made_from_the_code_is_fresh():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.room
 def test_a_stale_page_is_named_and_made_anew(tmp_path):
     for name in MADE:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

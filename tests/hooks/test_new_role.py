@@ -10,6 +10,8 @@ import pytest
 
 from ..conftest import call
 
+pytestmark = pytest.mark.room
+
 CLONE = Path(__file__).parents[2]
 PROBE = '''\
 """Probe: looks at outputs and losses; the weights are the same without it."""

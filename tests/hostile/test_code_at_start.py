@@ -99,6 +99,7 @@ def train(environment, folder, isolation="sandbox", model="{name: mlp, hidden: [
     return call(environment.command, "train", "job.yaml", "--out", "run", cwd=folder)
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_no_module_of_a_plugin_runs_in_the_trainer_or_the_zygote(environment, evidence, tmp_path):
     done = train(environment, tmp_path)
@@ -107,6 +108,7 @@ def test_no_module_of_a_plugin_runs_in_the_trainer_or_the_zygote(environment, ev
     assert not evidence.exists(), evidence.read_text()
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_none_runs_when_plugins_are_listed_or_checked(environment, evidence, tmp_path):
     call(environment.command, "plugins", "list", cwd=tmp_path)
@@ -116,6 +118,7 @@ def test_none_runs_when_plugins_are_listed_or_checked(environment, evidence, tmp
     assert not evidence.exists(), evidence.read_text()
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_none_runs_when_the_public_names_import_torch(environment, evidence, tmp_path):
     call(environment.python, "-c", "import ringfence; ringfence.passthrough", cwd=tmp_path)
@@ -123,6 +126,7 @@ def test_none_runs_when_the_public_names_import_torch(environment, evidence, tmp
     assert not evidence.exists(), evidence.read_text()
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_none_runs_in_a_program_that_imports_ringfence_first(environment, evidence, tmp_path):
     call(environment.python, "-c", "import ringfence; import torch, torch._dynamo", cwd=tmp_path)
@@ -159,6 +163,7 @@ def test_a_program_in_which_a_plugin_ran_before_is_refused_by_name(environment, 
     assert says in call(environment.python, "program.py", cwd=tmp_path).stdout
 
 
+@pytest.mark.room
 @pytest.mark.attack("code at start-up")
 def test_a_program_in_which_a_plugin_ran_before_trains_nothing(environment, tmp_path):
     job = "model='mlp', data='mnist10k', steps=1, plugins=['optim']"
@@ -186,6 +191,7 @@ def test_a_plugin_that_is_trusted_may_have_run_before(environment, tmp_path):
     assert "completed after 2 steps" in done.stdout
 
 
+@pytest.mark.room
 @pytest.mark.control("code at start-up")
 @pytest.mark.parametrize(
     ("code", "names"),

@@ -118,6 +118,7 @@ def test_every_layer_that_fails_elsewhere(context):
     run(context, FAILING_LAYERS)
 
 
+@pytest.mark.room
 def test_what_was_covered_for_another_user_is_as_it_was(tmp_path):
     """The mounts of a run as another user are its own: nothing of them is seen outside, or stays."""
     mounts = Path("/proc/self/mountinfo").read_text()

@@ -119,6 +119,7 @@ def install(tmp_path):
     return install
 
 
+@pytest.mark.room
 @pytest.mark.attack(50)
 @pytest.mark.attack(35)
 def test_no_command_imports_it_and_nothing_that_it_says_reaches_terminal_or_page(install, tmp_path):
@@ -144,6 +145,7 @@ def test_no_command_imports_it_and_nothing_that_it_says_reaches_terminal_or_page
     assert list((tmp_path / "tmp").glob("ringfence-*")) == []
 
 
+@pytest.mark.room
 @pytest.mark.control(50)
 def test_whoever_imports_it_has_it_run(install, tmp_path):
     done = subprocess.run(

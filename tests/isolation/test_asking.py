@@ -62,6 +62,7 @@ def outcome(start, spec, one_thread):
     return run
 
 
+@pytest.mark.room
 def test_a_slow_monitor_in_a_sandbox_ends_a_run_where_a_quick_one_does(outcome):
     quick, _ = outcome()
     slow, skipped = outcome(delay_s=0.05)

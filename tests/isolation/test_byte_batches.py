@@ -53,6 +53,7 @@ def assert_same(one, other):
         assert targets.equal(of_others)
 
 
+@pytest.mark.room
 @pytest.mark.parametrize(
     "chain",
     [
@@ -77,6 +78,7 @@ def test_builtin_plugins_make_the_same_of_bytes_as_of_numbers(sandbox, chain, is
     )
 
 
+@pytest.mark.room
 def test_two_workers_and_large_images_make_the_same_of_bytes(sandbox):
     data = images(16, side=256)
     assert data.inputs[:8].numel() > LARGE_BYTES

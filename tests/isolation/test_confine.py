@@ -33,6 +33,7 @@ WORKLOAD = {
 only_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction is x86's")
 
 
+@pytest.mark.room
 def test_torch_numpy_and_threads_work_in_full_confinement(confined):
     result = confined("workload", preload=["torch", "torch._dynamo"])
     assert result["exit"] == 0

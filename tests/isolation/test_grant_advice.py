@@ -59,6 +59,7 @@ def test_other_faults_are_told_without(start, gradients, what):
     assert not [instead for instead in WANTED.values() if instead in told]
 
 
+@pytest.mark.room
 @pytest.mark.parametrize("what", ["compile_nothing", "loader_without_workers"])
 def test_what_is_advised_works(start, gradients, what):
     start("wanting:Wanting", options={"what": what}).call("backward", {"gradients": gradients}, StepInfo(0))

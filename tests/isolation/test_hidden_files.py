@@ -108,6 +108,7 @@ def test_where_the_kernel_cannot_refuse_descriptors_their_sender_is_ended(sandbo
     assert least_added(sandbox.folder, send, bound) < bound
 
 
+@pytest.mark.room
 @pytest.mark.parametrize("way", ["opened", "mapped"])
 def test_without_a_sandbox_deleted_files_take_what_they_want(way, tmp_path):
     code = f"import filler, sys; filler.{way}(); print(flush=True); sys.stdin.read()"

@@ -111,6 +111,7 @@ def test_workers_stay_within_one_budget_together(hosting, spec, way):
     assert sampler.peak <= (WATCHDOG if way == "read_only" else KERNEL) * budget
 
 
+@pytest.mark.room
 @pytest.mark.parametrize("way", ["malloc", "read_only"])
 def test_without_a_sandbox_the_same_takes_all_that_it_wants(way):
     code = f"import hungry; hungry.{way}(); print(open('/proc/self/status').read())"
@@ -121,6 +122,7 @@ def test_without_a_sandbox_the_same_takes_all_that_it_wants(way):
     assert most * 1024 > 1400 * MIB
 
 
+@pytest.mark.room
 def test_page_tables_grow_without_a_sandbox():
     code = "import hungry; hungry.page_tables(); print(open('/proc/self/status').read())"
     done = subprocess.run(

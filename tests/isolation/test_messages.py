@@ -105,6 +105,7 @@ def _flip(data, at, value):
     return bytes(changed)
 
 
+@pytest.mark.room
 @given(JUNK)
 @example(pickle.dumps(Bomb()))
 @example(b"\x91" * 60_000)

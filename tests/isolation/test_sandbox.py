@@ -206,6 +206,7 @@ def test_closing_goes_on_where_a_plugin_cannot_be_closed(spec):
         sandbox.fork()
 
 
+@pytest.mark.room
 def test_folders_of_any_depth_are_removed(tmp_path):
     outside = tmp_path / "outside"
     (outside / "kept").mkdir(parents=True)
@@ -313,6 +314,7 @@ with Sandbox() as sandbox:
 """
 
 
+@pytest.mark.room
 def test_no_entry_point_is_loaded_where_plugins_are_forked_from(tmp_path):
     metadata = tmp_path / "stranger-1.0.dist-info"
     metadata.mkdir()
@@ -328,6 +330,7 @@ def test_no_entry_point_is_loaded_where_plugins_are_forked_from(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.room
 def test_packages_are_found_where_the_host_finds_them(tmp_path):
     """Python without its virtual environment has none of them but through PYTHONPATH."""
     (tmp_path / "ringfence").symlink_to(Path(pool.__file__).parents[1])

@@ -75,6 +75,7 @@ def sha_of(prepared, folder, **options):
     return execute(prepared, folder, RunOptions(report=False, **options)).result.weights_sha256
 
 
+@pytest.mark.room
 def test_one_seed_gives_one_gan_in_a_sandbox_too_and_when_it_is_made_longer(prepared, tmp_path):
     expected = sha_of(prepared(), tmp_path / "trusted")
     assert sha_of(prepared(("isolation: trusted", "isolation: sandbox")), tmp_path / "sandbox") == expected

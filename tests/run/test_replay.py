@@ -59,6 +59,7 @@ def run(tmp_path):
     return replayed
 
 
+@pytest.mark.room
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -147,6 +148,7 @@ def test_a_series_that_dropped_something_lacks_nothing_for_that():
     assert Lack.between(richer, NOW).is_empty
 
 
+@pytest.mark.room
 def test_hiding_is_for_the_plugin_alone(tmp_path):
     """In a process of its own, as it is for good."""
     (tmp_path / "acme.py").write_text(

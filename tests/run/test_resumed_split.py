@@ -82,6 +82,7 @@ def make_old(out: Path, *, tells_data: bool, judged_by: str = "test") -> None:
     shutil.rmtree(out / "checkpoints" / "best", ignore_errors=True)
 
 
+@pytest.mark.room
 @pytest.mark.parametrize(
     ("data", "tells_data", "judged_by"),
     [
@@ -121,6 +122,7 @@ def test_a_run_from_before_cannot_begin_to_hold_out_samples(base, tmp_path):
         start(base, tmp_path / "run", data, resumed=True, steps=8, validation_fraction=0.2)
 
 
+@pytest.mark.room
 @pytest.mark.parametrize("fraction", [0.25, 0])
 def test_a_job_that_does_not_say_goes_on_with_the_share_that_the_run_began_with(base, tmp_path, fraction):
     data = "{name: mnist10k, limit: 80}"

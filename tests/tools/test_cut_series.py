@@ -369,6 +369,7 @@ def test_a_heading_that_is_there_already_is_refused(opened, live):
     assert f"has '## {NEXT}.0' already" in said
 
 
+@pytest.mark.room
 def test_the_command_opens_a_series_and_the_core_then_is_of_it(clone, tmp_path):
     """As it is called, with the core of the clone: its snapshot is what is compared and written."""
     git = ["git", "-C", clone, "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]

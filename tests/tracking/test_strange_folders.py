@@ -551,6 +551,7 @@ _FILES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.room
 @settings(
     max_examples=40,
     deadline=None,
