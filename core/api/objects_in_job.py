@@ -12,7 +12,7 @@ from ..hooks.errors import visible
 
 #: Those of which one key may list several, each in the form of ``{"name": …, option: …}``.
 _LISTS = ("loss", "metrics")
-_KEYS = ("model", "data", "loss", "metric", "metrics")
+_KEYS = ("model", "data", "loss", "metric", "metrics", "sample_weights")
 
 
 def take_objects(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -56,6 +56,9 @@ def _data_words(data: Mapping[str, Any], _width: int) -> Iterator[str]:
     classes, names = data["classes"], data["class_names"]
     for part, facts in data["parts"].items():
         yield f"{counted(facts['samples'], f'{_PARTS[part]} sample')}{_class_words(facts, classes, names)}"
+    if "drawn_by_weight" in data:
+        seen = f"about {data['distinct']:,} different ones an epoch"
+        yield f"drawn by weight: {data['drawn_by_weight']}; {seen}"
 
 
 def _class_words(part: Mapping[str, Any], classes: int | None, names: Sequence[str]) -> str:

@@ -82,7 +82,8 @@ def train(
             ``model``, ``data``, ``loss`` and ``metric`` may be objects: a module, which then is the one that
             is trained, or a function that returns one; arrays, a data set of torch, ``Data``, or a function;
             a function of outputs and targets; a metric of torchmetrics; so may the names in a list of losses
-            and in ``metrics``. The run says what it cannot do then.
+            and in ``metrics``, and ``sample_weights``: a function, or a tensor. The run says what it cannot
+            do then.
 
     Returns:
         The finished run.

@@ -258,6 +258,12 @@ class Normalise:
         return (inputs - self._mean) / self._std
 
 
+def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of the samples in one epoch, (N,) int64; it depends on nothing but the arguments."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(samples, generator=generator)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The plan of a run: which batches belong to which step.
@@ -270,11 +276,13 @@ class Plan:
         samples: N, size of the training data.
         batch_size: Samples of a batch.
         grad_accum_steps: Batches of a step.
+        order: From N, the job's seed and the epoch to the places of its samples, (N,) int64.
     """
 
     samples: int
     batch_size: int
     grad_accum_steps: int = 1
+    order: Callable[[int, int, int], Tensor] = epoch_order
 
     @property
     def steps_per_epoch(self) -> int:
@@ -293,12 +301,6 @@ class Plan:
             return [self.batch_size] * self.grad_accum_steps
         whole, rest = divmod(left, self.batch_size)
         return [self.batch_size] * whole + ([rest] if rest else [])
-
-
-def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
-    """Return the order of the samples in one epoch, (N,) int64; it depends on nothing but the arguments."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    return torch.randperm(samples, generator=generator)
 
 
 def batches(
@@ -358,7 +360,7 @@ def _parts(dataset: Dataset, plan: Plan, seed: int, epoch: int, first_step: int)
         for begin in range(first, plan.samples, plan.batch_size):
             yield torch.arange(begin, min(begin + plan.batch_size, plan.samples))
         return
-    order = dataset.rows_at(epoch_order(plan.samples, seed, epoch))
+    order = dataset.rows_at(plan.order(plan.samples, seed, epoch))
     at_once = _CUT_AT_ONCE * plan.batch_size
     for begin in range(first, plan.samples, at_once):
         # A copy, since views would keep the whole order alive for as long as any batch is.

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from .config import TrainConfig, resolve_device
-from .data import Data, Plan
+from .data import Data, Plan, epoch_order
 from .freezing import freeze
 from .objective import Objective
+from .sample_weights import SampleWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Setup:
         objective: Loss and metrics.
         frozen: Names of the parameters that stay as they are.
         tried: What was found as they were tried together.
+        weights: By which the samples of an epoch are drawn; None: each comes once.
     """
 
     model: nn.Module
@@ -57,9 +59,17 @@ class Setup:
     objective: Objective
     frozen: frozenset[str] = frozenset()
     tried: Tried = Tried()
+    weights: SampleWeights | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, data: Data, config: TrainConfig, frozen: Collection[str] = ()) -> Self:
+    def of(
+        cls,
+        model: nn.Module,
+        data: Data,
+        config: TrainConfig,
+        frozen: Collection[str] = (),
+        weights: SampleWeights | None = None,
+    ) -> Self:
         """Work out what follows from these; the model is moved to the device and set to training mode.
 
         Args:
@@ -67,15 +77,18 @@ class Setup:
             data: What to train and test on.
             config: How.
             frozen: Names of parameters that are to stay as they are.
+            weights: By which to draw the samples of an epoch.
 
         Raises:
             JobError: The configuration does not fit the data or this machine.
         """
-        plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
+        order = epoch_order if weights is None else weights
+        plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps, order)
         steps_total = config.steps_total(plan.steps_per_epoch)
         device = resolve_device(config.device)
         model.to(device)
         model.train()
         freeze(model, frozen)
         objective = Objective(config.loss, config.metric, config.metrics)
-        return cls(model, data, config, device, plan, steps_total, objective, frozenset(frozen))
+        named = frozenset(frozen)
+        return cls(model, data, config, device, plan, steps_total, objective, named, weights=weights)

@@ -32,7 +32,7 @@ DEFAULT_METRICS = {
 DEFAULT_METRIC = "loss"
 
 _LENGTHS = ("epochs", "steps")
-_NESTED = (*_CHOICES, "early_stopping", "averaging", "start_from")
+_NESTED = (*_CHOICES, "early_stopping", "averaging", "start_from", "sample_weights")
 
 
 class _FlagError(Exception):

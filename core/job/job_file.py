@@ -19,8 +19,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
+    Tag,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -79,6 +81,13 @@ WorkerThreads = Annotated[int, Field(ge=1, le=60)]
 Seconds = Annotated[float, Field(gt=0, le=10**6)]
 Fraction = Annotated[float, Field(gt=0, le=MAX_MEMORY_FRACTION)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, le=10**9)]
+#: A word, or what each class has: told apart first, so that a fault is that of one of the two.
+SampleWeights = Annotated[
+    Annotated[str, Field(min_length=1), Tag("word")]
+    | Annotated[dict[str | int, Weight], Field(min_length=1), Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, Mapping) else "word"),
+]
 
 
 class EarlyStopping(_Strict):
@@ -263,6 +272,11 @@ class Job(_Strict):
         None,
         description="Share of the training samples that is held out to judge the run by, where the data "
         "bring no validation part; by default 0.1. With 0 the test data judge",
+    )
+    sample_weights: SampleWeights | None = Field(
+        None,
+        description="By what the samples of an epoch are drawn, with replacement: `balanced` (each class "
+        "equally often), class to weight, or your own `module:function` of the training targets",
     )
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the metric no longer improves")
     start_from: Annotated[StartFrom | None, BeforeValidator(_as_start)] = Field(
@@ -529,10 +543,7 @@ def _repetitions(names: Mapping[int, str]) -> list[Problem]:
 
 def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[str, Any]) -> Problem:
     """Turn one of pydantic's records into a problem at its place in the file."""
-    path: Path = record["loc"]
-    match path:
-        case ("plugins", int(i), "options", *rest):
-            path = ("plugins", i, names[i], *rest)
+    path = _place(record["loc"], names)
     match record["type"], path:
         case "extra_forbidden", _:
             return Problem(path, f"unknown key; {_did_you_mean(path, data)}", at_key=True)
@@ -565,6 +576,17 @@ def _problem(record: Mapping[str, Any], names: Mapping[int, str], data: Mapping[
         case "string_pattern_mismatch", ("device",):
             return Problem(path, f"expected auto, cpu, cuda or cuda:N, got '{record['input']}'")
     return Problem(path, explain(record))
+
+
+def _place(path: Path, names: Mapping[int, str]) -> Path:
+    """Return where a file has what pydantic calls ``path``."""
+    match path:
+        case ("plugins", int(i), "options", *rest):
+            return ("plugins", i, names[i], *rest)
+        case ("sample_weights", "word" | "mapping", *rest):
+            # Behind a key that is none of a class stands more.
+            return ("sample_weights", *rest[:1])
+    return path
 
 
 def _did_you_mean(path: Path, data: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..datasets.dataset_registry import check_data, load_data
 from ..datasets.split import HoldOut
+from ..datasets.weighting import BALANCED, weigh_samples
 from ..engine.alternation import Turn
 from ..engine.averaging import (
     ExponentialMovingAverage,
@@ -78,6 +79,15 @@ def check_names(job_file: JobFile, given: Collection[str] = ()) -> list[Problem]
     for key, choice, check in (("model", job.model, check_model), ("data", job.data, check_data)):
         problems += [] if key in known_otherwise else _check_choice(key, choice, check, job_file)
     problems += _check_schedule(job.schedule, job_file)
+    asked = job.sample_weights
+    if (
+        isinstance(asked, str)
+        and asked != BALANCED
+        and not is_object_name(asked)
+        and not is_import_path(asked)
+    ):
+        known = f"expected {BALANCED}, a mapping of class to weight, or your own module:function"
+        problems.append(Problem(("sample_weights",), f"'{asked}' is unknown; {known}"))
     problems += [_placed(problem, ("loss",), job_file) for problem in check_loss(job.loss)]
     for i, turn in enumerate(job.alternate):
         problems += [
@@ -99,7 +109,9 @@ def choices_of(job: Job, given: Collection[str]) -> dict[str, Choice]:
         job: The job.
         given: Keys for which a program has given one.
     """
-    return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job, given)}
+    asked = job.sample_weights
+    weights = {"sample_weights": Choice(name=asked)} if isinstance(asked, str) else {}
+    return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job, given), **weights}
 
 
 def _with_length(data: Data, config: TrainConfig) -> Data:
@@ -162,6 +174,10 @@ def build(
         ),
     )
     data = _with_place("epochs", job_file, lambda: _with_length(data, config))
+    weights, drawn = None, job.sample_weights
+    if drawn is not None:
+        own = given.get("sample_weights")
+        weights = _with_place("sample_weights", job_file, lambda: weigh_samples(drawn, data.train, base, own))
     form = TargetForm.of(data.train)
     metrics = _with_place("metric", job_file, lambda: make_metrics(judges_of(job, given), base, form, given))
     config = dataclasses.replace(config, metric=next(iter(metrics)), metrics=metrics)
@@ -169,6 +185,8 @@ def build(
         plan = Plan(len(data.train), config.batch_size, config.grad_accum_steps)
         steps = _with_place("schedule", job_file, lambda: config.steps_total(plan.steps_per_epoch))
         data, config = reduction.reduced(data, config, steps)
+        # They are of all samples, and few could be drawn by them again and again.
+        weights = None
     # The first weights come from the global generators; nothing before may have moved them.
     seed_all(derive_seed(job.seed, "model"))
     model = _with_place(
@@ -178,7 +196,7 @@ def build(
     )
     frozen = _frozen(job_file, model)
     config = dataclasses.replace(config, turns=_turns(job_file, model, frozen, base))
-    setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen))
+    setup = _with_place("schedule", job_file, lambda: Setup.of(model, data, config, frozen, weights))
     source = str(job.data.options.get("path", job.data.name))
     _with_place("schedule", job_file, lambda: _try_schedule(setup))
     for part, dataset in data.parts().items():

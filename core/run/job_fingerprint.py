@@ -34,7 +34,7 @@ _KEYS = (
     HELD_OUT,
 )
 #: Likewise, where a job has them: to one of before there were such keys, a job without is the same.
-_KEYS_IF_SET = ("start_from", "freeze", "averaging", "alternate")
+_KEYS_IF_SET = ("start_from", "freeze", "averaging", "alternate", "sample_weights")
 
 #: What nobody can accept as different, and why.
 NEVER: Mapping[str, str] = MappingProxyType(
@@ -46,6 +46,7 @@ NEVER: Mapping[str, str] = MappingProxyType(
         "seed": "the order of the samples and every random number come from it",
         "start_from": "the run has started, and its weights are those in the checkpoint",
         HELD_OUT: "it decides which samples are trained on",
+        "sample_weights": "it decides which samples are trained on",
         "freeze": "the state of the plugins is of the parameters that are trained",
         "averaging": "the averages in the checkpoint were made so",
     }
@@ -103,8 +104,9 @@ def fingerprint_of(job: Job, specs: Sequence[PluginSpec], setup: Setup) -> Finge
         specs: Its plugins.
         setup: What it trains.
     """
+    weights = {} if setup.weights is None else {"sample_weights": setup.weights.digest()}
     return Fingerprint(
-        values={**fingerprint(job), CONTENTS: digest_data(setup.data)},
+        values={**fingerprint(job), CONTENTS: {**digest_data(setup.data), **weights}},
         environment=environment(job, specs, setup.steps_total, setup.device),
         never=NEVER,
     )

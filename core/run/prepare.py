@@ -121,7 +121,7 @@ def prepare(
     job_file = dataclasses.replace(job_file, job=job_file.job.model_copy(update=held_out))
     told: tuple[str, ...] = ()
     if reduction is not None:
-        told = tuple(reduction.sentences(planned, setup.data))
+        told = tuple(reduction.sentences(planned, setup.data, job_file.job))
         planned = reduction.plugins(planned)
     started = None if resume is not None else start_weights(job_file, base, setup)
     if started is not None:

@@ -15,6 +15,7 @@ from ..engine.read_data import ReadDataset
 from ..hooks.errors import JobError
 from ..hooks.roles.augment import AUGMENT
 from ..job.flags import FAST_DEV_RUN, OVERFIT
+from ..job.job_file import Job
 from .load_plugins import Planned
 
 
@@ -86,22 +87,25 @@ class Reduction:
             return replace(rule, every=1)
         return StochasticWeightAverage(start=0.0, every=1)
 
-    def sentences(self, planned: Sequence[Planned], data: Data) -> Iterator[str]:
+    def sentences(self, planned: Sequence[Planned], data: Data, job: Job) -> Iterator[str]:
         """Yield what is other than in a run of the job.
 
         Args:
             planned: The job's plugins.
             data: What of them is used.
+            job: The job.
         """
+        weights = ["sample_weights"] if job.sample_weights is not None else []
         if self.overfit is None:
             parts = ", ".join(f"{len(part):,} of {name}" for name, part in data.parts().items())
             yield (
                 f"{FAST_DEV_RUN}: one step, with each plugin in it, then one evaluation of each part and a "
-                f"checkpoint; samples used: {parts}. Without warm-up and early stopping"
+                f"checkpoint; samples used: {parts}. Without "
+                f"{' and '.join([', '.join(['warm-up', *weights]), 'early stopping'])}"
             )
             return
         left_out = [item.spec.name for item in planned if item.spec.role == AUGMENT.name]
-        without = ["early stopping", *(f"plugin '{name}'" for name in left_out)]
+        without = ["early stopping", *weights, *(f"plugin '{name}'" for name in left_out)]
         yield (
             f"{OVERFIT} {self.overfit}: trained on {self.overfit:,} of the training samples, drawn by the "
             "job's seed, and evaluated on the same, for as many steps as the job has; without "

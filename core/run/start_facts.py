@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..engine.data import Data, Dataset
 from ..engine.layer_shapes import layer_rows
+from ..engine.sample_weights import SampleWeights
 from ..engine.setup import Setup
 from ..engine.tensor_names import named_buffers, named_parameters
 from ..hooks.trees import map_tensors
@@ -38,7 +39,7 @@ def start_facts(
         started: What the model has weights from; None if they are new.
     """
     return {
-        "data": {"name": job.data.name, **_data_facts(setup.data)},
+        "data": {"name": job.data.name, **_data_facts(setup.data, setup.weights)},
         "model": {
             "name": job.model.name,
             **_model_facts(setup),
@@ -49,7 +50,7 @@ def start_facts(
     }
 
 
-def _data_facts(data: Data) -> dict[str, Any]:
+def _data_facts(data: Data, weights: SampleWeights | None) -> dict[str, Any]:
     train = data.train
     listed = train.num_classes is not None and train.num_classes <= MAX_CLASSES
     return {
@@ -61,6 +62,7 @@ def _data_facts(data: Data) -> dict[str, Any]:
         "classes": train.num_classes,
         "class_names": list(train.class_names) if listed else [],
         "parts": {name: _part_facts(part) for name, part in data.parts().items()},
+        **({} if weights is None else {"drawn_by_weight": weights.told, "distinct": weights.distinct}),
     }
 
 

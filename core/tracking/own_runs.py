@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..hooks.errors import JobError, shorten, visible
-from ..job.job_file import Job, JobFile, judges_of, losses_of, read_job
+from ..job.job_file import Choice, Job, JobFile, judges_of, losses_of, read_job
 from ..job.object_names import is_object_name
 from ..job.user_code import is_import_path
 from .model_record import ModelChoice, ModelRecord
@@ -66,7 +66,19 @@ HARMLESS = frozenset(
     }
 )
 #: The other keys, each of which ``_wants`` judges by what it holds.
-JUDGED = frozenset({"base_folder", "data", "loss", "metric", "metrics", "model", "plugins", "schedule"})
+JUDGED = frozenset(
+    {
+        "base_folder",
+        "data",
+        "loss",
+        "metric",
+        "metrics",
+        "model",
+        "plugins",
+        "sample_weights",
+        "schedule",
+    }
+)
 #: Options of builtin readers of data that are words. Any other text, and so that of any new one, is a path.
 DATA_WORDS = frozenset({"inputs", "layout", "normalize", "targets", "task", "test_inputs", "test_targets"})
 _UNSHOWN = "nothing shows that the run was made by you"
@@ -291,6 +303,8 @@ def wants_of(job: Job) -> Iterator[Want]:
         **losses_of(job),
         **judges_of(job),
     }
+    if isinstance(job.sample_weights, str):
+        named["sample_weights"] = Choice(name=job.sample_weights)
     for key, choice in named.items():
         if is_import_path(choice.name):
             path, what = _path_of(key), f"{key} '{choice.name}': imports it and runs it"

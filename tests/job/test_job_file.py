@@ -182,8 +182,11 @@ def test_every_number_of_a_job_has_a_bound(write, key, number):
     if key == "seed" and number == "9223372036854775807":
         assert read_job(write(f"{text}{key}: {number}\n")).job.seed == 2**63 - 1
     else:
-        (fault,) = faults(write(f"{text}{key}: {number}\n"))
-        assert re.match(rf"job\.yaml:\d+:\d+: {key}: .*(at most|less than|more than|whole|finite)", fault)
+        value = f"{{cat: {number}}}" if key == "sample_weights" else number
+        (fault,) = faults(write(f"{text}{key}: {value}\n"))
+        assert re.match(
+            rf"job\.yaml:\d+:\d+: {key}(\.cat)?: .*(at most|less than|more than|whole|finite)", fault
+        )
 
 
 @pytest.mark.parametrize("key", _numbers(PluginJob.model_fields))

@@ -81,8 +81,8 @@ def text() -> str:
 
 def kind(schema: dict[str, Any]) -> str:
     """Say what a JSON schema admits."""
-    if "anyOf" in schema:
-        return " or ".join(kind(part) for part in schema["anyOf"])
+    if "anyOf" in schema or "oneOf" in schema:
+        return " or ".join(kind(part) for part in schema.get("anyOf") or schema["oneOf"])
     if "enum" in schema:
         return ", ".join(f"`{word}`" for word in schema["enum"])
     if "const" in schema:
