@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -74,6 +75,15 @@ def until(condition, seconds=_LONGEST_S):
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.005)
     return found
+
+
+def hang(zygote, patience_s=0.3):
+    """Stop the process that plugins are forked from; what is asked of it next is waited for so long.
+
+    No sooner, or a busy machine answers too late what comes before.
+    """
+    os.kill(zygote.pid, signal.SIGSTOP)
+    zygote._patience_s = patience_s
 
 
 def open_files():

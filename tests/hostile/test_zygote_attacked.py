@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from ringfence import SandboxUnavailableError, StepInfo, TensorMap
-from ringfence.isolation.host.processes import zygote_client
 from ringfence.isolation.sandbox import Sandbox
 
-from ..watching import descriptors, open_files, settled_descriptors
+from ..watching import descriptors, hang, open_files, settled_descriptors
 from .victims import children
-
-_REPLY_S = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +39,26 @@ def zygote(sandbox, spec, stage):
     assert list(sandbox.folder.glob("scratch-*")) == []
 
 
-@pytest.fixture
-def impatient(sandbox, zygote, spec, monkeypatch):
-    """Wait for the zygote no longer than 0.3 s from now on."""
-    monkeypatch.setattr(zygote_client, "REPLY_S", _REPLY_S)
-    sandbox.start(spec()).close()
-
-
-def signalled(zygote, number):
-    """Make a context that signals the zygote before the first step."""
+def harmed(zygote, harm):
+    """Make a context that does harm to the zygote before the first step."""
 
     @contextlib.contextmanager
     def context(_):
-        os.kill(zygote.pid, number)
-        if number == signal.SIGKILL:
-            zygote.wait()
+        harm(zygote)
         yield
 
     return context
 
 
+def kill(zygote):
+    """Kill it, and wait until it has ended."""
+    os.kill(zygote.pid, signal.SIGKILL)
+    zygote.wait()
+
+
 @pytest.mark.attack(48)
 def test_a_run_whose_zygote_is_killed_goes_on_in_another(stage, sandbox, spec, zygote):
-    outcome = stage.run(spec(on_failure="restart"), sandbox, signalled(zygote, signal.SIGKILL))
+    outcome = stage.run(spec(on_failure="restart"), sandbox, harmed(zygote, kill))
     assert outcome.weights == stage.reference
     assert "its worker is gone, and the process that forked it too" in outcome.events[0]
     assert "restarted (1 of 3 in a row)" in outcome.events[0]
@@ -72,8 +66,8 @@ def test_a_run_whose_zygote_is_killed_goes_on_in_another(stage, sandbox, spec, z
 
 
 @pytest.mark.attack(48)
-def test_a_run_that_needs_no_zygote_does_not_notice_that_it_hangs(stage, sandbox, spec, zygote, impatient):
-    outcome = stage.run(spec(), sandbox, signalled(zygote, signal.SIGSTOP))
+def test_a_run_that_needs_no_zygote_does_not_notice_that_it_hangs(stage, sandbox, spec, zygote):
+    outcome = stage.run(spec(), sandbox, harmed(zygote, hang))
     assert outcome.error is None
     assert outcome.weights == stage.reference
     # To collect the worker it was asked, in vain, and ended.
@@ -81,12 +75,10 @@ def test_a_run_that_needs_no_zygote_does_not_notice_that_it_hangs(stage, sandbox
 
 
 @pytest.mark.attack(48)
-def test_a_plugin_that_restarts_while_the_zygote_hangs_goes_on_in_another(
-    stage, sandbox, spec, zygote, impatient
-):
+def test_a_plugin_that_restarts_while_the_zygote_hangs_goes_on_in_another(stage, sandbox, spec, zygote):
     gradients = TensorMap.like({"weight": torch.ones(4)})
     plugin = sandbox.start(spec())
-    os.kill(zygote.pid, signal.SIGSTOP)
+    hang(zygote)
     plugin.restart()
     assert zygote.has_ended()
     assert sandbox._zygote.generation == zygote.generation + 1
@@ -95,8 +87,8 @@ def test_a_plugin_that_restarts_while_the_zygote_hangs_goes_on_in_another(
 
 
 @pytest.mark.attack(48)
-def test_a_plugin_that_starts_while_the_zygote_hangs_is_told_why_it_cannot(sandbox, spec, zygote, impatient):
-    os.kill(zygote.pid, signal.SIGSTOP)
+def test_a_plugin_that_starts_while_the_zygote_hangs_is_told_why_it_cannot(sandbox, spec, zygote):
+    hang(zygote)
     with pytest.raises(SandboxUnavailableError, match=r"did not answer within 0\.3 s"):
         sandbox.start(spec())
 

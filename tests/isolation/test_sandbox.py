@@ -20,11 +20,10 @@ from ringfence.imports.search_paths import import_paths
 from ringfence.isolation import sandbox as pool
 from ringfence.isolation.host.limits import scratch_folder
 from ringfence.isolation.host.limits.owner import owner_prefix
-from ringfence.isolation.host.processes import zygote_client
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.interface import PluginSpec
 
-from ..watching import NOWHERE, descriptors, is_running, settled_descriptors, until
+from ..watching import NOWHERE, descriptors, hang, is_running, settled_descriptors, until
 
 
 @pytest.fixture(scope="module")
@@ -107,31 +106,23 @@ def test_a_process_that_is_not_the_zygotes_is_refused_and_it_lives_on(sandbox):
             assert sandbox.reap(another) == -signal.SIGKILL
 
 
-def test_a_late_reply_is_never_taken_for_another(sandbox, monkeypatch):
+def test_a_late_reply_is_never_taken_for_another(sandbox):
     with forked(sandbox) as process:
-        monkeypatch.setattr(zygote_client, "REPLY_S", 0.3)
-        with forked(sandbox):
-            pass  # from here on it has to answer within 0.3 s
         zygote = sandbox._zygote
-        os.kill(zygote.pid, signal.SIGSTOP)
+        hang(zygote, 0.3)
         process.kill()
         assert sandbox.reap(process) is None
         assert zygote.has_ended()
-        monkeypatch.undo()
         with forked(sandbox) as fresh:
             assert fresh.pid != process.pid
             fresh.kill()
             assert sandbox.reap(fresh) == -signal.SIGKILL
 
 
-def test_a_zygote_that_hangs_is_told_and_replaced_at_the_next_fork(sandbox, monkeypatch):
-    monkeypatch.setattr(zygote_client, "REPLY_S", 0.3)
-    with forked(sandbox):
-        pass
-    os.kill(sandbox._zygote.pid, signal.SIGSTOP)
+def test_a_zygote_that_hangs_is_told_and_replaced_at_the_next_fork(sandbox):
+    hang(sandbox._zygote, 0.3)
     with pytest.raises(SandboxUnavailableError, match=r"did not answer within 0\.3 s"):
         sandbox.fork()
-    monkeypatch.undo()
     with forked(sandbox) as process:
         assert process.generation == sandbox._zygote.generation
 

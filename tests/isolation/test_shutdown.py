@@ -17,7 +17,7 @@ from ringfence.isolation.host.processes import worker_group, zygote_client
 from ringfence.isolation.sandbox import Sandbox
 from ringfence.plugins.manager import Hooks
 
-from ..watching import is_running
+from ..watching import hang, is_running
 from .test_zombies import _DETACH, _SEIZE, _STOP_AT_EXIT, _WALL
 
 #: What ending all of these takes on no machine, however busy; a plugin that is waited for takes 600 s.
@@ -100,11 +100,10 @@ def test_plugins_whose_zygote_was_killed_end_at_once(fill):
 
 def test_plugins_whose_zygote_is_stopped_end_once_it_was_waited_for(fill, monkeypatch):
     """The zygote is waited for once, however many plugins there are."""
-    monkeypatch.setattr(zygote_client, "REPLY_S", 0.5)
     asked, await_reply = [], zygote_client.Zygote._await_reply
     with Sandbox() as sandbox:
         hooks, pids = fill(sandbox)
-        os.kill(sandbox._zygote.pid, signal.SIGSTOP)
+        hang(sandbox._zygote, 0.5)
         monkeypatch.setattr(
             zygote_client.Zygote,
             "_await_reply",

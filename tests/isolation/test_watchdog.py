@@ -44,7 +44,7 @@ def watching():
 
 
 @pytest.fixture
-def child():
+def child(watching):
     """Start a process as the watchdog sees one; it says that it is ready, and waits."""
     with contextlib.ExitStack() as stack:
 
@@ -66,6 +66,8 @@ def child():
             return Process(running.pid, pidfd, log)
 
         yield child
+        # Before what stands for a process is closed.
+        watching.close()
 
 
 def book(*processes, mib=1024):
@@ -105,6 +107,7 @@ def test_a_watch_that_ends_takes_the_plugins_with_it(watching, child, monkeypatc
     monkeypatch.setattr(threading, "excepthook", lambda error: None)
     watching._poll = None
     assert until(process.has_ended)
+    watching._threads[0].join(60)  # the hook has its say until then
     assert "no longer watched" in watched.exceeded
 
 

@@ -117,11 +117,15 @@ def threads_go_on(pid: int) -> bool:
 
     For a process whose main thread has ended: the others may be on their way out too.
     """
-    for path in (_PROC / str(pid) / "task").glob("*/stat"):
+    try:
+        threads = list((_PROC / str(pid) / "task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    for thread in threads:
         try:
             # State, flags and signals that wait are fields 3, 9 and 31, counted after the name, which may
             # hold anything.
-            fields = path.read_bytes().rpartition(b")")[2].split()
+            fields = (thread / "stat").read_bytes().rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         # One that waits to be killed does nothing more, however long a busy machine takes to let it.
