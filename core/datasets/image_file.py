@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -57,6 +58,7 @@ def read_image(
     size: tuple[int, int] | None,
     *,
     greyscale: bool,
+    data: bytes | None = None,
     window: Window | None = None,
     hold: Callable[[int], AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
 ) -> Photo:
@@ -68,17 +70,18 @@ def read_image(
         file: May be anybody's.
         size: None leaves it as large as it is.
         greyscale: One channel instead of three.
+        data: The bytes of an image that is none of DICOM, where ``file`` is but its name in messages.
         window: Of DICOM files; see ``read_dicom``.
         hold: Is given the pixels of the file before any is read, and entered for as long as they take memory.
 
     Raises:
         DataError: It cannot be read, or has too many pixels.
     """
-    if file.suffix.lower() == ".dcm":
+    if data is None and file.suffix.lower() == ".dcm":
         numbers = read_dicom(file, window, MAX_PIXELS, hold)
         return Photo(_resized(numbers, size, greyscale=greyscale), numbers.shape, DICOM)
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file if data is None else io.BytesIO(data), formats=_FORMATS) as image:
             count = image.width * image.height
             if count > MAX_PIXELS:
                 raise DataError(

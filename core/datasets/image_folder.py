@@ -14,6 +14,7 @@ from .image_file import SUFFIXES
 from .image_set import ImageSet, Size, height_width, image_parts
 from .part_names import find_parts, folders
 from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
+from .saved_images import is_saved_images, read_saved_images
 
 
 def folder(
@@ -22,6 +23,8 @@ def folder(
     size: Size = None,
     greyscale: bool = False,
     window: Window | None = None,
+    image: str | None = None,
+    target: str | None = None,
     test_fraction: Fraction = 0.2,
     split_seed: SplitSeed = 0,
     limit: Limit = None,
@@ -31,7 +34,8 @@ def folder(
 
     ``training`` is as good as ``train``, ``testing`` as ``test``, ``valid`` and ``validation`` as ``val``;
     one of ``val`` and ``test`` will do. Classes are numbered by name; files are read in the order of theirs.
-    Images are bytes; grey ones of 16 bits and DICOM files become float32 in [0, 1].
+    Images are bytes; grey ones of 16 bits and DICOM files become float32 in [0, 1]. A folder that
+    ``save_to_disk`` of Hugging Face's datasets wrote is read as well.
 
     Args:
         path: The folder.
@@ -39,6 +43,8 @@ def folder(
         greyscale: Read one channel instead of three.
         window: Of DICOM files: centre and width of what becomes 0 to 1, in their unit, or ``file`` for each
             file's own.
+        image: Column of the images in a saved data set; by default the only one of Image.
+        target: Column of the classes in it; by default the only one of ClassLabel.
         test_fraction: Share of the test samples, if the folder has no parts.
         split_seed: Which samples these are.
         limit: At most so many samples of each part.
@@ -49,6 +55,33 @@ def folder(
     """
     if not path.is_dir():
         raise DataError(f"{path}: option 'path' is no folder; name one with a sub folder for each class")
+    images = ImageSet(height_width(size), greyscale=greyscale, window=window)
+    if is_saved_images(path):
+        read, notes = read_saved_images(path, images, image, target)
+    elif image is not None or target is not None:
+        raise DataError(
+            f"{path}: options 'image' and 'target' name columns of what save_to_disk of Hugging Face's "
+            "datasets wrote, which this folder is not"
+        )
+    else:
+        read, notes = _read_folders(path, images)
+    return image_parts(
+        read,
+        images,
+        path=path,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        limit=limit,
+        normalize=normalize,
+        notes=(*notes, *images.notes),
+        preprocessing=images.preprocessing("folder"),
+    )
+
+
+def _read_folders(
+    path: Path, images: ImageSet
+) -> tuple[tuple[Dataset, Dataset | None, Dataset | None], tuple[str, ...]]:
+    """Read the folders of all parts; return what to tell of their choice, too."""
     parts = find_parts(
         path,
         folders(path),
@@ -59,22 +92,11 @@ def folder(
     classes = [sub.name for sub in folders(parts.train)]
     if not classes:
         raise DataError(f"{parts.train}: holds no sub folders; expected one for each class")
-    images = ImageSet(height_width(size), greyscale=greyscale, window=window)
     train = _read_classes(parts.train, classes, images)
-    others = [
+    validation, test = (
         None if part is None else _read_part(part, parts.train, classes, images) for part in parts.others
-    ]
-    return image_parts(
-        (train, *others),
-        images,
-        path=path,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        limit=limit,
-        normalize=normalize,
-        notes=(*parts.notes, *images.notes),
-        preprocessing=images.preprocessing("folder"),
     )
+    return (train, validation, test), parts.notes
 
 
 def _read_part(part: Path, root: Path, classes: list[str], images: ImageSet) -> Dataset:

@@ -49,17 +49,21 @@ class ImageSet:
         self._first: tuple[Path, tuple[int, int], str] | None = None
         self._cut: list[Path] = []
 
-    def read(self, file: Path) -> Tensor:
-        """Return an image, (C, H, W), uint8, or float32 in [0, 1] if deeper; raises as ``read_sized``."""
-        return self.read_sized(file)[0]
+    def read(self, file: Path, data: bytes | None = None) -> Tensor:
+        """Return an image, (C, H, W), uint8, or float32 in [0, 1] if deeper; as ``read_sized`` otherwise."""
+        return self.read_sized(file, data)[0]
 
-    def read_sized(self, file: Path) -> tuple[Tensor, tuple[int, int]]:
+    def read_sized(self, file: Path, data: bytes | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Return an image as ``read`` does, and height and width that it had in its file.
+
+        Args:
+            file: Where it lies.
+            data: Its bytes, where ``file`` is but its name.
 
         Raises:
             DataError: It cannot be read, or is unlike the first.
         """
-        photo = read_image(file, self._size, greyscale=self._greyscale, window=self._window)
+        photo = read_image(file, self._size, greyscale=self._greyscale, data=data, window=self._window)
         image = torch.from_numpy(np.array(photo.pixels.transpose(2, 0, 1)))
         size = (image.shape[1], image.shape[2])
         first, expected, kind = self._first = self._first or (file, size, photo.kind)

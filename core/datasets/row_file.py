@@ -1,4 +1,4 @@
-"""Rows with named columns, read from CSV, TSV, JSON lines or Parquet files, which may be anybody's."""
+"""Rows with named columns, of CSV, TSV, JSON lines or Parquet files or a saved data set; may be anybody's."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from packaging.version import Version
 from torch import Tensor
 
 from ..hooks.errors import DataError, shorten, visible
 from ..job.problems import suggest, with_period
 from ..plugins.machine_memory import machine_bytes
+from .pyarrow_library import import_pyarrow
+from .saved_dataset import SUFFIX, SavedDataset, cells_of, has_splits, is_saved, plain_bytes
 
 #: What is between the cells of text files, by the ending of their names.
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = frozenset((".jsonl", ".ndjson"))
 _PARQUET = ".parquet"
+_WITH_ROWS = frozenset((_PARQUET, SUFFIX))
 SUFFIXES = frozenset((*_DELIMITERS, *_JSON_LINES, _PARQUET))
 #: Of a line; a longer one is no row of anybody's.
 _LINE_BYTES = 1 << 20
@@ -36,8 +38,6 @@ _SHOWN = 60
 _LARGEST = 3.4028234663852886e38
 #: What stands for no value, in lower case.
 _MISSING = frozenset(("", "na", "n/a", "nan", "none", "null"))
-#: Earlier ones unpickle what a file may hold (CVE-2023-47248).
-_SAFE_PYARROW = Version("14.0.1")
 _AT_ONCE = 4096
 
 
@@ -47,7 +47,7 @@ class Rows:
 
     Attributes:
         columns: Name to the cells: text, numbers, whatever JSON holds, or None.
-        places: File and line (of Parquet the row) of each.
+        places: File and line (of Parquet and Arrow the row) of each.
     """
 
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Rows:
     def where(self, row: int) -> str:
         """Return file and line of a row, for messages."""
         path, number = self.places[row]
-        return f"{path}: {'row' if path.suffix.lower() == _PARQUET else 'line'} {number}"
+        return f"{path}: {'row' if path.suffix.lower() in _WITH_ROWS else 'line'} {number}"
 
     def column(self, name: str, option: str) -> list[Any]:
         """Return the cells of a column.
@@ -106,8 +106,13 @@ class Rows:
         self.places += others.places
 
 
+def holds_rows(path: Path) -> bool:
+    """Tell whether a file is of a kind that holds rows, or a folder a saved data set, or splits of one."""
+    return path.suffix.lower() in SUFFIXES or is_saved(path) or has_splits(path)
+
+
 def read_rows(path: Path) -> Rows:
-    """Read a whole file.
+    """Read a whole file, or a saved data set.
 
     Raises:
         DataError: It is of no such kind, damaged, or too large for this machine; the message names the line.
@@ -126,6 +131,9 @@ def read_rows(path: Path) -> Rows:
 
 def stream_rows(path: Path, at_once: int) -> Iterator[Rows]:
     """Yield the rows of a file in order, at most ``at_once`` a part; raises as ``read_rows``."""
+    if path.is_dir():
+        yield from _read_saved(path, at_once)
+        return
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: ends in '{suffix}'; expected {', '.join(sorted(SUFFIXES))}")
@@ -229,7 +237,9 @@ def _read_json_lines(path: Path, at_once: int) -> Iterator[Rows]:
 
 
 def _read_parquet(path: Path, at_once: int) -> Iterator[Rows]:
-    pyarrow, parquet = _import_pyarrow(path)
+    pyarrow = import_pyarrow(path)
+    from pyarrow import parquet  # noqa: PLC0415 - of the extra
+
     try:
         with parquet.ParquetFile(path) as file:
             unpacked = sum(
@@ -251,20 +261,21 @@ def _read_parquet(path: Path, at_once: int) -> Iterator[Rows]:
         raise DataError(f"{path}: cannot be read as Parquet: {shorten(str(error), 200)}") from error
 
 
-def _import_pyarrow(path: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra, which nobody else waits for
-        import pyarrow.parquet as pq  # noqa: PLC0415
-    except ImportError:
-        raise DataError(
-            f"{path}: is read with pyarrow, which is not installed: pip install 'ringfence[parquet]'"
-        ) from None
-    if Version(pa.__version__) < _SAFE_PYARROW:
-        raise DataError(
-            f"{path}: pyarrow {pa.__version__} unpickles what a file may hold (CVE-2023-47248): "
-            "pip install 'ringfence[parquet]'"
-        )
-    return pa, pq
+def _read_saved(path: Path, at_once: int) -> Iterator[Rows]:
+    if has_splits(path):
+        raise DataError(f"{path}: is a data set with splits; name the folder of one, as in {path / 'test'}")
+    if not is_saved(path):
+        raise DataError(f"{path}: is a folder, and none that save_to_disk of Hugging Face's datasets wrote")
+    data, size, most = SavedDataset.opened(path), 0, machine_bytes() // _SHARE
+    _checked_names(list(data.features), path)
+    for part in data.rows(at_once):
+        size += plain_bytes(part)
+        if size > most:
+            raise DataError(
+                f"{path}: has more than {most:,} bytes of numbers and texts, a sixteenth of this "
+                "machine's memory"
+            )
+        yield Rows(cells_of(data, part), [(part.file, part.begin + i) for i in range(part.batch.num_rows)])
 
 
 def is_missing(cell: Any) -> bool:

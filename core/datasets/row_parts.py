@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from ..hooks.errors import DataError
-from .part_names import find_parts
+from .part_names import FoundParts, find_parts
 from .preparation import Parts
 from .row_file import SUFFIXES, Rows, read_rows
 from .row_samples import Learner, placeholder
+from .saved_dataset import has_splits, is_saved, split_folders
 from .split import split_dataset
 from .target_column import TargetColumn
 
@@ -80,6 +81,8 @@ class RowParts:
 def read_row_parts(path: Path, validation_path: Path | None, test_path: Path | None) -> RowParts:
     """Read ``path/train.csv`` and ``path/val.csv`` or ``path/test.csv``, or files by name.
 
+    What Hugging Face's datasets has saved is as good: a data set as a file, one with splits as a folder.
+
     Args:
         path: A folder of such, or the file to train on.
         validation_path: File to judge by.
@@ -90,16 +93,8 @@ def read_row_parts(path: Path, validation_path: Path | None, test_path: Path | N
     """
     files = {"train": path, "validation": validation_path, "test": test_path}
     notes: tuple[str, ...] = ()
-    if path.is_dir():
-        candidates = sorted(
-            item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file()
-        )
-        found = find_parts(path, candidates, Path.is_file, lacks="rows", alone="a file: it is then split")
-        if found.train == path:
-            raise DataError(
-                f"{path}: holds no file 'train' ({', '.join(sorted(SUFFIXES))}); name a file as 'path', or "
-                "have 'train' beside 'val' or 'test' in the folder"
-            )
+    if path.is_dir() and not is_saved(path):
+        found = _find_files(path)
         if validation_path is not None or test_path is not None:
             raise DataError(
                 f"{path}: is a folder with parts; options 'validation_path' and 'test_path' go with a file"
@@ -112,3 +107,21 @@ def read_row_parts(path: Path, validation_path: Path | None, test_path: Path | N
             rows.extend(read_rows(file))
             ranges[part] = range(begin, len(rows))
     return RowParts(rows, ranges, notes)
+
+
+def _find_files(path: Path) -> FoundParts:
+    """Return the file of each part in a folder, or the folder of each split."""
+    saved = has_splits(path)
+    candidates = (
+        split_folders(path)
+        if saved
+        else sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file())
+    )
+    what, kinds = ("a split", "dataset_dict.json") if saved else ("a file", ", ".join(sorted(SUFFIXES)))
+    found = find_parts(path, candidates, Path.exists, lacks="rows", alone=f"{what}: it is then split")
+    if found.train == path:
+        raise DataError(
+            f"{path}: holds no {what[2:]} 'train' ({kinds}); name {what} as 'path', or have 'train' "
+            "beside 'val' or 'test' in the folder"
+        )
+    return found

@@ -13,8 +13,7 @@ from ..datasets.arrays import Task
 from ..datasets.classes import to_classes
 from ..datasets.convert import to_float32
 from ..datasets.dataset_registry import load_data
-from ..datasets.row_file import SUFFIXES as ROW_SUFFIXES
-from ..datasets.row_file import read_rows
+from ..datasets.row_file import holds_rows, read_rows
 from ..datasets.run_encoder import row_encoder
 from ..engine.data import Dataset
 from ..hooks.errors import DataError, visible
@@ -53,11 +52,11 @@ def labelled_path(
     Raises:
         DataError: It cannot be read, or does not fit the model.
     """
-    if path.is_dir():
+    make = row_encoder(form.preprocessing) if holds_rows(path) else None
+    if path.is_dir() and make is None:
         return _labelled_folder(path, record, form, skip_unreadable=skip_unreadable, tell=tell)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    make = row_encoder(form.preprocessing) if path.suffix.lower() in ROW_SUFFIXES else None
     if make is not None:
         encoder, rows = make(), read_rows(path)
         dataset = encoder.samples(rows, torch.arange(len(rows)))

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 #: None of them brings a torch of its own: the constraints name the one that there is.
 FRAMEWORKS = (
     "accelerate>=1.5,<2",
+    "datasets>=5,<6",
     "pytorch-ignite>=0.5.2,<0.6",
     "pytorch-lightning>=2.5,<3",
     "transformers>=5,<6",

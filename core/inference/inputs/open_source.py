@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ...datasets.image_file import SUFFIXES
-from ...datasets.row_file import SUFFIXES as ROW_SUFFIXES
+from ...datasets.row_file import holds_rows
 from ...datasets.run_encoder import row_encoder
 from ...hooks.errors import DataError
 from .array_file import KEYED, is_idx, open_idx, open_keyed, open_npy
@@ -53,17 +53,17 @@ def open_source(
 
 
 def _open_path(path: Path, form: SampleForm, key: str | None, *, skip_unreadable: bool) -> Source:
-    if path.is_dir():
+    make = row_encoder(form.preprocessing) if holds_rows(path) else None
+    if path.is_dir() and make is None:
         files, notes = find_photos(path)
         return PhotoSource(files, form, root=path, skip_unreadable=skip_unreadable, notes=notes)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    if make is not None:
+        return RowSource(path, make)
     if not path.is_file():
         raise DataError(f"{path}: is neither a file nor a folder")
     suffix = path.suffix.lower()
-    make = row_encoder(form.preprocessing) if suffix in ROW_SUFFIXES else None
-    if make is not None:
-        return RowSource(path, make)
     if suffix in SUFFIXES:
         return PhotoSource([path], form, skip_unreadable=skip_unreadable)
     if suffix in KEYED:

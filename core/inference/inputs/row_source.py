@@ -14,7 +14,7 @@ from .source import Chunk
 
 
 class RowSource:
-    """The rows of a CSV, TSV, JSON lines or Parquet file; columns that are no inputs are not looked at.
+    """The rows of a CSV, TSV, JSON lines or Parquet file or a saved data set; what is no input is not read.
 
     Args:
         path: May be anybody's.
