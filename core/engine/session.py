@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from ..plugins.manager import Hooks
 from ..plugins.observer import Observer
 from ..plugins.stop_request import StopRequest
@@ -55,6 +57,8 @@ class Session:
         best: Where the best checkpoint stood, once its weights are those of the model; None before.
         test_metrics: What the test at the end has come to; empty before it, and without test data.
         alternation: Whose turn it is, where parts of the model take turns.
+        uncounted: Loss and weight of steps that ``progress.epoch_loss`` lacks; to read each at once makes
+            the host wait for a GPU.
         eval_every: Steps from one evaluation to the next; an epoch's if the job does not say.
         checkpoint_every: Likewise, of checkpoints.
     """
@@ -78,6 +82,7 @@ class Session:
     raised: dict[str, str] = field(default_factory=dict)
     best: BestWeights | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
+    uncounted: list[tuple[Tensor, float]] = field(default_factory=list)
     alternation: Alternation | None = field(init=False)
     eval_every: int = field(init=False)
     checkpoint_every: int = field(init=False)
@@ -87,6 +92,12 @@ class Session:
         self.alternation = Alternation(turns, self.setup.model) if turns else None
         self.eval_every = self.setup.config.eval_every or self.setup.plan.steps_per_epoch
         self.checkpoint_every = self.setup.config.checkpoint_every or self.setup.plan.steps_per_epoch
+
+    def count_losses(self) -> None:
+        """Count those that are not yet."""
+        counted = ((loss.item(), weight) for loss, weight in self.uncounted)
+        self.progress.epoch_loss = self.progress.epoch_loss.plus(counted)
+        self.uncounted.clear()
 
     @property
     def progress(self) -> Progress:

@@ -96,11 +96,13 @@ class Pass:
         loss: Mean over the step's samples with the plugins' terms, shape (), on the device.
         batches: The batches, kept for a further pass.
         sample_losses: Loss of each sample of each batch, if a plugin is told of it.
+        weight: What the loss is the mean over; None of one batch, which its targets tell.
     """
 
     loss: Tensor
     batches: list[Prepared] = field(default_factory=list)
     sample_losses: list[Tensor] = field(default_factory=list)
+    weight: float | None = None
 
 
 @dataclass(slots=True)
@@ -111,11 +113,13 @@ class FinishedStep:
         info: Its counters.
         loss: As in ``Pass``, of the first pass.
         first_batch: Its first batch, augmented and not normalised.
+        weight: As in ``Pass``.
     """
 
     info: StepInfo
     loss: Tensor
     first_batch: Batch
+    weight: float | None = None
 
 
 def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]) -> FinishedStep:
@@ -159,7 +163,7 @@ def take_step(stepper: Stepper, stream: Iterator[Prepared], sizes: Sequence[int]
     stepper.weights.release()
     if stepper.hooks.at.after_step.methods:
         tell_losses(stepper.hooks, done)
-    return FinishedStep(info, done.loss, first[0])
+    return FinishedStep(info, done.loss, first[0], done.weight)
 
 
 def begin_step(update: Update, info: StepInfo) -> Begun:
@@ -278,6 +282,7 @@ def _run_pass(stepper: Stepper, batches: Iterable[Prepared], sizes: Sequence[int
             done.sample_losses.append(sample_losses)
     if done is None:
         raise RuntimeError("a step has at least one batch")
+    done.weight = total
     return done
 
 

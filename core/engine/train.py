@@ -270,6 +270,8 @@ def _train_until_done(run: Session) -> Status:
 
 def _train_from_here(run: Session) -> Status:
     """Train from the present step until the end, an interruption or a plugin's fault."""
+    run.uncounted.clear()
+    run.progress.epoch_loss = run.progress.epoch_loss.at(run.progress.step)
     _show_metrics(run)
     if _is_evaluation_missing(run) and _evaluate(run):
         take_snapshot(run, checkpoint=run.checkpoints is not None)
@@ -329,6 +331,8 @@ def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
         run.hooks.poll()
         if run.hooks.askers:
             _grant(run, run.hooks.asked())
+        if run.hooks.shows_metrics:
+            _count_loss(run, step, sizes)
     _record(run, step, sum(sizes))
     for driver in run.state.drivers:
         driver.between_steps(run)
@@ -339,6 +343,19 @@ def _one_step(run: Session, stream: Iterator[Prepared]) -> None:
         checkpoint = checkpoint or _is_best_to_keep(run)
     if checkpoint or progress.step % run.setup.config.snapshot_every == 0:
         take_snapshot(run, checkpoint=checkpoint)
+
+
+def _count_loss(run: Session, step: FinishedStep, sizes: Sequence[int]) -> None:
+    """Count the loss of a step among those of its epoch, and show the monitors the mean when that ends."""
+    weight, progress, an_epoch = step.weight, run.progress, run.setup.plan.steps_per_epoch
+    if weight is None:
+        loss, targets = run.stepper.loss, step.first_batch.targets
+        weight = sizes[0] if loss.is_by_sample(targets) else sum(loss.over_step([targets], sizes)[1])
+    run.uncounted.append((step.loss, weight))
+    if progress.step % an_epoch == 0:
+        run.count_losses()
+        progress.epoch_loss = progress.epoch_loss.ended(progress.step // an_epoch, an_epoch)
+        _show_metrics(run)
 
 
 def _grant(run: Session, asked: Mapping[str, str]) -> None:
@@ -440,9 +457,13 @@ def _evaluate(run: Session) -> bool:
 
 
 def _show_metrics(run: Session) -> None:
-    """Have the monitors shown the last evaluation from now on."""
-    step, metrics = run.progress.evaluated_step, run.progress.metrics
-    run.hooks.metrics = {**metrics, "step": float(step)} if step >= 0 else {}
+    """Have the monitors shown the last evaluation and the last epoch from now on."""
+    progress = run.progress
+    step, epoch = progress.evaluated_step, progress.epoch_loss
+    shown = {**progress.metrics, "step": float(step)} if step >= 0 else {}
+    if epoch.mean is not None:
+        shown |= {"train_loss": epoch.mean, "epoch": float(epoch.epoch)}
+    run.hooks.metrics = shown
 
 
 def _look_for_plateau(run: Session, schedule: Plateau, value: float) -> None:

@@ -43,7 +43,8 @@ class Hooks:
         asked_last: Who asked for one last.
         observers: The plugins that observe: their reports are to be collected.
         askers: Those of them that may ask for something.
-        metrics: The last evaluation, for those that observe.
+        metrics: The last evaluation and the last epoch, for those that observe.
+        shows_metrics: Whether one of them looks at it.
     """
 
     def __init__(self, seed: int = 0, observer: Observer | None = None) -> None:
@@ -59,6 +60,7 @@ class Hooks:
         self.observers: tuple[Plugin, ...] = ()
         self.askers: tuple[Plugin, ...] = ()
         self.metrics: Metrics = {}
+        self.shows_metrics = False
         self._asked: dict[str, str] = {}
         self._refused: set[tuple[str, str]] = set()
         self.one_pass = True
@@ -282,6 +284,8 @@ class Hooks:
             plugin for plugin in self._running() if plugin.spec.role_info.observes and plugin.accepts
         )
         self.askers = tuple(plugin for plugin in self.observers if plugin.spec.allow)
+        shown = (*self.at.after_loss.methods, *self.at.after_update.methods)
+        self.shows_metrics = any("metrics" in method.needs for method in shown)
 
     def _call(self, method: PluginMethod, arguments: Mapping[str, Any], step: StepInfo) -> Any:
         plugin = method.plugin

@@ -93,8 +93,11 @@ def test_a_monitor_is_shown_the_last_evaluation_also_after_a_resume(tmp_path):
     shown, tape = seen(settings)
     found = evaluations(tape.tape)
     assert [shown[step] for step in (0, 4)] == [{}, {}]
-    assert shown[5] == shown[9] == {**found[5], "step": 5}
-    assert shown[20] == {**found[20], "step": 20}
+    of_evaluation = {step: {**metrics} for step, metrics in shown.items()}
+    epochs = [(m.pop("epoch", None), m.pop("train_loss", None)) for m in of_evaluation.values()]
+    assert [epoch for epoch, _ in epochs] == [None] * 7 + [1] * 7 + [2] * 7
+    assert of_evaluation[5] == of_evaluation[9] == {**found[5], "step": 5}
+    assert of_evaluation[20] == {**found[20], "step": 20}
     stop = StopAt(12)
     seen(settings, tape=stop, stop=asking(stop.stop), checkpoints=tmp_path)
     again, _ = seen(settings, checkpoints=tmp_path, resume=True)

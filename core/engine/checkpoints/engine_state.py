@@ -28,8 +28,9 @@ _EXTRA = "extra_state"
 _DRIVERS = "drivers"
 _KEYS = frozenset({"progress", "rng_cpu", "rng_cuda", "rng_python", _NUMPY, "recorder"})
 _PROGRESS = frozenset(Progress.__dataclass_fields__)
-#: What checkpoints before 0.4 lack: no schedule waited for a plateau, and no plugin could ask for anything.
-_NEW_PROGRESS = {"asked_step", "plateau", "stop_asked"}
+#: What checkpoints before 0.4 lack: no schedule waited for a plateau, no plugin could ask for anything, and
+#: none was shown the loss of an epoch.
+_NEW_PROGRESS = {"asked_step", "epoch_loss", "plateau", "stop_asked"}
 _PYTHON_VERSION = 3
 _WORDS = 624
 _CUDA_BYTES = 16

@@ -16,6 +16,7 @@ def take_snapshot(run: Session, *, checkpoint: bool) -> None:
     """Take a snapshot, and write it to disk if asked to."""
     for sentence in run.state.changed_buffers(run.snapshot):
         _tell_once(run, sentence)
+    run.count_losses()
     snapshot = run.state.snapshot(run.hooks, run.observer, run.snapshot)
     run.snapshot = snapshot
     run.hooks.progressed()

@@ -22,7 +22,7 @@ def monitor_forward(
         outputs: What the model returned; a tree of all its tensors if it is no tensor.
         loss: Mean over the batch, with the terms that plugins added.
         step: Counters.
-        metrics: The last evaluation: ``loss``, the job's metric and ``step``, that it was after; or empty.
+        metrics: Last evaluation: ``loss``, metrics, ``step``; last epoch: ``train_loss``, ``epoch``; or none.
 
     If it fails: it is disabled (by default) and the run goes on.
     """
