@@ -21,6 +21,7 @@ from .split import HoldOut
 from .table import table
 from .text import text
 from .user_data import user_data
+from .webdataset import webdataset
 
 #: Name in the job to reader; its keyword parameters are the options.
 DATASETS: dict[str, Callable[..., Parts]] = {
@@ -32,6 +33,7 @@ DATASETS: dict[str, Callable[..., Parts]] = {
     "segmentation": segmentation,
     "table": table,
     "text": text,
+    "webdataset": webdataset,
 }
 
 

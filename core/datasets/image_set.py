@@ -23,7 +23,7 @@ from .preparation import Limit, Normalize, Parts
 from .split import split_dataset
 
 #: Which readers make samples of images.
-_READERS = frozenset(("folder", "segmentation"))
+_READERS = frozenset(("folder", "segmentation", "webdataset"))
 Side = Annotated[int, Field(ge=1, le=4096)]
 Size = Side | tuple[Side, Side] | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,12 @@ def find_parts(
 def folders(path: Path) -> list[Path]:
     """Return the folders in a folder whose names do not begin with a dot, by name."""
     return sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith("."))
+
+
+def part_of(name: str) -> str | None:
+    """Return ``train``, ``val`` or ``test`` for the name of a file that begins so, as ``valid-003.tar``."""
+    begin = "".join(itertools.takewhile(str.isalpha, name.lower()))
+    return next((part[0] for part in _NAMES if begin in part), None)
 
 
 def _stem(path: Path) -> str:

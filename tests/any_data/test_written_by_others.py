@@ -4,7 +4,7 @@ import pytest
 
 import ringfence
 
-from ..datasets.saving import FEATURES, REVIEWS, pictures, save
+from ..datasets.saving import FEATURES, REVIEWS, photos, pictures, save, shard
 
 pytestmark = pytest.mark.room
 OPTIM = {"optim": {"algorithm": "adamw", "lr": 1e-2}, "isolation": "trusted"}
@@ -28,3 +28,19 @@ def test_a_run_trains_on_the_images_of_a_saved_data_set(tmp_path):
     run = ringfence.train(model=MLP, data=data, epochs=1, out=tmp_path / "run", **COMMON)
 
     assert run.status == "completed"
+
+
+def test_shards_train_to_the_same_weights_with_workers_and_resumed(tmp_path):
+    for i in range(2):
+        shard(tmp_path / f"train-{i}.tar", photos(12 * i, 12))
+    shard(tmp_path / "test.tar", photos(30, 6))
+    data = {"name": "webdataset", "path": str(tmp_path)}
+    keys = {"model": MLP, "batch_size": 4, "validation_fraction": 0, **COMMON}
+
+    whole = ringfence.train(data=data, steps=9, out=tmp_path / "a", **keys)
+    ringfence.train(data={**data, "workers": 2}, steps=4, out=tmp_path / "b", **keys)
+    resumed = ringfence.train(out=tmp_path / "b", resume=True, steps=9, progress=False)
+
+    assert whole.weights_sha256 is not None
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert whole.evaluate()["test"]["samples"] == 6

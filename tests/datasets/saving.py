@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -53,3 +54,25 @@ def pictures(count=12, **changed):
         "image": {"_type": "Image"},
         "label": CLASSES,
     }
+
+
+def shard(path, members, kind=tarfile.USTAR_FORMAT):
+    """Write a tar file of names and bytes, or of ``TarInfo`` without any."""
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, data in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(data)
+            # What only an extended header can say.
+            info.mtime = 1.5 if kind == tarfile.PAX_FORMAT else 1
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def photos(begin, count, folder=""):
+    """Return members of samples: a picture and a class of three each, by its number."""
+    samples = range(begin, begin + count)
+    return [
+        (f"{folder}{i:04}.{ending}", data)
+        for i in samples
+        for ending, data in (("png", png(i)), ("cls", b"%d\n" % (i % 3)))
+    ]
