@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..engine.data import Dataset
+from ..engine.padded_data import PaddedDataset
 from ..engine.preprocessing import read_state
 from ..hooks.errors import DataError, shorten
 from ..hooks.trees import Tree
@@ -32,6 +34,7 @@ _MOST_BYTES = 32 << 20
 #: Names under which the vocabularies of others have their token that fills up.
 _PADS = (_PAD, "<pad>", "<|endoftext|>")
 TextTask = Literal["auto", "classification", "regression", "next_token"]
+Padding = Literal["batch", "max_length"]
 
 
 class TextState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +46,7 @@ class TextState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         length: Tokens of a sample.
         pad_id: Token that fills up.
         tokenizer: As the tokenizers library writes one.
+        padding: Whether a batch is as long as its longest text, or all are of ``length``.
     """
 
     text: str
@@ -50,6 +54,7 @@ class TextState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: Annotated[int, msgspec.Meta(ge=1, le=_MOST_TOKENS)]
     pad_id: Annotated[int, msgspec.Meta(ge=0, le=2**24)]
     tokenizer: str
+    padding: Padding = "max_length"
 
 
 def text(
@@ -62,6 +67,8 @@ def text(
     vocab_size: Annotated[int, Field(ge=2, le=2**20)] = 10_000,
     lowercase: bool = True,
     max_length: Annotated[int, Field(ge=1, le=_MOST_TOKENS - 1)] = 128,
+    padding: Padding = "batch",
+    group_by_length: bool = True,
     validation_path: Path | None = None,
     test_path: Path | None = None,
     test_fraction: Fraction = 0.2,
@@ -83,6 +90,9 @@ def text(
         vocab_size: Tokens of a trained one, at most.
         lowercase: Of a trained one: whether case makes no difference.
         max_length: Tokens of a text, at most; the rest is cut off.
+        padding: ``batch``: to the longest text of each batch; ``max_length``: to one length, for models that
+            take no other.
+        group_by_length: Whether an epoch puts texts of like lengths into a batch.
         validation_path: File to judge by.
         test_path: File to test on at the end.
         test_fraction: Share of the test samples, if there are no parts.
@@ -97,10 +107,34 @@ def text(
     rows.column(text, "text")
     column = None if task == "next_token" else find_target(rows, target, task, train)
     loaded = _load(tokenizer) if isinstance(tokenizer, Path) else None
-    learner = TextLearner(rows, text, column, max_length, loaded, (str(tokenizer), vocab_size, lowercase))
+    learner = TextLearner(
+        rows,
+        TextChoice(text, column, max_length, padding, group_by_length and padding == "batch"),
+        loaded,
+        (str(tokenizer), vocab_size, lowercase),
+    )
     return found.for_learner(
         learner, column, source=path, test_fraction=test_fraction, split_seed=split_seed, limit=limit
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TextChoice:
+    """What a job says of its texts.
+
+    Attributes:
+        text: The column of texts.
+        target: The column to predict; None: the next token is.
+        max_length: Tokens of a text, at most.
+        padding: As the option.
+        by_length: Whether texts of like lengths come together.
+    """
+
+    text: str
+    target: TargetColumn | None
+    max_length: int
+    padding: Padding
+    by_length: bool
 
 
 class TextLearner:
@@ -108,9 +142,7 @@ class TextLearner:
 
     Args:
         rows: All.
-        text: The column of texts.
-        target: The column to predict; None: the next token is.
-        max_length: Tokens of a text, at most.
+        choice: What the job says of them.
         loaded: A tokenizer that is there already.
         trained: Otherwise kind, size of the vocabulary, and whether case makes no difference.
     """
@@ -120,30 +152,29 @@ class TextLearner:
     def __init__(
         self,
         rows: Rows,
-        text: str,
-        target: TargetColumn | None,
-        max_length: int,
+        choice: TextChoice,
         loaded: str | None,
         trained: tuple[str, int, bool],
     ) -> None:
-        self.rows, self._text, self._target, self._max_length = rows, text, target, max_length
+        self.rows, self._choice = rows, choice
         self._loaded, self._trained = loaded, trained
 
     def learn(self, indices: Tensor) -> Mapping[str, Any]:
         """Return a ``TextState`` as plain data."""
-        texts = _texts(self.rows, self._text, indices)
+        choice = self._choice
+        texts = _texts(self.rows, choice.text, indices)
         written = self._loaded or _train(texts, *self._trained)
         tokenizer = _to_tokenizer(written)
         longest = max((len(found.ids) for found in tokenizer.encode_batch(texts)), default=1)
         # Of the next tokens there is one fewer than of tokens.
-        length = max(1, min(longest, self._max_length)) + (self._target is None)
-        state = TextState(self._text, self._target, length, _pad_id(tokenizer), written)
+        length = max(1, min(longest, choice.max_length)) + (choice.target is None)
+        state = TextState(choice.text, choice.target, length, _pad_id(tokenizer), written, choice.padding)
         found: dict[str, Any] = msgspec.to_builtins(state)
         return found
 
     def encoder(self, state: Mapping[str, Any]) -> TextEncoder:
         """Return what makes samples."""
-        return TextEncoder(state)
+        return TextEncoder(state, by_length=self._choice.by_length)
 
 
 class TextEncoder:
@@ -151,13 +182,14 @@ class TextEncoder:
 
     Args:
         state: As ``TextLearner`` gives it; of a run, which may be anybody's.
+        by_length: Whether an epoch of its samples puts texts of like lengths into a batch.
 
     Raises:
         DataError: It is no such.
     """
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
-        self._state = read_state(state, TextState)
+    def __init__(self, state: Mapping[str, Any], *, by_length: bool = False) -> None:
+        self._state, self._by_length = read_state(state, TextState), by_length
         self._tokenizer = _to_tokenizer(self._state.tokenizer)
         # Numbers of a vocabulary may have gaps.
         self._tokens = int(max(self._tokenizer.get_vocab().values(), default=0)) + 1
@@ -171,7 +203,8 @@ class TextEncoder:
     @property
     def learned(self) -> str:
         """The size of the vocabulary, and the length of samples."""
-        return f"{self._tokens:,} tokens in the vocabulary; samples of {self._state.length:,} tokens"
+        most = "at most " if self._state.padding == "batch" else ""
+        return f"{self._tokens:,} tokens in the vocabulary; samples of {most}{self._state.length:,} tokens"
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -179,19 +212,37 @@ class TextEncoder:
         return (f"{counted(self._cut, 'text')} cut to {self._state.length:,} tokens",) if self._cut else ()
 
     def inputs(self, rows: Rows, indices: Tensor) -> Tree:
-        """Return token ids and mask, (M, L) int64 each."""
+        """Return token ids and mask, (M, L) int64 each.
+
+        L is that of the longest where a batch is as long as that; not where each position has an output, so
+        that those of several calls are of one shape.
+        """
         ids, mask = self._encode(rows, indices)
         end = self._state.length - (self._state.target is None)
+        if self._state.target is not None and self._state.padding == "batch":
+            end = max(1, int(mask.sum(1).max()))
         return {IDS: ids[:, :end], MASK: mask[:, :end]}
 
     def samples(self, rows: Rows, indices: Tensor) -> Dataset:
         """Return inputs and targets; of next tokens those at each position, where one comes."""
         target = self._state.target
-        if target is not None:
-            return target.dataset(self.inputs(rows, indices), rows, indices)
         ids, mask = self._encode(rows, indices)
-        targets = torch.where(mask[:, 1:].bool(), ids[:, 1:], IGNORED)
-        return Dataset({IDS: ids[:, :-1], MASK: mask[:, :-1]}, targets, self._tokens)
+        lengths = mask.sum(1)
+        if target is not None:
+            made = target.dataset({IDS: ids, MASK: mask}, rows, indices)
+        else:
+            targets = torch.where(mask[:, 1:].bool(), ids[:, 1:], IGNORED)
+            made = Dataset({IDS: ids[:, :-1], MASK: mask[:, :-1]}, targets, self._tokens)
+        if self._state.padding == "max_length":
+            return made
+        return PaddedDataset(
+            made.inputs,
+            made.targets,
+            made.num_classes,
+            made.class_names,
+            lengths=lengths,
+            by_length=self._by_length,
+        )
 
     def _encode(self, rows: Rows, indices: Tensor) -> tuple[Tensor, Tensor]:
         length = self._state.length

@@ -95,6 +95,11 @@ class Dataset:
         return False
 
     @property
+    def varies(self) -> bool:
+        """Whether sizes of a batch may differ from those of the next."""
+        return self.is_read
+
+    @property
     def in_bytes(self) -> bool:
         """Whether the inputs are images in bytes."""
         return isinstance(self.inputs, Tensor) and self.inputs.dtype == torch.uint8
@@ -108,6 +113,18 @@ class Dataset:
     def rows_at(self, places: Tensor) -> Tensor:
         """Return which rows of ``inputs`` and ``targets`` lie at ``places`` among the samples; int64 both."""
         return places if self.rows is None else self.rows[places]
+
+    def arranged(self, places: Tensor, batch_size: int, seed: int, epoch: int) -> Tensor:
+        """Return the places of the samples of an epoch, (N,) int64, with those of a batch side by side.
+
+        Args:
+            places: As they were drawn.
+            batch_size: Samples of a batch.
+            seed: The job's.
+            epoch: Passes before it.
+        """
+        del batch_size, seed, epoch
+        return places
 
     def samples_targets(self) -> Tree:
         """Return the targets of the samples alone."""
@@ -360,7 +377,8 @@ def _parts(dataset: Dataset, plan: Plan, seed: int, epoch: int, first_step: int)
         for begin in range(first, plan.samples, plan.batch_size):
             yield torch.arange(begin, min(begin + plan.batch_size, plan.samples))
         return
-    order = dataset.rows_at(plan.order(plan.samples, seed, epoch))
+    places = dataset.arranged(plan.order(plan.samples, seed, epoch), plan.batch_size, seed, epoch)
+    order = dataset.rows_at(places)
     at_once = _CUT_AT_ONCE * plan.batch_size
     for begin in range(first, plan.samples, at_once):
         # A copy, since views would keep the whole order alive for as long as any batch is.

@@ -36,8 +36,7 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
     """
     train = data.train
     values = input_values(data)
-    varies = train.is_read
-    first, *others = [_input_form(*leaf, values, varies=varies) for leaf in paths_of(train.inputs)]
+    first, *others = [_input_form(*leaf, values, varies=train.varies) for leaf in paths_of(train.inputs)]
     normalised = data.mean is not None and data.std is not None
     task, output = _task(train)
     return ModelRecord(

@@ -47,7 +47,7 @@ def test_words_are_numbered_by_the_training_texts(reviews):
     assert data.test.inputs["input_ids"][1].tolist() == [ids[2, 0]] * 5
     assert data.values["input_ids"] == (8,)
     assert data.train.class_names == ("neg", "pos")
-    assert data.notes[1:3] == ("8 tokens in the vocabulary; samples of 5 tokens", "1 text cut to 5 tokens")
+    assert data.notes[1:3] == ("8 tokens in the vocabulary; samples of at most 5 tokens", "1 text cut to 5 tokens")
 
 
 def test_case_counts_where_it_is_to(reviews):
@@ -93,7 +93,40 @@ def test_what_a_run_keeps_makes_the_same_tokens_of_other_texts(reviews):
 
     inputs = row_encoder(data.preprocessing)().inputs(read_rows(reviews / "new.csv"), torch.arange(1))
 
-    assert torch.equal(inputs["input_ids"], data.train.inputs["input_ids"][:1])
+    # No longer than the longest of them.
+    assert torch.equal(inputs["input_ids"], data.train.inputs["input_ids"][:1, :3])
+
+
+def test_a_batch_is_as_long_as_its_longest_text(reviews):
+    data = load(reviews)
+    whole = data.train.inputs["input_ids"]
+
+    batch = data.train.batch(torch.tensor([3, 0]))
+
+    assert torch.equal(batch.inputs["input_ids"], whole[[3, 0], :3])
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    of_next = load(reviews, task="next_token").train
+    assert torch.equal(of_next.batch(torch.tensor([2, 3])).targets, of_next.targets[[2, 3], :2])
+
+
+def test_or_all_are_of_one_length(reviews):
+    data = load(reviews, padding="max_length")
+    (reviews / "new.csv").write_text("text\na good film\n")
+
+    inputs = row_encoder(data.preprocessing)().inputs(read_rows(reviews / "new.csv"), torch.arange(1))
+
+    assert data.train.batch(torch.tensor([3, 0])).inputs["input_ids"].shape == (2, 5)
+    assert inputs["input_ids"].shape == (1, 5)
+
+
+def test_what_a_run_of_before_kept_pads_as_it_did(reviews):
+    kept = load(reviews, padding="max_length").preprocessing
+    state = {name: value for name, value in kept.state.items() if name != "padding"}
+    (reviews / "new.csv").write_text("text\na good film\n")
+
+    make = row_encoder(Preprocessing("text", state))
+
+    assert make().inputs(read_rows(reviews / "new.csv"), torch.arange(1))["input_ids"].shape == (1, 5)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_inputs_beside_each_other_are_given_by_name_or_in_batches(rows):
             lambda a: {**a, "input_ids": a["input_ids"] + 0.5},
             "sample 0, counted from 0, holds .*no number of int64",
         ),
-        (lambda a: {**a, "input_ids": a["input_ids"][:, :1]}, "each sample is of shape"),
+        (lambda a: {**a, "input_ids": a["input_ids"][:, :, None]}, "each sample is of shape"),
         (lambda a: {**a, "input_ids": a["input_ids"][:1]}, "hold 1, 5 samples; give as many of each"),
     ],
 )
