@@ -47,7 +47,10 @@ def test_words_are_numbered_by_the_training_texts(reviews):
     assert data.test.inputs["input_ids"][1].tolist() == [ids[2, 0]] * 5
     assert data.values["input_ids"] == (8,)
     assert data.train.class_names == ("neg", "pos")
-    assert data.notes[1:3] == ("8 tokens in the vocabulary; samples of at most 5 tokens", "1 text cut to 5 tokens")
+    assert data.notes[1:3] == (
+        "8 tokens in the vocabulary; samples of at most 5 tokens",
+        "1 text cut to 5 tokens",
+    )
 
 
 def test_case_counts_where_it_is_to(reviews):

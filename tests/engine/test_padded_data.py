@@ -18,7 +18,9 @@ def lengths():
 def dataset(lengths, *, by_length=True, rows=None):
     mask = (torch.arange(LONGEST) < lengths[:, None]).long()
     ids = mask * torch.arange(1, COUNT + 1)[:, None]
-    return PaddedDataset({"ids": ids, "mask": mask}, ids, COUNT + 1, rows=rows, lengths=lengths, by_length=by_length)
+    return PaddedDataset(
+        {"ids": ids, "mask": mask}, ids, COUNT + 1, rows=rows, lengths=lengths, by_length=by_length
+    )
 
 
 def epoch(data, number=0, seed=7, first=0, order=None):
