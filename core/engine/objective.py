@@ -178,6 +178,11 @@ class Objective:
         is_last = dims == {-1} or (None in dims and _has_classes_last(given, wanted))
         return (given.movedim(-1, 1) if is_last else given), wanted
 
+    @property
+    def has_classes_last(self) -> bool:
+        """Whether the losses take outputs as (B, …, K) where each position has a class."""
+        return {getattr(term.loss, "class_dim", None) for term in self.loss.terms} == {-1}
+
     def check_outputs(self, outputs: Any, targets: Any, num_classes: int | None) -> None:
         """Check what the model returned for a batch of ``targets``.
 

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from torch import nn
 
-from ..hooks.errors import DataError, JobError
+from ..hooks.errors import JobError
 from ..tracking.model_files import CheckpointName, Tell, WeightsName
 from ..tracking.model_record import ModelRecord, read_model_record
 from ..tracking.own_runs import Permission, permitted
@@ -192,16 +192,14 @@ def predict(
 
 
 def meaning_of(record: ModelRecord) -> OutputMeaning:
-    """Return what the outputs stand for that ``model.json`` tells of.
-
-    Raises:
-        DataError: It tells of none, as the loss of the run was its own.
-    """
+    """Return what the outputs stand for that ``model.json`` tells of."""
     if record.task == "other":
-        raise DataError(
-            "the run's loss is its own and its targets are neither classes nor numbers, so that nobody "
-            "can say here what its outputs are; give inputs to the model itself: ringfence.load(RUN)(inputs)"
-        )
+        return OutputMeaning((), is_classes=False, is_any=True)
     return OutputMeaning(
-        record.output.shape, record.task == "classification", record.class_names, record.task == "positions"
+        record.output.shape,
+        record.task == "classification",
+        record.class_names,
+        record.task == "positions",
+        classes_last=record.output.classes_last,
+        varies=record.input.varies and len(record.output.shape) > 1,
     )

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from ..engine.evaluate import evaluating
 from ..engine.forward import to_device
-from ..engine.parts import prediction_of
+from ..engine.parts import describe_outputs, prediction_of
 from ..hooks.errors import DataError
+from ..hooks.trees import Tree, map_tensors, tensors_of
+from ..tensors.tree_form import named_tensors, tensors_within
 from .inputs.sample_form import SampleForm
 from .inputs.source import Chunk, Source
 from .outputs.prediction_file import OUTPUTS, check_out, new_file
@@ -101,14 +103,7 @@ def predict_source(
 def collect(predictor: Predictor, source: Source, batch_size: int | None = None) -> Predictions:
     """Return the predictions of all samples, in memory; arguments and errors as ``predict_source``."""
     parts = list(predict_source(predictor, source, batch_size))
-    files = [file for part in parts for file in part.files or ()]
-    return Predictions(
-        torch.cat([part.outputs for part in parts]),
-        predictor.meaning,
-        torch.cat([part.indices for part in parts]),
-        files or None,
-        tuple(source.notes),
-    )
+    return Predictions.joined(parts, tuple(source.notes))
 
 
 def write_predictions(
@@ -148,7 +143,7 @@ def write_predictions(
             for part in parts:
                 output.write(part)
                 done += len(part)
-                not_finite += int((~part.outputs.flatten(1).isfinite().all(1)).sum())
+                not_finite += int((~part.finite).sum())
                 if meaning.is_classes:
                     counts += part.classes.remainder(len(counts)).bincount(minlength=len(counts))
                 if progress is not None:
@@ -159,13 +154,40 @@ def write_predictions(
     return Written(out, done, not_finite, named, tuple(source.notes))
 
 
-def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tensor:
-    """Return outputs as float32 in the memory of the host."""
-    expected = (len(chunk.indices), *meaning.shape)
-    outputs = prediction_of(outputs)
-    if tuple(outputs.shape) != expected:
-        raise DataError(
-            f"the model returned shape {tuple(outputs.shape)} for samples {chunk.indices[0]} to "
-            f"{chunk.indices[-1]}; in training it was {expected}"
-        )
-    return outputs.detach().float().cpu()
+def _checked(outputs: object, chunk: Chunk, meaning: OutputMeaning) -> Tree:
+    """Return outputs in the memory of the host, fractions as float32.
+
+    Raises:
+        DataError: They are not those of training, or not one for each sample.
+    """
+    count = len(chunk.indices)
+    which = f"samples {chunk.indices[0]} to {chunk.indices[-1]}"
+    if meaning.is_any:
+        tree = tensors_within(outputs)
+        if not tensors_of(tree):
+            raise DataError(f"the model returned {describe_outputs(outputs)} for {which}: no tensor")
+        for path, leaf in named_tensors(tree, "outputs"):
+            if leaf.dim() == 0 or len(leaf) != count:
+                raise DataError(
+                    f"{path} are of shape {tuple(leaf.shape)} for {which}; predictions are one for each "
+                    "sample. Give inputs to the model itself: ringfence.load(RUN)(inputs)"
+                )
+        return map_tensors(_in_host, tree)
+    found = prediction_of(outputs)
+    expected = (count, *meaning.shape)
+    if meaning.classes_last:
+        expected = (count, *meaning.shape[1:], meaning.shape[0])
+    told = tuple(found.shape)
+    if meaning.varies and len(told) == len(expected):
+        fixed = (-1 if meaning.classes_last else 1) if meaning.by_position else 0
+        fits = told[0] == count and told[fixed] == expected[fixed]
+    else:
+        fits = told == expected
+    if not fits:
+        raise DataError(f"the model returned shape {told} for {which}; in training it was {expected}")
+    return _in_host(found)
+
+
+def _in_host(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return tensor.float() if tensor.is_floating_point() else tensor

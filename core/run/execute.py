@@ -219,7 +219,13 @@ def _model_record(prepared: Prepared, folder: Path, *, resume: bool) -> ModelRec
     """Return what ``model.json`` says; a resumed run's weights are those of its last end until the next."""
     job = prepared.job_file.job
     choice = ModelChoice(job.model.name, job.model.options, job.seed)
-    described = describe_model(choice, prepared.setup.data, prepared.fingerprint.values[CONTENTS])
+    setup = prepared.setup
+    described = describe_model(
+        choice,
+        setup.data,
+        prepared.fingerprint.values[CONTENTS],
+        classes_last=setup.objective.has_classes_last,
+    )
     return msgspec.structs.replace(described, weights=read_weights_told(folder) if resume else {})
 
 

@@ -26,13 +26,16 @@ from .model_record import (
 Task = Literal["classification", "regression", "positions", "other"]
 
 
-def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -> ModelRecord:
+def describe_model(
+    choice: ModelChoice, data: Data, digest: Mapping[str, str], *, classes_last: bool = False
+) -> ModelRecord:
     """Return what ``model.json`` says of a model before it is trained.
 
     Args:
         choice: What built it.
         data: What it is trained on.
         digest: Of those.
+        classes_last: Whether outputs are (B, …, K) where each position has a class.
     """
     train = data.train
     values = input_values(data)
@@ -43,7 +46,7 @@ def describe_model(choice: ModelChoice, data: Data, digest: Mapping[str, str]) -
         model=choice,
         input=first,
         other_inputs=tuple(others),
-        output=OutputForm(output),
+        output=OutputForm(output, classes_last and task == "positions"),
         task=task,
         scale=LARGEST_BYTE if train.in_bytes else None,
         normalisation=Normalisation(data.mean or (), data.std or ()) if normalised else None,

@@ -85,15 +85,17 @@ class InputForm(_Part, frozen=True, omit_defaults=True):
     varies: bool = False
 
 
-class OutputForm(_Part, frozen=True):
+class OutputForm(_Part, frozen=True, omit_defaults=True):
     """One output.
 
     Attributes:
         shape: (K,) with K classes, (K, …) with one at each position; otherwise that of one target, if that
             is one tensor.
+        classes_last: Whether outputs are (B, …, K) where each position has a class, and not (B, K, …).
     """
 
     shape: _Shape
+    classes_last: bool = False
 
 
 class Normalisation(_Part, frozen=True):

@@ -436,10 +436,6 @@ KINDS = {
 }
 
 
-#: Those whose outputs are classes or numbers, which a file of predictions can hold.
-PREDICTED = set(KINDS) - {"boxes", "pairs", "gan", "language"}
-
-
 def model_of(kind):
     return globals()[KINDS[kind][0]["model"].partition(":")[2]]()
 

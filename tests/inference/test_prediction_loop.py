@@ -306,3 +306,84 @@ def test_memory_stays_flat_whatever_the_number_of_samples(tmp_path):
     written = write_predictions(predictor(Watched()), BatchSource(batches, FORM), out)
 
     assert written.count == 5000
+
+
+class Boxes(nn.Module):
+    """Returns several tensors of each sample, as a detector does."""
+
+    def forward(self, inputs):
+        corners = inputs[:, :, None].expand(-1, -1, 2)
+        return {"boxes": corners, "scores": inputs[:, 0], "size": (inputs.long(),)}
+
+
+class Tokens(nn.Module):
+    """Returns three classes at each position, last, of as many positions as the batch has."""
+
+    def forward(self, inputs):
+        taken = inputs.masked_fill(inputs == 99, float("nan"))
+        return taken[:, : 2 + int(inputs[0, 0]), None] * torch.tensor([1.0, -1.0, 0.0])
+
+
+ANY = OutputMeaning((), is_classes=False, is_any=True)
+LANGUAGE = OutputMeaning((3, 4), is_classes=False, by_position=True, classes_last=True, varies=True)
+
+
+def test_of_a_model_that_returns_several_tensors_all_are_returned_and_written(tmp_path):
+    values = samples()
+    predictions = collect(predictor(Boxes(), ANY), ArraySource(values, FORM, "the data"), 3)
+
+    assert predictions.outputs["boxes"].shape == (10, 4, 2)
+    assert torch.equal(predictions.outputs["scores"], values[:, 0])
+    assert predictions.outputs["size"][0].dtype == torch.int64
+    assert len(predictions) == 10
+    assert not predictions.by_sample
+    out, written = write(tmp_path, ".npz", values, predictor(Boxes(), ANY))
+    with np.load(out) as arrays:
+        assert arrays.files == ["index", "outputs.boxes", "outputs.scores", "outputs.size.0"]
+        assert (arrays["outputs.scores"] == values[:, 0].numpy()).all()
+    assert (written.count, written.not_finite) == (10, 0)
+    out, _ = write(tmp_path, ".jsonl", values, predictor(Boxes(), ANY))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert lines[4]["values"]["scores"] == values[4, 0].item()
+    assert lines[4]["values"]["size"] == [values[4].long().tolist()]
+
+
+def test_where_sizes_differ_there_are_those_of_each_sample(tmp_path):
+    values = samples().abs()
+    values[:3, 0], values[3:, 0] = 0.0, 1.5
+    values[9, 1] = 99
+    predictions = collect(predictor(Tokens(), LANGUAGE), ArraySource(values, FORM, "the data"), 3)
+
+    assert predictions.by_sample
+    assert [tuple(each.shape) for each in predictions.outputs] == [(2, 3)] * 3 + [(3, 3)] * 7
+    assert [each.tolist() for each in predictions.classes[3:5]] == [[0, 0, 0]] * 2
+    assert predictions.classes[9].tolist() == [0, -1, 0]
+    assert predictions.probabilities[3].sum(-1).allclose(torch.ones(3))
+    assert predictions.finite.tolist() == [True] * 9 + [False]
+    out, written = write(tmp_path, ".jsonl", values, predictor(Tokens(), LANGUAGE))
+    assert len(json.loads(out.read_text().splitlines()[3])["values"]) == 3
+    assert written.not_finite == 1
+    with pytest.raises(DataError, match=r"'outputs' of one sample is of shape .* write \.jsonl"):
+        write(tmp_path, ".npz", values, predictor(Tokens(), LANGUAGE))
+    with pytest.raises(JobError, match=r"is written as \.jsonl"):
+        write(tmp_path, ".csv", values, predictor(Tokens(), LANGUAGE))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("model", "meaning", "said"),
+    [
+        (lambda x: {"loss": x.mean()}, ANY, r"outputs\['loss'\] are of shape \(\) for samples 0 to 2"),
+        (lambda x: x[:2], ANY, r"outputs are of shape \(2, 4\) for samples 0 to 2"),
+        (lambda x: "none", ANY, "no tensor"),
+        (lambda x: x[:, :3], LANGUAGE, r"returned shape \(3, 3\)"),
+        (lambda x: x[:, :, None], LANGUAGE, r"returned shape \(3, 4, 1\)"),
+    ],
+)
+def test_what_is_none_of_each_sample_is_refused(model, meaning, said):
+    class Made(nn.Module):
+        def forward(self, inputs):
+            return model(inputs)
+
+    with pytest.raises(DataError, match=said):
+        collect(predictor(Made(), meaning), ArraySource(samples(), FORM, "the data"), 3)

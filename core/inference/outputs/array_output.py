@@ -12,6 +12,8 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from ...hooks.errors import DataError
+from ...tensors.tree_form import paths_of
 from .output import Output
 from .predictions import OutputMeaning, Predictions
 
@@ -22,8 +24,9 @@ _NAMES_AT_ONCE = 4096
 class ArrayOutput(Output):
     """Writes ``index``, ``outputs``, and of classes ``class``, ``probabilities`` and ``class_names``.
 
-    The names of files are ``file``, where there are such. ``probabilities`` are always written, but where
-    there is a class at each position.
+    Of a model that returns several tensors ``outputs`` are as many arrays, called by their keys and places:
+    ``outputs.boxes``. The names of files are ``file``, where there are such. ``probabilities`` are always
+    written, but where there is a class at each position.
 
     An array begins with its length, known at the end: till then each grows in a file that has no name.
     """
@@ -36,7 +39,8 @@ class ArrayOutput(Output):
 
     def write(self, part: Predictions) -> None:
         """Take some more."""
-        arrays = {"index": part.indices, "outputs": part.outputs}
+        leaves = {".".join(("outputs", *map(str, path))): leaf for path, leaf in paths_of(part.outputs)}
+        arrays = {"index": part.indices, **leaves}
         if self.meaning.is_classes:
             arrays |= {"class": part.classes, "probabilities": part.probabilities}
         elif self.meaning.by_position:
@@ -44,7 +48,7 @@ class ArrayOutput(Output):
         for name, tensor in arrays.items():
             if name not in self._arrays:
                 self._arrays[name] = _GrowingArray(self._folder)
-            self._arrays[name].add(tensor.numpy())
+            self._arrays[name].add(name, tensor.numpy())
         if part.files is not None:
             self._names = self._names or _GrowingNames(self._folder)
             self._names.add(part.files)
@@ -78,7 +82,13 @@ class _GrowingArray:
         self._length = 0
         self._row: np.ndarray[Any, Any] | None = None
 
-    def add(self, rows: np.ndarray[Any, Any]) -> None:
+    def add(self, name: str, rows: np.ndarray[Any, Any]) -> None:
+        before = self._row
+        if before is not None and (before.shape[1:], before.dtype) != (rows.shape[1:], rows.dtype):
+            raise DataError(
+                f"'{name}' of one sample is of shape {before.shape[1:]}, of another {rows.shape[1:]}: that "
+                "is no one array; write .jsonl, or name no file: ringfence.predict returns those of each"
+            )
         self._row = rows[:0]
         self._length += len(rows)
         self.spool.write(np.ascontiguousarray(rows).data)

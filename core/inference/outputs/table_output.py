@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from ...hooks.errors import JobError
 from ...tracking.metrics_csv import text_cell
 from .output import Output
 from .predictions import OutputMeaning, Predictions
@@ -20,6 +21,11 @@ class TableOutput(Output):
 
     def __init__(self, file: BinaryIO, meaning: OutputMeaning, *, probabilities: bool) -> None:
         super().__init__(file, meaning, probabilities=probabilities)
+        if meaning.is_any or meaning.varies:
+            raise JobError(
+                "a row of a table holds numbers of which each sample has as many; what this model returns "
+                "is written as .jsonl, or as .npz where all are of one size"
+            )
         # A class may be called '=1+1'.
         self._names = [_cell(name) for name in (*meaning.names, "")]
         file.write(f"{','.join(('index', 'file', *self._columns()))}\n".encode())
