@@ -19,7 +19,7 @@ from ..hooks.errors import DataError
 from ..job.function_options import check_options
 from ..job.user_code import load_function
 from .arrays import Classes
-from .preparation import Parts
+from .preparation import Parts, telling
 from .split import split_dataset
 
 _TEST_FRACTION = 0.2
@@ -151,7 +151,8 @@ def _part(
                 f"{source}: the {type(samples).__name__} has no length, and several workers would each read "
                 "all of it; write workers: 1, or 0"
             )
-        samples = SequentialSamples(samples)
+        with telling(source):
+            samples = SequentialSamples(samples)
     reader = SampleReader(samples, source, collate, options.workers, options.target)
     names = _class_names(samples)
     classes = options.classes or len(names) or None

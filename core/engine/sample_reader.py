@@ -25,7 +25,7 @@ from ..reproducibility.seeding import seed_everything
 from ..tensors.finite import is_finite
 from ..tensors.precision import to_single
 from ..tensors.tree_form import TreeError, named_tensors, to_tree
-from .sequential_samples import SequentialSamples
+from .sequential_samples import Mark, SequentialSamples
 
 #: Batches that each worker reads ahead.
 _AHEAD = 2
@@ -49,6 +49,21 @@ class Fault:
     """A fault of the user's code in a worker; an exception would bring the worker's frames as text."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A batch.
+
+    Attributes:
+        trees: Inputs and targets.
+        end: The place behind its last sample.
+        mark: Of a stream: what is to be known to go on from there.
+    """
+
+    trees: tuple[Tree, Tree]
+    end: int
+    mark: Mark | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +97,22 @@ class SampleReader:
         for result in made:
             if isinstance(result, Fault):
                 raise DataError(f"{self.source}: {result.message}")
-            yield result
+            if result.mark is not None and isinstance(self.samples, SequentialSamples):
+                self.samples.keep(result.end, result.mark)
+            yield result.trees
 
     def read_one(self, places: Tensor) -> tuple[Tree, Tree]:
         """Return inputs and targets of samples that belong to no pass; by a worker, if there are such."""
         return next(replace(self, workers=min(self.workers, 1)).read([(0, places)]))
 
-    def _by_trainer(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree] | Fault]:
+    def _by_trainer(self, wanted: Iterable[Wanted]) -> Iterator[Fetched | Fault]:
         fetcher = _Fetcher(self)
         for each in wanted:
             with preserved_rng(_CPU):
                 made = fetcher.fetch(each)
             yield made
 
-    def _by_workers(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Tree, Tree] | Fault]:
+    def _by_workers(self, wanted: Iterable[Wanted]) -> Iterator[Fetched | Fault]:
         from torch.utils.data import DataLoader  # noqa: PLC0415 - for those who read by workers
 
         fetched: Any = _Fetcher(self)
@@ -126,7 +143,7 @@ class SampleReader:
                 ) from error
             yield result
 
-    def fetch(self, wanted: Wanted, *, seeded: bool) -> tuple[Tree, Tree] | Fault:
+    def fetch(self, wanted: Wanted, *, seeded: bool) -> Fetched | Fault:
         """Return inputs and targets of one batch, or what is wrong with it.
 
         Args:
@@ -142,8 +159,10 @@ class SampleReader:
                 items.append(self._take(place, seed))
             except Exception as error:  # noqa: BLE001 - it is the user's code, which may raise anything
                 return Fault(f"sample {place} could not be read: {_told(error)}")
+        samples = self.samples
         try:
-            return self._batch(items, places)
+            mark = samples.mark() if isinstance(samples, SequentialSamples) else None
+            return Fetched(self._batch(items, places), int(places[-1]) + 1, mark)
         except (DataError, TreeError) as error:
             return Fault(f"the batch of samples {_few(places)}: {error}")
         except Exception as error:  # noqa: BLE001 - likewise
@@ -218,7 +237,7 @@ class _Fetcher:
         (key,) = keys
         return self.fetch(key)
 
-    def fetch(self, wanted: Wanted) -> tuple[Tree, Tree] | Fault:
+    def fetch(self, wanted: Wanted) -> Fetched | Fault:
         if not self._draws:
             # Of a worker, in which nobody else draws, what one look has seen is where the next begins.
             if self._watch is None or not self._reader.workers:
@@ -277,6 +296,9 @@ def _few(places: Tensor) -> str:
 
 
 def _told(error: Exception) -> str:
+    if isinstance(error, DataError):
+        # It says what happened itself.
+        return str(error)
     with contextlib.suppress(OSError, UnicodeError):
         return f"{type(error).__name__}: {error}; at {user_frame(error)}"
     return f"{type(error).__name__}: {error}"

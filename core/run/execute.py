@@ -23,6 +23,7 @@ from ..engine.checkpoints.checkpoint import NetworkState
 from ..engine.checkpoints.fingerprint_diff import CONTENTS
 from ..engine.extra_state import copy_extra_state
 from ..engine.recovery.resume import check_resumable
+from ..engine.stream_place import stream_places
 from ..engine.train import Result, train
 from ..hooks.errors import (
     CheckpointError,
@@ -389,7 +390,7 @@ def _train(prepared: Prepared, options: RunOptions, record: RunRecord, keeper: F
                 fingerprint=fingerprint,
                 allocate=None if sandbox is None else sandbox.allocate,
                 stop=options.stop,
-                drivers=[*prepared.averages, *prepared.drivers],
+                drivers=[*prepared.averages, *stream_places(setup), *prepared.drivers],
                 describe=None if record.model is None else record.model.encode,
             )
         except PluginLoadError as error:

@@ -328,7 +328,7 @@ def deceive(outputs, _targets):
     return functional.softplus(-outputs["made"]).mean()
 
 
-# a stream of unknown length, whose passes follow on each other
+# a stream of unknown length, whose passes follow on each other, and which says where it stands
 
 
 def stream():
@@ -336,8 +336,20 @@ def stream():
 
 
 class Stream(IterableDataset):
+    def __init__(self):
+        self.at = 0
+
     def __iter__(self):
-        return map(_alike, range(SAMPLES))
+        while self.at < SAMPLES:
+            self.at += 1
+            yield _alike(self.at - 1)
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
 
 
 def _alike(index):
