@@ -229,8 +229,8 @@ class Job(_Strict):
         "`module:function`"
     )
     data: Named = Field(
-        description="`mnist10k`, `idx`, `folder`, `arrays`, `table`, `text`, `segmentation`, `detection`, or "
-        "your own `module:function`"
+        description="`mnist10k`, `idx`, `folder`, `arrays`, `table`, `text`, `segmentation`, `detection`, "
+        "`webdataset`, or your own `module:function`"
     )
     epochs: Count | None = Field(None, description="Passes over the training data; either this or `steps`")
     steps: Count | None = Field(None, description="Optimizer steps; either this or `epochs`")
