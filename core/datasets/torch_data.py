@@ -149,7 +149,7 @@ def _part(
         if options.workers > 1:
             raise DataError(
                 f"{source}: the {type(samples).__name__} has no length, and several workers would each read "
-                "all of it; write workers: 1, or 0"
+                "all of it, or shares of it in an order that depends on their number; write workers: 1, or 0"
             )
         with telling(source):
             samples = SequentialSamples(samples)

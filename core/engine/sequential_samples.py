@@ -95,18 +95,25 @@ class SequentialSamples:
             whose = type(self.iterable).__name__
             raise DataError(
                 f"load_state_dict() of {whose} raised {type(error).__name__}: {error}, "
-                f"at {user_frame(error)}; it was given what its state_dict() had returned"
+                f"at {user_frame(error)}; it was given what its state_dict() had returned. "
+                "Mend it, or leave both out: a resumed run then reads the data from their start"
             ) from error
         if self._passes:
             self._reader = iter(self.iterable)
 
     def _state(self) -> Any:
+        whose = f"state_dict() of {type(self.iterable).__name__}"
         try:
-            return _copied(self.iterable.state_dict())  # type: ignore[attr-defined]
-        except pytree.PlainDataError as error:
+            state = self.iterable.state_dict()  # type: ignore[attr-defined]
+        except Exception as error:
             raise DataError(
-                f"state_dict() of {type(self.iterable).__name__} returned what cannot be saved: {error}"
+                f"{whose} raised {type(error).__name__}: {error}, at {user_frame(error)}; mend it, or leave "
+                "it out: a resumed run then reads the data from their start"
             ) from error
+        try:
+            return _copied(state)
+        except pytree.PlainDataError as error:
+            raise DataError(f"{whose} returned what cannot be saved: {error}") from error
 
     def _advance(self, seed: int) -> Any:
         seed_everything(derive_seed(seed, self._next))

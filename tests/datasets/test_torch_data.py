@@ -273,7 +273,7 @@ def test_a_worker_that_dies_is_told_and_what_to_do(tmp_path):
     ("name", "options", "message"),
     [
         ("Endless", {}, "the Endless has no length, so that it can neither be split nor judge a run"),
-        ("streamed", {"workers": 2}, "several workers would each read all of it; write workers: 1, or 0"),
+        ("streamed", {"workers": 2}, "several workers would each read all of it, .*; write workers: 1, or 0"),
         ("streamed", {"kind": "Empty"}, "the data set has come to its end without a sample"),
         ("OfDicts", {}, "a sample is a dict of 'ids', 'x', 'label'; say which are targets by target: KEY"),
         ("OfDicts", {"target": "lable"}, "say which are targets by target"),

@@ -162,6 +162,15 @@ def test_a_state_that_is_no_plain_data_is_told_at_once(tmp_path, state):
         opened(Odd, tmp_path)
 
 
+def test_a_state_that_cannot_be_told_names_the_line(tmp_path):
+    class Fails(Streaming):
+        def state_dict(self):
+            raise OSError("no file")
+
+    with pytest.raises(DataError, match=r"state_dict\(\) of Fails raised OSError: no file, at .*test_stream"):
+        opened(Fails, tmp_path)
+
+
 def test_a_data_set_that_does_not_take_its_state_is_named(tmp_path):
     class Refuses(Streaming):
         def load_state_dict(self, state):
