@@ -387,3 +387,12 @@ def test_what_is_none_of_each_sample_is_refused(model, meaning, said):
 
     with pytest.raises(DataError, match=said):
         collect(predictor(Made(), meaning), ArraySource(samples(), FORM, "the data"), 3)
+
+
+def test_of_two_classes_of_one_probability_the_larger_output_is_the_class():
+    outputs = torch.tensor([[0.0, 1e-9, -1.0, -1.0]])
+
+    predictions = collect(predictor(), ArraySource(outputs, FORM, "the data"))
+
+    assert predictions.probabilities[0, 0] == predictions.probabilities[0, 1]
+    assert predictions.classes.tolist() == [1]

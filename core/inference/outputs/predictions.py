@@ -120,7 +120,7 @@ class Predictions:
         """
         if not self.meaning.is_classes and not self.meaning.by_position:
             raise ValueError("the model predicts numbers, which have no probabilities; see .outputs")
-        return self._of_tensors(lambda outputs: outputs.softmax(self._class_dim))
+        return self._of_tensors(self.outputs, lambda outputs: outputs.softmax(self._class_dim))
 
     @cached_property
     def classes(self) -> Any:
@@ -132,9 +132,12 @@ class Predictions:
             ValueError: The model predicts numbers.
         """
         dim = self._class_dim
-        found = self.probabilities if self.by_sample else [self.probabilities]
-        likeliest = [torch.where(each.isfinite().all(dim), each.argmax(dim), -1) for each in found]
-        return likeliest if self.by_sample else likeliest[0]
+        # Of the outputs: two that differ may be of one probability.
+        likeliest = self._of_tensors(self.outputs, lambda outputs: outputs.argmax(dim))
+        has_one = self._of_tensors(self.probabilities, lambda each: each.isfinite().all(dim))
+        if self.by_sample:
+            return [torch.where(*each, -1) for each in zip(has_one, likeliest, strict=True)]
+        return torch.where(has_one, likeliest, -1)
 
     @property
     def class_names(self) -> list[str]:
@@ -155,5 +158,5 @@ class Predictions:
             return -1
         return 0 if self.by_sample else 1
 
-    def _of_tensors(self, function: Callable[[Tensor], Tensor]) -> Any:
-        return [function(each) for each in self.outputs] if self.by_sample else function(self.outputs)
+    def _of_tensors(self, values: Any, function: Callable[[Tensor], Tensor]) -> Any:
+        return [function(each) for each in values] if self.by_sample else function(values)
