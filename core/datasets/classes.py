@@ -12,7 +12,7 @@ from ..hooks.errors import DataError
 from .non_finite import where_not_finite
 
 #: Up to so many classes are taken as they come; more must be in proportion to the samples.
-MANY_CLASSES = 1000
+_MANY_CLASSES = 1000
 _SAMPLES_A_CLASS = 2
 _LISTED = 10
 _RENUMBER = "np.unique(targets, return_inverse=True)[1] numbers them"
@@ -61,6 +61,11 @@ def to_classes(targets: Tensor, source: str) -> Tensor:
     return classes
 
 
+def are_too_many(classes: int, samples: int) -> bool:
+    """Tell whether there are far more classes than so many samples can be of."""
+    return classes > max(_MANY_CLASSES, samples // _SAMPLES_A_CLASS)
+
+
 def check_proportion(parts: Sequence[Dataset], source: str, more: str) -> None:
     """Check that there are not far more classes than the samples can be of.
 
@@ -73,7 +78,7 @@ def check_proportion(parts: Sequence[Dataset], source: str, more: str) -> None:
         DataError: There are.
     """
     count, samples = parts[0].num_classes, sum(len(part) for part in parts)
-    if count is None or count <= max(MANY_CLASSES, samples // _SAMPLES_A_CLASS):
+    if count is None or not are_too_many(count, samples):
         return
     different = len(set(torch.cat([part.targets for part in parts]).tolist()))
     raise DataError(

@@ -14,7 +14,8 @@ from .image_file import SUFFIXES
 from .image_set import ImageSet, Size, height_width, image_parts
 from .part_names import find_parts, folders
 from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
-from .saved_images import is_saved_images, read_saved_images
+from .saved_dataset import holds_saved
+from .saved_images import read_saved_images
 
 
 def folder(
@@ -56,7 +57,7 @@ def folder(
     if not path.is_dir():
         raise DataError(f"{path}: option 'path' is no folder; name one with a sub folder for each class")
     images = ImageSet(height_width(size), greyscale=greyscale, window=window)
-    if is_saved_images(path):
+    if holds_saved(path):
         read, notes = read_saved_images(path, images, image, target)
     elif image is not None or target is not None:
         raise DataError(

@@ -42,6 +42,8 @@ Normalize = Literal["auto", "none"] | Numbers
 Limit = Annotated[int, Field(ge=1)] | None
 #: Share of the samples to keep for the test.
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+#: Processes that read samples; 0: the trainer.
+Workers = Annotated[int, Field(ge=0, le=256)]
 #: Which samples these are; a number of its own, so that the job's seed never moves a test sample.
 SplitSeed = Annotated[int, Field(ge=0, lt=2**63)]
 

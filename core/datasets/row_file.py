@@ -19,7 +19,7 @@ from ..hooks.errors import DataError, shorten, visible
 from ..job.problems import suggest, with_period
 from ..plugins.machine_memory import machine_bytes
 from .pyarrow_library import import_pyarrow
-from .saved_dataset import SUFFIX, SavedDataset, cells_of, has_splits, is_saved, plain_bytes
+from .saved_dataset import SUFFIX, SavedDataset, cells_of, has_splits, holds_saved, is_saved, plain_bytes
 
 #: What is between the cells of text files, by the ending of their names.
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -108,7 +108,7 @@ class Rows:
 
 def holds_rows(path: Path) -> bool:
     """Tell whether a file is of a kind that holds rows, or a folder a saved data set, or splits of one."""
-    return path.suffix.lower() in SUFFIXES or is_saved(path) or has_splits(path)
+    return path.suffix.lower() in SUFFIXES or holds_saved(path)
 
 
 def read_rows(path: Path) -> Rows:

@@ -179,6 +179,11 @@ def has_splits(path: Path) -> bool:
     return (path / _SPLITS).is_file()
 
 
+def holds_saved(path: Path) -> bool:
+    """Tell whether a folder holds a data set, or several."""
+    return is_saved(path) or has_splits(path)
+
+
 def split_folders(path: Path) -> list[Path]:
     """Return the folders of all splits, by name.
 

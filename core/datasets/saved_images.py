@@ -19,11 +19,6 @@ _AT_ONCE = 64
 _SHOWN = 200
 
 
-def is_saved_images(path: Path) -> bool:
-    """Tell whether a folder is a saved data set, or one with splits."""
-    return is_saved(path) or has_splits(path)
-
-
 def read_saved_images(
     path: Path, images: ImageSet, image: str | None, target: str | None
 ) -> tuple[tuple[Dataset, Dataset | None, Dataset | None], tuple[str, ...]]:

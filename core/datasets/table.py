@@ -18,7 +18,7 @@ from ..hooks.errors import DataError, shorten, visible
 from ..hooks.trees import Tree
 from ..plugins.number_words import counted
 from .arrays import Task
-from .classes import MANY_CLASSES
+from .classes import are_too_many
 from .convert import to_float32
 from .preparation import Fraction, Limit, Parts, SplitSeed
 from .row_file import Rows, is_missing, to_text
@@ -157,7 +157,7 @@ def _is_numeric(rows: Rows, name: str, train: range) -> bool:
 def _check_categories(rows: Rows, name: str, train: range) -> None:
     """Check that a column that nobody has named is not a name or a text of each row."""
     different = {to_text(rows.columns[name][i]) for i in train}
-    if len(different) > max(MANY_CLASSES, len(train) // 2):
+    if are_too_many(len(different), len(train)):
         raise DataError(
             f"{rows.places[0][0]}: column '{name}' has {len(different):,} different values in "
             f"{len(train):,} rows; if it tells nothing, write ignore: ['{name}']; if they are categories, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -12,7 +13,7 @@ from ..engine.data import Dataset
 from ..hooks.errors import DataError, shorten, visible
 from ..hooks.trees import Tree
 from .arrays import Task
-from .classes import MANY_CLASSES
+from .classes import are_too_many
 from .convert import to_float32
 from .row_file import Rows, is_missing, to_number, to_text
 from .row_samples import placeholder
@@ -37,10 +38,12 @@ class TargetColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         targets = self.encode(rows, torch.arange(chosen.start, chosen.stop))
         return placeholder(chosen, targets, None if self.classes is None else len(self.classes))
 
-    def dataset(self, inputs: Tree, rows: Rows, indices: Tensor) -> Dataset:
-        """Return ``inputs`` with the targets of their rows; raises as ``encode``."""
+    def dataset(
+        self, inputs: Tree, rows: Rows, indices: Tensor, kind: Callable[..., Dataset] = Dataset
+    ) -> Dataset:
+        """Return ``inputs`` with the targets of their rows, as ``kind`` makes it; raises as ``encode``."""
         count = None if self.classes is None else len(self.classes)
-        return Dataset(inputs, self.encode(rows, indices), count, self.classes or ())
+        return kind(inputs, self.encode(rows, indices), count, self.classes or ())
 
     def encode(self, rows: Rows, indices: Tensor) -> Tensor:
         """Return (M,) int64 class numbers, or (M, 1) float32 numbers.
@@ -90,7 +93,7 @@ def find_target(rows: Rows, name: str, task: Task, train: range) -> TargetColumn
     ):
         return TargetColumn(name, None)
     texts = {_text(cells[i], rows, i, name) for i in train}
-    if len(texts) > max(MANY_CLASSES, len(train) // 2) or len(texts) > _MOST_CLASSES:
+    if are_too_many(len(texts), len(train)) or len(texts) > _MOST_CLASSES:
         raise DataError(
             f"{rows.places[0][0]}: column '{name}' makes {len(texts):,} classes of {len(train):,} rows; to "
             "predict numbers write loss: mse (l1, huber or smooth_l1) and metric: mse (mae or r2)"

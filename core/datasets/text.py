@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -227,22 +227,13 @@ class TextEncoder:
         """Return inputs and targets; of next tokens those at each position, where one comes."""
         target = self._state.target
         ids, mask = self._encode(rows, indices)
-        lengths = mask.sum(1)
+        kind: Callable[..., Dataset] = Dataset
+        if self._state.padding == "batch":
+            kind = functools.partial(PaddedDataset, lengths=mask.sum(1), by_length=self._by_length)
         if target is not None:
-            made = target.dataset({IDS: ids, MASK: mask}, rows, indices)
-        else:
-            targets = torch.where(mask[:, 1:].bool(), ids[:, 1:], IGNORED)
-            made = Dataset({IDS: ids[:, :-1], MASK: mask[:, :-1]}, targets, self._tokens)
-        if self._state.padding == "max_length":
-            return made
-        return PaddedDataset(
-            made.inputs,
-            made.targets,
-            made.num_classes,
-            made.class_names,
-            lengths=lengths,
-            by_length=self._by_length,
-        )
+            return target.dataset({IDS: ids, MASK: mask}, rows, indices, kind)
+        targets = torch.where(mask[:, 1:].bool(), ids[:, 1:], IGNORED)
+        return kind({IDS: ids[:, :-1], MASK: mask[:, :-1]}, targets, self._tokens)
 
     def _encode(self, rows: Rows, indices: Tensor) -> tuple[Tensor, Tensor]:
         length = self._state.length

@@ -19,7 +19,7 @@ from ..hooks.errors import DataError
 from ..job.function_options import check_options
 from ..job.user_code import load_function
 from .arrays import Classes
-from .preparation import Parts, telling
+from .preparation import Parts, Workers, telling
 from .split import split_dataset
 
 _TEST_FRACTION = 0.2
@@ -77,7 +77,7 @@ class ReadOptions:
 
 def _typed(
     *,
-    workers: Annotated[int, Field(ge=0, le=256)] = 0,
+    workers: Workers = 0,
     collate: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None,
     target: str | Annotated[tuple[str, ...], Field(min_length=1)] = (),
     classes: Classes | None = None,

@@ -15,11 +15,11 @@ from ..engine.read_data import ReadDataset
 from ..engine.sample_reader import SampleReader
 from ..hooks.errors import DataError, shorten, visible
 from .arrays import Task
-from .classes import MANY_CLASSES
+from .classes import are_too_many
 from .image_set import ImageSet, Size, height_width
 from .member_values import MOST_CLASS_BYTES, NUMBERS, TEXTS, class_text, numbers
 from .part_names import part_of
-from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed
+from .preparation import Fraction, Limit, Normalize, Parts, SplitSeed, Workers
 from .shard_index import IMAGES, ShardIndex, expand, index_shards
 from .split import split_dataset
 from .tar_members import read_member
@@ -38,7 +38,7 @@ def webdataset(
     task: Task = "auto",
     size: Size = None,
     greyscale: bool = False,
-    workers: Annotated[int, Field(ge=0, le=256)] = 0,
+    workers: Workers = 0,
     validation_path: Path | None = None,
     test_path: Path | None = None,
     test_fraction: Fraction = 0.2,
@@ -229,9 +229,10 @@ def _with_classes(
     else:
         classes = [min(int(text), 2**62) for text in known]
         count = max(classes) + 1
-    if count > max(MANY_CLASSES, sum(map(len, made.values())) // 2):
+    total = sum(map(len, made.values()))
+    if are_too_many(count, total):
         raise DataError(
-            f"{source}: targets make {count:,} classes of {sum(map(len, made.values())):,} samples; to "
+            f"{source}: targets make {count:,} classes of {total:,} samples; to "
             "predict numbers write loss: mse, or name the classes by 'class_names'"
         )
     if -1 in classes:

@@ -96,7 +96,7 @@ def _classes_of(train: Dataset) -> Tensor:
 
 def _classes_of_read(train: ReadDataset) -> Tensor:
     """Return what the data set says in ``targets``, as those of torchvision do, if that is what it gives."""
-    samples = _samples_of(train)
+    samples: Any = train.reader.samples
     try:
         classes = to_classes(torch.as_tensor(samples.targets), "targets")
     except (AttributeError, DataError, RuntimeError, TypeError, ValueError) as error:
@@ -121,15 +121,9 @@ def _classes_of_read(train: ReadDataset) -> Tensor:
     return found
 
 
-def _samples_of(train: ReadDataset) -> Any:
-    assert train.reader is not None  # noqa: S101 - a field after others has a default
-    return train.reader.samples
-
-
 def _called(function: Callable[..., Any], train: Dataset, source: str) -> Tensor:
     """Return what a function of the user's says of the targets, or of a data set that is read."""
-    is_read = isinstance(train, ReadDataset)
-    argument = _samples_of(train) if isinstance(train, ReadDataset) else train.samples_targets()
+    argument = train.reader.samples if isinstance(train, ReadDataset) else train.samples_targets()
     try:
         result = function(argument)
     except Exception as error:
@@ -137,7 +131,7 @@ def _called(function: Callable[..., Any], train: Dataset, source: str) -> Tensor
             f"{source}: raised {type(error).__name__}: {error}; at {user_frame(error)}"
         ) from error
     weights = _as_weights(result, f"{source} returned")
-    if is_read:
+    if train.is_read:
         return _of_samples(weights, train, source)
     _check_count(weights, len(train), source, "training samples")
     return weights

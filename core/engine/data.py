@@ -275,10 +275,14 @@ class Normalise:
         return (inputs - self._mean) / self._std
 
 
+def order_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return what the samples of an epoch are drawn with."""
+    return torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+
+
 def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
     """Return the order of the samples in one epoch, (N,) int64; it depends on nothing but the arguments."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    return torch.randperm(samples, generator=generator)
+    return torch.randperm(samples, generator=order_generator(seed, epoch))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,12 +61,7 @@ def _givers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _encode(state: Any, whose: str) -> TensorFile:
     try:
-        return pytree.encode(state, copy=False, refuse=_excess)
+        too_much = pytree.at_most(MAX_BYTES, "; make them buffers")
+        return pytree.encode(state, copy=False, refuse=too_much)
     except pytree.PlainDataError as error:
         raise DataError(f"{whose} returned what cannot be saved: {error}") from error
-
-
-def _excess(nbytes: int) -> str | None:
-    if nbytes <= MAX_BYTES:
-        return None
-    return f"tensors of {nbytes >> 20} MiB, more than {MAX_BYTES >> 20}; make them buffers"

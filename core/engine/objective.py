@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,14 +174,14 @@ class Objective:
             given = part_of(outputs, metric.output, "output") if given is None else given
         if not metric.classes or not isinstance(given, Tensor):
             return given, wanted
-        dims = {getattr(t.loss, "class_dim", None) for t in self.loss.terms if t.output == metric.output}
+        dims = _class_dims(term for term in self.loss.terms if term.output == metric.output)
         is_last = dims == {-1} or (None in dims and _has_classes_last(given, wanted))
         return (given.movedim(-1, 1) if is_last else given), wanted
 
     @property
     def has_classes_last(self) -> bool:
         """Whether the losses take outputs as (B, …, K) where each position has a class."""
-        return {getattr(term.loss, "class_dim", None) for term in self.loss.terms} == {-1}
+        return _class_dims(self.loss.terms) == {-1}
 
     def check_outputs(self, outputs: Any, targets: Any, num_classes: int | None) -> None:
         """Check what the model returned for a batch of ``targets``.
@@ -247,6 +247,11 @@ def _check_judged(name: str, outputs: Any, targets: Any, num_classes: int | None
             f"returned {found}; name the part that is meant by its option output, or judge by the loss: "
             "metric: loss"
         )
+
+
+def _class_dims(terms: Iterable[Term]) -> set[int | None]:
+    """Return where losses take the classes to lie; None of one that does not say."""
+    return {getattr(term.loss, "class_dim", None) for term in terms}
 
 
 def _has_classes_last(outputs: Tensor, targets: Tree) -> bool:

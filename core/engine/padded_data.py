@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,18 +26,13 @@ class PaddedDataset(Dataset):
         by_length: Whether an epoch puts sequences of like lengths into a batch: less of it is padding.
     """
 
-    lengths: Tensor | None = None
+    lengths: Tensor = field(kw_only=True)
     by_length: bool = False
 
     @property
     def varies(self) -> bool:
         """Whether sizes of a batch may differ from those of the next."""
         return True
-
-    @property
-    def _lengths(self) -> Tensor:
-        assert self.lengths is not None  # noqa: S101 - a field after others has a default
-        return self.lengths
 
     def arranged(self, places: Tensor, batch_size: int, seed: int, epoch: int) -> Tensor:
         """Return ``places`` by length, where that is asked for.
@@ -48,7 +43,7 @@ class PaddedDataset(Dataset):
         if not self.by_length:
             return places
         generator = torch.Generator().manual_seed(derive_seed(seed, "order of batches", epoch))
-        lengths = self._lengths[self.rows_at(places)]
+        lengths = self.lengths[self.rows_at(places)]
         arranged = []
         for begin in range(0, len(places), _SORTED_AT_ONCE * batch_size):
             window = slice(begin, begin + _SORTED_AT_ONCE * batch_size)
@@ -62,7 +57,7 @@ class PaddedDataset(Dataset):
     def stored(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Copy the samples at ``indices``, (B,) int64, as far as the longest of them reaches."""
         del spares
-        longest = max(1, int(self._lengths[indices].max()))
+        longest = max(1, int(self.lengths[indices].max()))
 
         def take(tree: Tree, *, cut: bool) -> Tree:
             return map_tensors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class ReadDataset(Dataset):
         count: How many there are to read; of a stream as many as the run takes.
     """
 
-    reader: SampleReader | None = None
+    reader: SampleReader = field(kw_only=True)
     count: int = 0
 
     @classmethod
@@ -73,17 +73,12 @@ class ReadDataset(Dataset):
     @property
     def is_stream(self) -> bool:
         """Whether nobody knows how many samples there are, and they come in one order."""
-        return isinstance(self._reader.samples, SequentialSamples)
+        return isinstance(self.reader.samples, SequentialSamples)
 
     @property
     def is_read(self) -> bool:
         """Whether samples are read as they are asked for."""
         return True
-
-    @property
-    def _reader(self) -> SampleReader:
-        assert self.reader is not None  # noqa: S101 - a field after others has a default
-        return self.reader
 
     def samples_targets(self) -> Tree:
         """Return the targets of the examples: of all the others nobody knows."""
@@ -96,7 +91,7 @@ class ReadDataset(Dataset):
     def stored(self, indices: Tensor, spares: BufferPool | None = None) -> Batch:
         """Read the samples at ``indices`` in this process."""
         del spares
-        return self._as_batch(self._reader.read_one(indices), indices)
+        return self._as_batch(self.reader.read_one(indices), indices)
 
     def read(
         self, places: Iterable[BatchPlace], seed: int, *, as_stored: bool = False
@@ -111,7 +106,7 @@ class ReadDataset(Dataset):
                 yield _seed_of_pass(seed, epoch), rows
 
         spares = BufferPool()
-        for trees in self._reader.read(wanted()):
+        for trees in self.reader.read(wanted()):
             place = asked.popleft()
             batch = self._as_batch(trees, place[3])
             yield (batch if as_stored else in_numbers(batch, spares)), place
@@ -134,6 +129,6 @@ class ReadDataset(Dataset):
         if wrong.any():
             row, found = first_wrong(targets, wrong)
             raise DataError(
-                f"{self._reader.source}: sample {int(rows[row])} has the class {found}; with "
+                f"{self.reader.source}: sample {int(rows[row])} has the class {found}; with "
                 f"{self.num_classes} classes they lie in 0 … {self.num_classes - 1}"
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..hooks.errors import DataError
-from ..hooks.types import derive_seed
+from .data import order_generator
 
 #: More than ``torch.multinomial`` draws from.
 MOST_SAMPLES = 1 << 24
@@ -48,7 +48,7 @@ class SampleWeights:
 
     def __call__(self, samples: int, seed: int, epoch: int) -> Tensor:
         """Return the places of one epoch, (N,) int64; they depend on nothing but weights and arguments."""
-        generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+        generator = order_generator(seed, epoch)
         return torch.multinomial(self.weights, samples, replacement=True, generator=generator)
 
     @property

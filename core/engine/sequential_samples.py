@@ -90,7 +90,7 @@ class SequentialSamples:
             self.iterable.set_epoch(self._passes - 1)
         try:
             # A copy: it may be gone back to.
-            self.iterable.load_state_dict(_copied(state))  # type: ignore[attr-defined]
+            self.iterable.load_state_dict(pytree.copied(state))  # type: ignore[attr-defined]
         except Exception as error:
             whose = type(self.iterable).__name__
             raise DataError(
@@ -111,7 +111,7 @@ class SequentialSamples:
                 "it out: a resumed run then reads the data from their start"
             ) from error
         try:
-            return _copied(state)
+            return pytree.copied(state, pytree.at_most(_MAX_BYTES))
         except pytree.PlainDataError as error:
             raise DataError(f"{whose} returned what cannot be saved: {error}") from error
 
@@ -128,13 +128,3 @@ class SequentialSamples:
             self._next += 1
             return sample
         raise DataError("the data set has come to its end without a sample")
-
-
-def _copied(state: Any) -> Any:
-    return pytree.decode(pytree.encode(state, copy=False, refuse=_excess))
-
-
-def _excess(nbytes: int) -> str | None:
-    if nbytes <= _MAX_BYTES:
-        return None
-    return f"tensors of {nbytes >> 20} MiB, more than {_MAX_BYTES >> 20}"

@@ -122,7 +122,7 @@ class TrainState:
         plugins = hooks.state_dict()
         position = observer.position()
         extra_state = copy_extra_state(self.model)
-        drivers = {driver.name: _copied(driver.state_dict()) for driver in self.drivers}
+        drivers = {driver.name: pytree.copied(driver.state_dict()) for driver in self.drivers}
         buffers = {name: buffer.cpu() for name, buffer in copy_buffers(self.model).items()}
         frozen = {name: _on_host(value) for name, value in self.weights.frozen.items()}
         if old is None:
@@ -157,7 +157,7 @@ class TrainState:
 
         Drivers stay where they are: averages that one keeps beside the weights are those of the end.
         """
-        drivers = {driver.name: _copied(driver.state_dict()) for driver in self.drivers}
+        drivers = {driver.name: pytree.copied(driver.state_dict()) for driver in self.drivers}
         found = self.read(contents, path)
         self._restore_model(found)
         self._load_drivers(drivers)
@@ -225,7 +225,7 @@ class TrainState:
 
     def _load_drivers(self, states: Mapping[str, Any]) -> None:
         for driver in self.drivers:
-            driver.load_state_dict(_copied(states[driver.name]))
+            driver.load_state_dict(pytree.copied(states[driver.name]))
 
 
 def load_plugin_states(hooks: Hooks, snapshot: Snapshot) -> None:
@@ -267,10 +267,6 @@ def restart_without_state(hooks: Hooks, snapshot: Snapshot, *, but: str) -> None
 
 def _on_host(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
-
-
-def _copied(state: Mapping[str, Any]) -> Any:
-    return pytree.decode(pytree.encode(state, copy=False))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -66,7 +66,7 @@ class StreamPlace:
 def stream_places(setup: Setup) -> list[StreamPlace]:
     """Return what keeps the place in the training data, where these say where they stand."""
     train = setup.data.train
-    samples = train.reader.samples if isinstance(train, ReadDataset) and train.reader is not None else None
+    samples = train.reader.samples if isinstance(train, ReadDataset) else None
     if not isinstance(samples, SequentialSamples) or not samples.keeps_state:
         return []
     return [StreamPlace(samples, setup.plan.batch_size * setup.plan.grad_accum_steps)]

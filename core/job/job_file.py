@@ -396,6 +396,12 @@ def losses_of(job: Job) -> dict[str, Choice]:
     }
 
 
+def weights_of(job: Job) -> dict[str, Choice]:
+    """Return by what a job draws samples, by its key, if that is a word."""
+    asked = job.sample_weights
+    return {"sample_weights": Choice(name=asked)} if isinstance(asked, str) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class JobFile:
     """A job and the file it was read from, for messages about what only later steps can tell.

@@ -46,7 +46,7 @@ from ..hooks.types import derive_seed
 from ..imports.user_frames import user_frame
 from ..job.dataclass_options import check_fields
 from ..job.function_options import OptionError, check_call
-from ..job.job_file import TERMS, Choice, Job, JobFile, judges_of, losses_of
+from ..job.job_file import TERMS, Choice, Job, JobFile, judges_of, losses_of, weights_of
 from ..job.object_names import is_object_name, missing_object
 from ..job.problems import Path, Problem, dotted_path, suggest
 from ..job.user_code import is_import_path, load_function
@@ -109,9 +109,8 @@ def choices_of(job: Job, given: Collection[str]) -> dict[str, Choice]:
         job: The job.
         given: Keys for which a program has given one.
     """
-    asked = job.sample_weights
-    weights = {"sample_weights": Choice(name=asked)} if isinstance(asked, str) else {}
-    return {"model": job.model, "data": job.data, **losses_of(job), **judges_of(job, given), **weights}
+    own = {**losses_of(job), **judges_of(job, given), **weights_of(job)}
+    return {"model": job.model, "data": job.data, **own}
 
 
 def _with_length(data: Data, config: TrainConfig) -> Data:

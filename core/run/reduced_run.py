@@ -101,7 +101,7 @@ class Reduction:
             yield (
                 f"{FAST_DEV_RUN}: one step, with each plugin in it, then one evaluation of each part and a "
                 f"checkpoint; samples used: {parts}. Without "
-                f"{' and '.join([', '.join(['warm-up', *weights]), 'early stopping'])}"
+                f"{', '.join(['warm-up', *weights])} and early stopping"
             )
             return
         left_out = [item.spec.name for item in planned if item.spec.role == AUGMENT.name]

@@ -80,6 +80,22 @@ def encode(
     return file
 
 
+def at_most(most_bytes: int, remedy: str = "") -> Callable[[int], str | None]:
+    """Return what has ``encode`` refuse tensors of more than so many bytes, whole MiB, and say what to do."""
+
+    def refuse(nbytes: int) -> str | None:
+        if nbytes <= most_bytes:
+            return None
+        return f"tensors of {nbytes >> 20} MiB, more than {most_bytes >> 20}{remedy}"
+
+    return refuse
+
+
+def copied(value: object, refuse: Callable[[int], str | None] = lambda _: None) -> Any:
+    """Return a copy of plain data that shares nothing with it; arguments and errors as ``encode``."""
+    return decode(encode(value, copy=False, refuse=refuse))
+
+
 def decode(file: TensorFile, *, copy: bool = True) -> Any:
     """Decode what ``encode`` made; none of its tensors comes twice.
 

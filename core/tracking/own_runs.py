@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..hooks.errors import JobError, shorten, visible
-from ..job.job_file import Choice, Job, JobFile, judges_of, losses_of, read_job
+from ..job.job_file import Job, JobFile, judges_of, losses_of, read_job, weights_of
 from ..job.object_names import is_object_name
 from ..job.user_code import is_import_path
 from .model_record import ModelChoice, ModelRecord
@@ -302,9 +302,8 @@ def wants_of(job: Job) -> Iterator[Want]:
         "schedule": job.schedule,
         **losses_of(job),
         **judges_of(job),
+        **weights_of(job),
     }
-    if isinstance(job.sample_weights, str):
-        named["sample_weights"] = Choice(name=job.sample_weights)
     for key, choice in named.items():
         if is_import_path(choice.name):
             path, what = _path_of(key), f"{key} '{choice.name}': imports it and runs it"
